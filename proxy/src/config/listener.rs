@@ -1,0 +1,111 @@
+//! A listener and its HTTP settings, as compiled from `envoy.config.listener.v3.Listener` and
+//! `HttpConnectionManager`. The handles live as long as the name does; what they hold is swapped.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+use ipnet::IpNet;
+
+use crate::route::RouteTable;
+
+/// A listening socket. The address never changes during the handle's life: a resource with another address
+/// under the same name is a new handle, and the old one drains.
+#[derive(Debug)]
+pub struct Listener {
+    /// The resource's name.
+    pub name: Arc<str>,
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// The settings in force; connections read them anew for each request.
+    pub http: ArcSwap<HttpSettings>,
+}
+
+/// What an `HttpConnectionManager` says.
+#[derive(Debug)]
+pub struct HttpSettings {
+    /// The route configuration, by handle: it may be named (RDS) before it has arrived.
+    pub routes: Arc<RouteHandle>,
+    /// Sources whose `X-Forwarded-*` is believed, and how many hops of it.
+    pub forwarded: ForwardedTrust,
+    /// Request header and body limits.
+    pub limits: Limits,
+    /// Timeouts on the downstream side.
+    pub timeouts: DownstreamTimeouts,
+    /// Upgrade types passed through (lower case), `websocket` being the usual one.
+    pub upgrades: Vec<Box<str>>,
+    /// Whether `x-request-id` is made when absent.
+    pub generate_request_id: bool,
+    /// Whether an `x-request-id` from outside is kept.
+    pub preserve_external_request_id: bool,
+    /// One access log per configured sink.
+    pub access_log: Vec<AccessLog>,
+    /// The `server` header for answers of our own; upstream's own is passed through.
+    pub server_name: Box<str>,
+}
+
+/// Who may tell us about the client behind them.
+#[derive(Debug, Clone, Default)]
+pub struct ForwardedTrust {
+    /// `use_remote_address`: the peer's address is appended to `X-Forwarded-For`, and `-Proto`, `-Host`
+    /// from an untrusted peer are replaced.
+    pub use_remote_address: bool,
+    /// `xff_num_trusted_hops`.
+    pub trusted_hops: u32,
+    /// Peers whose headers are kept (from `InternalAddressConfig.cidr_ranges`).
+    pub trusted_peers: Vec<IpNet>,
+}
+
+/// Limits on one request. Zero means no limit only where said.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// All header bytes of a request, default 60 KiB (Envoy's). Above: 431.
+    pub max_header_bytes: u32,
+    /// Number of header fields, default 100 (Envoy's). Above: 431.
+    pub max_headers: u32,
+    /// Body bytes; 0 is unlimited. Above: 413.
+    pub max_body_bytes: u64,
+    /// Concurrent HTTP/2 streams on a connection, default 100.
+    pub max_concurrent_streams: u32,
+}
+
+/// Timeouts that bound a downstream peer.
+#[derive(Debug, Clone)]
+pub struct DownstreamTimeouts {
+    /// To receive all headers of a request, default 10 s. 408 after it.
+    pub request_headers: Duration,
+    /// A keep-alive connection with nothing in flight, default 1 h (Envoy's).
+    pub idle: Duration,
+    /// A stream without progress in either direction, default 5 min (Envoy's); `None` is off.
+    pub stream_idle: Option<Duration>,
+    /// Between the start of draining and the close of what is left.
+    pub drain: Duration,
+}
+
+/// Where an access log goes and in what form.
+#[derive(Debug, Clone)]
+pub struct AccessLog {
+    /// `/dev/stdout`, `/dev/stderr` or a file.
+    pub path: Box<str>,
+    /// JSON object a line, or the text line.
+    pub format: AccessLogFormat,
+}
+
+/// The two forms a line can have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AccessLogFormat {
+    /// One JSON object a line.
+    Json,
+    /// One text line.
+    Text,
+}
+
+/// A route configuration by name. Empty until it has arrived.
+#[derive(Debug)]
+pub struct RouteHandle {
+    /// The `RouteConfiguration`'s name.
+    pub name: Arc<str>,
+    /// The compiled table; `None` until the first arrives, and then never again.
+    pub table: ArcSwapOption<RouteTable>,
+}

@@ -1,0 +1,6 @@
+//! The data plane. Rooms follow a request: `listener`, then `http`, then `route`, `balance`, `resilience`,
+//! `upstream`. Beside the path: `config` (resource to snapshot), `discovery`, `telemetry`, `admin`.
+
+pub mod config;
+pub mod route;
+pub mod upstream;

@@ -1,0 +1,3 @@
+//! The other side: clusters, their endpoints, connections to them and the pools those wait in.
+
+pub mod cluster;

@@ -1,0 +1,107 @@
+//! A cluster and its endpoints as the path reads them. A [`Cluster`] is a handle that lives as long as any
+//! route names it; its settings and its endpoints are swapped apart, so churn costs what changed.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64};
+use std::time::Duration;
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+
+/// A cluster by name.
+#[derive(Debug)]
+pub struct Cluster {
+    /// The resource's name.
+    pub name: Arc<str>,
+    /// `None`: named by a route, but not (or no longer) given by the control plane: answered 503, `no_cluster`.
+    pub settings: ArcSwapOption<ClusterSettings>,
+    /// The endpoints in force.
+    pub endpoints: ArcSwap<EndpointSet>,
+}
+
+/// What a `Cluster` resource says.
+#[derive(Debug)]
+pub struct ClusterSettings {
+    /// The resource's version as the control plane gave it.
+    pub version: Arc<str>,
+    /// To establish a connection; default 5 s (Envoy's).
+    pub connect_timeout: Duration,
+    /// How to choose.
+    pub policy: BalancePolicy,
+    /// HTTP/1.1 or h2c with prior knowledge.
+    pub protocol: UpstreamProtocol,
+    /// A pooled connection without a request is closed after this; default 55 s, under the 60 s that
+    /// Tomcat and Netty close theirs after.
+    pub idle_timeout: Duration,
+    /// Where the endpoints come from.
+    pub source: EndpointSource,
+}
+
+/// How an endpoint is chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BalancePolicy {
+    /// In turn.
+    RoundRobin,
+    /// The less loaded of two taken at random (P2C).
+    LeastRequest,
+}
+
+/// What is spoken to the endpoints.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UpstreamProtocol {
+    /// HTTP/1.1 over a keep-alive pool.
+    Http1,
+    /// HTTP/2 with prior knowledge.
+    Http2,
+}
+
+/// Where a cluster's endpoints come from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum EndpointSource {
+    /// EDS, under this service name.
+    Eds(Arc<str>),
+    /// In the cluster itself.
+    Static,
+    /// A name that is looked up again and again.
+    Dns {
+        /// The names and ports to resolve.
+        targets: Vec<(Box<str>, u16)>,
+        /// Between look-ups where the record's TTL is not honoured.
+        refresh: Duration,
+    },
+}
+
+/// The endpoints of a cluster, as one version of them.
+#[derive(Debug, Default)]
+pub struct EndpointSet {
+    /// The `ClusterLoadAssignment`'s version; empty before the first.
+    pub version: Arc<str>,
+    /// All of them, healthy or not. An endpoint that stays keeps its object (and so its counters) over swaps.
+    pub endpoints: Vec<Arc<Endpoint>>,
+}
+
+/// One endpoint. Shared by all workers; what is global about it is atomic.
+#[derive(Debug)]
+pub struct Endpoint {
+    /// Where it is.
+    pub address: SocketAddr,
+    /// Its weight, at least 1.
+    pub weight: u32,
+    /// `HEALTHY`, `UNKNOWN` and `DEGRADED` take traffic; `DRAINING` finishes what it has; others get none.
+    pub health: EndpointHealth,
+    /// Requests in flight from all workers.
+    pub active: AtomicU32,
+    /// Requests sent since it appeared.
+    pub requests: AtomicU64,
+}
+
+/// The health that EDS gave an endpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EndpointHealth {
+    /// Takes traffic.
+    Healthy,
+    /// Takes no new requests.
+    Draining,
+    /// Takes no requests.
+    Unhealthy,
+}

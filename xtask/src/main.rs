@@ -1,0 +1,2 @@
+//! Filled in by the following commits.
+fn main() {}
