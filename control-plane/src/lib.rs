@@ -1,4 +1,5 @@
 //! The control plane. Rooms follow the flow: `registry` and `objects`, then `model`, `compile`, `serve`;
 //! beside it `migration` and `cli`. `model` and `compile` do no I/O.
 
+pub mod migration;
 pub mod model;
