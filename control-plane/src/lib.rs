@@ -3,3 +3,4 @@
 
 pub mod migration;
 pub mod model;
+pub mod objects;

@@ -1,0 +1,123 @@
+//! The user's objects: their kinds, where they are read from, and what is wrong with them. Gateway API kinds
+//! keep their upstream types; our own are of group `pontoon.dev`.
+
+use std::sync::Arc;
+
+use imbl::OrdMap;
+use serde::Serialize;
+
+pub mod duration;
+pub mod migration;
+pub mod pool;
+
+pub use gateway_api::gateways::Gateway;
+pub use gateway_api::httproutes::HttpRoute;
+pub use migration::Migration;
+pub use pool::Pool;
+
+/// The namespace of an object that names none.
+pub const DEFAULT_NAMESPACE: &str = "default";
+
+/// An object within its kind.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub struct ObjectName {
+    /// Its namespace.
+    pub namespace: Arc<str>,
+    /// Its name.
+    pub name: Arc<str>,
+}
+
+impl ObjectName {
+    /// A name in a namespace.
+    pub fn new(namespace: impl Into<Arc<str>>, name: impl Into<Arc<str>>) -> Self {
+        Self { namespace: namespace.into(), name: name.into() }
+    }
+}
+
+impl std::fmt::Display for ObjectName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+/// The kinds that are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub enum Kind {
+    /// `gateway.networking.k8s.io/v1`.
+    Gateway,
+    /// `gateway.networking.k8s.io/v1`.
+    #[serde(rename = "HTTPRoute")]
+    HttpRoute,
+    /// `pontoon.dev/v1alpha1`.
+    Migration,
+    /// `pontoon.dev/v1alpha1`.
+    Pool,
+}
+
+impl Kind {
+    /// All kinds.
+    pub const ALL: [Kind; 4] = [Kind::Gateway, Kind::HttpRoute, Kind::Migration, Kind::Pool];
+
+    /// As YAML's `kind` spells it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Kind::Gateway => "Gateway",
+            Kind::HttpRoute => "HTTPRoute",
+            Kind::Migration => "Migration",
+            Kind::Pool => "Pool",
+        }
+    }
+
+    /// As YAML's `apiVersion` spells it.
+    pub fn api_version(self) -> &'static str {
+        match self {
+            Kind::Gateway | Kind::HttpRoute => "gateway.networking.k8s.io/v1",
+            Kind::Migration | Kind::Pool => "pontoon.dev/v1alpha1",
+        }
+    }
+}
+
+impl std::fmt::Display for Kind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// An object of any kind.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub struct ObjectRef {
+    /// Its kind.
+    pub kind: Kind,
+    /// Its namespace and name.
+    #[serde(flatten)]
+    pub name: ObjectName,
+}
+
+impl std::fmt::Display for ObjectRef {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} {}", self.kind, self.name)
+    }
+}
+
+/// All objects that are in force, by kind. Cheap to clone; an object that did not change keeps its `Arc`, so
+/// that a reader can tell by identity what changed.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Objects {
+    /// `Gateway`s.
+    pub gateways: OrdMap<ObjectName, Arc<Gateway>>,
+    /// `HTTPRoute`s.
+    pub routes: OrdMap<ObjectName, Arc<HttpRoute>>,
+    /// `Migration`s.
+    pub migrations: OrdMap<ObjectName, Arc<Migration>>,
+    /// `Pool`s.
+    pub pools: OrdMap<ObjectName, Arc<Pool>>,
+}
+
+impl Objects {
+    /// The migration of a service in a namespace. Of several, the first by name: validation refuses the others.
+    pub fn migration_of(&self, namespace: &str, service: &str) -> Option<(&ObjectName, &Arc<Migration>)> {
+        self.migrations.iter().find(|(name, migration)| {
+            &*name.namespace == namespace && migration.spec.service.eq_ignore_ascii_case(service)
+        })
+    }
+}

@@ -1,0 +1,170 @@
+//! `Migration`: one service on its way from a legacy pool to a target pool.
+
+use kube::CustomResource;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::duration::Duration;
+use super::pool::EurekaSource;
+
+/// All of a weight: weights count hundredths of a percent.
+pub const WHOLE: u16 = 10_000;
+
+/// One service that moves from `legacy` to `target`.
+///
+/// The object says what the two sides are and how users are told apart. Which stage and weight are in force
+/// is the control plane's state, changed by `pontoon migration set`; `stage` and `weight` here are only where
+/// a new migration starts.
+#[derive(CustomResource, Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[kube(group = "pontoon.dev", version = "v1alpha1", kind = "Migration", plural = "migrations", namespaced)]
+#[kube(derive = "PartialEq", derive = "Default")]
+#[serde(rename_all = "camelCase")]
+pub struct MigrationSpec {
+    /// The service's name as routes name it (`backendRefs` of kind `Service`).
+    pub service: String,
+    /// Serves now, and can take everything back at any time.
+    pub legacy: Side,
+    /// Is to serve.
+    pub target: Side,
+    /// What tells users apart, so that each stays on one side. Without it requests are split at random,
+    /// which `split` refuses.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<Key>,
+    /// Requests that match any of these go to `target` from stage `canary` on.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    pub canary: Vec<CanaryMatch>,
+    /// The stage that a new migration starts in. Default: `observe`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stage: Option<Stage>,
+    /// The weight that a new migration starts with, in hundredths of a percent. Default: 0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 10000))]
+    pub weight: Option<u16>,
+}
+
+/// One side of a migration. Exactly one of the two is set.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Side {
+    /// The instances of a Eureka application; with a `selector` where both sides register under one name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub eureka: Option<EurekaSource>,
+    /// The name of a `Pool` in the same namespace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pool: Option<String>,
+}
+
+/// What tells users apart. Exactly one of the two is set.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Key {
+    /// A request header that names the user.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub header: Option<String>,
+    /// A cookie that names the user or the session.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cookie: Option<KeyCookie>,
+}
+
+/// A cookie as the key.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct KeyCookie {
+    /// The cookie's name.
+    pub name: String,
+    /// With a `ttl`, the proxy makes the cookie where it is missing and lets it live this long (`0s`: until
+    /// the browser closes). Without one, only a cookie that the application sets is used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ttl: Option<Duration>,
+}
+
+/// Chosen users. Exactly one of the two is set.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct CanaryMatch {
+    /// By a request header.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub header: Option<HeaderMatch>,
+    /// By a cookie.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cookie: Option<CookieMatch>,
+}
+
+/// A header and what it must be. Exactly one of `value` and `regex` is set.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct HeaderMatch {
+    /// The header's name; compared without case.
+    pub name: String,
+    /// The whole value.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub value: Option<String>,
+    /// A regular expression (RE2 syntax) that the whole value matches.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub regex: Option<String>,
+}
+
+/// A cookie and the value it must have.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct CookieMatch {
+    /// The cookie's name.
+    pub name: String,
+    /// The whole value.
+    pub value: String,
+}
+
+/// How far a migration is. Later stages compare greater.
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum Stage {
+    /// Legacy serves everything; the target is known and shown.
+    #[default]
+    Observe,
+    /// The target serves who matches `canary`.
+    Canary,
+    /// Besides, the target serves `weight` of all others, by `key`.
+    Split,
+    /// The target serves everything; legacy stands by.
+    Cutover,
+}
+
+impl Stage {
+    /// All stages, earliest first.
+    pub const ALL: [Stage; 4] = [Stage::Observe, Stage::Canary, Stage::Split, Stage::Cutover];
+
+    /// The word that YAML, the API and the command line use.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Stage::Observe => "observe",
+            Stage::Canary => "canary",
+            Stage::Split => "split",
+            Stage::Cutover => "cutover",
+        }
+    }
+
+    /// The target's share of users who match no canary, in hundredths of a percent, where `weight` is set.
+    pub fn target_weight(self, weight: u16) -> u16 {
+        match self {
+            Stage::Observe | Stage::Canary => 0,
+            Stage::Split => weight.min(WHOLE),
+            Stage::Cutover => WHOLE,
+        }
+    }
+}
+
+impl std::fmt::Display for Stage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl std::str::FromStr for Stage {
+    type Err = UnknownStage;
+
+    fn from_str(word: &str) -> Result<Self, Self::Err> {
+        Self::ALL.into_iter().find(|stage| stage.as_str() == word).ok_or_else(|| UnknownStage(word.into()))
+    }
+}
+
+/// A word that is no stage.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is not a stage: use observe, canary, split or cutover")]
+pub struct UnknownStage(String);
