@@ -4,3 +4,4 @@
 pub mod migration;
 pub mod model;
 pub mod objects;
+pub mod serve;

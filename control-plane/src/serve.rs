@@ -1,0 +1,4 @@
+//! The running control plane.
+
+pub mod api;
+pub mod http;
