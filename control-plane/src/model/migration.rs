@@ -30,7 +30,7 @@ impl MigrationState {
     /// Where a migration starts that was never changed.
     pub fn initial(spec: &MigrationSpec) -> Self {
         Self {
-            stage: spec.stage.unwrap_or_default(),
+            stage: spec.stage.unwrap_or(Stage::Observe),
             weight: spec.weight.unwrap_or(0).min(WHOLE),
             revision: 0,
             changed_at: Timestamp::UNIX_EPOCH,
@@ -41,7 +41,11 @@ impl MigrationState {
 
     /// The target's share of users who match no canary, in hundredths of a percent.
     pub fn target_weight(&self) -> u16 {
-        self.stage.target_weight(self.weight)
+        match self.stage {
+            Stage::Observe | Stage::Canary => 0,
+            Stage::Split => self.weight.min(WHOLE),
+            Stage::Cutover => WHOLE,
+        }
     }
 
     /// Whether users who match a canary go to the target.

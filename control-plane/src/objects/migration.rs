@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::duration::Duration;
 use super::pool::EurekaSource;
+pub use crate::migration::stage::Stage;
 
 /// All of a weight: weights count hundredths of a percent.
 pub const WHOLE: u16 = 10_000;
@@ -108,63 +109,3 @@ pub struct CookieMatch {
     /// The whole value.
     pub value: String,
 }
-
-/// How far a migration is. Later stages compare greater.
-#[derive(
-    Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
-)]
-#[serde(rename_all = "lowercase")]
-pub enum Stage {
-    /// Legacy serves everything; the target is known and shown.
-    #[default]
-    Observe,
-    /// The target serves who matches `canary`.
-    Canary,
-    /// Besides, the target serves `weight` of all others, by `key`.
-    Split,
-    /// The target serves everything; legacy stands by.
-    Cutover,
-}
-
-impl Stage {
-    /// All stages, earliest first.
-    pub const ALL: [Stage; 4] = [Stage::Observe, Stage::Canary, Stage::Split, Stage::Cutover];
-
-    /// The word that YAML, the API and the command line use.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Stage::Observe => "observe",
-            Stage::Canary => "canary",
-            Stage::Split => "split",
-            Stage::Cutover => "cutover",
-        }
-    }
-
-    /// The target's share of users who match no canary, in hundredths of a percent, where `weight` is set.
-    pub fn target_weight(self, weight: u16) -> u16 {
-        match self {
-            Stage::Observe | Stage::Canary => 0,
-            Stage::Split => weight.min(WHOLE),
-            Stage::Cutover => WHOLE,
-        }
-    }
-}
-
-impl std::fmt::Display for Stage {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-impl std::str::FromStr for Stage {
-    type Err = UnknownStage;
-
-    fn from_str(word: &str) -> Result<Self, Self::Err> {
-        Self::ALL.into_iter().find(|stage| stage.as_str() == word).ok_or_else(|| UnknownStage(word.into()))
-    }
-}
-
-/// A word that is no stage.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is not a stage: use observe, canary, split or cutover")]
-pub struct UnknownStage(String);
