@@ -10,6 +10,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::model::migration::MigrationState;
+use crate::objects::migration::MigrationSpec;
+
 /// Where a migration stands. Ordered: a later stage sends at least as much traffic to the target.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema, ToSchema,
@@ -48,14 +51,14 @@ impl fmt::Display for Stage {
 }
 
 impl FromStr for Stage {
-    type Err = ParseError;
+    type Err = UnknownStage;
 
-    fn from_str(text: &str) -> Result<Stage, ParseError> {
+    fn from_str(text: &str) -> Result<Stage, UnknownStage> {
         let wanted = text.trim();
         Stage::ALL
             .into_iter()
             .find(|stage| stage.as_str().eq_ignore_ascii_case(wanted))
-            .ok_or_else(|| ParseError::Stage(wanted.to_owned()))
+            .ok_or_else(|| UnknownStage(wanted.to_owned()))
     }
 }
 
@@ -90,17 +93,22 @@ impl Weight {
     pub fn hundredths(self) -> u16 {
         self.0
     }
+
+    /// The share, or the whole where `hundredths` is more than that.
+    pub fn saturating(hundredths: u16) -> Weight {
+        Weight(hundredths).min(Weight::FULL)
+    }
 }
 
 impl TryFrom<u32> for Weight {
-    type Error = ParseError;
+    type Error = NotAWeight;
 
-    fn try_from(hundredths: u32) -> Result<Weight, ParseError> {
+    fn try_from(hundredths: u32) -> Result<Weight, NotAWeight> {
         u16::try_from(hundredths)
             .ok()
             .map(Weight)
             .filter(|weight| *weight <= Weight::FULL)
-            .ok_or_else(|| ParseError::Weight(hundredths.to_string()))
+            .ok_or_else(|| NotAWeight(hundredths.to_string()))
     }
 }
 
@@ -125,10 +133,10 @@ impl fmt::Display for Weight {
 
 /// `5%`, `0.25%`, or hundredths of a percent without a sign: `500`.
 impl FromStr for Weight {
-    type Err = ParseError;
+    type Err = NotAWeight;
 
-    fn from_str(text: &str) -> Result<Weight, ParseError> {
-        let wrong = || ParseError::Weight(text.to_owned());
+    fn from_str(text: &str) -> Result<Weight, NotAWeight> {
+        let wrong = || NotAWeight(text.to_owned());
         let trimmed = text.trim();
         let Some(percent) = trimmed.strip_suffix('%') else {
             return digits(trimmed).and_then(|n| Weight::try_from(n).ok()).ok_or_else(wrong);
@@ -150,19 +158,18 @@ fn digits(text: &str) -> Option<u32> {
     plain.then(|| text.parse().ok()).flatten()
 }
 
-/// What a stage or a weight should have been.
+/// What a stage should have been.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum ParseError {
-    /// Not one of the four words.
-    #[error("{0:?} is not a stage: use observe, canary, split or cutover")]
-    Stage(String),
-    /// Not a share.
-    #[error(
-        "{0:?} is not a weight: use a percentage of at most two decimals (5%, 0.25%) or hundredths of a \
-         percent from 0 to 10000 (500 is 5%)"
-    )]
-    Weight(String),
-}
+#[error("{0:?} is not a stage: use observe, canary, split or cutover")]
+pub struct UnknownStage(String);
+
+/// What a weight should have been.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{0:?} is not a weight: use a percentage of at most two decimals (5%, 0.25%) or hundredths of a percent \
+     from 0 to 10000 (500 is 5%)"
+)]
+pub struct NotAWeight(String);
 
 /// A stage and the weight that belongs to it. The weight speaks in `split` only; it is kept in the other
 /// stages, so that going on from a canary after a rollback needs no number from memory.
@@ -177,6 +184,12 @@ pub struct Position {
 impl Position {
     /// Where every migration may begin.
     pub const START: Position = Position { stage: Stage::Observe, weight: Weight::ZERO };
+
+    /// Where the object's file says that the migration is.
+    pub fn declared(spec: &MigrationSpec) -> Position {
+        let weight = Weight::saturating(spec.weight.unwrap_or(0));
+        Position { stage: spec.stage.unwrap_or(Stage::Observe), weight }
+    }
 
     /// How much of the traffic the target sees, for comparing two positions: by stage, then in `split` by
     /// weight.
@@ -264,13 +277,18 @@ pub struct Order {
     pub force: bool,
 }
 
-/// How many endpoints of each pool would take traffic now.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
-pub struct Healthy {
-    /// Of the legacy pool. `None` where only a proxy can tell (a DNS name).
+/// What [`step`] must know of the world.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Circumstances {
+    /// Endpoints of the legacy pool that would take traffic now. `None` where only a proxy can tell (a DNS
+    /// name).
     pub legacy: Option<usize>,
-    /// Of the target pool. `None` where only a proxy can tell (a DNS name).
+    /// The same of the target pool.
     pub target: Option<usize>,
+    /// Whether the object says what tells users apart.
+    pub keyed: bool,
+    /// Whether the object names a canary.
+    pub canary: bool,
 }
 
 /// What [`step`] decided.
@@ -321,6 +339,12 @@ pub enum Refusal {
         /// The stage asked for.
         wanted: Stage,
     },
+    /// Nothing tells users apart.
+    #[error(
+        "stage split needs to tell users apart, and the Migration has no spec.key: add a key (a header or a \
+         cookie) to its file first"
+    )]
+    KeyMissing,
     /// `split` of nothing.
     #[error("stage split needs a weight: say --weight 5% (or 0.25%, or 500 hundredths of a percent)")]
     WeightMissing,
@@ -336,6 +360,7 @@ impl Refusal {
             Refusal::Conflict { .. } => "revision_conflict",
             Refusal::TargetUnhealthy { .. } => "target_unhealthy",
             Refusal::NotEarlier { .. } => "not_earlier",
+            Refusal::KeyMissing => "key_missing",
             Refusal::WeightMissing => "weight_missing",
             Refusal::WeightUnused(_) => "weight_unused",
         }
@@ -349,7 +374,7 @@ pub fn first(declared: Position, actor: String, at: Timestamp) -> State {
 }
 
 /// Decides one change.
-pub fn step(state: &State, order: Order, healthy: Healthy, at: Timestamp) -> Result<Step, Refusal> {
+pub fn step(state: &State, order: Order, world: Circumstances, at: Timestamp) -> Result<Step, Refusal> {
     if let Some(expected) = order.expected_revision
         && expected != state.revision
     {
@@ -357,7 +382,10 @@ pub fn step(state: &State, order: Order, healthy: Healthy, at: Timestamp) -> Res
     }
     let from = state.position;
     let to = destination(from, &order.change)?;
-    let unhealthy = to.exposes_more_than(from) && healthy.target == Some(0);
+    if to != from && to.stage == Stage::Split && !world.keyed {
+        return Err(Refusal::KeyMissing);
+    }
+    let unhealthy = to.exposes_more_than(from) && world.target == Some(0);
     if unhealthy && !order.force {
         return Err(Refusal::TargetUnhealthy { to });
     }
@@ -369,9 +397,13 @@ pub fn step(state: &State, order: Order, healthy: Healthy, at: Timestamp) -> Res
     if unhealthy {
         warnings.push("no endpoint of the target pool is healthy".to_owned());
     }
-    if from.exposes_more_than(to) && healthy.legacy == Some(0) {
+    if from.exposes_more_than(to) && world.legacy == Some(0) {
         warnings
             .push("no endpoint of the legacy pool is healthy: what goes back to it finds nobody".to_owned());
+    }
+    if to.stage == Stage::Canary && !world.canary {
+        warnings
+            .push("the Migration names no canary (spec.canary), so nobody crosses at this stage".to_owned());
     }
     if to == from {
         return Ok(Step {
@@ -410,6 +442,20 @@ fn destination(from: Position, change: &Change) -> Result<Position, Refusal> {
                 return Err(Refusal::NotEarlier { from, wanted });
             }
             Ok(Position { stage: wanted, ..from })
+        }
+    }
+}
+
+impl State {
+    /// As the compiler reads it.
+    pub fn in_model(&self) -> MigrationState {
+        MigrationState {
+            stage: self.position.stage,
+            weight: self.position.weight.hundredths(),
+            revision: self.revision,
+            changed_at: self.at,
+            changed_by: self.actor.clone(),
+            reason: self.reason.clone().unwrap_or_default(),
         }
     }
 }

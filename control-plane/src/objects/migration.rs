@@ -14,8 +14,8 @@ pub const WHOLE: u16 = 10_000;
 /// One service that moves from `legacy` to `target`.
 ///
 /// The object says what the two sides are and how users are told apart. Which stage and weight are in force
-/// is the control plane's state, changed by `pontoon migration set`; `stage` and `weight` here are only where
-/// a new migration starts.
+/// is the control plane's state, changed by `pontoon migration set`; `stage` and `weight` here are where a new
+/// migration starts, and a later change of them here acts as that command does.
 #[derive(CustomResource, Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[kube(group = "pontoon.dev", version = "v1alpha1", kind = "Migration", plural = "migrations", namespaced)]
 #[kube(derive = "PartialEq", derive = "Default")]

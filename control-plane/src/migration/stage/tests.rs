@@ -22,12 +22,12 @@ fn fresh() -> State {
     first(Position::START, "file:inventory.yaml".into(), at(0))
 }
 
-fn healthy() -> Healthy {
-    Healthy { legacy: Some(2), target: Some(2) }
+fn healthy() -> Circumstances {
+    Circumstances { legacy: Some(2), target: Some(2), keyed: true, canary: true }
 }
 
-fn target_down() -> Healthy {
-    Healthy { legacy: Some(2), target: Some(0) }
+fn target_down() -> Circumstances {
+    Circumstances { target: Some(0), ..healthy() }
 }
 
 fn position(stage: Stage, weight: u32) -> Position {
@@ -90,14 +90,23 @@ fn less_traffic_for_a_dead_target_is_never_refused() {
 
 #[test]
 fn a_pool_of_unknown_health_passes() {
-    let unknown = Healthy { legacy: None, target: None };
+    let unknown = Circumstances { legacy: None, target: None, ..healthy() };
     assert!(step(&fresh(), set(Stage::Cutover, None), unknown, at(1)).unwrap().warnings.is_empty());
+}
+
+#[test]
+fn a_split_without_a_key_is_refused_and_a_canary_of_nobody_said() {
+    let world = Circumstances { keyed: false, canary: false, ..healthy() };
+    let refusal = step(&fresh(), set(Stage::Split, Some(500)), world, at(1)).unwrap_err();
+    assert_eq!(refusal, Refusal::KeyMissing);
+    let canary = step(&fresh(), set(Stage::Canary, None), world, at(1)).unwrap();
+    assert!(canary.moved && canary.warnings[0].contains("spec.canary"));
 }
 
 #[test]
 fn going_back_to_a_dead_legacy_pool_is_done_and_said() {
     let state = State { position: position(Stage::Cutover, 0), ..fresh() };
-    let back = step(&state, rollback(None), Healthy { legacy: Some(0), target: Some(1) }, at(1)).unwrap();
+    let back = step(&state, rollback(None), Circumstances { legacy: Some(0), ..healthy() }, at(1)).unwrap();
     assert!(back.moved);
     assert!(back.warnings[0].contains("legacy"), "{:?}", back.warnings);
 }
@@ -151,9 +160,12 @@ fn any_order() -> impl Strategy<Value = Order> {
         .prop_map(|(change, force, expected_revision)| Order { force, expected_revision, ..order(change) })
 }
 
-fn any_health() -> impl Strategy<Value = Healthy> {
-    (prop::option::of(0..2_usize), prop::option::of(0..2_usize))
-        .prop_map(|(legacy, target)| Healthy { legacy, target })
+fn any_health() -> impl Strategy<Value = Circumstances> {
+    (prop::option::of(0..2_usize), prop::option::of(0..2_usize)).prop_map(|(legacy, target)| Circumstances {
+        legacy,
+        target,
+        ..healthy()
+    })
 }
 
 proptest! {

@@ -72,9 +72,10 @@ impl IntoResponse for Problem {
 impl From<Refusal> for Problem {
     fn from(refusal: Refusal) -> Problem {
         let status = match refusal {
-            Refusal::Conflict { .. } | Refusal::TargetUnhealthy { .. } | Refusal::NotEarlier { .. } => {
-                StatusCode::CONFLICT
-            }
+            Refusal::Conflict { .. }
+            | Refusal::TargetUnhealthy { .. }
+            | Refusal::NotEarlier { .. }
+            | Refusal::KeyMissing => StatusCode::CONFLICT,
             Refusal::WeightMissing | Refusal::WeightUnused(_) => StatusCode::BAD_REQUEST,
         };
         Problem::new(status, refusal.reason(), refusal.to_string())
