@@ -1,6 +1,7 @@
 //! The control plane. Rooms follow the flow: `registry` and `objects`, then `model`, `compile`, `serve`;
 //! beside it `migration` and `cli`. `model` and `compile` do no I/O.
 
+pub mod cli;
 pub mod migration;
 pub mod model;
 pub mod objects;

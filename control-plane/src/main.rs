@@ -1,2 +1,10 @@
-//! Filled in by the following commits.
-fn main() {}
+//! `pontoon`: see `pontoon --help`.
+
+use std::process::ExitCode;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    pontoon::cli::run()
+}

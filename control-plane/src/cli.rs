@@ -1,0 +1,88 @@
+//! The command line: `serve` runs the control plane, everything else asks a running one through its API
+//! (except `validate` and `openapi`, which need none). Exit codes are part of the interface.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+mod client;
+mod inspect;
+mod migration;
+mod output;
+
+pub use client::{CliError, Client};
+pub use output::Format;
+
+/// Moves a Spring Cloud system onto Kubernetes one service at a time, both sides live.
+///
+/// Exit codes: 0 done; 1 refused or failed; 2 wrong usage; 3 the control plane cannot be reached; 4 done, but
+/// not in force in time.
+#[derive(Debug, Parser)]
+#[command(name = "pontoon", version, max_term_width = 110, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Look at migrations and move them.
+    #[command(subcommand, visible_alias = "migrations")]
+    Migration(migration::MigrationCommand),
+    /// The connected proxies, or one of them in full.
+    Proxies(inspect::ProxiesArgs),
+    /// Who changed what, when and why.
+    Audit(inspect::AuditArgs),
+    /// The objects being served, and files that are refused.
+    Objects(inspect::PlainArgs),
+    /// What is registered.
+    Registry(inspect::PlainArgs),
+}
+
+/// How to reach a running control plane.
+#[derive(Debug, Clone, Args)]
+pub struct ApiArgs {
+    /// The control plane's API.
+    #[arg(long, env = "PONTOON_API", value_name = "URL", default_value = "http://127.0.0.1:8767")]
+    pub api: String,
+    /// The file with the API's token. Without it: `api-token` in the data folder.
+    #[arg(long, env = "PONTOON_TOKEN_FILE", value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
+    /// The data folder of the control plane, for its token.
+    #[arg(long, env = "PONTOON_DATA", value_name = "DIR", default_value = "data")]
+    pub data: PathBuf,
+    /// Who you are, for the audit log. Without it: your login name.
+    #[arg(long, env = "PONTOON_ACTOR", value_name = "NAME")]
+    pub actor: Option<String>,
+    /// How to print.
+    #[arg(short, long, value_enum, default_value_t = Format::Table)]
+    pub output: Format,
+}
+
+/// Runs the command line of this process.
+pub fn run() -> ExitCode {
+    let cli = Cli::parse();
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&CliError::Other(format!("cannot start: {error}"))),
+    };
+    let result = runtime.block_on(async {
+        match cli.command {
+            Command::Migration(command) => migration::run(command).await,
+            Command::Proxies(args) => inspect::proxies(args).await,
+            Command::Audit(args) => inspect::audit(args).await,
+            Command::Objects(args) => inspect::objects(args).await,
+            Command::Registry(args) => inspect::registry(args).await,
+        }
+    });
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&error),
+    }
+}
+
+fn fail(error: &CliError) -> ExitCode {
+    eprintln!("error: {error}");
+    ExitCode::from(error.exit_code())
+}

@@ -1,0 +1,198 @@
+//! Commands that only look: proxies, audit log, objects, registry.
+
+use std::time::Duration;
+
+use clap::Args;
+
+use super::output::{line, or_dash, print, table};
+use super::{ApiArgs, CliError, Client, Format};
+use crate::migration::audit::Entry;
+use crate::serve::api::types::{AuditPage, ObjectsView, ProxyView, RegistrySummary};
+
+/// Between two looks with `--follow`.
+const FOLLOW_INTERVAL: Duration = Duration::from_secs(1);
+
+#[derive(Debug, Args)]
+pub(super) struct PlainArgs {
+    #[command(flatten)]
+    api: ApiArgs,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ProxiesArgs {
+    /// A node id: show this proxy in full.
+    name: Option<String>,
+    #[command(flatten)]
+    api: ApiArgs,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct AuditArgs {
+    /// Only this migration: NAME or NAMESPACE/NAME.
+    #[arg(long, value_name = "NAME")]
+    migration: Option<String>,
+    /// Only entries after this number.
+    #[arg(long, value_name = "SEQ", default_value_t = 0)]
+    after: u64,
+    /// Go on printing what is added.
+    #[arg(short, long)]
+    follow: bool,
+    /// Print the lines as they are stored, for keeping and for checking their hashes.
+    #[arg(long)]
+    lines: bool,
+    #[command(flatten)]
+    api: ApiArgs,
+}
+
+pub(super) async fn proxies(args: ProxiesArgs) -> Result<(), CliError> {
+    let client = Client::new(&args.api)?;
+    let all: Vec<ProxyView> = client.get(&["proxies"], &[]).await?;
+    let Some(wanted) = args.name else {
+        return print(args.api.output, &all, |all| {
+            let rows: Vec<Vec<String>> = all.iter().map(proxy_row).collect();
+            table(&["node", "gateway", "user agent", "connected", "acknowledged", "last refusal"], &rows)
+        });
+    };
+    let one: Vec<ProxyView> = all.into_iter().filter(|proxy| proxy.node == wanted).collect();
+    if one.is_empty() {
+        return Err(CliError::Other(format!(
+            "no proxy {wanted:?} is connected: `pontoon proxies` lists those that are"
+        )));
+    }
+    print(args.api.output, &one, |streams| streams.iter().map(proxy_in_full).collect())
+}
+
+fn proxy_row(proxy: &ProxyView) -> Vec<String> {
+    let sent: usize = proxy.types.values().map(|t| t.sent).sum();
+    let acknowledged: usize = proxy.types.values().map(|t| t.acknowledged).sum();
+    let nack = proxy.types.values().filter_map(|t| t.last_nack.as_ref()).max_by_key(|nack| nack.at);
+    vec![
+        proxy.node.clone(),
+        proxy.cluster.clone(),
+        proxy.user_agent.clone(),
+        proxy.connected_at.strftime("%F %T").to_string(),
+        format!("{acknowledged} of {sent}"),
+        or_dash(nack.map(|nack| format!("{} {}", nack.at.strftime("%F %T"), nack.message))),
+    ]
+}
+
+fn proxy_in_full(proxy: &ProxyView) -> String {
+    let mut text = format!(
+        "node        {}\ngateway     {}\nuser agent  {}\nconnected   {}\n\n",
+        proxy.node, proxy.cluster, proxy.user_agent, proxy.connected_at
+    );
+    let rows: Vec<Vec<String>> = proxy
+        .types
+        .iter()
+        .map(|(name, t)| {
+            let follows = if t.wildcard { "all of its gateway" } else { "by name" };
+            vec![name.clone(), follows.to_owned(), format!("{} of {}", t.acknowledged, t.sent)]
+        })
+        .collect();
+    text.push_str(&table(&["type", "follows", "acknowledged"], &rows));
+    for (name, of_type) in &proxy.types {
+        for (resource, version) in &of_type.waiting {
+            text.push_str(&format!("\n{name} {resource}: version {version} is not acknowledged"));
+        }
+        if let Some(nack) = &of_type.last_nack {
+            let resources = nack.resources.join(", ");
+            text.push_str(&format!("\n{name}: refused at {}: {} ({resources})", nack.at, nack.message));
+        }
+    }
+    text
+}
+
+pub(super) async fn audit(args: AuditArgs) -> Result<(), CliError> {
+    let client = Client::new(&args.api)?;
+    let migration = match args.migration.as_deref().map(super::migration::split).transpose()? {
+        Some((namespace, name)) => vec![("migration", format!("{namespace}/{name}"))],
+        None => Vec::new(),
+    };
+    let mut after = args.after;
+    let mut printed = Vec::new();
+    loop {
+        let mut query = migration.clone();
+        query.push(("after", after.to_string()));
+        let page: AuditPage = client.get(&["audit"], &query).await?;
+        if let Some(broken) = &page.broken {
+            eprintln!("warning: {broken}");
+        }
+        let more = page.next > after;
+        after = page.next;
+        if args.lines || args.follow {
+            for entry in &page.entries {
+                let text = if args.lines || args.api.output != Format::Table {
+                    serde_json::to_string(entry).map_err(|error| CliError::Other(error.to_string()))?
+                } else {
+                    row(entry).join("  ")
+                };
+                line(&text)?;
+            }
+        } else {
+            printed.extend(page.entries);
+        }
+        match (more, args.follow) {
+            (true, _) => {}
+            (false, true) => tokio::time::sleep(FOLLOW_INTERVAL).await,
+            (false, false) => break,
+        }
+    }
+    if args.lines {
+        return Ok(());
+    }
+    print(args.api.output, &printed, |entries| {
+        let rows: Vec<Vec<String>> = entries.iter().map(row).collect();
+        table(&["seq", "at", "actor", "migration", "rev", "from", "to", "version", "reason"], &rows)
+    })
+}
+
+fn row(entry: &Entry) -> Vec<String> {
+    let forced = if entry.forced { " (forced)" } else { "" };
+    vec![
+        entry.seq.to_string(),
+        entry.at.strftime("%F %T").to_string(),
+        entry.actor.clone(),
+        entry.migration.clone(),
+        entry.revision.to_string(),
+        or_dash(entry.from),
+        format!("{}{forced}", entry.to),
+        or_dash(entry.config.as_ref()),
+        or_dash(entry.reason.as_ref()),
+    ]
+}
+
+pub(super) async fn objects(args: PlainArgs) -> Result<(), CliError> {
+    let view: ObjectsView = Client::new(&args.api)?.get(&["objects"], &[]).await?;
+    print(args.api.output, &view, |view| {
+        let rows: Vec<Vec<String>> = view
+            .objects
+            .iter()
+            .map(|o| {
+                let state = if o.ok { "ok" } else { "not as asked" };
+                vec![o.kind.clone(), o.name.clone(), state.to_owned(), o.messages.join("; ")]
+            })
+            .collect();
+        let mut text = table(&["kind", "name", "state", "what is to be said"], &rows);
+        for refused in &view.refused {
+            text.push_str(&format!("refused: {refused}\n"));
+        }
+        text
+    })
+}
+
+pub(super) async fn registry(args: PlainArgs) -> Result<(), CliError> {
+    let summary: RegistrySummary = Client::new(&args.api)?.get(&["registry"], &[]).await?;
+    print(args.api.output, &summary, |summary| {
+        let rows: Vec<Vec<String>> = summary
+            .applications
+            .iter()
+            .map(|(name, application)| {
+                let instances: Vec<String> =
+                    application.instances.iter().map(|(status, count)| format!("{count} {status}")).collect();
+                let held = if application.held { "held: only expired leases are left" } else { "" };
+                vec![name.clone(), instances.join(", "), held.to_owned()]
+            })
+            .collect();
+        table(&["application", "instances", ""], &rows)
+    })
+}

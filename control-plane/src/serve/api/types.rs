@@ -1,0 +1,328 @@
+//! What the API says and is told. The command line reads the same types.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+
+use crate::migration::audit::Entry;
+use crate::migration::stage::{Position, Stage, Weight};
+
+/// A migration and everything known of it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct MigrationView {
+    /// `namespace/name`.
+    pub name: String,
+    /// The service it moves. None where the object is gone.
+    pub service: Option<String>,
+    /// The stage.
+    pub stage: Stage,
+    /// The share of the keys that `split` sends to the target; kept in other stages.
+    pub weight: Weight,
+    /// The share of the keys without a canary mark that goes to the target now.
+    pub target_share: Weight,
+    /// Grows by one with each change.
+    pub revision: u64,
+    /// Where it stood before the last change.
+    pub previous: Option<Position>,
+    /// Who made the last change.
+    pub actor: String,
+    /// Why, as they said.
+    pub reason: Option<String>,
+    /// When.
+    #[schema(value_type = String, format = DateTime)]
+    pub at: Timestamp,
+    /// Whether its object is there. Where it is gone, the state is kept and no route follows it.
+    pub object: bool,
+    /// What its file asks for and is refused for now: done once nothing speaks against it.
+    pub pending: Option<Pending>,
+    /// Serves at `observe`.
+    pub legacy: Option<PoolView>,
+    /// Serves at `cutover`.
+    pub target: Option<PoolView>,
+    /// Whether proxies do what `stage` says.
+    pub in_force: InForce,
+}
+
+impl MigrationView {
+    /// Stage and weight as one.
+    pub fn position(&self) -> Position {
+        Position { stage: self.stage, weight: self.weight }
+    }
+}
+
+/// A change of the file that waits.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Pending {
+    /// What the file says.
+    pub position: Position,
+    /// Why it is refused.
+    pub refusal: String,
+}
+
+/// One side of a migration.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct PoolView {
+    /// `eureka INVENTORY`, `pool default/inventory-new`.
+    pub name: String,
+    /// Endpoints that would take traffic now; none where only the proxies can tell (a DNS name).
+    pub healthy: Option<usize>,
+    /// Endpoints known; none where only the proxies can tell.
+    pub known: Option<usize>,
+}
+
+/// How far a change has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Progress {
+    /// Every connected proxy that follows the routes concerned has acknowledged them.
+    InForce,
+    /// Some proxy has not acknowledged yet, or has refused.
+    Waiting,
+    /// No proxy that follows the routes concerned is connected.
+    NoProxies,
+    /// No route of any gateway refers to the migration.
+    NoRoute,
+}
+
+/// Whether proxies do what the state says.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct InForce {
+    /// How far.
+    pub progress: Progress,
+    /// The version of the configuration concerned: of one route configuration its xDS version, of several the
+    /// hash of theirs.
+    pub version: Option<String>,
+    /// How long the last change took from its command to the last acknowledgement, in milliseconds. None while
+    /// it waits, and for changes of an earlier run of the server.
+    pub took_ms: Option<f64>,
+    /// The route configurations concerned.
+    pub routes: Vec<RouteVersion>,
+}
+
+/// One route configuration and who has it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct RouteVersion {
+    /// The gateway, `namespace/name`: the xDS view.
+    pub view: String,
+    /// The route configuration's name.
+    pub name: String,
+    /// Its version, a hash of its content.
+    pub version: String,
+    /// The node ids of the proxies that have acknowledged it.
+    pub acknowledged: Vec<String>,
+    /// The connected proxies that have not.
+    pub waiting: Vec<Straggler>,
+}
+
+/// A proxy that has not acknowledged.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Straggler {
+    /// Its node id.
+    pub node: String,
+    /// What it refused and why, where it did.
+    pub refused: Option<String>,
+}
+
+/// A change of stage or weight.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SetRequest {
+    /// The new stage. May be left out where a weight is given: `split`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stage: Option<Stage>,
+    /// The weight, for `split`, in hundredths of a percent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weight: Option<Weight>,
+    /// Why: kept in the audit log.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// The revision the change was decided on: at any other it is refused with 409.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expected_revision: Option<u64>,
+    /// Send traffic to a target without a healthy endpoint all the same.
+    #[serde(default)]
+    pub force: bool,
+}
+
+/// Back to an earlier stage.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RollbackRequest {
+    /// The stage; `observe` where left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to: Option<Stage>,
+    /// Why: kept in the audit log.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// The revision the rollback was decided on: at any other it is refused with 409.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expected_revision: Option<u64>,
+}
+
+/// What became of a change.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Changed {
+    /// Whether anything changed: asking for what is already so changes nothing.
+    pub changed: bool,
+    /// What an operator should know, though it was done.
+    pub warnings: Vec<String>,
+    /// The migration afterwards.
+    pub migration: MigrationView,
+}
+
+/// How long an answer may wait.
+#[derive(Debug, Clone, Default, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct WaitQuery {
+    /// Answer only once the migration is in force, or after this many milliseconds (at most 60000).
+    #[serde(default)]
+    pub wait_ms: Option<u64>,
+}
+
+/// Which part of the audit log.
+#[derive(Debug, Clone, Default, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct AuditQuery {
+    /// Only entries with a greater number.
+    #[serde(default)]
+    pub after: u64,
+    /// At most so many (1000 where left out, 10000 at most).
+    #[serde(default)]
+    pub limit: Option<usize>,
+    /// Only entries of this migration, `namespace/name`.
+    #[serde(default)]
+    pub migration: Option<String>,
+}
+
+/// A part of the audit log.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct AuditPage {
+    /// Oldest first.
+    pub entries: Vec<Entry>,
+    /// The number to give as `after` for what follows.
+    pub next: u64,
+    /// What the check at the last start found wrong with the log, where it did.
+    pub broken: Option<String>,
+}
+
+/// A connected proxy.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct ProxyView {
+    /// Its node id.
+    pub node: String,
+    /// Its node cluster: the gateway it serves, `namespace/name`.
+    pub cluster: String,
+    /// What it says it is.
+    pub user_agent: String,
+    /// Since when.
+    #[schema(value_type = String, format = DateTime)]
+    pub connected_at: Timestamp,
+    /// By resource type: what it follows.
+    pub types: BTreeMap<String, ProxyType>,
+}
+
+/// What a proxy follows of one resource type.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct ProxyType {
+    /// Whether it follows all resources of its view.
+    pub wildcard: bool,
+    /// Resources sent and not taken back.
+    pub sent: usize,
+    /// Of these, acknowledged.
+    pub acknowledged: usize,
+    /// By resource: the version sent, where it is not yet the one acknowledged.
+    pub waiting: BTreeMap<String, String>,
+    /// Its last refusal.
+    pub last_nack: Option<NackView>,
+}
+
+/// A refusal.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct NackView {
+    /// When.
+    #[schema(value_type = String, format = DateTime)]
+    pub at: Timestamp,
+    /// What the proxy said.
+    pub message: String,
+    /// The resources that were in the refused answer.
+    pub resources: Vec<String>,
+}
+
+/// An object and what is to be said of it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct ObjectView {
+    /// `Gateway`, `HTTPRoute`, `Migration`, `Pool`.
+    pub kind: String,
+    /// `namespace/name`.
+    pub name: String,
+    /// Nothing wrong with it.
+    pub ok: bool,
+    /// What is to be said of it.
+    pub messages: Vec<String>,
+}
+
+/// The objects, and the files that were refused.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct ObjectsView {
+    /// In force.
+    pub objects: Vec<ObjectView>,
+    /// What is wrong in the folder: file, line, field, reason.
+    pub refused: Vec<String>,
+}
+
+/// What the registry holds.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct RegistrySummary {
+    /// By name, in upper case.
+    pub applications: BTreeMap<String, ApplicationSummary>,
+}
+
+/// One Eureka application.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct ApplicationSummary {
+    /// Instances by status.
+    pub instances: BTreeMap<String, usize>,
+    /// Only expired leases are left, and they are kept: nobody said that they went.
+    pub held: bool,
+}
+
+/// A request to explain.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ExplainRequest {
+    /// `http://host[:port]/path?query`.
+    pub url: String,
+    /// GET where left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub method: Option<String>,
+    /// Header lines, in order.
+    #[serde(default)]
+    pub headers: Vec<(String, String)>,
+    /// The gateway, `namespace/name`. May be left out where there is one, or where `migration` is of one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gateway: Option<String>,
+    /// Explain as to this migration, `namespace/name`: its gateway is taken, and the answer says its state.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub migration: Option<String>,
+}
+
+/// Why a request goes where it goes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct ExplainResponse {
+    /// The gateway whose configuration was asked.
+    pub gateway: String,
+    /// The serving code's own account.
+    #[schema(value_type = Object)]
+    pub explanation: serde_json::Value,
+    /// The migrations of the chosen route, as they stand.
+    pub migrations: Vec<MigrationView>,
+}
+
+/// Whether the process serves.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Health {
+    /// `ready`, or what it waits for.
+    pub status: String,
+}
