@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
-mod client;
+pub mod client;
 mod inspect;
 mod migration;
 mod output;

@@ -7,13 +7,18 @@ use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
 use reqwest::{Method, Url};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tokio::time::Instant;
 
 use super::ApiArgs;
+use crate::objects::DEFAULT_NAMESPACE;
 use crate::serve::api::auth::{ACTOR_HEADER, DEFAULT_FILE, TokenError, first_token};
 use crate::serve::api::problem::Problem;
+use crate::serve::api::types::{Changed, MigrationView, Progress, RollbackRequest, SetRequest};
 
 /// For one answer; a server that waits on purpose (`wait_ms`) does so for at most a minute.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(70);
+/// One long-polling request; what is between may end longer ones.
+const POLL: Duration = Duration::from_secs(20);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Why a command did not do what was asked.
@@ -67,26 +72,75 @@ pub struct Client {
 }
 
 impl Client {
-    /// Reads the token; connects on the first request.
-    pub fn new(args: &ApiArgs) -> Result<Client, CliError> {
-        let base =
-            Url::parse(&args.api).ok().filter(|url| url.scheme() == "http" && url.has_host()).ok_or_else(
-                || CliError::Other(format!("{:?} is no URL of an API: --api http://HOST:8767", args.api)),
-            )?;
+    /// As the flags say. Reads the token; connects on the first request.
+    pub fn from_args(args: &ApiArgs) -> Result<Client, CliError> {
         let file: PathBuf = args.token_file.clone().unwrap_or_else(|| args.data.join(DEFAULT_FILE));
         let token = first_token(&file).map_err(CliError::Token)?;
-        let mut token = HeaderValue::from_str(&format!("Bearer {token}"))
-            .map_err(|_| CliError::Other(format!("the token in {} has odd characters", file.display())))?;
-        token.set_sensitive(true);
         let login = || std::env::var("USER").or_else(|_| std::env::var("LOGNAME")).ok();
-        let actor = args.actor.clone().or_else(login).and_then(|name| HeaderValue::from_str(&name).ok());
+        Client::new(&args.api, &token, args.actor.clone().or_else(login).as_deref())
+    }
+
+    /// Asks the API at `base` (`http://host:port`), as `actor` in the audit log.
+    pub fn new(base: &str, token: &str, actor: Option<&str>) -> Result<Client, CliError> {
+        let url = Url::parse(base).ok().filter(|url| url.scheme() == "http" && url.has_host()).ok_or_else(
+            || CliError::Other(format!("{base:?} is no URL of an API: --api http://HOST:8767")),
+        )?;
+        let mut token = HeaderValue::from_str(&format!("Bearer {token}"))
+            .map_err(|_| CliError::Other("the API's token has odd characters".to_owned()))?;
+        token.set_sensitive(true);
+        let actor = actor.and_then(|name| HeaderValue::from_str(name).ok());
         let http = reqwest::Client::builder()
             .no_proxy()
             .connect_timeout(CONNECT_TIMEOUT)
             .timeout(ANSWER_TIMEOUT)
             .build()
             .map_err(|error| CliError::Other(error.to_string()))?;
-        Ok(Client { http, base, token, actor })
+        Ok(Client { http, base: url, token, actor })
+    }
+
+    /// All migrations, by name.
+    pub async fn migrations(&self) -> Result<Vec<MigrationView>, CliError> {
+        self.get(&["migrations"], &[]).await
+    }
+
+    /// One migration, named `NAME` or `NAMESPACE/NAME`.
+    pub async fn migration(&self, name: &str) -> Result<MigrationView, CliError> {
+        let (namespace, name) = split_name(name)?;
+        self.get(&["migrations", namespace, name], &[]).await
+    }
+
+    /// Moves a migration; returns once the change is made, which is before it is in force.
+    pub async fn set(&self, name: &str, body: &SetRequest) -> Result<Changed, CliError> {
+        let (namespace, name) = split_name(name)?;
+        self.send(Method::PUT, &["migrations", namespace, name, "stage"], body).await
+    }
+
+    /// Takes a migration back; returns once the change is made, which is before it is in force.
+    pub async fn rollback(&self, name: &str, body: &RollbackRequest) -> Result<Changed, CliError> {
+        let (namespace, name) = split_name(name)?;
+        self.send(Method::POST, &["migrations", namespace, name, "rollback"], body).await
+    }
+
+    /// Waits until no connected proxy is left to acknowledge what `migration` says, until `timeout`, or until
+    /// somebody else changes the migration: the answer tells which.
+    pub async fn wait_in_force(
+        &self,
+        migration: MigrationView,
+        timeout: Duration,
+    ) -> Result<MigrationView, CliError> {
+        let deadline = Instant::now() + timeout;
+        let revision = migration.revision;
+        let mut now = migration;
+        while now.in_force.progress == Progress::Waiting && now.revision == revision {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            let wait = left.min(POLL).as_millis().max(1).to_string();
+            let (namespace, name) = split_name(&now.name)?;
+            now = self.get(&["migrations", namespace, name], &[("wait_ms", wait)]).await?;
+        }
+        Ok(now)
     }
 
     /// GET, with query parameters.
@@ -153,6 +207,15 @@ impl Client {
             _ => Err(CliError::Other(format!("{} answers {status}; is it a Pontoon API?", self.base))),
         }
     }
+}
+
+/// `inventory` or `shop/inventory`, as namespace and name.
+pub fn split_name(name: &str) -> Result<(&str, &str), CliError> {
+    let (namespace, name_only) = name.split_once('/').unwrap_or((DEFAULT_NAMESPACE, name));
+    if namespace.is_empty() || name_only.is_empty() || name_only.contains('/') {
+        return Err(CliError::Other(format!("{name:?} is no name: use NAME or NAMESPACE/NAME")));
+    }
+    Ok((namespace, name_only))
 }
 
 /// The last cause of an error: the one that says what happened on the wire.

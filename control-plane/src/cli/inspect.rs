@@ -45,7 +45,7 @@ pub(super) struct AuditArgs {
 }
 
 pub(super) async fn proxies(args: ProxiesArgs) -> Result<(), CliError> {
-    let client = Client::new(&args.api)?;
+    let client = Client::from_args(&args.api)?;
     let all: Vec<ProxyView> = client.get(&["proxies"], &[]).await?;
     let Some(wanted) = args.name else {
         return print(args.api.output, &all, |all| {
@@ -103,8 +103,8 @@ fn proxy_in_full(proxy: &ProxyView) -> String {
 }
 
 pub(super) async fn audit(args: AuditArgs) -> Result<(), CliError> {
-    let client = Client::new(&args.api)?;
-    let migration = match args.migration.as_deref().map(super::migration::split).transpose()? {
+    let client = Client::from_args(&args.api)?;
+    let migration = match args.migration.as_deref().map(super::client::split_name).transpose()? {
         Some((namespace, name)) => vec![("migration", format!("{namespace}/{name}"))],
         None => Vec::new(),
     };
@@ -162,7 +162,7 @@ fn row(entry: &Entry) -> Vec<String> {
 }
 
 pub(super) async fn objects(args: PlainArgs) -> Result<(), CliError> {
-    let view: ObjectsView = Client::new(&args.api)?.get(&["objects"], &[]).await?;
+    let view: ObjectsView = Client::from_args(&args.api)?.get(&["objects"], &[]).await?;
     print(args.api.output, &view, |view| {
         let rows: Vec<Vec<String>> = view
             .objects
@@ -181,7 +181,7 @@ pub(super) async fn objects(args: PlainArgs) -> Result<(), CliError> {
 }
 
 pub(super) async fn registry(args: PlainArgs) -> Result<(), CliError> {
-    let summary: RegistrySummary = Client::new(&args.api)?.get(&["registry"], &[]).await?;
+    let summary: RegistrySummary = Client::from_args(&args.api)?.get(&["registry"], &[]).await?;
     print(args.api.output, &summary, |summary| {
         let rows: Vec<Vec<String>> = summary
             .applications

@@ -3,19 +3,13 @@
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use reqwest::Method;
-use tokio::time::Instant;
 
 use super::output::{or_dash, print, table};
 use super::{ApiArgs, CliError, Client};
 use crate::migration::stage::{Stage, Weight};
-use crate::objects::DEFAULT_NAMESPACE;
 use crate::serve::api::types::{
     Changed, InForce, MigrationView, PoolView, Progress, RollbackRequest, SetRequest,
 };
-
-/// One long-polling request; a proxy on the way may end longer ones.
-const POLL: Duration = Duration::from_secs(20);
 
 #[derive(Debug, Subcommand)]
 pub(super) enum MigrationCommand {
@@ -90,6 +84,7 @@ pub(super) async fn run(command: MigrationCommand) -> Result<(), CliError> {
         MigrationCommand::List { api } => list(&api).await,
         MigrationCommand::Show { name, api } => show(&name, &api).await,
         MigrationCommand::Set { name, stage, weight, force, how, api } => {
+            let client = Client::from_args(&api)?;
             let body = SetRequest {
                 stage,
                 weight,
@@ -97,18 +92,21 @@ pub(super) async fn run(command: MigrationCommand) -> Result<(), CliError> {
                 expected_revision: how.revision,
                 force,
             };
-            change(&name, Method::PUT, "stage", &body, &how, &api).await
+            let changed = client.set(&name, &body).await?;
+            finish(&client, changed, &how, &api).await
         }
         MigrationCommand::Rollback { name, to, how, api } => {
+            let client = Client::from_args(&api)?;
             let body =
                 RollbackRequest { to: Some(to), reason: how.reason.clone(), expected_revision: how.revision };
-            change(&name, Method::POST, "rollback", &body, &how, &api).await
+            let changed = client.rollback(&name, &body).await?;
+            finish(&client, changed, &how, &api).await
         }
     }
 }
 
 async fn list(api: &ApiArgs) -> Result<(), CliError> {
-    let migrations: Vec<MigrationView> = Client::new(api)?.get(&["migrations"], &[]).await?;
+    let migrations = Client::from_args(api)?.migrations().await?;
     print(api.output, &migrations, |migrations| {
         let rows: Vec<Vec<String>> = migrations
             .iter()
@@ -133,39 +131,22 @@ async fn list(api: &ApiArgs) -> Result<(), CliError> {
 }
 
 async fn show(name: &str, api: &ApiArgs) -> Result<(), CliError> {
-    let (namespace, name) = split(name)?;
-    let migration: MigrationView = Client::new(api)?.get(&["migrations", namespace, name], &[]).await?;
+    let migration = Client::from_args(api)?.migration(name).await?;
     print(api.output, &migration, full)
 }
 
-async fn change(
-    name: &str,
-    method: Method,
-    verb: &str,
-    body: &impl serde::Serialize,
-    how: &HowArgs,
-    api: &ApiArgs,
-) -> Result<(), CliError> {
-    let (namespace, name) = split(name)?;
-    let client = Client::new(api)?;
-    let started = Instant::now();
-    let mut changed: Changed = client.send(method, &["migrations", namespace, name, verb], body).await?;
-    let revision = changed.migration.revision;
-    while !how.no_wait && changed.migration.in_force.progress == Progress::Waiting {
-        let left = how.timeout.saturating_sub(started.elapsed());
-        if left.is_zero() {
-            break;
-        }
-        let wait = left.min(POLL).as_millis().max(1).to_string();
-        changed.migration = client.get(&["migrations", namespace, name], &[("wait_ms", wait)]).await?;
-        if changed.migration.revision != revision {
+async fn finish(client: &Client, mut changed: Changed, how: &HowArgs, api: &ApiArgs) -> Result<(), CliError> {
+    if !how.no_wait {
+        let revision = changed.migration.revision;
+        changed.migration = client.wait_in_force(changed.migration, how.timeout).await?;
+        let now = &changed.migration;
+        if now.revision != revision {
             changed.warnings.push(format!(
                 "revision {revision} was followed by revision {} ({}, by {})",
-                changed.migration.revision,
-                changed.migration.position(),
-                changed.migration.actor,
+                now.revision,
+                now.position(),
+                now.actor,
             ));
-            break;
         }
     }
     for warning in &changed.warnings {
@@ -266,15 +247,6 @@ fn pool_health(pool: Option<&PoolView>) -> String {
         None if pool.is_some() => "only proxies can tell".to_owned(),
         None => "-".to_owned(),
     }
-}
-
-/// `inventory` or `shop/inventory`.
-pub(super) fn split(name: &str) -> Result<(&str, &str), CliError> {
-    let (namespace, name_only) = name.split_once('/').unwrap_or((DEFAULT_NAMESPACE, name));
-    if namespace.is_empty() || name_only.is_empty() || name_only.contains('/') {
-        return Err(CliError::Other(format!("{name:?} is no name: use NAME or NAMESPACE/NAME")));
-    }
-    Ok((namespace, name_only))
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
