@@ -1,0 +1,84 @@
+//! What the control plane knows of a migration's two sides: how many endpoints there are and how many would
+//! take traffic. Of a DNS name it knows nothing: the proxies resolve it.
+
+use super::stage::Circumstances;
+use crate::model::Model;
+use crate::model::instance::InstanceStatus;
+use crate::objects::ObjectName;
+use crate::objects::migration::Side;
+use crate::objects::pool::EurekaSource;
+
+/// One side of a migration, seen from here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SideView {
+    /// `eureka INVENTORY`, `pool default/inventory-new`.
+    pub name: String,
+    /// How many endpoints would take traffic, and how many there are. None where only the proxies can tell.
+    pub endpoints: Option<Endpoints>,
+}
+
+/// Endpoints, counted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Endpoints {
+    /// Would take traffic.
+    pub healthy: usize,
+    /// Are known.
+    pub known: usize,
+}
+
+/// Looks at one side.
+pub fn side(model: &Model, namespace: &str, side: &Side) -> SideView {
+    if let Some(source) = &side.eureka {
+        return SideView { name: eureka_name(source), endpoints: Some(instances(model, source)) };
+    }
+    let name = ObjectName::new(namespace, side.pool.as_deref().unwrap_or_default());
+    let Some(pool) = model.objects.pools.get(&name) else {
+        return SideView { name: format!("pool {name} (missing)"), endpoints: Some(Endpoints::default()) };
+    };
+    let endpoints = if let Some(source) = &pool.spec.eureka {
+        Some(instances(model, source))
+    } else {
+        // Written-down endpoints are taken at their word: the proxies find out, and eject.
+        pool.spec.endpoints.as_ref().map(|list| Endpoints { healthy: list.len(), known: list.len() })
+    };
+    SideView { name: format!("pool {name}"), endpoints }
+}
+
+/// What the stage machine must know of a migration. Of one without an object, nothing.
+pub fn circumstances(model: &Model, name: &ObjectName) -> Circumstances {
+    let Some(object) = model.objects.migrations.get(name) else {
+        return Circumstances { legacy: None, target: None, keyed: false, canary: false };
+    };
+    let healthy = |s: &Side| side(model, &name.namespace, s).endpoints.map(|endpoints| endpoints.healthy);
+    Circumstances {
+        legacy: healthy(&object.spec.legacy),
+        target: healthy(&object.spec.target),
+        keyed: object.spec.key.is_some(),
+        canary: !object.spec.canary.is_empty(),
+    }
+}
+
+fn eureka_name(source: &EurekaSource) -> String {
+    let mut name = format!("eureka {}", source.application.to_uppercase());
+    if !source.selector.is_empty() {
+        let pairs: Vec<String> =
+            source.selector.iter().map(|(key, value)| format!("{key}={value}")).collect();
+        name.push_str(&format!(" ({})", pairs.join(", ")));
+    }
+    name
+}
+
+fn instances(model: &Model, source: &EurekaSource) -> Endpoints {
+    let application = source.application.to_uppercase();
+    let Some(application) = model.registry.applications.get(application.as_str()) else {
+        return Endpoints::default();
+    };
+    let chosen = application
+        .instances
+        .values()
+        .filter(|i| source.selector.iter().all(|(key, value)| i.metadata.get(key) == Some(value)));
+    chosen.fold(Endpoints::default(), |count, instance| Endpoints {
+        healthy: count.healthy + usize::from(instance.status == InstanceStatus::Up),
+        known: count.known + 1,
+    })
+}
