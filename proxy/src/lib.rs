@@ -2,5 +2,6 @@
 //! `upstream`. Beside the path: `config` (resource to snapshot), `discovery`, `telemetry`, `admin`.
 
 pub mod config;
+pub mod resilience;
 pub mod route;
 pub mod upstream;

@@ -33,6 +33,10 @@ pub struct HttpSettings {
     pub limits: Limits,
     /// Timeouts on the downstream side.
     pub timeouts: DownstreamTimeouts,
+    /// How the path is normalised, once, before it is matched and sent on.
+    pub path: PathOptions,
+    /// What to do with a request that has a header name with an underscore.
+    pub underscores: Underscores,
     /// Upgrade types passed through (lower case), `websocket` being the usual one.
     pub upgrades: Vec<Box<str>>,
     /// Whether `x-request-id` is made when absent.
@@ -43,6 +47,37 @@ pub struct HttpSettings {
     pub access_log: Vec<AccessLog>,
     /// The `server` header for answers of our own; upstream's own is passed through.
     pub server_name: Box<str>,
+}
+
+/// How the path is normalised. What is matched is what is sent upstream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PathOptions {
+    /// `normalize_path`: dot segments removed, needless percent-encodings undone (RFC 3986, 6.2.2).
+    pub normalize: bool,
+    /// `merge_slashes`.
+    pub merge_slashes: bool,
+    /// `path_with_escaped_slashes_action: REJECT_REQUEST`: `%2F` and `%5C` are answered 400; else kept as sent.
+    pub reject_escaped_slashes: bool,
+}
+
+impl Default for PathOptions {
+    /// Normalised, slashes kept: the edge's defaults of Envoy's best practices but for escaped slashes, which
+    /// Spring applications do receive.
+    fn default() -> Self {
+        Self { normalize: true, merge_slashes: false, reject_escaped_slashes: false }
+    }
+}
+
+/// `headers_with_underscores_action`. `X_Forwarded_Proto` reads like `X-Forwarded-Proto` to many servers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Underscores {
+    /// 400.
+    #[default]
+    Reject,
+    /// The header is dropped.
+    Drop,
+    /// The header is passed on.
+    Allow,
 }
 
 /// Who may tell us about the client behind them.

@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 
+use crate::resilience::outlier::Outlier;
+
 /// A cluster by name.
 #[derive(Debug)]
 pub struct Cluster {
@@ -93,6 +95,22 @@ pub struct Endpoint {
     pub active: AtomicU32,
     /// Requests sent since it appeared.
     pub requests: AtomicU64,
+    /// What failed connects say about it.
+    pub outlier: Outlier,
+}
+
+impl Endpoint {
+    /// A new endpoint with its counters at zero.
+    pub fn new(address: SocketAddr, weight: u32, health: EndpointHealth) -> Self {
+        Self {
+            address,
+            weight: weight.max(1),
+            health,
+            active: AtomicU32::new(0),
+            requests: AtomicU64::new(0),
+            outlier: Outlier::default(),
+        }
+    }
 }
 
 /// The health that EDS gave an endpoint.

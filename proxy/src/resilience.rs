@@ -1,0 +1,3 @@
+//! What keeps a failing endpoint from failing requests: ejection after failed connects, and when to try again.
+
+pub mod outlier;
