@@ -9,6 +9,8 @@ use serde::Serialize;
 pub mod duration;
 pub mod migration;
 pub mod pool;
+pub mod problem;
+pub mod yaml;
 
 pub use gateway_api::gateways::Gateway;
 pub use gateway_api::httproutes::HttpRoute;

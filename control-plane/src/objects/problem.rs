@@ -1,0 +1,106 @@
+//! What is wrong with a file or an object, where, and what would be right. One type for `pontoon validate`,
+//! the log and the status.
+
+use std::fmt;
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use super::ObjectRef;
+
+/// A place in a file, both counted from 1.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct Position {
+    /// The line.
+    pub line: u64,
+    /// The column, in characters.
+    pub column: u64,
+}
+
+/// One thing that is wrong.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct Problem {
+    /// The file, relative to the directory.
+    pub file: Arc<str>,
+    /// Where in it; `None` where the file as a whole is meant.
+    #[serde(flatten)]
+    pub at: Option<Position>,
+    /// The object, where its document says which it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub object: Option<ObjectRef>,
+    /// The field, as in `spec.rules[0].matches[1].path.value`; empty: the whole document.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub field: String,
+    /// What is written there, shortened.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub value: Option<String>,
+    /// A stable word for the kind of problem.
+    pub reason: &'static str,
+    /// What is wrong and what would be right.
+    pub message: String,
+    /// Whether it keeps the object, or a part of it, from being served; a warning does not.
+    pub severity: Severity,
+}
+
+/// How bad it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// Something is not served as written.
+    Error,
+    /// Served as written, but probably not as meant.
+    Warning,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.file)?;
+        if let Some(at) = self.at {
+            write!(f, ":{}:{}", at.line, at.column)?;
+        }
+        if self.severity == Severity::Warning {
+            f.write_str(": warning")?;
+        }
+        if let Some(object) = &self.object {
+            write!(f, ": {object}")?;
+        }
+        if !self.field.is_empty() {
+            write!(f, ": {}", self.field)?;
+        }
+        if let Some(value) = &self.value {
+            write!(f, ": {value}")?;
+        }
+        write!(f, ": {} ({})", self.message, self.reason)
+    }
+}
+
+/// What is wrong with a field, before it is known where in a file the field is written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FieldError {
+    /// As [`Problem::field`].
+    pub field: String,
+    /// As [`Problem::reason`].
+    pub reason: &'static str,
+    /// As [`Problem::message`].
+    pub message: String,
+}
+
+impl FieldError {
+    /// An error at a field.
+    pub fn new(field: impl Into<String>, reason: &'static str, message: impl Into<String>) -> Self {
+        Self { field: field.into(), reason, message: message.into() }
+    }
+}
+
+/// The one of `known` that was probably meant by `word`.
+pub(crate) fn did_you_mean<'k>(word: &str, known: impl IntoIterator<Item = &'k str>) -> Option<&'k str> {
+    known
+        .into_iter()
+        .map(|candidate| {
+            let distance = strsim::damerau_levenshtein(&word.to_lowercase(), &candidate.to_lowercase());
+            (distance, candidate)
+        })
+        .filter(|(distance, candidate)| *distance <= 1.max(candidate.len() / 3))
+        .min_by_key(|(distance, _)| *distance)
+        .map(|(_, candidate)| candidate)
+}
