@@ -2,6 +2,7 @@
 //! beside it `migration` and `cli`. `model` and `compile` do no I/O.
 
 pub mod cli;
+pub mod compile;
 pub mod migration;
 pub mod model;
 pub mod objects;

@@ -9,6 +9,7 @@ use crate::objects::{ObjectName, Objects};
 
 pub mod instance;
 pub mod migration;
+pub mod upstream;
 
 use instance::RegistryView;
 use migration::MigrationState;

@@ -27,10 +27,9 @@ pub struct MigrationSpec {
     pub legacy: Side,
     /// Is to serve.
     pub target: Side,
-    /// What tells users apart, so that each stays on one side. Without it requests are split at random,
-    /// which `split` refuses.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub key: Option<Key>,
+    /// What tells users apart, so that each stays on one side. A request without it goes to either side at
+    /// random, by the weight.
+    pub key: Key,
     /// Requests that match any of these go to `target` from stage `canary` on.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]

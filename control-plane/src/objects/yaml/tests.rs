@@ -123,10 +123,10 @@ fn a_value_of_the_wrong_kind_says_what_would_be_right() {
 
 #[test]
 fn a_negative_weight_is_refused_and_a_whole_object_is_read() {
-    let spec = "metadata: {name: a}\nspec:\n  service: s\n  legacy: {pool: a}\n  target: {pool: b}\n";
+    let spec = "metadata: {name: a}\nspec:\n  service: s\n  legacy: {pool: a}\n  target: {pool: b}\n  key: {header: x}\n";
     assert_eq!(
         errors::<Migration>(&format!("{spec}  weight: -1\n")),
-        [r#"6:11 spec.weight Some("-1") invalid_value: expected a whole number from 0 to 65535"#]
+        [r#"7:11 spec.weight Some("-1") invalid_value: expected a whole number from 0 to 65535"#]
     );
     let read: Migration = decode(&tree(&format!("{spec}  stage: canary\n")), &[]).expect("a migration");
     assert_eq!(read.spec.stage, Some(crate::objects::migration::Stage::Canary));

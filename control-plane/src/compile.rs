@@ -1,0 +1,278 @@
+//! The compiler: from what exists to what proxies get, a pure function. What cannot be served as written is
+//! refused with a condition that says why; everything else goes on.
+//!
+//! A view holds what the proxies of one `Gateway` are told: its listeners, its routes, and only those clusters
+//! that its routes send to.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use envoy_types::pb::envoy::config::cluster::v3::Cluster;
+use envoy_types::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
+use envoy_types::pb::envoy::config::listener::v3::Listener;
+use envoy_types::pb::envoy::config::route::v3::RouteConfiguration;
+
+mod backend;
+mod cluster;
+mod filter;
+mod gateway;
+mod hostname;
+mod listener;
+mod log_format;
+mod matching;
+mod migration;
+mod route;
+pub mod status;
+mod wire;
+
+pub use listener::GATEWAY_CLASS;
+
+use crate::model::Model;
+use crate::model::migration::MigrationState;
+use crate::model::upstream::{Resolved, Source, SourceStatus, Upstream};
+use crate::objects::{Kind, ObjectName, ObjectRef, Objects};
+use status::{ConditionType, Statuses};
+
+/// What a model becomes.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Compiled {
+    /// What each gateway's proxies get, by `namespace/name`.
+    pub views: BTreeMap<Arc<str>, View>,
+    /// What is to be said about each object.
+    pub statuses: Arc<Statuses>,
+    /// What is to be said about the endpoints of each cluster in use, by the cluster's name.
+    pub clusters: BTreeMap<Arc<str>, SourceStatus>,
+    /// What each migration is on the wire.
+    pub migrations: Arc<BTreeMap<ObjectName, OnTheWire>>,
+}
+
+/// The resources of one view.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct View {
+    /// By name.
+    pub clusters: BTreeMap<Arc<str>, Arc<Cluster>>,
+    /// By the name of their cluster.
+    pub endpoints: BTreeMap<Arc<str>, Arc<ClusterLoadAssignment>>,
+    /// By name.
+    pub listeners: BTreeMap<Arc<str>, Arc<Listener>>,
+    /// By name.
+    pub routes: BTreeMap<Arc<str>, Arc<RouteConfiguration>>,
+}
+
+/// The resources that a migration's state is in.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct OnTheWire {
+    /// The target's cluster; `None` where its pool does not exist.
+    pub target: Option<Arc<str>>,
+    /// The legacy cluster; `None` where its pool does not exist.
+    pub legacy: Option<Arc<str>>,
+    /// The view and name of each route configuration that splits by it.
+    pub routes: BTreeSet<(Arc<str>, Arc<str>)>,
+}
+
+/// Compiles a model from nothing.
+pub fn compile(model: &Model) -> Compiled {
+    Compiler::default().compile(model)
+}
+
+/// Compiles one model after another, and does again only what changed: routes when an object or a migration
+/// did, a cluster's endpoints when they did. The result is that of [`compile`].
+#[derive(Debug, Default)]
+pub struct Compiler {
+    plan: Option<Arc<Plan>>,
+    built: BTreeMap<Arc<str>, Built>,
+}
+
+/// What depends on objects and migrations only.
+#[derive(Debug)]
+struct Plan {
+    objects: Arc<Objects>,
+    migrations: Arc<BTreeMap<ObjectName, MigrationState>>,
+    views: BTreeMap<Arc<str>, PlannedView>,
+    /// Every cluster in use, by name.
+    upstreams: BTreeMap<Arc<str>, Upstream>,
+    statuses: Arc<Statuses>,
+    on_the_wire: Arc<BTreeMap<ObjectName, OnTheWire>>,
+}
+
+#[derive(Debug)]
+struct PlannedView {
+    clusters: BTreeSet<Arc<str>>,
+    listeners: BTreeMap<Arc<str>, Arc<Listener>>,
+    routes: BTreeMap<Arc<str>, Arc<RouteConfiguration>>,
+}
+
+/// A cluster as it was built last, with what it was built from.
+#[derive(Debug)]
+struct Built {
+    upstream: Upstream,
+    resolved: Resolved,
+    cluster: Arc<Cluster>,
+    endpoints: Option<Arc<ClusterLoadAssignment>>,
+}
+
+impl Compiler {
+    /// Compiles a model.
+    pub fn compile(&mut self, model: &Model) -> Compiled {
+        let plan = match &self.plan {
+            Some(plan) if plan.is_of(model) => plan.clone(),
+            _ => self.plan.insert(Arc::new(Plan::new(model))).clone(),
+        };
+        self.build(&plan, model);
+        let mut compiled = Compiled {
+            views: BTreeMap::new(),
+            statuses: plan.statuses.clone(),
+            clusters: self.built.iter().map(|(name, b)| (name.clone(), b.resolved.status.clone())).collect(),
+            migrations: plan.on_the_wire.clone(),
+        };
+        for (name, planned) in &plan.views {
+            let built = || planned.clusters.iter().filter_map(|name| self.built.get_key_value(name));
+            let view = View {
+                clusters: built().map(|(name, built)| (name.clone(), built.cluster.clone())).collect(),
+                endpoints: built()
+                    .filter_map(|(name, built)| Some((name.clone(), built.endpoints.clone()?)))
+                    .collect(),
+                listeners: planned.listeners.clone(),
+                routes: planned.routes.clone(),
+            };
+            compiled.views.insert(name.clone(), view);
+        }
+        compiled
+    }
+
+    fn build(&mut self, plan: &Plan, model: &Model) {
+        self.built.retain(|name, _| plan.upstreams.contains_key(name));
+        for (name, upstream) in &plan.upstreams {
+            let resolved = upstream.source.resolve(&model.registry);
+            let before = self.built.get(name);
+            if before.is_some_and(|built| built.upstream == *upstream && built.resolved == resolved) {
+                continue;
+            }
+            let cluster = match before {
+                Some(built) if built.upstream == *upstream => built.cluster.clone(),
+                _ => Arc::new(cluster::cluster(upstream)),
+            };
+            let endpoints = match upstream.source {
+                Source::Dns { .. } => None,
+                _ => Some(Arc::new(cluster::assignment(name, &resolved.endpoints))),
+            };
+            let built = Built { upstream: upstream.clone(), resolved, cluster, endpoints };
+            self.built.insert(name.clone(), built);
+        }
+    }
+}
+
+impl Plan {
+    fn is_of(&self, model: &Model) -> bool {
+        Arc::ptr_eq(&self.objects, &model.objects) && self.migrations == model.migrations
+    }
+
+    fn new(model: &Model) -> Self {
+        let objects = &model.objects;
+        let mut statuses = Statuses::default();
+        let mut upstreams = BTreeMap::new();
+        let mut on_the_wire: BTreeMap<ObjectName, OnTheWire> = BTreeMap::new();
+
+        let splits = Self::splits(model, &mut statuses);
+        for (name, split) in &splits {
+            upstreams.extend(split.upstreams().map(|upstream| (upstream.name.clone(), upstream.clone())));
+            let [target, legacy] = split.names();
+            on_the_wire.insert(name.clone(), OnTheWire { target, legacy, routes: BTreeSet::new() });
+        }
+
+        let gateways = gateway::parse_all(objects, &mut statuses);
+        let mut attachments = BTreeMap::new();
+        let mut routes = BTreeMap::new();
+        for (name, object) in &objects.routes {
+            let status = ObjectRef { kind: Kind::HttpRoute, name: name.clone() };
+            let mut compiled = route::compile(objects, &splits, name, object);
+            let errors = gateway::attach(objects, &gateways, name, object, &mut attachments);
+            for (kind, error) in errors.into_iter().chain(std::mem::take(&mut compiled.errors)) {
+                statuses.refuse(&status, kind, error);
+            }
+            routes.insert(name.clone(), compiled);
+        }
+
+        let mut views = BTreeMap::new();
+        for (name, parsed) in &gateways {
+            let attached = attachments.get(name).map_or(&[][..], Vec::as_slice);
+            let output = gateway::build(name, parsed, attached, &routes);
+            let view_name: Arc<str> = name.to_string().into();
+            let mut clusters = BTreeSet::new();
+            for (resource, members) in &output.members {
+                for compiled in members.iter().filter_map(|member| routes.get(member)) {
+                    clusters.extend(compiled.upstreams.keys().cloned());
+                    upstreams.extend(compiled.upstreams.iter().map(|(n, u)| (n.clone(), u.clone())));
+                    for migration in &compiled.migrations {
+                        if let Some(wire) = on_the_wire.get_mut(migration) {
+                            wire.routes.insert((view_name.clone(), resource.as_str().into()));
+                        }
+                    }
+                }
+            }
+            let listeners = output.listeners.into_iter().map(|l| (l.name.as_str().into(), Arc::new(l)));
+            let configurations = output.routes.into_iter().map(|r| (r.name.as_str().into(), Arc::new(r)));
+            let view =
+                PlannedView { clusters, listeners: listeners.collect(), routes: configurations.collect() };
+            views.insert(view_name, view);
+        }
+        Self::settle(objects, &on_the_wire, &mut statuses);
+        Self {
+            objects: objects.clone(),
+            migrations: model.migrations.clone(),
+            views,
+            upstreams,
+            statuses: Arc::new(statuses),
+            on_the_wire: Arc::new(on_the_wire),
+        }
+    }
+
+    fn splits(model: &Model, statuses: &mut Statuses) -> backend::Splits {
+        let mut splits = backend::Splits::new();
+        for (name, object) in &model.objects.migrations {
+            let status = ObjectRef { kind: Kind::Migration, name: name.clone() };
+            let Some(state) = model.state_of(name) else { continue };
+            match migration::compile(&model.objects, name, &object.spec, &state) {
+                Ok((split, errors)) => {
+                    for error in errors {
+                        statuses.refuse(&status, ConditionType::ResolvedRefs, error);
+                    }
+                    splits.insert(name.clone(), split);
+                }
+                Err(error) => statuses.refuse(&status, ConditionType::Accepted, error),
+            }
+            if let Some((first, _)) = model.objects.migration_of(&name.namespace, &object.spec.service)
+                && first != name
+            {
+                let message = format!(
+                    "service {} is already under Migration {first}, which is the one in force",
+                    object.spec.service
+                );
+                let error = crate::objects::problem::FieldError::new("spec.service", "Conflicted", message);
+                statuses.refuse(&status, ConditionType::Accepted, error);
+            }
+        }
+        splits
+    }
+
+    fn settle(objects: &Objects, on_the_wire: &BTreeMap<ObjectName, OnTheWire>, statuses: &mut Statuses) {
+        for (name, wire) in on_the_wire {
+            if wire.routes.is_empty() {
+                let message =
+                    "no route of a gateway sends to this service, so the migration moves nothing yet";
+                let error = crate::objects::problem::FieldError::new("spec.service", "Unused", message);
+                let object = ObjectRef { kind: Kind::Migration, name: name.clone() };
+                statuses.refuse(&object, ConditionType::Effective, error);
+            }
+        }
+        let of = |kind: Kind| move |name: &ObjectName| ObjectRef { kind, name: name.clone() };
+        objects
+            .gateways
+            .keys()
+            .map(of(Kind::Gateway))
+            .chain(objects.routes.keys().map(of(Kind::HttpRoute)))
+            .chain(objects.migrations.keys().map(of(Kind::Migration)))
+            .chain(objects.pools.keys().map(of(Kind::Pool)))
+            .for_each(|object| statuses.settle(object));
+    }
+}

@@ -1,0 +1,137 @@
+//! What a rule's backendRefs stand for. A `Service` is the migration of that service in the route's namespace
+//! where there is one, else the Eureka application of that name: so a route need not change when a migration
+//! is added.
+
+use std::collections::BTreeMap;
+
+use gateway_api::httproutes::HttpRouteRulesBackendRefs;
+
+use super::migration::Split;
+use crate::model::upstream::Upstream;
+use crate::objects::pool::EurekaSource;
+use crate::objects::problem::{FieldError, did_you_mean};
+use crate::objects::{ObjectName, Objects};
+
+/// What a rule sends its requests to.
+#[derive(Debug, Clone)]
+pub(super) enum Destination<'s> {
+    /// A migration's two sides.
+    Migration(&'s ObjectName, &'s Split),
+    /// One cluster or several by weight; `None` is a backend that cannot be used and whose share is answered
+    /// with an error.
+    Clusters(Vec<(Option<Upstream>, u32)>),
+}
+
+/// All migrations, compiled, by name.
+pub(super) type Splits = BTreeMap<ObjectName, Split>;
+
+enum Backend<'s> {
+    Cluster(Upstream),
+    Migration(&'s ObjectName, &'s Split),
+}
+
+/// Resolves the backends of the rule at `field`; errors are noted, and `None` is a rule without any backend
+/// that could serve.
+pub(super) fn resolve<'s>(
+    objects: &'s Objects,
+    splits: &'s Splits,
+    namespace: &str,
+    refs: &[HttpRouteRulesBackendRefs],
+    field: &str,
+    errors: &mut Vec<FieldError>,
+) -> Option<Destination<'s>> {
+    let mut clusters = Vec::with_capacity(refs.len());
+    for (index, backend) in refs.iter().enumerate() {
+        let field = format!("{field}.backendRefs[{index}]");
+        let Ok(weight) = u32::try_from(backend.weight.unwrap_or(1)) else {
+            let message = "expected a weight from 0 to 1000000";
+            errors.push(FieldError::new(format!("{field}.weight"), "UnsupportedValue", message));
+            continue;
+        };
+        match one(objects, splits, namespace, backend, &field) {
+            Ok(Backend::Migration(name, split)) => {
+                let alone = refs.iter().enumerate().all(|(i, b)| i == index || b.weight == Some(0));
+                if alone && weight > 0 {
+                    return Some(Destination::Migration(name, split));
+                }
+                if weight > 0 {
+                    let message = "a service under migration has to be the only backend of its rule with a \
+                                   weight: its own split would be mixed with the rule's";
+                    errors.push(FieldError::new(&field, "UnsupportedValue", message));
+                    clusters.push((None, weight));
+                }
+            }
+            Ok(Backend::Cluster(upstream)) => clusters.push((Some(upstream), weight)),
+            Err(error) => {
+                errors.push(error);
+                clusters.push((None, weight));
+            }
+        }
+    }
+    let usable = clusters.iter().any(|(upstream, weight)| upstream.is_some() && *weight > 0);
+    usable.then_some(Destination::Clusters(clusters))
+}
+
+fn one<'s>(
+    objects: &'s Objects,
+    splits: &'s Splits,
+    namespace: &str,
+    backend: &HttpRouteRulesBackendRefs,
+    field: &str,
+) -> Result<Backend<'s>, FieldError> {
+    if backend.filters.as_ref().is_some_and(|filters| !filters.is_empty()) {
+        let message = "filters on a backend are not supported by this version; use the rule's filters";
+        return Err(FieldError::new(format!("{field}.filters"), "UnsupportedValue", message));
+    }
+    if backend.namespace.as_deref().is_some_and(|other| other != namespace) {
+        let message =
+            "a backend in another namespace needs a ReferenceGrant, which this version does not read";
+        return Err(FieldError::new(format!("{field}.namespace"), "RefNotPermitted", message));
+    }
+    let kind = backend.kind.as_deref().unwrap_or("Service");
+    let not_found = |kind: &str, known: Option<&str>| {
+        let hint = known.map_or(String::new(), |meant| format!("; did you mean {meant}?"));
+        let message = format!("there is no {kind} {namespace}/{}{hint}", backend.name);
+        FieldError::new(format!("{field}.name"), "BackendNotFound", message)
+    };
+    let name = ObjectName::new(namespace, backend.name.as_str());
+    match (backend.group.as_deref().unwrap_or_default(), kind) {
+        ("", "Service") => {
+            if let Some((name, _)) = objects.migration_of(namespace, &backend.name)
+                && let Some((name, split)) = splits.get_key_value(name)
+            {
+                return Ok(Backend::Migration(name, split));
+            }
+            let source = EurekaSource { application: backend.name.clone(), selector: BTreeMap::new() };
+            Ok(Backend::Cluster(Upstream::of_eureka(&source)))
+        }
+        ("pontoon.dev", "Pool") => {
+            let known = || objects.pools.keys().filter(|k| &*k.namespace == namespace).map(|k| &*k.name);
+            let pool = objects
+                .pools
+                .get(&name)
+                .ok_or_else(|| not_found("Pool", did_you_mean(&backend.name, known())))?;
+            Upstream::of_pool(&name, &pool.spec).map(Backend::Cluster).map_err(|error| {
+                FieldError::new(
+                    format!("{field}.name"),
+                    "BackendNotFound",
+                    format!("Pool {name}: {}", error.message),
+                )
+            })
+        }
+        ("pontoon.dev", "Migration") => {
+            let known = || splits.keys().filter(|k| &*k.namespace == namespace).map(|k| &*k.name);
+            match splits.get_key_value(&name) {
+                Some((name, split)) => Ok(Backend::Migration(name, split)),
+                None => Err(not_found("Migration", did_you_mean(&backend.name, known()))),
+            }
+        }
+        (group, kind) => {
+            let message = format!(
+                "a backend of kind {kind} in group {group:?} is not supported: use Service, or Pool or Migration \
+                 with group pontoon.dev"
+            );
+            Err(FieldError::new(format!("{field}.kind"), "InvalidKind", message))
+        }
+    }
+}

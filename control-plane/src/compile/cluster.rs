@@ -1,0 +1,96 @@
+//! One upstream to one cluster. Its endpoints travel apart (EDS), so that churn does not resend its settings;
+//! a DNS pool is looked up by the proxies and has none to send.
+
+use std::collections::HashMap;
+
+use envoy_types::pb::envoy::config::cluster::v3::Cluster;
+use envoy_types::pb::envoy::config::cluster::v3::cluster::{
+    ClusterDiscoveryType, DiscoveryType, EdsClusterConfig, LbPolicy,
+};
+use envoy_types::pb::envoy::config::core::v3::{Address, HealthStatus, Http2ProtocolOptions};
+use envoy_types::pb::envoy::config::endpoint::v3::lb_endpoint::HostIdentifier;
+use envoy_types::pb::envoy::config::endpoint::v3::{
+    ClusterLoadAssignment, Endpoint, LbEndpoint, LocalityLbEndpoints,
+};
+use envoy_types::pb::envoy::extensions::upstreams::http::v3::HttpProtocolOptions;
+use envoy_types::pb::envoy::extensions::upstreams::http::v3::http_protocol_options::explicit_http_config::ProtocolConfig;
+use envoy_types::pb::envoy::extensions::upstreams::http::v3::http_protocol_options::{
+    ExplicitHttpConfig, UpstreamProtocolOptions,
+};
+use envoy_types::util::pack_any;
+
+use super::wire;
+use crate::model::upstream::{self, Source, Upstream};
+use crate::objects::pool::{LoadBalancer, Protocol};
+
+/// The cluster's settings.
+pub(super) fn cluster(upstream: &Upstream) -> Cluster {
+    let mut cluster = Cluster {
+        name: upstream.name.to_string(),
+        connect_timeout: Some(wire::duration(upstream.connect_timeout)),
+        lb_policy: match upstream.load_balancer {
+            LoadBalancer::RoundRobin => LbPolicy::RoundRobin,
+            LoadBalancer::LeastRequest => LbPolicy::LeastRequest,
+        } as i32,
+        typed_extension_protocol_options: protocol_options(upstream.protocol),
+        ..Cluster::default()
+    };
+    let discovery = match &upstream.source {
+        Source::Eureka { .. } | Source::Static(_) => {
+            cluster.eds_cluster_config = Some(EdsClusterConfig {
+                eds_config: Some(wire::ads()),
+                service_name: upstream.name.to_string(),
+            });
+            DiscoveryType::Eds
+        }
+        Source::Dns { name, port } => {
+            let endpoint = endpoint(wire::named_socket(name.clone(), *port), 1);
+            cluster.load_assignment = Some(load_assignment(&upstream.name, vec![endpoint]));
+            DiscoveryType::StrictDns
+        }
+    };
+    cluster.cluster_discovery_type = Some(ClusterDiscoveryType::Type(discovery as i32));
+    cluster
+}
+
+/// The endpoints of a cluster that gets them by EDS.
+pub(super) fn assignment(name: &str, endpoints: &[upstream::Endpoint]) -> ClusterLoadAssignment {
+    let endpoints = endpoints.iter().map(|e| endpoint(wire::socket(e.address), e.weight)).collect();
+    load_assignment(name, endpoints)
+}
+
+fn load_assignment(name: &str, lb_endpoints: Vec<LbEndpoint>) -> ClusterLoadAssignment {
+    let locality = LocalityLbEndpoints { lb_endpoints, ..LocalityLbEndpoints::default() };
+    ClusterLoadAssignment {
+        cluster_name: name.to_owned(),
+        endpoints: if locality.lb_endpoints.is_empty() { Vec::new() } else { vec![locality] },
+        ..ClusterLoadAssignment::default()
+    }
+}
+
+fn endpoint(address: Address, weight: u32) -> LbEndpoint {
+    let endpoint = Endpoint { address: Some(address), ..Endpoint::default() };
+    LbEndpoint {
+        health_status: HealthStatus::Healthy as i32,
+        load_balancing_weight: wire::number(weight),
+        host_identifier: Some(HostIdentifier::Endpoint(endpoint)),
+        ..LbEndpoint::default()
+    }
+}
+
+/// HTTP/1.1 is what a cluster speaks without being told.
+fn protocol_options(protocol: Protocol) -> HashMap<String, envoy_types::pb::google::protobuf::Any> {
+    match protocol {
+        Protocol::Http1 => HashMap::new(),
+        Protocol::H2c => {
+            let http2 = ProtocolConfig::Http2ProtocolOptions(Http2ProtocolOptions::default());
+            let explicit = ExplicitHttpConfig { protocol_config: Some(http2) };
+            let options = HttpProtocolOptions {
+                upstream_protocol_options: Some(UpstreamProtocolOptions::ExplicitHttpConfig(explicit)),
+                ..HttpProtocolOptions::default()
+            };
+            let name = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
+            HashMap::from([(name.to_owned(), pack_any(options))])
+        }
+    }
+}

@@ -1,0 +1,189 @@
+//! One match of an HTTPRoute's rule to a `RouteMatch`, and its place among all others.
+
+use std::cmp::Reverse;
+
+use envoy_types::pb::envoy::config::route::v3::route_match::PathSpecifier;
+use envoy_types::pb::envoy::config::route::v3::{QueryParameterMatcher, RouteMatch, query_parameter_matcher};
+use gateway_api::httproutes::{
+    HttpRouteRulesMatches, HttpRouteRulesMatchesHeadersType, HttpRouteRulesMatchesMethod,
+    HttpRouteRulesMatchesPathType, HttpRouteRulesMatchesQueryParamsType,
+};
+
+use super::wire::{self, Comparison};
+use crate::objects::problem::FieldError;
+
+/// Which of two matches that a request fits is asked first, as the Gateway API orders them: exact path, then
+/// the longest prefix, then method, number of headers, number of query parameters. Regular expressions, for
+/// which it has no rule, stand between exact paths and prefixes.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Rank {
+    path: u8,
+    length: Reverse<usize>,
+    without_method: bool,
+    headers: Reverse<usize>,
+    query: Reverse<usize>,
+}
+
+/// A path as an HTTPRoute compares it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum PathMatch {
+    /// The whole path.
+    Exact(String),
+    /// Whole elements from the start, without a slash at the end; empty: every path.
+    Prefix(String),
+    /// The whole path.
+    Regex(String),
+}
+
+/// A match, compiled but for its path, which a rewrite may need to split.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Matched {
+    pub(super) rank: Rank,
+    pub(super) path: PathMatch,
+    rest: RouteMatch,
+}
+
+impl Matched {
+    /// The match on the wire.
+    pub(super) fn route_match(&self) -> RouteMatch {
+        let specifier = match &self.path {
+            PathMatch::Exact(path) => PathSpecifier::Path(path.clone()),
+            PathMatch::Prefix(prefix) if prefix.is_empty() => PathSpecifier::Prefix("/".to_owned()),
+            PathMatch::Prefix(prefix) => PathSpecifier::PathSeparatedPrefix(prefix.clone()),
+            PathMatch::Regex(text) => PathSpecifier::SafeRegex(wire::regex(text.clone())),
+        };
+        self.with_path(specifier)
+    }
+
+    /// The match on the wire with another path.
+    pub(super) fn with_path(&self, specifier: PathSpecifier) -> RouteMatch {
+        RouteMatch { path_specifier: Some(specifier), ..self.rest.clone() }
+    }
+}
+
+/// A rule without matches stands for every request.
+pub(super) fn everything() -> Matched {
+    let path = PathMatch::Prefix(String::new());
+    Matched { rank: rank(&path, false, 0, 0), path, rest: RouteMatch::default() }
+}
+
+/// Compiles one match; `field` is where it is written.
+pub(super) fn compile(written: &HttpRouteRulesMatches, field: &str) -> Result<Matched, FieldError> {
+    let path = path(written, field)?;
+    let mut rest = RouteMatch::default();
+    if let Some(method) = &written.method {
+        rest.headers.push(wire::header(":method", Comparison::Exact(method_name(method).to_owned())));
+    }
+    // Of two entries for one name the Gateway API says: the first counts.
+    let mut names: Vec<String> = Vec::new();
+    for (index, header) in written.headers.iter().flatten().enumerate() {
+        let field = format!("{field}.headers[{index}]");
+        let name = header.name.to_ascii_lowercase();
+        if http::HeaderName::from_bytes(name.as_bytes()).is_err() {
+            return Err(FieldError::new(
+                format!("{field}.name"),
+                "UnsupportedValue",
+                "expected a header name",
+            ));
+        }
+        if names.contains(&name) {
+            continue;
+        }
+        let comparison = match header.r#type {
+            None | Some(HttpRouteRulesMatchesHeadersType::Exact) => Comparison::Exact(header.value.clone()),
+            Some(HttpRouteRulesMatchesHeadersType::RegularExpression) => {
+                Comparison::Regex(checked_regex(&header.value, &field)?)
+            }
+        };
+        rest.headers.push(wire::header(&name, comparison));
+        names.push(name);
+    }
+    let headers = names.len();
+    let mut parameters: Vec<&str> = Vec::new();
+    for (index, parameter) in written.query_params.iter().flatten().enumerate() {
+        if parameters.contains(&parameter.name.as_str()) {
+            continue;
+        }
+        let field = format!("{field}.queryParams[{index}]");
+        let comparison = match parameter.r#type {
+            None | Some(HttpRouteRulesMatchesQueryParamsType::Exact) => {
+                Comparison::Exact(parameter.value.clone())
+            }
+            Some(HttpRouteRulesMatchesQueryParamsType::RegularExpression) => {
+                Comparison::Regex(checked_regex(&parameter.value, &field)?)
+            }
+        };
+        let specifier =
+            query_parameter_matcher::QueryParameterMatchSpecifier::StringMatch(wire::string(comparison));
+        rest.query_parameters.push(QueryParameterMatcher {
+            name: parameter.name.clone(),
+            query_parameter_match_specifier: Some(specifier),
+        });
+        parameters.push(&parameter.name);
+    }
+    let rank = rank(&path, written.method.is_some(), headers, parameters.len());
+    Ok(Matched { rank, path, rest })
+}
+
+fn rank(path: &PathMatch, method: bool, headers: usize, query: usize) -> Rank {
+    let (path, length) = match path {
+        PathMatch::Exact(text) => (0, text.len()),
+        PathMatch::Regex(text) => (1, text.len()),
+        PathMatch::Prefix(text) => (2, text.len()),
+    };
+    Rank {
+        path,
+        length: Reverse(length),
+        without_method: !method,
+        headers: Reverse(headers),
+        query: Reverse(query),
+    }
+}
+
+fn path(written: &HttpRouteRulesMatches, field: &str) -> Result<PathMatch, FieldError> {
+    let Some(path) = &written.path else { return Ok(PathMatch::Prefix(String::new())) };
+    let value = path.value.as_deref().unwrap_or("/");
+    let wrong = |message: &str| {
+        Err(FieldError::new(format!("{field}.path.value"), "UnsupportedValue", message.to_owned()))
+    };
+    match path.r#type {
+        Some(HttpRouteRulesMatchesPathType::RegularExpression) => {
+            checked_regex(value, &format!("{field}.path")).map(PathMatch::Regex)
+        }
+        _ if !value.starts_with('/') => wrong("expected a path that starts with /"),
+        _ if value.contains(['?', '#']) => wrong("expected a path without ? and #; use queryParams"),
+        _ if value.contains("//") || value.contains("/./") || value.contains("/../") => {
+            wrong("expected a path without //, /./ and /../: requests are matched after these are resolved")
+        }
+        Some(HttpRouteRulesMatchesPathType::Exact) => Ok(PathMatch::Exact(value.to_owned())),
+        _ => Ok(PathMatch::Prefix(value.trim_end_matches('/').to_owned())),
+    }
+}
+
+/// A regular expression that the proxies will understand; `field` is the parent of its `value`.
+pub(super) fn checked_regex(text: &str, field: &str) -> Result<String, FieldError> {
+    match regex::Regex::new(text) {
+        Ok(_) => Ok(text.to_owned()),
+        Err(error) => {
+            let last = error.to_string();
+            let last = last.lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned();
+            let message = format!("expected a regular expression in RE2 syntax: {last}");
+            Err(FieldError::new(format!("{field}.value"), "UnsupportedValue", message))
+        }
+    }
+}
+
+fn method_name(method: &HttpRouteRulesMatchesMethod) -> &'static str {
+    use HttpRouteRulesMatchesMethod as M;
+    match method {
+        M::Get => "GET",
+        M::Head => "HEAD",
+        M::Post => "POST",
+        M::Put => "PUT",
+        M::Delete => "DELETE",
+        M::Connect => "CONNECT",
+        M::Options => "OPTIONS",
+        M::Trace => "TRACE",
+        M::Patch => "PATCH",
+    }
+}

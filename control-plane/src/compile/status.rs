@@ -1,0 +1,77 @@
+//! What the compiler has to say about each object. Nothing is refused in silence: what is not served as
+//! written has a condition that is not true, with its field, a reason and what would be right.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use crate::objects::ObjectRef;
+use crate::objects::problem::FieldError;
+
+/// What is said about one aspect of an object.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Condition {
+    /// The aspect.
+    #[serde(rename = "type")]
+    pub kind: ConditionType,
+    /// Whether all is well with it.
+    pub status: bool,
+    /// A stable word, spelled as the Gateway API spells its reasons.
+    pub reason: &'static str,
+    /// For people.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub message: String,
+    /// The field that is meant, as in `spec.rules[0].filters[1]`; empty: the whole object.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub field: String,
+}
+
+/// The aspects.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub enum ConditionType {
+    /// Understood and supported.
+    Accepted,
+    /// What it refers to exists and may be referred to.
+    ResolvedRefs,
+    /// Has an effect. Not true is a hint, not an error.
+    Effective,
+}
+
+/// The conditions of all objects.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Statuses(BTreeMap<ObjectRef, Vec<Condition>>);
+
+impl Statuses {
+    /// In order of kind, namespace and name.
+    pub fn iter(&self) -> impl Iterator<Item = (&ObjectRef, &[Condition])> {
+        self.0.iter().map(|(object, conditions)| (object, conditions.as_slice()))
+    }
+
+    /// An object's conditions; empty where it is unknown.
+    pub fn of(&self, object: &ObjectRef) -> &[Condition] {
+        self.0.get(object).map_or(&[], Vec::as_slice)
+    }
+
+    /// Notes that something is not as written.
+    pub(super) fn refuse(&mut self, object: &ObjectRef, kind: ConditionType, error: FieldError) {
+        let FieldError { field, reason, message } = error;
+        let condition = Condition { kind, status: false, reason, message, field };
+        let conditions = self.0.entry(object.clone()).or_default();
+        if !conditions.contains(&condition) {
+            conditions.push(condition);
+        }
+    }
+
+    /// Says of an object all that was not refused: to be called last.
+    pub(super) fn settle(&mut self, object: ObjectRef) {
+        let conditions = self.0.entry(object).or_default();
+        for (kind, reason) in
+            [(ConditionType::ResolvedRefs, "ResolvedRefs"), (ConditionType::Accepted, "Accepted")]
+        {
+            if !conditions.iter().any(|condition| condition.kind == kind) {
+                let (message, field) = (String::new(), String::new());
+                conditions.insert(0, Condition { kind, status: true, reason, message, field });
+            }
+        }
+    }
+}
