@@ -29,7 +29,7 @@ pub(super) struct Split {
     pub(super) weight: u16,
     /// Each sends what matches to the target.
     pub(super) canaries: Vec<HeaderMatcher>,
-    hash: HashPolicy,
+    hash: Option<HashPolicy>,
 }
 
 /// Compiles a migration. The errors do not stop it: what is missing on one side is served by the other.
@@ -56,13 +56,19 @@ pub(super) fn compile(
             "legacy and target are the same instances; tell them apart with a selector or name another pool";
         errors.push(FieldError::new("spec.target", "SameAsLegacy", message));
     }
-    let hash = hash_policy(&spec.key)?;
+    let hash = spec.key.as_ref().map(hash_policy).transpose()?;
+    let mut weight = state.target_weight();
+    if hash.is_none() && (1..WHOLE).contains(&weight) {
+        let message = "a share of the users needs a key to tell them apart; legacy serves all of them until there is one";
+        errors.push(FieldError::new("spec.key", "NoKey", message));
+        weight = 0;
+    }
     let all = spec.canary.iter().enumerate().map(|(index, canary)| canary_matcher(canary, index));
     let all = all.collect::<Result<Vec<_>, _>>()?;
     // In `cutover` everybody is at the target anyway.
     let in_force = state.canary_in_force() && state.stage != Stage::Cutover;
     let canaries = if in_force && target.is_some() { all } else { Vec::new() };
-    Ok((Split { target, legacy, weight: state.target_weight(), canaries, hash }, errors))
+    Ok((Split { target, legacy, weight, canaries, hash }, errors))
 }
 
 fn side_upstream(
@@ -111,14 +117,17 @@ impl Split {
             .collect();
         Some(WeightedCluster {
             clusters,
-            random_value_specifier: Some(RandomValueSpecifier::UseHashPolicy(BoolValue { value: true })),
+            random_value_specifier: self
+                .hash
+                .as_ref()
+                .map(|_| RandomValueSpecifier::UseHashPolicy(BoolValue { value: true })),
             ..WeightedCluster::default()
         })
     }
 
     /// What the choice is by.
-    pub(super) fn hash_policy(&self) -> HashPolicy {
-        self.hash.clone()
+    pub(super) fn hash_policy(&self) -> Vec<HashPolicy> {
+        self.hash.iter().cloned().collect()
     }
 
     /// Both sides' clusters, as far as they exist.

@@ -252,7 +252,7 @@ fn forward(
             match split.weighted() {
                 Some(weighted) => {
                     let mut action = to(ClusterSpecifier::WeightedClusters(weighted));
-                    action.hash_policy = vec![split.hash_policy()];
+                    action.hash_policy = split.hash_policy();
                     push(name, matched, action);
                 }
                 None => routes.push(named(name, matched, unavailable())),

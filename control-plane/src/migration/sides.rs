@@ -53,7 +53,7 @@ pub fn circumstances(model: &Model, name: &ObjectName) -> Circumstances {
     Circumstances {
         legacy: healthy(&object.spec.legacy),
         target: healthy(&object.spec.target),
-        keyed: object.spec.key.header.is_some() || object.spec.key.cookie.is_some(),
+        keyed: object.spec.key.is_some(),
         canary: !object.spec.canary.is_empty(),
     }
 }

@@ -27,9 +27,10 @@ pub struct MigrationSpec {
     pub legacy: Side,
     /// Is to serve.
     pub target: Side,
-    /// What tells users apart, so that each stays on one side. A request without it goes to either side at
-    /// random, by the weight.
-    pub key: Key,
+    /// What tells users apart, so that each stays on one side; needed for stage `split`. A request without it
+    /// goes to either side at random, by the weight.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<Key>,
     /// Requests that match any of these go to `target` from stage `canary` on.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
