@@ -1,1 +1,16 @@
-//! Filled in by the following commits.
+//! xDS v3 over gRPC: resources and snapshots of them, an ADS server (state of the world and delta), and a
+//! delta ADS client. What the resources mean is not this crate's business.
+//!
+//! The protocol is the one of
+//! <https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol>.
+
+pub mod client;
+pub mod resource;
+pub mod server;
+pub mod snapshot;
+
+pub use resource::{Resource, ResourceType};
+pub use snapshot::{ResourceMap, Snapshot};
+
+/// The ready-made v3 messages and service stubs.
+pub use envoy_types::pb;

@@ -1,0 +1,216 @@
+//! An ADS server. Views (groups of clients that should have the same resources) are published as snapshots;
+//! every stream is brought to the newest snapshot of its view, and what it acknowledged is kept for all to
+//! see. Bookkeeping is in [`stream`], without I/O; `service` feeds it.
+
+mod service;
+mod status;
+pub mod stream;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use crate::pb::envoy::config::core::v3::Node;
+use crate::pb::envoy::service::discovery::v3::aggregated_discovery_service_server::AggregatedDiscoveryServiceServer;
+use crate::resource::ResourceType;
+use crate::snapshot::Snapshot;
+
+pub use service::AdsService;
+pub use status::{Acknowledged, Nack, NodeStatus, TypeStatus};
+use stream::Stream;
+
+/// Which view a client belongs to; the error is told to the client with `PERMISSION_DENIED`.
+pub type ViewOf = dyn Fn(&Node) -> Result<String, String> + Send + Sync;
+
+/// How a server behaves.
+#[derive(Clone)]
+pub struct Options {
+    /// Chooses a client's view.
+    pub view_of: Arc<ViewOf>,
+    /// Names that one stream may subscribe to, per type. Above: `RESOURCE_EXHAUSTED`. Default 100,000.
+    pub max_names: usize,
+    /// Streams at once. Above: `RESOURCE_EXHAUSTED`. Default 10,000.
+    pub max_streams: usize,
+    /// How long listeners and routes wait for clusters and endpoints to be acknowledged, and removals for
+    /// all of them, before they are sent all the same. Default 5 s.
+    pub order_timeout: Duration,
+}
+
+impl Options {
+    /// The defaults, with this choice of view.
+    pub fn new(view_of: impl Fn(&Node) -> Result<String, String> + Send + Sync + 'static) -> Options {
+        Options {
+            view_of: Arc::new(view_of),
+            max_names: 100_000,
+            max_streams: 10_000,
+            order_timeout: Duration::from_secs(5),
+        }
+    }
+}
+
+impl std::fmt::Debug for Options {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Options")
+            .field("max_names", &self.max_names)
+            .field("max_streams", &self.max_streams)
+            .field("order_timeout", &self.order_timeout)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The server's shared part. Clones are the same server.
+#[derive(Debug, Clone)]
+pub struct Server {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    options: Options,
+    views: Mutex<HashMap<String, watch::Sender<Option<Snapshot>>>>,
+    streams: Mutex<Streams>,
+    changes: watch::Sender<u64>,
+}
+
+#[derive(Debug, Default)]
+struct Streams {
+    next_id: u64,
+    open: HashMap<u64, Arc<Mutex<Stream>>>,
+}
+
+impl Server {
+    /// A server without views: clients wait until theirs is published.
+    pub fn new(options: Options) -> Server {
+        let shared = Shared {
+            options,
+            views: Mutex::default(),
+            streams: Mutex::default(),
+            changes: watch::Sender::new(0),
+        };
+        Server { shared: Arc::new(shared) }
+    }
+
+    /// Makes `snapshot` what the clients of `view` should have.
+    pub fn publish(&self, view: &str, snapshot: Snapshot) {
+        let mut views = lock(&self.shared.views);
+        match views.get(view) {
+            Some(sender) => {
+                sender.send_replace(Some(snapshot));
+            }
+            None => {
+                views.insert(view.to_owned(), watch::Sender::new(Some(snapshot)));
+            }
+        }
+    }
+
+    /// Forgets a view. Its clients keep what they have and wait for it to be published again.
+    pub fn remove_view(&self, view: &str) {
+        let mut views = lock(&self.shared.views);
+        if let Some(sender) = views.get(view) {
+            sender.send_replace(None);
+            if sender.receiver_count() == 0 {
+                views.remove(view);
+            }
+        }
+    }
+
+    /// What is published for `view`.
+    pub fn snapshot(&self, view: &str) -> Option<Snapshot> {
+        lock(&self.shared.views).get(view).and_then(|sender| sender.borrow().clone())
+    }
+
+    /// The gRPC service. Serve it with [`crate::server::grpc_server`], whose limits it relies on.
+    pub fn service(&self) -> AggregatedDiscoveryServiceServer<AdsService> {
+        AggregatedDiscoveryServiceServer::new(AdsService::new(self.clone()))
+    }
+
+    /// Every connected client that has said who it is.
+    pub fn nodes(&self) -> Vec<NodeStatus> {
+        let mut nodes: Vec<NodeStatus> =
+            self.streams().iter().filter_map(|stream| lock(stream).status()).collect();
+        nodes.sort_by(|a, b| a.id.cmp(&b.id).then(a.connected_at.cmp(&b.connected_at)));
+        nodes
+    }
+
+    /// Which connected clients of `view` that subscribe to a resource have acknowledged this version of it.
+    pub fn acknowledged(&self, view: &str, ty: ResourceType, name: &str, version: &str) -> Acknowledged {
+        let mut answer = Acknowledged::default();
+        for stream in self.streams() {
+            lock(&stream).tell_acknowledged(view, ty, name, version, &mut answer);
+        }
+        answer
+    }
+
+    /// Changes with every connect, disconnect, ACK and NACK.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.shared.changes.subscribe()
+    }
+
+    fn streams(&self) -> Vec<Arc<Mutex<Stream>>> {
+        lock(&self.shared.streams).open.values().cloned().collect()
+    }
+
+    fn subscribe_view(&self, view: &str) -> watch::Receiver<Option<Snapshot>> {
+        let mut views = lock(&self.shared.views);
+        views.entry(view.to_owned()).or_insert_with(|| watch::Sender::new(None)).subscribe()
+    }
+
+    /// Drops the place that was kept for a view that nobody published and nobody waits for any more.
+    fn release_view(&self, view: &str) {
+        let mut views = lock(&self.shared.views);
+        let unused = |s: &watch::Sender<Option<Snapshot>>| s.receiver_count() == 0 && s.borrow().is_none();
+        if views.get(view).is_some_and(unused) {
+            views.remove(view);
+        }
+    }
+
+    fn open(&self, stream: Stream) -> Option<(u64, Arc<Mutex<Stream>>)> {
+        let mut streams = lock(&self.shared.streams);
+        if streams.open.len() >= self.shared.options.max_streams {
+            return None;
+        }
+        let id = streams.next_id;
+        streams.next_id += 1;
+        let stream = Arc::new(Mutex::new(stream));
+        streams.open.insert(id, stream.clone());
+        Some((id, stream))
+    }
+
+    fn close(&self, id: u64) {
+        lock(&self.shared.streams).open.remove(&id);
+        self.bump();
+    }
+
+    fn bump(&self) {
+        self.shared.changes.send_modify(|n| *n = n.wrapping_add(1));
+    }
+}
+
+/// Locks for a moment; nobody holds one of these over an await, and a panic elsewhere does not matter here.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A tonic server with the limits that [`Server::service`] relies on. tonic by itself sets no limit on
+/// concurrent streams.
+pub fn grpc_server() -> tonic::transport::Server {
+    tonic::transport::Server::builder()
+        .max_concurrent_streams(MAX_CONCURRENT_STREAMS)
+        .http2_max_header_list_size(MAX_HEADER_LIST_BYTES)
+        .http2_max_pending_accept_reset_streams(Some(MAX_PENDING_RESETS))
+        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
+        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+        .tcp_nodelay(true)
+}
+
+/// A client needs one.
+const MAX_CONCURRENT_STREAMS: u32 = 100;
+/// Envoy sends under 1 KiB.
+const MAX_HEADER_LIST_BYTES: u32 = 16 * 1024;
+/// h2's own default, made explicit (CVE-2023-44487).
+const MAX_PENDING_RESETS: usize = 20;
+/// A client that is gone without a word is noticed after interval and timeout.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);

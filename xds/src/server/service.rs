@@ -1,0 +1,257 @@
+//! The gRPC side of the server: one task a stream moves messages between the wire and [`Stream`].
+
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+
+use futures_util::Stream as FuturesStream;
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Status, Streaming};
+
+use super::stream::{Outcome, Response, Stream, TooManyNames, Variant};
+use super::{Server, lock};
+use crate::pb::envoy::config::core::v3::Node;
+use crate::pb::envoy::service::discovery::v3::aggregated_discovery_service_server::AggregatedDiscoveryService;
+use crate::pb::envoy::service::discovery::v3::{
+    DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
+};
+use crate::resource::ResourceType;
+use crate::snapshot::Snapshot;
+
+/// Longer ids and clusters are refused: they are kept and shown.
+const MAX_ID_BYTES: usize = 1024;
+/// Responses between a stream's task and the wire; a slow reader holds this many and no more.
+const OUTBOUND: usize = 1;
+
+/// Serves the streams of one [`Server`].
+#[derive(Debug, Clone)]
+pub struct AdsService {
+    server: Server,
+}
+
+type Outbound<T> = Pin<Box<dyn FuturesStream<Item = Result<T, Status>> + Send>>;
+
+impl AdsService {
+    pub(super) fn new(server: Server) -> AdsService {
+        AdsService { server }
+    }
+
+    fn serve<P: Protocol>(&self, inbound: Streaming<P::Request>) -> Result<Outbound<P::Response>, Status> {
+        let stream = Stream::new(P::VARIANT, &self.server.shared.options);
+        let (id, stream) = self.server.open(stream).ok_or_else(|| {
+            let max = self.server.shared.options.max_streams;
+            Status::resource_exhausted(format!("this server takes at most {max} xDS streams"))
+        })?;
+        let (sender, receiver) = mpsc::channel(OUTBOUND);
+        let server = self.server.clone();
+        tokio::spawn(async move {
+            if let Err(status) = run::<P>(&server, &stream, inbound, &sender).await {
+                tracing::info!(code = ?status.code(), reason = status.message(), "an xDS stream ended");
+                // The stream may be gone already; then nobody needs to be told.
+                let _gone = sender.send(Err(status)).await;
+            }
+            server.close(id);
+        });
+        Ok(Box::pin(ReceiverStream::new(receiver)))
+    }
+}
+
+#[tonic::async_trait]
+impl AggregatedDiscoveryService for AdsService {
+    type StreamAggregatedResourcesStream = Outbound<DiscoveryResponse>;
+    type DeltaAggregatedResourcesStream = Outbound<DeltaDiscoveryResponse>;
+
+    async fn stream_aggregated_resources(
+        &self,
+        request: Request<Streaming<DiscoveryRequest>>,
+    ) -> Result<tonic::Response<Self::StreamAggregatedResourcesStream>, Status> {
+        Ok(tonic::Response::new(self.serve::<Sotw>(request.into_inner())?))
+    }
+
+    async fn delta_aggregated_resources(
+        &self,
+        request: Request<Streaming<DeltaDiscoveryRequest>>,
+    ) -> Result<tonic::Response<Self::DeltaAggregatedResourcesStream>, Status> {
+        Ok(tonic::Response::new(self.serve::<Delta>(request.into_inner())?))
+    }
+}
+
+/// What differs between the two variants on the wire.
+trait Protocol {
+    const VARIANT: Variant;
+    type Request: Send + 'static;
+    type Response: Send + 'static;
+
+    fn node(request: &Self::Request) -> Option<&Node>;
+    fn type_url(request: &Self::Request) -> &str;
+    fn take(stream: &mut Stream, ty: ResourceType, request: &Self::Request) -> Result<Outcome, TooManyNames>;
+    fn error(request: &Self::Request) -> Option<&str>;
+    fn encode(response: Response) -> Self::Response;
+}
+
+struct Sotw;
+
+impl Protocol for Sotw {
+    const VARIANT: Variant = Variant::Sotw;
+    type Request = DiscoveryRequest;
+    type Response = DiscoveryResponse;
+
+    fn node(request: &DiscoveryRequest) -> Option<&Node> {
+        request.node.as_ref()
+    }
+
+    fn type_url(request: &DiscoveryRequest) -> &str {
+        &request.type_url
+    }
+
+    fn take(
+        stream: &mut Stream,
+        ty: ResourceType,
+        request: &DiscoveryRequest,
+    ) -> Result<Outcome, TooManyNames> {
+        stream.on_sotw(ty, request)
+    }
+
+    fn error(request: &DiscoveryRequest) -> Option<&str> {
+        request.error_detail.as_ref().map(|e| e.message.as_str())
+    }
+
+    fn encode(response: Response) -> DiscoveryResponse {
+        response.into_sotw()
+    }
+}
+
+struct Delta;
+
+impl Protocol for Delta {
+    const VARIANT: Variant = Variant::Delta;
+    type Request = DeltaDiscoveryRequest;
+    type Response = DeltaDiscoveryResponse;
+
+    fn node(request: &DeltaDiscoveryRequest) -> Option<&Node> {
+        request.node.as_ref()
+    }
+
+    fn type_url(request: &DeltaDiscoveryRequest) -> &str {
+        &request.type_url
+    }
+
+    fn take(
+        stream: &mut Stream,
+        ty: ResourceType,
+        request: &DeltaDiscoveryRequest,
+    ) -> Result<Outcome, TooManyNames> {
+        stream.on_delta(ty, request)
+    }
+
+    fn error(request: &DeltaDiscoveryRequest) -> Option<&str> {
+        request.error_detail.as_ref().map(|e| e.message.as_str())
+    }
+
+    fn encode(response: Response) -> DeltaDiscoveryResponse {
+        response.into_delta()
+    }
+}
+
+/// Until the client ends the stream, breaks the protocol, or goes.
+async fn run<P: Protocol>(
+    server: &Server,
+    stream: &Arc<Mutex<Stream>>,
+    mut inbound: Streaming<P::Request>,
+    outbound: &mpsc::Sender<Result<P::Response, Status>>,
+) -> Result<(), Status> {
+    let Some(first) = inbound.message().await? else { return Ok(()) };
+    let node = P::node(&first).ok_or_else(|| Status::invalid_argument("the first request names no node"))?;
+    let view = identify(server, node, stream)?;
+    tracing::info!(node = %node.id, view, variant = ?P::VARIANT, "an xDS stream opened");
+    let _release = ReleaseView { server, view: &view };
+    let mut published = server.subscribe_view(&view);
+    take::<P>(server, stream, &first)?;
+
+    // At most one response waits for its place on the wire.
+    let mut waiting: Option<Response> = None;
+    loop {
+        let mut deadline = None;
+        if waiting.is_none() {
+            waiting = next(stream, &published);
+            deadline = lock(stream).deadline();
+        }
+        tokio::select! {
+            permit = outbound.reserve(), if waiting.is_some() => {
+                let Ok(permit) = permit else { return Ok(()) };
+                if let Some(response) = waiting.take() {
+                    permit.send(Ok(P::encode(response)));
+                }
+            }
+            message = inbound.message() => match message? {
+                Some(request) => take::<P>(server, stream, &request)?,
+                None => return Ok(()),
+            },
+            changed = published.changed() => {
+                if changed.is_err() {
+                    return Ok(());
+                }
+            }
+            () = until(deadline) => {}
+        }
+    }
+}
+
+fn next(stream: &Mutex<Stream>, published: &watch::Receiver<Option<Snapshot>>) -> Option<Response> {
+    let snapshot = published.borrow().clone()?;
+    lock(stream).next(&snapshot, Instant::now())
+}
+
+fn take<P: Protocol>(server: &Server, stream: &Mutex<Stream>, request: &P::Request) -> Result<(), Status> {
+    let Some(ty) = ResourceType::from_type_url(P::type_url(request)) else {
+        // Envoy asks for types (secrets, runtimes) that may not exist here: there are none, and no answer.
+        tracing::debug!(type_url = P::type_url(request), "a client asks for a type that is not served");
+        return Ok(());
+    };
+    let (outcome, node) = {
+        let mut stream = lock(stream);
+        let outcome =
+            P::take(&mut stream, ty, request).map_err(|e| Status::resource_exhausted(e.to_string()))?;
+        (outcome, stream.node_id().to_owned())
+    };
+    if outcome == Outcome::Nack {
+        let reason = P::error(request).unwrap_or_default();
+        tracing::warn!(node, ty = ty.short_name(), reason, "a client refuses a response");
+    }
+    if outcome != Outcome::None {
+        server.bump();
+    }
+    Ok(())
+}
+
+fn identify(server: &Server, node: &Node, stream: &Mutex<Stream>) -> Result<String, Status> {
+    if node.id.is_empty() || node.id.len() > MAX_ID_BYTES || node.cluster.len() > MAX_ID_BYTES {
+        return Err(Status::invalid_argument(format!(
+            "node.id must have 1 to {MAX_ID_BYTES} bytes, and node.cluster at most as many"
+        )));
+    }
+    let view = (server.shared.options.view_of)(node).map_err(Status::permission_denied)?;
+    lock(stream).identify(node, &view);
+    server.bump();
+    Ok(view)
+}
+
+async fn until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}
+
+struct ReleaseView<'s> {
+    server: &'s Server,
+    view: &'s str,
+}
+
+impl Drop for ReleaseView<'_> {
+    fn drop(&mut self) {
+        // Declared before the stream's receiver, so dropped after it.
+        self.server.release_view(self.view);
+    }
+}

@@ -1,0 +1,310 @@
+//! The bookkeeping of one stream, without I/O: requests and snapshots go in, responses come out. One response
+//! per type is under way at most; what changes meanwhile is coalesced, so a slow reader costs no memory and
+//! gets the newest state next.
+//!
+//! Order: clusters and endpoints, then (when those are acknowledged) listeners and routes; removals last,
+//! when everything else is acknowledged. A peer that does not answer delays the order by
+//! [`super::Options::order_timeout`] at most.
+
+mod type_state;
+
+use std::time::{Duration, SystemTime};
+
+use tokio::time::Instant;
+
+use self::type_state::TypeState;
+use super::status::{Acknowledged, NodeStatus};
+use crate::pb::envoy::config::core::v3::Node;
+use crate::pb::envoy::config::core::v3::node::UserAgentVersionType;
+use crate::pb::envoy::service::discovery::v3::{
+    DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
+    Resource as WireResource,
+};
+use crate::pb::google::protobuf::Any;
+use crate::resource::{Resource, ResourceType};
+use crate::snapshot::Snapshot;
+
+/// Which of the two protocols the stream speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Variant {
+    /// State of the world.
+    Sotw,
+    /// Incremental.
+    Delta,
+}
+
+/// What came back for a response.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// Nothing was acknowledged or refused (a subscription, or a stale nonce).
+    None,
+    /// The response under way was acknowledged.
+    Ack,
+    /// It was refused.
+    Nack,
+}
+
+/// A response, not yet in either wire form.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Response {
+    /// The type.
+    pub ty: ResourceType,
+    /// Names this response in the answer to it.
+    pub nonce: String,
+    /// Version of all that the client has once it has accepted this.
+    pub version: String,
+    /// New and changed resources; in state of the world for CDS and LDS: all.
+    pub resources: Vec<Resource>,
+    /// Names that are gone or never were (delta only).
+    pub removed: Vec<std::sync::Arc<str>>,
+}
+
+/// A client that asked for too much.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a stream may subscribe to at most {max} names of one type")]
+pub struct TooManyNames {
+    /// The limit.
+    pub max: usize,
+}
+
+/// One stream.
+#[derive(Debug)]
+pub struct Stream {
+    variant: Variant,
+    max_names: usize,
+    order_timeout: Duration,
+    connected_at: SystemTime,
+    client: Option<Client>,
+    types: [TypeState; ResourceType::ALL.len()],
+    next_nonce: u64,
+    /// Since when something has been held back for the sake of the order.
+    held_since: Option<Instant>,
+}
+
+#[derive(Debug)]
+struct Client {
+    id: String,
+    cluster: String,
+    user_agent: String,
+    view: String,
+}
+
+impl Stream {
+    /// A stream that has just been opened.
+    pub fn new(variant: Variant, options: &super::Options) -> Stream {
+        Stream {
+            variant,
+            max_names: options.max_names,
+            order_timeout: options.order_timeout,
+            connected_at: SystemTime::now(),
+            client: None,
+            types: ResourceType::ALL.map(TypeState::new),
+            next_nonce: 1,
+            held_since: None,
+        }
+    }
+
+    /// Who the client is; said in the stream's first request.
+    pub fn identify(&mut self, node: &Node, view: &str) {
+        let version = match &node.user_agent_version_type {
+            Some(UserAgentVersionType::UserAgentVersion(version)) => format!("/{version}"),
+            Some(UserAgentVersionType::UserAgentBuildVersion(build)) => build
+                .version
+                .as_ref()
+                .map(|v| format!("/{}.{}.{}", v.major_number, v.minor_number, v.patch))
+                .unwrap_or_default(),
+            None => String::new(),
+        };
+        self.client = Some(Client {
+            id: node.id.clone(),
+            cluster: node.cluster.clone(),
+            user_agent: format!("{}{version}", node.user_agent_name),
+            view: view.to_owned(),
+        });
+    }
+
+    pub(super) fn node_id(&self) -> &str {
+        self.client.as_ref().map_or("", |client| &client.id)
+    }
+
+    /// Takes a state-of-the-world request.
+    ///
+    /// # Errors
+    /// When it subscribes to too many names.
+    pub fn on_sotw(&mut self, ty: ResourceType, request: &DiscoveryRequest) -> Result<Outcome, TooManyNames> {
+        self.bounded(request.resource_names.len())?;
+        let nack = request.error_detail.as_ref().map(|e| e.message.as_str());
+        let state = &mut self.types[ty.index()];
+        if !state.is_current(&request.response_nonce) {
+            return Ok(Outcome::None);
+        }
+        let outcome = state.answered(&request.response_nonce, nack, false);
+        state.subscribe_exactly(&request.resource_names);
+        Ok(outcome)
+    }
+
+    /// Takes a delta request.
+    ///
+    /// # Errors
+    /// When it subscribes to too many names.
+    pub fn on_delta(
+        &mut self,
+        ty: ResourceType,
+        request: &DeltaDiscoveryRequest,
+    ) -> Result<Outcome, TooManyNames> {
+        let state = &mut self.types[ty.index()];
+        let already = state.names().len();
+        let named = already + request.resource_names_subscribe.len();
+        if named.max(request.initial_resource_versions.len()) > self.max_names {
+            return Err(TooManyNames { max: self.max_names });
+        }
+        let nack = request.error_detail.as_ref().map(|e| e.message.as_str());
+        let outcome = if request.response_nonce.is_empty() {
+            Outcome::None
+        } else {
+            state.answered(&request.response_nonce, nack, true)
+        };
+        state.start_delta(&request.resource_names_subscribe, &request.initial_resource_versions);
+        state.subscribe(&request.resource_names_subscribe);
+        state.unsubscribe(&request.resource_names_unsubscribe);
+        Ok(outcome)
+    }
+
+    /// The next response that may be sent now, if there is one.
+    pub fn next(&mut self, snapshot: &Snapshot, now: Instant) -> Option<Response> {
+        for ty in ResourceType::ALL {
+            self.types[ty.index()].catch_up(snapshot.resources(ty));
+        }
+        let overdue = self.held_since.is_some_and(|since| now >= since + self.order_timeout);
+        let response = self.next_change(overdue).or_else(|| self.next_removal(overdue));
+        let holding = ResourceType::ALL.into_iter().any(|ty| {
+            let state = &self.types[ty.index()];
+            !state.is_in_flight() && state.has_work()
+        });
+        match (holding, &response) {
+            (false, _) => self.held_since = None,
+            (true, None) => {
+                self.held_since.get_or_insert(now);
+            }
+            (true, Some(_)) => {}
+        }
+        response
+    }
+
+    /// When [`Stream::next`] should be asked again although nothing happened.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.held_since.map(|since| since + self.order_timeout)
+    }
+
+    fn next_change(&mut self, overdue: bool) -> Option<Response> {
+        for ty in ResourceType::ALL {
+            let refers = matches!(ty, ResourceType::Listener | ResourceType::Route);
+            if refers && !overdue && self.any_in_flight(&[ResourceType::Cluster, ResourceType::Endpoint]) {
+                return None;
+            }
+            if let Some(part) = self.types[ty.index()].take_changes(self.variant) {
+                return Some(self.respond(ty, part));
+            }
+        }
+        None
+    }
+
+    /// Referrers go before what they refer to.
+    fn next_removal(&mut self, overdue: bool) -> Option<Response> {
+        const REMOVAL_ORDER: [ResourceType; 4] =
+            [ResourceType::Listener, ResourceType::Route, ResourceType::Endpoint, ResourceType::Cluster];
+        for ty in REMOVAL_ORDER {
+            if !overdue && self.any_in_flight(&ResourceType::ALL) {
+                return None;
+            }
+            if let Some(part) = self.types[ty.index()].take_removals(self.variant) {
+                return Some(self.respond(ty, part));
+            }
+        }
+        None
+    }
+
+    fn any_in_flight(&self, types: &[ResourceType]) -> bool {
+        types.iter().any(|ty| self.types[ty.index()].is_in_flight())
+    }
+
+    fn respond(&mut self, ty: ResourceType, part: type_state::Part) -> Response {
+        let nonce = self.next_nonce.to_string();
+        self.next_nonce += 1;
+        let version = self.types[ty.index()].sent(&nonce, &part);
+        Response { ty, nonce, version, resources: part.resources, removed: part.removed }
+    }
+
+    fn bounded(&self, names: usize) -> Result<(), TooManyNames> {
+        if names > self.max_names { Err(TooManyNames { max: self.max_names }) } else { Ok(()) }
+    }
+
+    pub(super) fn status(&self) -> Option<NodeStatus> {
+        let client = self.client.as_ref()?;
+        Some(NodeStatus {
+            id: client.id.clone(),
+            cluster: client.cluster.clone(),
+            user_agent: client.user_agent.clone(),
+            view: client.view.clone(),
+            delta: self.variant == Variant::Delta,
+            connected_at: self.connected_at,
+            types: self.types.iter().filter_map(TypeState::status).collect(),
+        })
+    }
+
+    pub(super) fn tell_acknowledged(
+        &self,
+        view: &str,
+        ty: ResourceType,
+        name: &str,
+        version: &str,
+        answer: &mut Acknowledged,
+    ) {
+        let Some(client) = self.client.as_ref().filter(|c| c.view == view) else { return };
+        let state = &self.types[ty.index()];
+        if state.is_subscribed(name) {
+            let has = state.acknowledged_version(name).is_some_and(|v| &**v == version);
+            if has { &mut answer.yes } else { &mut answer.no }.push(client.id.clone());
+        }
+    }
+}
+
+impl Response {
+    /// As a state-of-the-world message.
+    pub fn into_sotw(self) -> DiscoveryResponse {
+        let type_url = self.ty.type_url();
+        DiscoveryResponse {
+            version_info: self.version,
+            resources: self.resources.into_iter().map(|r| any(type_url, &r)).collect(),
+            type_url: type_url.to_owned(),
+            nonce: self.nonce,
+            ..DiscoveryResponse::default()
+        }
+    }
+
+    /// As a delta message.
+    pub fn into_delta(self) -> DeltaDiscoveryResponse {
+        let type_url = self.ty.type_url();
+        let resources = self.resources.into_iter().map(|r| WireResource {
+            name: r.name.to_string(),
+            version: r.version.to_string(),
+            resource: Some(any(type_url, &r)),
+            ..WireResource::default()
+        });
+        DeltaDiscoveryResponse {
+            system_version_info: self.version,
+            resources: resources.collect(),
+            type_url: type_url.to_owned(),
+            removed_resources: self.removed.iter().map(ToString::to_string).collect(),
+            nonce: self.nonce,
+            ..DeltaDiscoveryResponse::default()
+        }
+    }
+}
+
+fn any(type_url: &str, resource: &Resource) -> Any {
+    Any { type_url: type_url.to_owned(), value: resource.body.to_vec() }
+}
+
+#[cfg(test)]
+mod tests;

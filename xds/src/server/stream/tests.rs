@@ -1,0 +1,324 @@
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::*;
+use crate::pb::envoy::config::cluster::v3::Cluster;
+use crate::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
+use crate::pb::envoy::config::listener::v3::Listener;
+use crate::pb::envoy::config::route::v3::RouteConfiguration;
+use crate::pb::google::rpc::Status;
+use crate::server::Options;
+
+const CDS: ResourceType = ResourceType::Cluster;
+const EDS: ResourceType = ResourceType::Endpoint;
+const LDS: ResourceType = ResourceType::Listener;
+const RDS: ResourceType = ResourceType::Route;
+
+fn cluster(name: &str, revision: u32) -> Cluster {
+    Cluster { name: name.into(), alt_stat_name: revision.to_string(), ..Cluster::default() }
+}
+
+fn world() -> Snapshot {
+    let mut snapshot = Snapshot::default();
+    snapshot.insert(&cluster("a", 1));
+    snapshot.insert(&cluster("b", 1));
+    snapshot.insert(&ClusterLoadAssignment { cluster_name: "a".into(), ..Default::default() });
+    snapshot.insert(&Listener { name: "l".into(), ..Default::default() });
+    snapshot.insert(&RouteConfiguration { name: "r".into(), ..Default::default() });
+    snapshot
+}
+
+/// A stream and a clock that moves only when told.
+struct Peer {
+    stream: Stream,
+    now: Instant,
+}
+
+impl Peer {
+    fn new(variant: Variant) -> Peer {
+        let options = Options::new(|_| Ok(String::new()));
+        Peer { stream: Stream::new(variant, &options), now: Instant::now() }
+    }
+
+    fn subscribe(&mut self, ty: ResourceType, names: &[&str]) {
+        let names: Vec<String> = names.iter().map(ToString::to_string).collect();
+        match self.stream.variant {
+            Variant::Sotw => {
+                let request = DiscoveryRequest { resource_names: names, ..Default::default() };
+                self.stream.on_sotw(ty, &request).unwrap();
+            }
+            Variant::Delta => {
+                let request = DeltaDiscoveryRequest { resource_names_subscribe: names, ..Default::default() };
+                self.stream.on_delta(ty, &request).unwrap();
+            }
+        }
+    }
+
+    fn next(&mut self, snapshot: &Snapshot) -> Option<Response> {
+        self.stream.next(snapshot, self.now)
+    }
+
+    fn answer(&mut self, response: &Response, error: Option<&str>) -> Outcome {
+        let error_detail =
+            error.map(|message| Status { code: 3, message: message.into(), details: Vec::new() });
+        let response_nonce = response.nonce.clone();
+        match self.stream.variant {
+            Variant::Sotw => {
+                let names = self.stream.types[response.ty.index()].names();
+                let resource_names = names.iter().map(ToString::to_string).collect();
+                let request =
+                    DiscoveryRequest { response_nonce, error_detail, resource_names, ..Default::default() };
+                self.stream.on_sotw(response.ty, &request).unwrap()
+            }
+            Variant::Delta => {
+                let request = DeltaDiscoveryRequest { response_nonce, error_detail, ..Default::default() };
+                self.stream.on_delta(response.ty, &request).unwrap()
+            }
+        }
+    }
+
+    /// Takes and acknowledges everything there is.
+    fn drain(&mut self, snapshot: &Snapshot) -> Vec<Response> {
+        let mut all = Vec::new();
+        while let Some(response) = self.next(snapshot) {
+            assert_eq!(self.answer(&response, None), Outcome::Ack);
+            all.push(response);
+        }
+        all
+    }
+}
+
+fn names(response: &Response) -> Vec<&str> {
+    response.resources.iter().map(|r| &*r.name).collect()
+}
+
+fn both(test: impl Fn(Peer)) {
+    test(Peer::new(Variant::Sotw));
+    test(Peer::new(Variant::Delta));
+}
+
+#[test]
+fn an_empty_first_subscription_to_clusters_means_all() {
+    both(|mut peer| {
+        peer.subscribe(CDS, &[]);
+        assert_eq!(names(&peer.next(&world()).unwrap()), ["a", "b"]);
+    });
+}
+
+#[test]
+fn an_empty_first_subscription_to_endpoints_means_none() {
+    both(|mut peer| {
+        peer.subscribe(EDS, &[]);
+        assert_eq!(peer.next(&world()), None);
+    });
+}
+
+#[test]
+fn who_wants_everything_is_told_even_that_there_is_nothing() {
+    both(|mut peer| {
+        peer.subscribe(CDS, &[]);
+        assert_eq!(names(&peer.next(&Snapshot::default()).unwrap()), [""; 0]);
+        assert_eq!(peer.next(&Snapshot::default()), None);
+    });
+}
+
+#[test]
+fn nothing_is_sent_twice() {
+    both(|mut peer| {
+        peer.subscribe(CDS, &["*"]);
+        assert_eq!(peer.drain(&world()).len(), 1);
+        assert_eq!(peer.drain(&world()), []);
+    });
+}
+
+#[test]
+fn changes_while_a_response_is_under_way_are_coalesced() {
+    let mut peer = Peer::new(Variant::Delta);
+    peer.subscribe(CDS, &["*"]);
+    let mut snapshot = world();
+    let first = peer.next(&snapshot).unwrap();
+    for revision in 2..1_000 {
+        snapshot.insert(&cluster("a", revision));
+        assert_eq!(peer.next(&snapshot), None);
+    }
+    peer.answer(&first, None);
+    let second = peer.next(&snapshot).unwrap();
+    assert_eq!(second.resources, [snapshot.get(CDS, "a").unwrap().clone()]);
+}
+
+#[test]
+fn listeners_and_routes_wait_for_clusters_and_endpoints() {
+    both(|mut peer| {
+        for (ty, names) in [(RDS, &["r"][..]), (LDS, &[]), (EDS, &["a"]), (CDS, &[])] {
+            peer.subscribe(ty, names);
+        }
+        let snapshot = world();
+        let (clusters, endpoints) = (peer.next(&snapshot).unwrap(), peer.next(&snapshot).unwrap());
+        assert_eq!((clusters.ty, endpoints.ty), (CDS, EDS));
+        assert_eq!(peer.next(&snapshot), None);
+        peer.answer(&clusters, None);
+        assert_eq!(peer.next(&snapshot), None);
+        peer.answer(&endpoints, None);
+        assert_eq!(peer.next(&snapshot).unwrap().ty, LDS);
+        assert_eq!(peer.next(&snapshot).unwrap().ty, RDS);
+    });
+}
+
+#[test]
+fn a_peer_that_does_not_answer_delays_the_order_but_does_not_stop_it() {
+    both(|mut peer| {
+        peer.subscribe(CDS, &[]);
+        peer.subscribe(LDS, &[]);
+        let snapshot = world();
+        assert_eq!(peer.next(&snapshot).unwrap().ty, CDS);
+        assert_eq!(peer.next(&snapshot), None);
+        peer.now = peer.stream.deadline().unwrap();
+        assert_eq!(peer.next(&snapshot).unwrap().ty, LDS);
+        assert!(peer.now.elapsed() < Duration::from_secs(5));
+    });
+}
+
+#[test]
+fn removals_come_last_and_referrers_first() {
+    let mut peer = Peer::new(Variant::Delta);
+    for (ty, names) in [(CDS, &["*"][..]), (EDS, &["a"]), (LDS, &["*"]), (RDS, &["r"])] {
+        peer.subscribe(ty, names);
+    }
+    peer.drain(&world());
+    let mut after = Snapshot::default();
+    after.insert(&cluster("c", 1));
+    let order: Vec<(ResourceType, usize, usize)> =
+        peer.drain(&after).iter().map(|r| (r.ty, r.resources.len(), r.removed.len())).collect();
+    assert_eq!(order, [(CDS, 1, 0), (LDS, 0, 1), (RDS, 0, 1), (EDS, 0, 1), (CDS, 0, 2)]);
+}
+
+#[test]
+fn in_state_of_the_world_what_is_missing_is_removed_in_a_second_step() {
+    let mut peer = Peer::new(Variant::Sotw);
+    peer.subscribe(CDS, &[]);
+    peer.drain(&world());
+    let mut after = Snapshot::default();
+    after.insert(&cluster("c", 1));
+    let steps = peer.drain(&after);
+    assert_eq!(steps.iter().map(names).collect::<Vec<_>>(), [vec!["a", "b", "c"], vec!["c"]]);
+}
+
+#[test]
+fn a_stale_nonce_changes_nothing() {
+    both(|mut peer| {
+        peer.subscribe(CDS, &["*"]);
+        let response = peer.next(&world()).unwrap();
+        let stale = Response { nonce: "0".into(), ..response.clone() };
+        assert_eq!(peer.answer(&stale, Some("old")), Outcome::None);
+        assert_eq!(peer.answer(&response, None), Outcome::Ack);
+        assert!(peer.stream.types[CDS.index()].status().unwrap().in_sync);
+    });
+}
+
+#[test]
+fn a_refused_version_is_not_sent_again_until_it_changes() {
+    both(|mut peer| {
+        peer.subscribe(RDS, &["r"]);
+        let mut snapshot = world();
+        let response = peer.next(&snapshot).unwrap();
+        assert_eq!(peer.answer(&response, Some("virtual_hosts: none")), Outcome::Nack);
+        assert_eq!(peer.next(&snapshot), None);
+        let status = peer.stream.types[RDS.index()].status().unwrap();
+        assert_eq!(status.nack.unwrap().message, "virtual_hosts: none");
+        assert!(!status.in_sync);
+
+        let fixed =
+            RouteConfiguration { name: "r".into(), ignore_port_in_host_matching: true, ..Default::default() };
+        snapshot.insert(&fixed);
+        assert_eq!(peer.drain(&snapshot).len(), 1);
+        assert_eq!(peer.stream.types[RDS.index()].status().unwrap().nack, None);
+    });
+}
+
+#[test]
+fn one_bad_resource_among_many_is_found_and_the_rest_acknowledged() {
+    let mut peer = Peer::new(Variant::Delta);
+    peer.subscribe(CDS, &["*"]);
+    let mut snapshot = Snapshot::default();
+    for i in 0..100 {
+        snapshot.insert(&cluster(&format!("c{i:02}"), 1));
+    }
+    let mut responses = 0;
+    while let Some(response) = peer.next(&snapshot) {
+        responses += 1;
+        let bad = names(&response).contains(&"c42");
+        peer.answer(&response, bad.then_some("c42: no"));
+    }
+    let state = &peer.stream.types[CDS.index()];
+    assert_eq!(state.acknowledged_version("c42"), None);
+    assert_eq!((0..100).filter(|i| state.acknowledged_version(&format!("c{i:02}")).is_some()).count(), 99);
+    assert!(responses < 20, "{responses} responses to find one in a hundred");
+}
+
+#[test]
+fn a_name_that_does_not_exist_is_answered_once() {
+    let mut peer = Peer::new(Variant::Delta);
+    peer.subscribe(EDS, &["nobody"]);
+    let response = peer.next(&world()).unwrap();
+    assert_eq!((response.resources.len(), &*response.removed[0]), (0, "nobody"));
+    peer.answer(&response, None);
+    assert_eq!(peer.next(&world()), None);
+}
+
+#[test]
+fn a_name_that_is_subscribed_again_is_sent_again() {
+    let mut peer = Peer::new(Variant::Delta);
+    peer.subscribe(RDS, &["r"]);
+    peer.drain(&world());
+    peer.subscribe(RDS, &["r"]);
+    assert_eq!(names(&peer.next(&world()).unwrap()), ["r"]);
+}
+
+#[test]
+fn what_a_client_still_has_is_not_sent_again() {
+    let snapshot = world();
+    let mut peer = Peer::new(Variant::Delta);
+    let initial_resource_versions = [
+        (String::from("a"), snapshot.get(CDS, "a").unwrap().version.to_string()),
+        (String::from("b"), String::from("older")),
+        (String::from("gone"), String::from("1")),
+    ];
+    let request = DeltaDiscoveryRequest {
+        resource_names_subscribe: vec![String::from("*")],
+        initial_resource_versions: initial_resource_versions.into(),
+        ..Default::default()
+    };
+    peer.stream.on_delta(CDS, &request).unwrap();
+    let responses = peer.drain(&snapshot);
+    assert_eq!(responses.iter().flat_map(names).collect::<Vec<_>>(), ["b"]);
+    assert_eq!(responses.iter().flat_map(|r| &r.removed).map(|n| &**n).collect::<Vec<_>>(), ["gone"]);
+}
+
+#[test]
+fn in_state_of_the_world_names_may_change_with_the_acknowledgement() {
+    let mut peer = Peer::new(Variant::Sotw);
+    let mut snapshot = world();
+    snapshot.insert(&RouteConfiguration { name: "s".into(), ..Default::default() });
+    peer.subscribe(RDS, &["r"]);
+    let response = peer.next(&snapshot).unwrap();
+    let request = DiscoveryRequest {
+        response_nonce: response.nonce,
+        resource_names: vec!["r".into(), "s".into()],
+        ..Default::default()
+    };
+    assert_eq!(peer.stream.on_sotw(RDS, &request).unwrap(), Outcome::Ack);
+    assert_eq!(names(&peer.next(&snapshot).unwrap()), ["s"]);
+}
+
+#[test]
+fn too_many_names_are_refused() {
+    let options = Options { max_names: 3, ..Options::new(|_| Ok(String::new())) };
+    let mut stream = Stream::new(Variant::Delta, &options);
+    let request = |n: usize| DeltaDiscoveryRequest {
+        resource_names_subscribe: (0..n).map(|i| i.to_string()).collect(),
+        ..Default::default()
+    };
+    assert_eq!(stream.on_delta(EDS, &request(3)), Ok(Outcome::None));
+    assert_eq!(stream.on_delta(EDS, &request(1)), Err(TooManyNames { max: 3 }));
+}
