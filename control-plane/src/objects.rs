@@ -6,16 +6,25 @@ use std::sync::Arc;
 use imbl::OrdMap;
 use serde::Serialize;
 
+mod catalogue;
+mod check;
+pub mod directory;
+mod document;
 pub mod duration;
 pub mod migration;
 pub mod pool;
 pub mod problem;
+mod source;
+mod validate;
 pub mod yaml;
 
+pub use catalogue::Loaded;
 pub use gateway_api::gateways::Gateway;
 pub use gateway_api::httproutes::HttpRoute;
 pub use migration::Migration;
 pub use pool::Pool;
+pub use source::DirectorySource;
+pub use validate::{Report, semantic_problems, validate};
 
 /// The namespace of an object that names none.
 pub const DEFAULT_NAMESPACE: &str = "default";

@@ -1,0 +1,92 @@
+//! `pontoon validate`: everything that serving would say about a directory, without serving.
+
+use std::fmt;
+use std::path::Path;
+
+use serde::Serialize;
+
+use super::catalogue::{Catalogue, Loaded, of_file};
+use super::directory;
+use super::problem::{FieldError, Problem, Severity};
+use crate::compile::status::{ConditionType, Statuses};
+use crate::model::Model;
+
+/// What a check found.
+#[derive(Debug, Clone, Serialize)]
+pub struct Report {
+    /// How many files were read.
+    pub files: usize,
+    /// How many objects are good enough to be served, in whole or in part.
+    pub objects: usize,
+    /// What is wrong, in order of file and line.
+    pub problems: Vec<Problem>,
+}
+
+impl Report {
+    /// Whether all would be served as written. Warnings do not count.
+    pub fn is_ok(&self) -> bool {
+        self.errors() == 0
+    }
+
+    /// How many problems keep something from being served as written.
+    pub fn errors(&self) -> usize {
+        self.problems.iter().filter(|problem| problem.severity == Severity::Error).count()
+    }
+}
+
+/// One line a problem, and a line of counts.
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for problem in &self.problems {
+            writeln!(f, "{problem}")?;
+        }
+        let warnings = self.problems.len() - self.errors();
+        write!(
+            f,
+            "{} files, {} objects: {} errors, {warnings} warnings",
+            self.files,
+            self.objects,
+            self.errors()
+        )
+    }
+}
+
+/// Checks a directory, or one file, as serving would. Reads files; call it where blocking is allowed.
+pub fn validate(path: &Path) -> Report {
+    let listing = match directory::list(path) {
+        Ok(listing) => listing,
+        Err(error) => {
+            let problem = of_file(&".".into(), "unreadable", error.to_string());
+            return Report { files: 0, objects: 0, problems: vec![problem] };
+        }
+    };
+    let files = listing.iter().map(|(name, signature)| (name.clone(), directory::read(signature))).collect();
+    let loaded = Catalogue::default().update(&files);
+    let model = Model { objects: loaded.objects.clone(), ..Model::default() };
+    let statuses = crate::compile::compile(&model).statuses;
+    let mut problems = loaded.problems.to_vec();
+    problems.extend(semantic_problems(&loaded, &statuses));
+    problems.sort();
+    problems.dedup();
+    Report { files: listing.len(), objects: loaded.len(), problems }
+}
+
+/// What the compiler refused, with file and line: the same in `validate` and in a running control plane.
+pub fn semantic_problems(loaded: &Loaded, statuses: &Statuses) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    for (object, conditions) in statuses.iter() {
+        for condition in conditions.iter().filter(|condition| !condition.status) {
+            let error =
+                FieldError::new(condition.field.as_str(), condition.reason, condition.message.as_str());
+            let severity = match condition.kind {
+                ConditionType::Accepted | ConditionType::ResolvedRefs => Severity::Error,
+                ConditionType::Effective => Severity::Warning,
+            };
+            problems.extend(loaded.locate(object, error).map(|problem| Problem { severity, ..problem }));
+        }
+    }
+    problems
+}
+
+#[cfg(test)]
+mod tests;

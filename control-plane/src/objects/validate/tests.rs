@@ -1,0 +1,69 @@
+use super::*;
+
+const GATEWAY: &str = "apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {name: edge}\nspec:\n  gatewayClassName: pontoon\n  listeners:\n  - {name: http, port: 8080, protocol: HTTP}\n";
+
+fn route(rest: &str) -> String {
+    format!(
+        "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {{name: shop}}\nspec:\n  parentRefs: [{{name: edge}}]\n  rules:\n{rest}"
+    )
+}
+
+fn report(files: &[(&str, &str)]) -> Report {
+    let folder = tempfile::tempdir().expect("a folder");
+    for (name, text) in files {
+        std::fs::write(folder.path().join(name), text).expect("written");
+    }
+    validate(folder.path())
+}
+
+fn lines(report: &Report) -> Vec<String> {
+    report.problems.iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn a_good_directory_has_nothing_to_say() {
+    let shop = route("  - backendRefs: [{name: shop}]\n");
+    let report = report(&[("gateway.yaml", GATEWAY), ("route.yaml", &shop)]);
+    assert!(report.is_ok(), "{report}");
+    assert_eq!(report.to_string(), "2 files, 2 objects: 0 errors, 0 warnings");
+}
+
+#[test]
+fn what_the_compiler_refuses_has_file_and_line() {
+    let shop = route(
+        "  - backendRefs:\n    - {name: inventori, kind: Pool, group: pontoon.dev}\n  - matches:\n    - path: {type: PathPrefix, value: shop}\n    backendRefs: [{name: shop}]\n  - filters:\n    - type: CORS\n      cors: {}\n    backendRefs: [{name: shop}]\n",
+    )
+    .replace("name: edge", "name: edg");
+    let pool = "apiVersion: pontoon.dev/v1alpha1\nkind: Pool\nmetadata: {name: inventory}\nspec:\n  dns: {name: a, port: 1}\n";
+    let tls = GATEWAY.to_owned()
+        + "  - {name: https, port: 8443, protocol: HTTPS}\n  - {name: again, port: 8080, protocol: HTTP}\n";
+    let report = report(&[("gateway.yaml", &tls), ("pool.yaml", pool), ("route.yaml", &shop)]);
+    assert_eq!(
+        lines(&report),
+        [
+            "gateway.yaml:8:31: Gateway default/edge: spec.listeners[1].protocol: \"HTTPS\": expected HTTP; TLS and other protocols are not supported by this version (UnsupportedProtocol)",
+            "gateway.yaml:9:5: Gateway default/edge: spec.listeners[2].hostname: listener http has the same port and hostname; it is the one that is served (HostnameConflict)",
+            "route.yaml:5:17: HTTPRoute default/shop: spec.parentRefs[0].name: \"edg\": there is no Gateway default/edg; did you mean edge? (NoMatchingParent)",
+            "route.yaml:8:8: HTTPRoute default/shop: spec.rules[0].backendRefs[0].name: \"inventori\": there is no Pool default/inventori; did you mean inventory? (BackendNotFound)",
+            "route.yaml:10:32: HTTPRoute default/shop: spec.rules[1].matches[0].path.value: \"shop\": expected a path that starts with / (UnsupportedValue)",
+            "route.yaml:13:7: HTTPRoute default/shop: spec.rules[2].filters[0].type: \"CORS\": the filter CORS is not supported by this version; the rule answers 500 (UnsupportedValue)",
+        ]
+    );
+    assert!(!report.is_ok());
+}
+
+#[test]
+fn a_migration_that_no_route_uses_is_a_warning() {
+    let migration = "apiVersion: pontoon.dev/v1alpha1\nkind: Migration\nmetadata: {name: m}\nspec:\n  service: s\n  legacy: {eureka: {application: s}}\n  target: {eureka: {application: t}}\n";
+    let report = report(&[("m.yaml", migration)]);
+    assert!(report.is_ok());
+    assert!(
+        lines(&report)[0].starts_with("m.yaml:5:3: warning: Migration default/m: spec.service"),
+        "{report}"
+    );
+}
+
+#[test]
+fn a_path_that_is_not_there_is_an_error() {
+    assert!(!validate(Path::new("/does/not/exist")).is_ok());
+}
