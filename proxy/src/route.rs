@@ -1,11 +1,22 @@
 //! Which route a request takes, and which cluster of it. The one decision code: serving and `explain` both
 //! call [`RouteTable::decide`], with and without a recording [`Trace`].
 
+mod decide;
+mod hash;
+pub mod matching;
+mod table;
+pub mod trace;
+
+#[cfg(test)]
+mod tests;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri};
 
+pub use self::table::DuplicateDomain;
+pub use self::trace::{Recorded, Step, Trace};
 use crate::upstream::cluster::Cluster;
 
 /// A compiled `RouteConfiguration`.
@@ -15,8 +26,11 @@ pub struct RouteTable {
     pub name: Arc<str>,
     /// The resource's version as the control plane gave it.
     pub version: Arc<str>,
-    /// In resource order. Look-up tables beside it are private to `route`.
+    /// In resource order.
     pub virtual_hosts: Vec<VirtualHost>,
+    /// `ignore_port_in_host_matching`.
+    pub(crate) ignore_port: bool,
+    pub(crate) hosts: table::HostIndex,
 }
 
 /// A compiled `VirtualHost`.
@@ -26,6 +40,7 @@ pub struct VirtualHost {
     pub name: Arc<str>,
     /// In order: the first match wins.
     pub routes: Vec<Arc<Route>>,
+    pub(crate) paths: table::PathIndex,
 }
 
 /// A compiled `Route`.
@@ -33,6 +48,8 @@ pub struct VirtualHost {
 pub struct Route {
     /// For logs and `explain`; made from the position where the resource gives none.
     pub name: Arc<str>,
+    /// Which requests it takes.
+    pub matcher: matching::RouteMatcher,
     /// What to do with a request that matches.
     pub action: Action,
     /// Applied to the request before it is sent.

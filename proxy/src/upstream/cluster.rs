@@ -21,6 +21,13 @@ pub struct Cluster {
     pub endpoints: ArcSwap<EndpointSet>,
 }
 
+impl Cluster {
+    /// A handle without settings: what a route can name before the resource is there.
+    pub fn named(name: Arc<str>) -> Cluster {
+        Cluster { name, settings: ArcSwapOption::empty(), endpoints: ArcSwap::default() }
+    }
+}
+
 /// What a `Cluster` resource says.
 #[derive(Debug)]
 pub struct ClusterSettings {
