@@ -7,10 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use envoy_types::pb::envoy::config::cluster::v3::Cluster;
-use envoy_types::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
-use envoy_types::pb::envoy::config::listener::v3::Listener;
-use envoy_types::pb::envoy::config::route::v3::RouteConfiguration;
+use pontoon_xds::{Resource, ResourceType, Snapshot};
 
 mod backend;
 mod cluster;
@@ -34,29 +31,17 @@ use crate::objects::{Kind, ObjectName, ObjectRef, Objects};
 use status::{ConditionType, Statuses};
 
 /// What a model becomes.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default)]
 pub struct Compiled {
-    /// What each gateway's proxies get, by `namespace/name`.
-    pub views: BTreeMap<Arc<str>, View>,
+    /// What each gateway's proxies get, by `namespace/name`. Snapshots of one [`Compiler`] share what did not
+    /// change.
+    pub views: BTreeMap<Arc<str>, Snapshot>,
     /// What is to be said about each object.
     pub statuses: Arc<Statuses>,
     /// What is to be said about the endpoints of each cluster in use, by the cluster's name.
     pub clusters: BTreeMap<Arc<str>, SourceStatus>,
     /// What each migration is on the wire.
     pub migrations: Arc<BTreeMap<ObjectName, OnTheWire>>,
-}
-
-/// The resources of one view.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct View {
-    /// By name.
-    pub clusters: BTreeMap<Arc<str>, Arc<Cluster>>,
-    /// By the name of their cluster.
-    pub endpoints: BTreeMap<Arc<str>, Arc<ClusterLoadAssignment>>,
-    /// By name.
-    pub listeners: BTreeMap<Arc<str>, Arc<Listener>>,
-    /// By name.
-    pub routes: BTreeMap<Arc<str>, Arc<RouteConfiguration>>,
 }
 
 /// The resources that a migration's state is in.
@@ -81,6 +66,7 @@ pub fn compile(model: &Model) -> Compiled {
 pub struct Compiler {
     plan: Option<Arc<Plan>>,
     built: BTreeMap<Arc<str>, Built>,
+    snapshots: BTreeMap<Arc<str>, Snapshot>,
 }
 
 /// What depends on objects and migrations only.
@@ -98,8 +84,8 @@ struct Plan {
 #[derive(Debug)]
 struct PlannedView {
     clusters: BTreeSet<Arc<str>>,
-    listeners: BTreeMap<Arc<str>, Arc<Listener>>,
-    routes: BTreeMap<Arc<str>, Arc<RouteConfiguration>>,
+    listeners: Vec<Resource>,
+    routes: Vec<Resource>,
 }
 
 /// A cluster as it was built last, with what it was built from.
@@ -107,8 +93,8 @@ struct PlannedView {
 struct Built {
     upstream: Upstream,
     resolved: Resolved,
-    cluster: Arc<Cluster>,
-    endpoints: Option<Arc<ClusterLoadAssignment>>,
+    cluster: Resource,
+    endpoints: Option<Resource>,
 }
 
 impl Compiler {
@@ -119,25 +105,21 @@ impl Compiler {
             _ => self.plan.insert(Arc::new(Plan::new(model))).clone(),
         };
         self.build(&plan, model);
-        let mut compiled = Compiled {
-            views: BTreeMap::new(),
+        self.snapshots.retain(|view, _| plan.views.contains_key(view));
+        for (name, view) in &plan.views {
+            let built = || view.clusters.iter().filter_map(|name| self.built.get(name));
+            let snapshot = self.snapshots.entry(name.clone()).or_default();
+            put(snapshot, ResourceType::Cluster, built().map(|built| &built.cluster));
+            put(snapshot, ResourceType::Endpoint, built().filter_map(|built| built.endpoints.as_ref()));
+            put(snapshot, ResourceType::Listener, &view.listeners);
+            put(snapshot, ResourceType::Route, &view.routes);
+        }
+        Compiled {
+            views: self.snapshots.clone(),
             statuses: plan.statuses.clone(),
             clusters: self.built.iter().map(|(name, b)| (name.clone(), b.resolved.status.clone())).collect(),
             migrations: plan.on_the_wire.clone(),
-        };
-        for (name, planned) in &plan.views {
-            let built = || planned.clusters.iter().filter_map(|name| self.built.get_key_value(name));
-            let view = View {
-                clusters: built().map(|(name, built)| (name.clone(), built.cluster.clone())).collect(),
-                endpoints: built()
-                    .filter_map(|(name, built)| Some((name.clone(), built.endpoints.clone()?)))
-                    .collect(),
-                listeners: planned.listeners.clone(),
-                routes: planned.routes.clone(),
-            };
-            compiled.views.insert(name.clone(), view);
         }
-        compiled
     }
 
     fn build(&mut self, plan: &Plan, model: &Model) {
@@ -150,15 +132,29 @@ impl Compiler {
             }
             let cluster = match before {
                 Some(built) if built.upstream == *upstream => built.cluster.clone(),
-                _ => Arc::new(cluster::cluster(upstream)),
+                _ => Resource::encode(&cluster::cluster(upstream)),
             };
             let endpoints = match upstream.source {
                 Source::Dns { .. } => None,
-                _ => Some(Arc::new(cluster::assignment(name, &resolved.endpoints))),
+                _ => Some(Resource::encode(&cluster::assignment(name, &resolved.endpoints))),
             };
             let built = Built { upstream: upstream.clone(), resolved, cluster, endpoints };
             self.built.insert(name.clone(), built);
         }
+    }
+}
+
+/// Makes the resources of one type these, and touches only those that differ.
+fn put<'r>(snapshot: &mut Snapshot, ty: ResourceType, wanted: impl IntoIterator<Item = &'r Resource>) {
+    let mut gone = snapshot.resources(ty).keys().cloned().collect::<BTreeSet<_>>();
+    for resource in wanted {
+        gone.remove(&resource.name);
+        if snapshot.get(ty, &resource.name) != Some(resource) {
+            snapshot.insert_encoded(ty, resource.clone());
+        }
+    }
+    for name in gone {
+        snapshot.remove(ty, &name);
     }
 }
 
@@ -210,10 +206,11 @@ impl Plan {
                     }
                 }
             }
-            let listeners = output.listeners.into_iter().map(|l| (l.name.as_str().into(), Arc::new(l)));
-            let configurations = output.routes.into_iter().map(|r| (r.name.as_str().into(), Arc::new(r)));
-            let view =
-                PlannedView { clusters, listeners: listeners.collect(), routes: configurations.collect() };
+            let view = PlannedView {
+                clusters,
+                listeners: output.listeners.iter().map(Resource::encode).collect(),
+                routes: output.routes.iter().map(Resource::encode).collect(),
+            };
             views.insert(view_name, view);
         }
         Self::settle(objects, &on_the_wire, &mut statuses);
