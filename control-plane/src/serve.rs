@@ -6,4 +6,5 @@ pub mod bridge;
 pub mod http;
 pub mod in_force;
 pub mod metrics;
+pub mod start;
 pub mod world;

@@ -1,5 +1,6 @@
 //! Commands that only look: proxies, audit log, objects, registry.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
@@ -16,6 +17,16 @@ const FOLLOW_INTERVAL: Duration = Duration::from_secs(1);
 pub(super) struct PlainArgs {
     #[command(flatten)]
     api: ApiArgs,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ValidateArgs {
+    /// A folder, or one file.
+    #[arg(value_name = "DIR")]
+    path: PathBuf,
+    /// How to print.
+    #[arg(short, long, value_enum, default_value_t = Format::Table)]
+    output: Format,
 }
 
 #[derive(Debug, Args)]
@@ -196,4 +207,19 @@ pub(super) async fn registry(args: PlainArgs) -> Result<(), CliError> {
             .collect();
         table(&["application", "instances", ""], &rows)
     })
+}
+
+pub(super) fn validate(args: &ValidateArgs) -> Result<(), CliError> {
+    let report = crate::objects::validate(&args.path);
+    print(args.output, &report, |report| report.to_string())?;
+    match report.errors() {
+        0 => Ok(()),
+        1 => Err(CliError::Other(format!("{} would not be served as written", args.path.display()))),
+        errors => Err(CliError::Other(format!("{errors} errors in {}", args.path.display()))),
+    }
+}
+
+pub(super) fn openapi() -> Result<(), CliError> {
+    let text = serde_json::to_string_pretty(&crate::serve::api::document());
+    line(&text.map_err(|error| CliError::Other(error.to_string()))?)
 }
