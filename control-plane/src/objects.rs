@@ -7,7 +7,7 @@ use imbl::OrdMap;
 use serde::Serialize;
 
 mod catalogue;
-mod check;
+pub(crate) mod check;
 pub mod directory;
 mod document;
 pub mod duration;
