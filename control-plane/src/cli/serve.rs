@@ -1,5 +1,6 @@
 //! `pontoon serve`: flags and variables to options, logging, and signals.
 
+use std::io::IsTerminal;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -49,7 +50,7 @@ pub(super) async fn run(args: ServeArgs) -> Result<(), CliError> {
         .map_err(|error| CliError::Other(format!("--log {:?} is no filter: {error}", args.log)))?;
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match args.log_format {
-        LogFormat::Text => log.init(),
+        LogFormat::Text => log.with_ansi(std::io::stderr().is_terminal()).init(),
         LogFormat::Json => log.json().init(),
     }
     let no_signals = |error: std::io::Error| CliError::Other(format!("cannot wait for signals: {error}"));
