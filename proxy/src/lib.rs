@@ -1,7 +1,10 @@
 //! The data plane. Rooms follow a request: `listener`, then `http`, then `route`, `balance`, `resilience`,
 //! `upstream`. Beside the path: `config` (resource to snapshot), `discovery`, `telemetry`, `admin`.
 
+pub mod bootstrap;
 pub mod config;
+pub mod discovery;
+pub mod explain;
 pub mod resilience;
 pub mod route;
 pub mod upstream;
