@@ -273,6 +273,3 @@ impl Plan {
             .for_each(|object| statuses.settle(object));
     }
 }
-
-#[cfg(test)]
-mod tests;

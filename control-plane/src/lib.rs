@@ -6,5 +6,4 @@ pub mod compile;
 pub mod migration;
 pub mod model;
 pub mod objects;
-pub mod registry;
 pub mod serve;

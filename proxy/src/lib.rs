@@ -1,10 +1,13 @@
 //! The data plane. Rooms follow a request: `listener`, then `http`, then `route`, `balance`, `resilience`,
 //! `upstream`. Beside the path: `config` (resource to snapshot), `discovery`, `telemetry`, `admin`.
 
-pub mod bootstrap;
+pub mod balance;
 pub mod config;
-pub mod discovery;
-pub mod explain;
+pub mod error;
+pub mod http;
+mod listener;
 pub mod resilience;
 pub mod route;
+pub mod telemetry;
 pub mod upstream;
+pub mod worker;

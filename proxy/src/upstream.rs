@@ -1,3 +1,5 @@
 //! The other side: clusters, their endpoints, connections to them and the pools those wait in.
 
 pub mod cluster;
+pub(crate) mod connect;
+pub(crate) mod pool;

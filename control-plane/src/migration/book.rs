@@ -76,7 +76,6 @@ impl Book {
     pub fn declarations(
         &mut self,
         objects: &Objects,
-        actor: impl Fn(&ObjectName) -> String,
         world: impl Fn(&ObjectName) -> Circumstances,
         now: Timestamp,
     ) -> Vec<Draft> {
@@ -84,7 +83,7 @@ impl Book {
         let mut drafts = Vec::new();
         for (name, object) in &objects.migrations {
             let declared = Position::declared(&object.spec);
-            let actor = actor(name);
+            let actor = format!("file:{name}");
             let Some(state) = self.states.get(name) else {
                 drafts.push(created(name.clone(), first(declared, actor, now)));
                 continue;

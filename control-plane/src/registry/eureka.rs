@@ -1,3 +1,0 @@
-//! Eureka, both sides of it.
-
-pub mod client;

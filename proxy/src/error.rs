@@ -1,0 +1,130 @@
+//! Why a request was not answered by its upstream: one closed enum, read alike by the access log, the metrics,
+//! the retry rules and the answer's body. Each variant knows whose fault it is and its stable `reason`.
+
+use http::StatusCode;
+
+/// Who is at fault.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// The client.
+    Downstream,
+    /// The endpoint, or the network to it.
+    Upstream,
+    /// This proxy or its configuration.
+    Us,
+}
+
+macro_rules! errors {
+    ($( $(#[doc = $doc:literal])+ $name:ident: $fault:ident, $status:ident, $flag:literal, $reason:literal, $message:literal; )+) => {
+        /// What went wrong with a request. The message says what an operator should look at.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
+        pub enum Error {
+            $( $(#[doc = $doc])+ #[error($message)] $name, )+
+        }
+
+        impl Error {
+            /// All of them, in the order of [`Error::index`].
+            pub const ALL: &[Error] = &[$( Error::$name ),+];
+
+            /// Who is at fault.
+            pub fn fault(self) -> Fault {
+                match self { $( Error::$name => Fault::$fault, )+ }
+            }
+
+            /// The status of the answer where none has been sent yet.
+            pub fn status(self) -> StatusCode {
+                match self { $( Error::$name => StatusCode::$status, )+ }
+            }
+
+            /// Envoy's response flag, `-` where it has none.
+            pub fn flag(self) -> &'static str {
+                match self { $( Error::$name => $flag, )+ }
+            }
+
+            /// A stable `snake_case` word.
+            pub fn reason(self) -> &'static str {
+                match self { $( Error::$name => $reason, )+ }
+            }
+
+            /// The answer's body.
+            pub fn body(self) -> &'static str {
+                match self { $( Error::$name => concat!($reason, ": ", $message, "\n"), )+ }
+            }
+        }
+    };
+}
+
+errors! {
+    /// hyper could not parse the request.
+    Malformed: Downstream, BAD_REQUEST, "DPE", "malformed_request", "the request is not valid HTTP";
+    /// All headers did not arrive in time.
+    HeaderTimeout: Downstream, REQUEST_TIMEOUT, "DPE", "request_header_timeout", "the request's headers did not arrive in time";
+    /// The request target is no path we would send on.
+    BadPath: Downstream, BAD_REQUEST, "DPE", "bad_path", "the path has a malformed or forbidden escape, or leaves its root";
+    /// No host, two hosts, or two different hosts.
+    BadHost: Downstream, BAD_REQUEST, "DPE", "bad_host", "the request needs exactly one valid host";
+    /// A header name has an underscore.
+    UnderscoreHeader: Downstream, BAD_REQUEST, "DPE", "header_underscore", "a header name has an underscore; the listener refuses those";
+    /// `Content-Length` beside HTTP/2 framing that contradicts it, `TE` with more than trailers, and the like.
+    BadHeader: Downstream, BAD_REQUEST, "DPE", "bad_header", "a header that frames the message is not valid here";
+    /// `CONNECT`.
+    ConnectRefused: Downstream, METHOD_NOT_ALLOWED, "DPE", "connect_refused", "CONNECT is not served here";
+    /// The target is too long.
+    UriTooLong: Downstream, URI_TOO_LONG, "DPE", "uri_too_long", "the request target is longer than the listener allows";
+    /// Too many header bytes or fields.
+    HeadersTooLarge: Downstream, REQUEST_HEADER_FIELDS_TOO_LARGE, "DPE", "headers_too_large", "the request has more header bytes or fields than the listener allows";
+    /// The body is larger than allowed.
+    BodyTooLarge: Downstream, PAYLOAD_TOO_LARGE, "DPE", "body_too_large", "the request's body is larger than the listener allows";
+    /// The client went away before the answer was complete.
+    ClientGone: Downstream, BAD_REQUEST, "DC", "client_gone", "the client closed the connection before the answer was complete";
+    /// No virtual host.
+    NoVirtualHost: Us, NOT_FOUND, "NR", "no_virtual_host", "no route configuration has this host; look at the HTTPRoute's hostnames";
+    /// No route.
+    NoRoute: Us, NOT_FOUND, "NR", "no_route", "no route of this host matches; `explain` shows which rule fails where";
+    /// The route configuration has not arrived.
+    NoRouteTable: Us, SERVICE_UNAVAILABLE, "NR", "no_route_configuration", "the listener's routes have not arrived; look at the connection to the control plane";
+    /// The cluster is named but unknown.
+    NoCluster: Us, SERVICE_UNAVAILABLE, "NC", "no_cluster", "the route names a cluster that the control plane has not given";
+    /// Nobody to send it to.
+    NoHealthyUpstream: Upstream, SERVICE_UNAVAILABLE, "UH", "no_healthy_upstream", "the cluster has no endpoint that takes requests; look at the registry";
+    /// The connection was refused or failed.
+    ConnectFailure: Upstream, SERVICE_UNAVAILABLE, "UF", "connect_failure", "no connection to the endpoint; is it running, and does a firewall or NetworkPolicy block its port?";
+    /// The connection took too long.
+    ConnectTimeout: Upstream, SERVICE_UNAVAILABLE, "UF", "connect_timeout", "the endpoint did not accept in the cluster's connect_timeout; is its address right and routed?";
+    /// This machine had no socket to spare.
+    NoSocket: Us, SERVICE_UNAVAILABLE, "UF", "no_socket", "this proxy is out of sockets or local ports; look at its file limit and at net.ipv4.ip_local_port_range";
+    /// HTTP/2 `REFUSED_STREAM`.
+    RefusedStream: Upstream, SERVICE_UNAVAILABLE, "UR", "refused_stream", "the endpoint refused the stream; it is shutting down or over its limit";
+    /// The connection broke before the answer was complete.
+    UpstreamReset: Upstream, BAD_GATEWAY, "UC", "upstream_reset", "the endpoint closed the connection before its answer was complete";
+    /// The answer is not valid HTTP.
+    UpstreamProtocol: Upstream, BAD_GATEWAY, "UPE", "upstream_protocol", "the endpoint's answer is not valid HTTP; does it speak the cluster's protocol?";
+    /// The route's timeout.
+    UpstreamTimeout: Upstream, GATEWAY_TIMEOUT, "UT", "upstream_timeout", "the endpoint did not answer within the route's timeout";
+    /// One try's timeout, with no try left.
+    PerTryTimeout: Upstream, GATEWAY_TIMEOUT, "UT", "per_try_timeout", "no try was answered within the route's per-try timeout";
+    /// No progress in either direction.
+    StreamIdle: Upstream, GATEWAY_TIMEOUT, "SI", "stream_idle_timeout", "no bytes went either way for the stream's idle timeout";
+}
+
+impl Error {
+    /// The position in [`Error::ALL`].
+    pub fn index(self) -> usize {
+        self as usize
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reasons_are_distinct_words_and_indexes_agree() {
+        let mut seen = std::collections::BTreeSet::new();
+        for (position, error) in Error::ALL.iter().enumerate() {
+            assert_eq!(error.index(), position);
+            assert!(seen.insert(error.reason()));
+            assert!(error.reason().bytes().all(|b| b.is_ascii_lowercase() || b == b'_'));
+        }
+    }
+}

@@ -1,0 +1,10 @@
+//! One request, from its head to the end of its answer: checked, normalised, routed, sent on, answered.
+
+pub(crate) mod body;
+pub(crate) mod exchange;
+pub(crate) mod forwarded;
+pub(crate) mod headers;
+pub mod path;
+pub(crate) mod respond;
+pub(crate) mod service;
+pub(crate) mod tunnel;

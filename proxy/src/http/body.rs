@@ -1,0 +1,306 @@
+//! The two bodies on their way through. Frames are passed on one at a time, as the receiver asks for them: what
+//! is not asked for stays in the sender's socket. They count bytes, bound them, and see to it that a stalled
+//! stream ends.
+
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::task::AtomicWaker;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use tokio::time::Instant;
+
+use super::exchange::Exchange;
+use crate::error::Error;
+use crate::upstream::pool::Lease;
+use crate::worker::local::Timer;
+
+/// How long a client's `Expect: 100-continue` is held back for an upstream that does not answer it: clients
+/// themselves wait about that long (RFC 9110, 10.1.1, knows no number).
+const CONTINUE_WAIT: Duration = Duration::from_secs(1);
+
+/// Held shut until the upstream says `100 Continue`.
+#[derive(Debug, Default)]
+pub(crate) struct Gate {
+    open: AtomicBool,
+    waker: AtomicWaker,
+}
+
+impl Gate {
+    pub(crate) fn open(&self) {
+        self.open.store(true, Ordering::Release);
+        self.waker.wake();
+    }
+}
+
+/// The client's body on its way to the upstream.
+pub(crate) struct RequestBody {
+    /// `None`: there is none.
+    stream: Option<Stream>,
+}
+
+struct Stream {
+    incoming: Incoming,
+    exchange: Rc<Exchange>,
+    left: u64,
+    gate: Option<(Arc<Gate>, Timer)>,
+}
+
+impl RequestBody {
+    pub(crate) fn empty() -> Self {
+        Self { stream: None }
+    }
+
+    /// `limit` 0 is none. With a gate, nothing is read before it opens.
+    pub(crate) fn new(
+        incoming: Incoming,
+        exchange: &Rc<Exchange>,
+        limit: u64,
+        gate: Option<Arc<Gate>>,
+    ) -> Self {
+        if incoming.is_end_stream() {
+            exchange.request_done.set(true);
+            return Self::empty();
+        }
+        let gate = gate.map(|gate| (gate, exchange.worker().timer(Instant::now() + CONTINUE_WAIT)));
+        let left = if limit == 0 { u64::MAX } else { limit };
+        Self { stream: Some(Stream { incoming, exchange: Rc::clone(exchange), left, gate }) }
+    }
+}
+
+impl Stream {
+    fn poll_gate(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some((gate, timer)) = &mut self.gate else { return Poll::Ready(()) };
+        gate.waker.register(cx.waker());
+        let waited = timer.sleep().is_none_or(|sleep| sleep.poll(cx).is_ready());
+        if waited || gate.open.load(Ordering::Acquire) {
+            self.gate = None;
+            return Poll::Ready(());
+        }
+        Poll::Pending
+    }
+
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        ready!(self.poll_gate(cx));
+        let exchange = &self.exchange;
+        match ready!(Pin::new(&mut self.incoming).poll_frame(cx)) {
+            Some(Ok(frame)) => {
+                exchange.progressed();
+                if let Some(data) = frame.data_ref() {
+                    let length = data.len() as u64;
+                    exchange.received.set(exchange.received.get() + length);
+                    match self.left.checked_sub(length) {
+                        Some(left) => self.left = left,
+                        None => return Poll::Ready(Some(Err(exchange.fail(Error::BodyTooLarge)))),
+                    }
+                }
+                if self.incoming.is_end_stream() {
+                    exchange.request_done.set(true);
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Some(Err(_)) => Poll::Ready(Some(Err(exchange.fail(Error::ClientGone)))),
+            None => {
+                exchange.request_done.set(true);
+                Poll::Ready(None)
+            }
+        }
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = Error;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        match &mut self.get_mut().stream {
+            Some(stream) => stream.poll_frame(cx),
+            None => Poll::Ready(None),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.stream.as_ref().is_none_or(|stream| stream.incoming.is_end_stream())
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.stream.as_ref().map_or(SizeHint::with_exact(0), |stream| stream.incoming.size_hint())
+    }
+}
+
+/// The answer on its way to the client.
+pub(crate) struct ResponseBody {
+    kind: Kind,
+    exchange: Rc<Exchange>,
+}
+
+enum Kind {
+    /// Our own words.
+    Local(Option<Bytes>),
+    /// The upstream's. The lease goes back to its pool with the last frame.
+    Upstream { incoming: Incoming, lease: Option<Lease>, timer: Timer, bounds: Bounds },
+    /// Nothing more.
+    Done,
+}
+
+/// What bounds an answer in time.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Bounds {
+    /// The route's timeout.
+    pub(crate) total: Option<Instant>,
+    /// Without progress either way.
+    pub(crate) idle: Option<Duration>,
+    /// The progress seen when the timer was set.
+    pub(crate) seen: u32,
+}
+
+/// Where nothing bounds a stream, the timer is set this far off.
+pub(crate) const FAR: Duration = Duration::from_secs(24 * 3600);
+
+impl ResponseBody {
+    pub(crate) fn local(exchange: &Rc<Exchange>, body: Bytes) -> Self {
+        if body.is_empty() {
+            exchange.response_done.set(true);
+        }
+        Self { kind: Kind::Local((!body.is_empty()).then_some(body)), exchange: Rc::clone(exchange) }
+    }
+
+    pub(crate) fn upstream(
+        exchange: Rc<Exchange>,
+        incoming: Incoming,
+        lease: Lease,
+        timer: Timer,
+        bounds: Bounds,
+    ) -> Self {
+        let mut this =
+            Self { kind: Kind::Upstream { incoming, lease: Some(lease), timer, bounds }, exchange };
+        this.finish_if_ended();
+        this
+    }
+
+    /// Gives the connection back as soon as the last frame is known, rather than when the body is dropped.
+    fn finish_if_ended(&mut self) {
+        if let Kind::Upstream { incoming, .. } = &self.kind
+            && incoming.is_end_stream()
+        {
+            self.finish();
+        }
+    }
+
+    fn finish(&mut self) {
+        self.exchange.response_done.set(true);
+        if let Kind::Upstream { lease: Some(lease), .. } = std::mem::replace(&mut self.kind, Kind::Done)
+            // An upstream that answered before it had read the request: what is left of that would be in the
+            // way of the next.
+            && self.exchange.request_done.get()
+        {
+            lease.give_back(self.exchange.worker().coarse_now());
+        }
+    }
+}
+
+impl Body for ResponseBody {
+    type Data = Bytes;
+    type Error = Error;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        let this = self.get_mut();
+        let exchange = &this.exchange;
+        match &mut this.kind {
+            Kind::Done => Poll::Ready(None),
+            Kind::Local(body) => {
+                exchange.response_done.set(true);
+                let body = body.take();
+                exchange.sent.set(body.as_ref().map_or(0, |body| body.len() as u64));
+                this.kind = Kind::Done;
+                Poll::Ready(body.map(|body| Ok(Frame::data(body))))
+            }
+            Kind::Upstream { incoming, timer, bounds, .. } => match Pin::new(incoming).poll_frame(cx) {
+                Poll::Ready(Some(Ok(frame))) => {
+                    exchange.progressed();
+                    if let Some(data) = frame.data_ref() {
+                        exchange.sent.set(exchange.sent.get() + data.len() as u64);
+                    }
+                    this.finish_if_ended();
+                    Poll::Ready(Some(Ok(frame)))
+                }
+                Poll::Ready(Some(Err(_))) => {
+                    let error = exchange.fail(Error::UpstreamReset);
+                    this.kind = Kind::Done;
+                    Poll::Ready(Some(Err(error)))
+                }
+                Poll::Ready(None) => {
+                    this.finish();
+                    Poll::Ready(None)
+                }
+                Poll::Pending => {
+                    let error = ready!(bounds.poll(timer, exchange, cx));
+                    let error = exchange.fail(error);
+                    this.kind = Kind::Done;
+                    Poll::Ready(Some(Err(error)))
+                }
+            },
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.kind {
+            Kind::Local(body) => body.is_none(),
+            Kind::Upstream { incoming, .. } => incoming.is_end_stream(),
+            Kind::Done => true,
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.kind {
+            Kind::Local(body) => SizeHint::with_exact(body.as_ref().map_or(0, |body| body.len() as u64)),
+            Kind::Upstream { incoming, .. } => incoming.size_hint(),
+            Kind::Done => SizeHint::with_exact(0),
+        }
+    }
+}
+
+impl Bounds {
+    /// Ready with the bound that was broken. The timer stands at the earliest of them or before it.
+    pub(crate) fn poll(
+        &mut self,
+        timer: &mut Timer,
+        exchange: &Exchange,
+        cx: &mut Context<'_>,
+    ) -> Poll<Error> {
+        loop {
+            let Some(mut sleep) = timer.sleep() else { return Poll::Pending };
+            ready!(sleep.as_mut().poll(cx));
+            let now = Instant::now();
+            if self.total.is_some_and(|total| now >= total) {
+                return Poll::Ready(Error::UpstreamTimeout);
+            }
+            let progress = exchange.progress.get();
+            if self.idle.is_some()
+                && progress == self.seen
+                && sleep.deadline() <= now
+                && self.armed_idle(sleep.deadline())
+            {
+                return Poll::Ready(Error::StreamIdle);
+            }
+            self.seen = progress;
+            sleep.as_mut().reset(self.next(now));
+        }
+    }
+
+    /// Whether the timer that has fired had been set for the idle time.
+    fn armed_idle(&self, deadline: Instant) -> bool {
+        self.total.is_none_or(|total| deadline < total)
+    }
+
+    /// When to look again.
+    pub(crate) fn next(&self, now: Instant) -> Instant {
+        let idle = now + self.idle.unwrap_or(FAR);
+        self.total.map_or(idle, |total| total.min(idle))
+    }
+}

@@ -1,0 +1,187 @@
+//! What is known of one request, shared by its two bodies and written down once, when both have gone.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use http::{HeaderValue, Method, Uri, Version};
+use tokio::time::Instant;
+
+use crate::error::Error;
+use crate::listener::Settings;
+use crate::listener::connection::ConnState;
+use crate::route::Route;
+use crate::telemetry::access_log::Entry;
+use crate::upstream::cluster::Endpoint;
+use crate::worker::local::{ClusterLocal, Worker};
+
+/// One request. Dropped when its answer, and what of its body is still on the way, are done.
+pub(crate) struct Exchange {
+    pub(crate) conn: Rc<ConnState>,
+    pub(crate) start: Instant,
+    pub(crate) settings: Rc<Settings>,
+    pub(crate) cluster: RefCell<Option<Rc<ClusterLocal>>>,
+    pub(crate) error: Cell<Option<Error>>,
+    pub(crate) status: Cell<u16>,
+    pub(crate) attempts: Cell<u32>,
+    pub(crate) received: Cell<u64>,
+    pub(crate) sent: Cell<u64>,
+    /// The request's body has been read to its end.
+    pub(crate) request_done: Cell<bool>,
+    /// The answer has been given to the connection to its end.
+    pub(crate) response_done: Cell<bool>,
+    /// Counts frames either way, so that a timer can tell progress from none.
+    pub(crate) progress: Cell<u32>,
+    log: RefCell<Option<Box<LogHead>>>,
+}
+
+/// What only the access log wants; kept only where there is one.
+struct LogHead {
+    time: SystemTime,
+    method: Method,
+    path: Uri,
+    version: Version,
+    host: Option<HeaderValue>,
+    client: std::net::IpAddr,
+    request_id: Option<HeaderValue>,
+    route: Option<Arc<Route>>,
+    endpoint: Option<Arc<Endpoint>>,
+    first_byte: Option<Instant>,
+}
+
+impl Exchange {
+    pub(crate) fn begin<B>(conn: Rc<ConnState>, request: &http::Request<B>) -> Rc<Self> {
+        let settings = conn.listener.settings();
+        conn.started.set(conn.started.get() + 1);
+        conn.in_flight.set(conn.in_flight.get() + 1);
+        conn.listener.cells.active.add(1);
+        let log = (!settings.sinks.is_empty()).then(|| {
+            Box::new(LogHead {
+                time: SystemTime::now(),
+                method: request.method().clone(),
+                path: request.uri().clone(),
+                version: request.version(),
+                host: request.headers().get(http::header::HOST).cloned(),
+                client: conn.peer.ip(),
+                request_id: None,
+                route: None,
+                endpoint: None,
+                first_byte: None,
+            })
+        });
+        Rc::new(Self {
+            conn,
+            start: Instant::now(),
+            settings,
+            cluster: RefCell::new(None),
+            error: Cell::new(None),
+            status: Cell::new(0),
+            attempts: Cell::new(0),
+            received: Cell::new(0),
+            sent: Cell::new(0),
+            request_done: Cell::new(false),
+            response_done: Cell::new(false),
+            progress: Cell::new(0),
+            log: RefCell::new(log),
+        })
+    }
+
+    pub(crate) fn worker(&self) -> &Rc<Worker> {
+        &self.conn.listener.worker
+    }
+
+    pub(crate) fn progressed(&self) {
+        self.progress.set(self.progress.get().wrapping_add(1));
+        self.conn.frames.set(self.conn.frames.get().wrapping_add(1));
+    }
+
+    /// Notes the error that ends the exchange; the first one counts.
+    pub(crate) fn fail(&self, error: Error) -> Error {
+        let first = self.error.get().unwrap_or(error);
+        self.error.set(Some(first));
+        first
+    }
+
+    pub(crate) fn note_head(
+        &self,
+        path: &Uri,
+        host: &HeaderValue,
+        client: std::net::IpAddr,
+        id: Option<&HeaderValue>,
+    ) {
+        if let Some(log) = self.log.borrow_mut().as_mut() {
+            log.path.clone_from(path);
+            log.host = Some(host.clone());
+            log.client = client;
+            log.request_id = id.cloned();
+        }
+    }
+
+    pub(crate) fn note_route(&self, route: &Arc<Route>) {
+        if let Some(log) = self.log.borrow_mut().as_mut() {
+            log.route = Some(Arc::clone(route));
+        }
+    }
+
+    pub(crate) fn note_endpoint(&self, endpoint: &Arc<Endpoint>) {
+        if let Some(log) = self.log.borrow_mut().as_mut() {
+            log.endpoint = Some(Arc::clone(endpoint));
+        }
+    }
+
+    pub(crate) fn note_first_byte(&self) {
+        if let Some(log) = self.log.borrow_mut().as_mut() {
+            log.first_byte = Some(Instant::now());
+        }
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        if !self.response_done.get() && self.error.get().is_none() {
+            self.error.set(Some(Error::ClientGone));
+        }
+        let (status, error) = (self.status.get(), self.error.get());
+        let elapsed = self.start.elapsed();
+        let listener = &self.conn.listener;
+        listener.cells.active.sub(1);
+        listener.cells.ended(status, error);
+        let cluster = self.cluster.take();
+        if let Some(cluster) = &cluster {
+            cluster.cells.active.sub(1);
+            cluster.cells.ended(status);
+            cluster.cells.latency.observe(elapsed);
+            if error.is_some_and(|error| error.fault() == crate::error::Fault::Upstream) {
+                cluster.cells.failures.add(1);
+            }
+        }
+        if let Some(log) = self.log.take() {
+            let entry = Entry {
+                time: log.time,
+                listener: Arc::clone(&listener.listener.name),
+                method: log.method,
+                path: log.path,
+                version: log.version,
+                host: log.host,
+                client: log.client,
+                request_id: log.request_id,
+                status,
+                error,
+                route: log.route,
+                cluster: cluster.map(|cluster| Arc::clone(&cluster.name)),
+                endpoint: log.endpoint.map(|endpoint| endpoint.address),
+                attempts: self.attempts.get(),
+                received: self.received.get(),
+                sent: self.sent.get(),
+                duration: elapsed,
+                first_byte: log.first_byte.map(|at| at - self.start),
+            };
+            if let Some((last, rest)) = self.settings.sinks.split_last() {
+                rest.iter().for_each(|sink| sink.log(entry.clone()));
+                last.log(entry);
+            }
+        }
+        self.conn.ended_one();
+    }
+}

@@ -1,0 +1,283 @@
+//! The request's and the answer's headers on their way through: one pass that finds what must be refused or
+//! removed, the removal of what belongs to one hop (RFC 9110, 7.6.1), and the route's changes.
+
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, COOKIE, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING,
+    UPGRADE,
+};
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+use crate::config::listener::{Limits, Underscores};
+use crate::error::Error;
+use crate::route::HeaderMutation;
+
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+
+/// What one pass over the headers found.
+#[derive(Debug, Default, Clone, Copy)]
+pub(crate) struct Found {
+    connection: bool,
+    keep_alive: bool,
+    proxy_connection: bool,
+    proxy_authenticate: bool,
+    proxy_authorization: bool,
+    te: bool,
+    transfer_encoding: bool,
+    upgrade: bool,
+    underscore: bool,
+    /// `Expect` is there.
+    pub(crate) expect: bool,
+    /// `X-Forwarded-For`, `-Proto` or `-Host` is there.
+    pub(crate) forwarded: bool,
+    /// More than one `Cookie` line.
+    pub(crate) cookies: u8,
+    hosts: u8,
+}
+
+/// Looks at each header once. Refuses too many, too large, and (as the listener says) underscores.
+pub(crate) fn scan(headers: &HeaderMap, limits: &Limits, underscores: Underscores) -> Result<Found, Error> {
+    if headers.len() > limits.max_headers as usize {
+        return Err(Error::HeadersTooLarge);
+    }
+    let mut found = Found::default();
+    let mut bytes = 0;
+    for (name, value) in headers {
+        let text = name.as_str();
+        bytes += text.len() + value.len() + 4;
+        match text.as_bytes()[0] {
+            b'c' if *name == CONNECTION => found.connection = true,
+            b'c' if *name == COOKIE => found.cookies = found.cookies.saturating_add(1),
+            b'e' if *name == http::header::EXPECT => found.expect = true,
+            b'h' if *name == HOST => found.hosts = found.hosts.saturating_add(1),
+            b'k' if *name == KEEP_ALIVE => found.keep_alive = true,
+            b'p' if *name == PROXY_CONNECTION => found.proxy_connection = true,
+            b'p' if *name == PROXY_AUTHENTICATE => found.proxy_authenticate = true,
+            b'p' if *name == PROXY_AUTHORIZATION => found.proxy_authorization = true,
+            b't' if *name == TE => found.te = true,
+            b't' if *name == TRANSFER_ENCODING => found.transfer_encoding = true,
+            b'u' if *name == UPGRADE => found.upgrade = true,
+            b'x' if text.starts_with("x-forwarded-") => found.forwarded = true,
+            _ => {}
+        }
+        if text.as_bytes().contains(&b'_') {
+            found.underscore = true;
+        }
+    }
+    if bytes > limits.max_header_bytes as usize {
+        return Err(Error::HeadersTooLarge);
+    }
+    if found.underscore && underscores == Underscores::Reject {
+        return Err(Error::UnderscoreHeader);
+    }
+    Ok(found)
+}
+
+impl Found {
+    /// Whether there is exactly one `Host`, none, or (an error) more.
+    pub(crate) fn has_host(&self) -> Result<bool, Error> {
+        if self.hosts > 1 { Err(Error::BadHost) } else { Ok(self.hosts == 1) }
+    }
+}
+
+/// What of a hop's headers has a meaning for the next.
+#[derive(Debug, Default)]
+pub(crate) struct Hop {
+    /// `TE` had `trailers`.
+    pub(crate) trailers: bool,
+    /// `Connection: upgrade` with this protocol.
+    pub(crate) upgrade: Option<HeaderValue>,
+}
+
+/// Removes what belongs to this hop. Must come before any header of our own is set, so that a client cannot
+/// have those removed by naming them in `Connection`.
+pub(crate) fn remove_hop(headers: &mut HeaderMap, found: &Found, underscores: Underscores) -> Hop {
+    let mut hop = Hop::default();
+    if found.te {
+        hop.trailers = headers.get_all(TE).iter().any(|value| has_token(value, "trailers"));
+        headers.remove(TE);
+    }
+    let upgrade = if found.upgrade { headers.remove(UPGRADE) } else { None };
+    if found.connection {
+        remove_listed(headers, &mut hop, upgrade);
+    }
+    if found.keep_alive {
+        headers.remove(KEEP_ALIVE);
+    }
+    if found.proxy_connection {
+        headers.remove(PROXY_CONNECTION);
+    }
+    if found.proxy_authenticate {
+        headers.remove(PROXY_AUTHENTICATE);
+    }
+    if found.proxy_authorization {
+        headers.remove(PROXY_AUTHORIZATION);
+    }
+    if found.transfer_encoding {
+        headers.remove(TRANSFER_ENCODING);
+    }
+    if found.underscore && underscores == Underscores::Drop {
+        let names: Vec<HeaderName> =
+            headers.keys().filter(|name| name.as_str().contains('_')).cloned().collect();
+        for name in names {
+            headers.remove(name);
+        }
+    }
+    hop
+}
+
+fn remove_listed(headers: &mut HeaderMap, hop: &mut Hop, upgrade: Option<HeaderValue>) {
+    let listed: Vec<HeaderValue> = headers.get_all(CONNECTION).iter().cloned().collect();
+    headers.remove(CONNECTION);
+    for value in &listed {
+        for token in tokens(value) {
+            if token.eq_ignore_ascii_case(b"upgrade") {
+                hop.upgrade.clone_from(&upgrade);
+            } else if token.eq_ignore_ascii_case(b"close") || token.eq_ignore_ascii_case(b"keep-alive") {
+                // Handled by the connection.
+            } else if let Ok(name) = HeaderName::from_bytes(token)
+                // They frame or address the message: no sender may have them taken away.
+                && name != HOST
+                && name != CONTENT_LENGTH
+            {
+                headers.remove(name);
+            }
+        }
+    }
+}
+
+/// As [`remove_hop`], for an answer.
+pub(crate) fn remove_response_hop(headers: &mut HeaderMap) {
+    let mut found = Found::default();
+    for name in headers.keys() {
+        match name.as_str().as_bytes()[0] {
+            b'c' if *name == CONNECTION => found.connection = true,
+            b'k' if *name == KEEP_ALIVE => found.keep_alive = true,
+            b'p' if *name == PROXY_CONNECTION => found.proxy_connection = true,
+            b't' if *name == TE => found.te = true,
+            b't' if *name == TRANSFER_ENCODING => found.transfer_encoding = true,
+            b'u' if *name == UPGRADE => found.upgrade = true,
+            _ => {}
+        }
+    }
+    if found.connection
+        || found.keep_alive
+        || found.proxy_connection
+        || found.te
+        || found.transfer_encoding
+        || found.upgrade
+    {
+        remove_hop(headers, &found, Underscores::Allow);
+    }
+}
+
+fn tokens(value: &HeaderValue) -> impl Iterator<Item = &[u8]> {
+    value.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii).filter(|token| !token.is_empty())
+}
+
+/// Whether a comma-separated header has `token`, in any case, with or without parameters.
+pub(crate) fn has_token(value: &HeaderValue, token: &str) -> bool {
+    tokens(value).any(|found| {
+        let name = found.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
+        name.eq_ignore_ascii_case(token.as_bytes())
+    })
+}
+
+/// Joins the `Cookie` lines that HTTP/2 allows apart (RFC 9113, 8.2.3) for an HTTP/1.1 hop.
+pub(crate) fn join_cookies(headers: &mut HeaderMap) {
+    let mut joined = Vec::new();
+    for value in headers.get_all(COOKIE) {
+        if !joined.is_empty() {
+            joined.extend_from_slice(b"; ");
+        }
+        joined.extend_from_slice(value.as_bytes());
+    }
+    if let Ok(value) = HeaderValue::from_maybe_shared(bytes::Bytes::from(joined)) {
+        headers.insert(COOKIE, value);
+    }
+}
+
+/// Applies a route's changes, in order.
+pub(crate) fn mutate(headers: &mut HeaderMap, mutations: &[HeaderMutation]) {
+    for mutation in mutations {
+        match mutation {
+            HeaderMutation::Set(name, value) => {
+                headers.insert(name.clone(), value.clone());
+            }
+            HeaderMutation::Append(name, value) => {
+                headers.append(name.clone(), value.clone());
+            }
+            HeaderMutation::SetIfAbsent(name, value) => {
+                headers.entry(name.clone()).or_insert_with(|| value.clone());
+            }
+            HeaderMutation::Remove(name) => {
+                headers.remove(name);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn limits() -> Limits {
+        Limits { max_header_bytes: 1024, max_headers: 10, max_body_bytes: 0, max_concurrent_streams: 100 }
+    }
+
+    fn map(lines: &[(&'static str, &'static str)]) -> HeaderMap {
+        lines.iter().map(|(n, v)| (HeaderName::from_static(n), HeaderValue::from_static(v))).collect()
+    }
+
+    #[test]
+    fn what_connection_lists_goes_but_never_host_or_length() {
+        let mut headers = map(&[
+            ("connection", "X-Auth, close, host"),
+            ("connection", "content-length,upgrade"),
+            ("x-auth", "1"),
+            ("host", "shop"),
+            ("content-length", "3"),
+            ("keep-alive", "5"),
+            ("te", "gzip, trailers;q=1"),
+            ("proxy-authorization", "x"),
+            ("upgrade", "websocket"),
+            ("x-kept", "1"),
+        ]);
+        let found = scan(&headers, &limits(), Underscores::Reject).unwrap();
+        let hop = remove_hop(&mut headers, &found, Underscores::Reject);
+        assert!(hop.trailers);
+        assert_eq!(hop.upgrade.unwrap(), "websocket");
+        assert_eq!(headers, map(&[("host", "shop"), ("content-length", "3"), ("x-kept", "1")]));
+    }
+
+    #[test]
+    fn an_upgrade_that_connection_does_not_list_is_none() {
+        let mut headers = map(&[("upgrade", "websocket")]);
+        let found = scan(&headers, &limits(), Underscores::Reject).unwrap();
+        assert!(remove_hop(&mut headers, &found, Underscores::Reject).upgrade.is_none());
+        assert!(headers.is_empty());
+    }
+
+    #[test]
+    fn limits_and_underscores() {
+        let many: HeaderMap = (0..11)
+            .map(|n| (HeaderName::try_from(format!("x-{n}")).unwrap(), HeaderValue::from(n)))
+            .collect();
+        assert_eq!(scan(&many, &limits(), Underscores::Reject).unwrap_err(), Error::HeadersTooLarge);
+        let mut long = HeaderMap::new();
+        long.insert("x-long", HeaderValue::try_from("a".repeat(1024)).unwrap());
+        assert_eq!(scan(&long, &limits(), Underscores::Reject).unwrap_err(), Error::HeadersTooLarge);
+        let mut odd = map(&[("x_forwarded_proto", "https"), ("x-a", "1")]);
+        assert_eq!(scan(&odd, &limits(), Underscores::Reject).unwrap_err(), Error::UnderscoreHeader);
+        let found = scan(&odd, &limits(), Underscores::Drop).unwrap();
+        remove_hop(&mut odd, &found, Underscores::Drop);
+        assert_eq!(odd, map(&[("x-a", "1")]));
+    }
+
+    #[test]
+    fn cookies_are_joined() {
+        let mut headers = map(&[("cookie", "a=1"), ("cookie", "b=2")]);
+        join_cookies(&mut headers);
+        assert_eq!(headers, map(&[("cookie", "a=1; b=2")]));
+    }
+}

@@ -1,0 +1,254 @@
+//! Sends a request on: picks an endpoint, leases a connection, waits for the answer's head within the bounds,
+//! and tries again elsewhere where the rules allow it.
+
+use std::error::Error as _;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Poll;
+
+use http::header::{CONNECTION, SET_COOKIE, UPGRADE};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
+use hyper::body::{Body as _, Incoming};
+use tokio::time::Instant;
+
+use super::plan::ForwardPlan;
+use crate::error::Error;
+use crate::http::body::{Bounds, RequestBody, ResponseBody};
+use crate::http::exchange::Exchange;
+use crate::http::headers;
+use crate::http::tunnel::Tunnel;
+use crate::resilience::retry::{self, Failure, Repeatable};
+use crate::upstream::cluster::Endpoint;
+use crate::upstream::pool::Lease;
+use crate::worker::local::Timer;
+
+/// A request's head, kept where it may have to be sent again.
+struct Copy {
+    method: Method,
+    uri: Uri,
+    version: Version,
+    headers: HeaderMap,
+}
+
+pub(super) async fn forward(
+    exchange: &Rc<Exchange>,
+    mut plan: ForwardPlan,
+) -> Result<Response<ResponseBody>, Error> {
+    let Some(action) = plan.action() else { return Err(Error::NoRoute) };
+    let policy = action.retry.clone();
+    let total = action.timeout.map(|timeout| exchange.start + timeout);
+    let mut bounds = Bounds { total, idle: plan.idle, seen: exchange.progress.get() };
+    let mut timer = exchange.worker().timer(bounds.next(exchange.start));
+    let mut slot = Some(std::mem::replace(&mut plan.request, Request::new(RequestBody::empty())));
+    let mut tried: Vec<Arc<Endpoint>> = Vec::new();
+    let mut now = exchange.start;
+    let mut tries = 0;
+    loop {
+        let Some(request) = slot.as_ref() else { return Err(Error::UpstreamReset) };
+        let repeatable = Repeatable {
+            idempotent: retry::is_idempotent(request.method()),
+            bodyless: request.body().is_end_stream(),
+        };
+        let copy = (tries < policy.max_retries
+            && repeatable.bodyless
+            && !plan.upgrade
+            && (policy.on_refused_stream || policy.on_reused_connection && repeatable.idempotent))
+            .then(|| Copy::of(request));
+        tries += 1;
+        exchange.attempts.set(tries);
+        let endpoint = pick(exchange, &plan, now, &tried)?;
+        let attempt = try_once(exchange, &plan, &endpoint, &mut slot, tries > 1, now);
+        let result = bound(
+            exchange,
+            attempt,
+            &mut bounds,
+            &mut timer,
+            policy.per_try_timeout.map(|limit| now + limit),
+        )
+        .await;
+        let failure = match result {
+            Ok((response, lease)) => return answer(exchange, plan, response, lease, bounds, timer),
+            Err(error) => Failure { error, unsent: slot.is_some() },
+        };
+        // An error of the client's, noted by its body, is the cause of what the upstream hop reports.
+        if let Some(error) = exchange.error.get() {
+            return Err(error);
+        }
+        if !retry::again(&policy, failure, repeatable, tries) {
+            return Err(failure.error);
+        }
+        if slot.is_none() {
+            slot = copy.map(Copy::into_request);
+        }
+        if let Some(cluster) = exchange.cluster.borrow().as_ref() {
+            cluster.cells.retries.add(1);
+        }
+        tried.push(endpoint);
+        now = Instant::now();
+    }
+}
+
+impl Copy {
+    fn of(request: &Request<RequestBody>) -> Self {
+        Self {
+            method: request.method().clone(),
+            uri: request.uri().clone(),
+            version: request.version(),
+            headers: request.headers().clone(),
+        }
+    }
+
+    fn into_request(self) -> Request<RequestBody> {
+        let mut request = Request::new(RequestBody::empty());
+        *request.method_mut() = self.method;
+        *request.uri_mut() = self.uri;
+        *request.version_mut() = self.version;
+        *request.headers_mut() = self.headers;
+        request
+    }
+}
+
+fn pick(
+    exchange: &Exchange,
+    plan: &ForwardPlan,
+    now: Instant,
+    tried: &[Arc<Endpoint>],
+) -> Result<Arc<Endpoint>, Error> {
+    let cluster = exchange.cluster.borrow();
+    let cluster = cluster.as_ref().ok_or(Error::NoCluster)?;
+    let now_ms = exchange.worker().since_epoch_ms(now);
+    cluster.pick(&plan.cluster, plan.settings.policy, now_ms, tried).ok_or(Error::NoHealthyUpstream)
+}
+
+/// One try. Leaves the request in `slot` where none of it was sent.
+async fn try_once(
+    exchange: &Exchange,
+    plan: &ForwardPlan,
+    endpoint: &Arc<Endpoint>,
+    slot: &mut Option<Request<RequestBody>>,
+    fresh: bool,
+    now: Instant,
+) -> Result<(Response<Incoming>, Lease), Error> {
+    exchange.note_endpoint(endpoint);
+    let worker = exchange.worker();
+    let leased = worker.pool(endpoint).lease(endpoint, &plan.settings, fresh, now).await;
+    let mut lease = match leased {
+        Ok(lease) => lease,
+        Err(error) => {
+            if matches!(error, Error::ConnectFailure | Error::ConnectTimeout) {
+                endpoint.outlier.connect_failed(worker.since_epoch_ms(Instant::now()));
+            }
+            if let Some(cluster) = exchange.cluster.borrow().as_ref() {
+                cluster.cells.connect_failures.add(1);
+            }
+            return Err(error);
+        }
+    };
+    if !lease.reused {
+        endpoint.outlier.connected();
+        if let Some(cluster) = exchange.cluster.borrow().as_ref() {
+            cluster.cells.connects.add(1);
+        }
+    }
+    let Some(request) = slot.take() else { return Err(Error::UpstreamReset) };
+    match lease.send(request).await {
+        Ok(response) => Ok((response, lease)),
+        Err(mut failed) => {
+            *slot = failed.take_message();
+            Err(classify(failed.error()))
+        }
+    }
+}
+
+/// What hyper says about a hop, in our words.
+fn classify(error: &hyper::Error) -> Error {
+    let mut source = error.source();
+    while let Some(cause) = source {
+        if let Some(h2) = cause.downcast_ref::<h2::Error>() {
+            let refused =
+                h2.reason() == Some(h2::Reason::REFUSED_STREAM) || h2.is_go_away() && h2.is_remote();
+            return if refused {
+                Error::RefusedStream
+            } else if h2.is_io() || h2.is_reset() {
+                Error::UpstreamReset
+            } else {
+                Error::UpstreamProtocol
+            };
+        }
+        source = cause.source();
+    }
+    if error.is_parse() { Error::UpstreamProtocol } else { Error::UpstreamReset }
+}
+
+/// Runs a try within the route's timeout, its own, and the idle time.
+async fn bound<F, T>(
+    exchange: &Exchange,
+    attempt: F,
+    bounds: &mut Bounds,
+    timer: &mut Timer,
+    try_by: Option<Instant>,
+) -> Result<T, Error>
+where
+    F: Future<Output = Result<T, Error>>,
+{
+    let mut attempt = pin!(attempt);
+    let mut try_timer = try_by.map(|deadline| exchange.worker().timer(deadline));
+    poll_fn(|cx| {
+        if let Poll::Ready(result) = attempt.as_mut().poll(cx) {
+            return Poll::Ready(result);
+        }
+        if let Some(sleep) = try_timer.as_mut().and_then(Timer::sleep)
+            && sleep.poll(cx).is_ready()
+        {
+            return Poll::Ready(Err(Error::PerTryTimeout));
+        }
+        bounds.poll(timer, exchange, cx).map(Err)
+    })
+    .await
+}
+
+fn answer(
+    exchange: &Rc<Exchange>,
+    plan: ForwardPlan,
+    response: Response<Incoming>,
+    lease: Lease,
+    bounds: Bounds,
+    timer: Timer,
+) -> Result<Response<ResponseBody>, Error> {
+    exchange.progressed();
+    exchange.note_first_byte();
+    let (mut parts, incoming) = response.into_parts();
+    parts.version = Version::HTTP_11;
+    let switching = parts.status == StatusCode::SWITCHING_PROTOCOLS;
+    if switching && !plan.upgrade {
+        return Err(Error::UpstreamProtocol);
+    }
+    let protocol = if switching { parts.headers.get(UPGRADE).cloned() } else { None };
+    headers::remove_response_hop(&mut parts.headers);
+    if let Some(arm) = plan.arm() {
+        headers::mutate(&mut parts.headers, &arm.response_headers);
+    }
+    headers::mutate(&mut parts.headers, &plan.route.response_headers);
+    if let Some(cookie) = plan.set_cookie {
+        parts.headers.append(SET_COOKIE, cookie);
+    }
+    if switching {
+        let mut response = Response::from_parts(parts, ());
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        if let Some(protocol) = protocol {
+            response.headers_mut().insert(UPGRADE, protocol);
+        }
+        let upstream = hyper::upgrade::on(&mut response);
+        response.extensions_mut().clear();
+        exchange.conn.tunnel.replace(Some(Tunnel { upstream, exchange: Rc::clone(exchange), lease }));
+        return Ok(response.map(|()| ResponseBody::local(exchange, bytes::Bytes::new())));
+    }
+    if plan.upgrade {
+        // What follows an upgrade that was declined may be meant for the other protocol: not read as a request.
+        parts.headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    let body = ResponseBody::upstream(Rc::clone(exchange), incoming, lease, timer, bounds);
+    Ok(Response::from_parts(parts, body))
+}

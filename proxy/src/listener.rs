@@ -1,0 +1,216 @@
+//! Sockets that accept, one a worker and listener, and what a worker keeps for each listener. A listener that is
+//! removed, or a proxy that stops, goes through [`Phase`]s; connections read the phase whenever they are polled.
+
+pub(crate) mod connection;
+pub(crate) mod io;
+
+use std::cell::{Cell, RefCell};
+use std::io as std_io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Waker;
+use std::time::Duration;
+
+use http::HeaderValue;
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
+
+use crate::config::listener::{HttpSettings, Listener};
+use crate::telemetry::access_log::Sink;
+use crate::telemetry::metrics::ListenerCells;
+use crate::worker::local::Worker;
+
+/// Connections the kernel completes before we accept them.
+const BACKLOG: i32 = 4_096;
+/// After an accept that failed for want of files or memory: neither comes back sooner for asking at once.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// How far the end of a listener has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Phase {
+    /// Serving.
+    Running,
+    /// Serving, but each HTTP/1.1 answer asks the client to close: new connections go elsewhere.
+    LameDuck,
+    /// Not accepting; connections end with what they have in flight.
+    Draining,
+    /// Connections end now.
+    Closed,
+}
+
+/// A listener's settings as this worker uses them.
+pub(crate) struct Settings {
+    pub(crate) http: Arc<HttpSettings>,
+    pub(crate) sinks: Vec<Sink>,
+    pub(crate) server: HeaderValue,
+}
+
+/// One worker's part of a listener.
+pub(crate) struct ListenerLocal {
+    pub(crate) listener: Arc<Listener>,
+    pub(crate) worker: Rc<Worker>,
+    pub(crate) cells: Arc<ListenerCells>,
+    settings: RefCell<Rc<Settings>>,
+    phase: Cell<Phase>,
+    /// The phase has changed.
+    changed: Notify,
+    /// The last connection has gone.
+    emptied: Notify,
+    wakers: RefCell<Vec<Option<Waker>>>,
+    free: RefCell<Vec<usize>>,
+    open: Cell<usize>,
+}
+
+impl ListenerLocal {
+    pub(crate) fn new(listener: Arc<Listener>, worker: Rc<Worker>) -> Rc<Self> {
+        let cells = worker.shard.listener(&listener.name);
+        let settings = Rc::new(compile(listener.http.load_full(), &worker));
+        Rc::new(Self {
+            listener,
+            worker,
+            cells,
+            settings: RefCell::new(settings),
+            phase: Cell::new(Phase::Running),
+            changed: Notify::new(),
+            emptied: Notify::new(),
+            wakers: RefCell::default(),
+            free: RefCell::default(),
+            open: Cell::new(0),
+        })
+    }
+
+    /// The settings in force.
+    pub(crate) fn settings(&self) -> Rc<Settings> {
+        let now = self.listener.http.load();
+        let mut kept = self.settings.borrow_mut();
+        if !Arc::ptr_eq(&kept.http, &now) {
+            *kept = Rc::new(compile(Arc::clone(&now), &self.worker));
+        }
+        Rc::clone(&kept)
+    }
+
+    pub(crate) fn phase(&self) -> Phase {
+        self.phase.get()
+    }
+
+    /// Moves on to `phase`, never back, and tells everyone.
+    pub(crate) fn advance(&self, phase: Phase) {
+        if phase <= self.phase.get() {
+            return;
+        }
+        self.phase.set(phase);
+        self.changed.notify_waiters();
+        for waker in self.wakers.borrow().iter().flatten() {
+            waker.wake_by_ref();
+        }
+    }
+
+    pub(crate) fn open(&self) -> usize {
+        self.open.get()
+    }
+
+    /// Waits until no connection is left.
+    pub(crate) async fn empty(&self) {
+        while self.open.get() > 0 {
+            self.emptied.notified().await;
+        }
+    }
+
+    fn register(&self) -> usize {
+        self.open.set(self.open.get() + 1);
+        self.cells.connections.add(1);
+        self.cells.accepted.add(1);
+        match self.free.borrow_mut().pop() {
+            Some(slot) => slot,
+            None => {
+                let mut wakers = self.wakers.borrow_mut();
+                wakers.push(None);
+                wakers.len() - 1
+            }
+        }
+    }
+
+    fn set_waker(&self, slot: usize, waker: &Waker) {
+        if let Some(kept) = self.wakers.borrow_mut().get_mut(slot)
+            && !kept.as_ref().is_some_and(|kept| kept.will_wake(waker))
+        {
+            *kept = Some(waker.clone());
+        }
+    }
+
+    fn deregister(&self, slot: usize) {
+        if let Some(waker) = self.wakers.borrow_mut().get_mut(slot) {
+            *waker = None;
+        }
+        self.free.borrow_mut().push(slot);
+        self.cells.connections.sub(1);
+        self.open.set(self.open.get() - 1);
+        if self.open.get() == 0 {
+            self.emptied.notify_waiters();
+        }
+    }
+}
+
+fn compile(http: Arc<HttpSettings>, worker: &Worker) -> Settings {
+    let sinks = http.access_log.iter().filter_map(|log| match worker.sinks.open(log) {
+        Ok(sink) => Some(sink),
+        Err(error) => {
+            tracing::error!(path = %log.path, %error, "access log cannot be opened; requests are served without it");
+            None
+        }
+    });
+    let sinks = sinks.collect();
+    let server = HeaderValue::from_str(&http.server_name).unwrap_or(HeaderValue::from_static("pontoon"));
+    Settings { http, sinks, server }
+}
+
+/// A listening socket that shares its address with the other workers'. Errors as the system has them.
+pub(crate) fn bind(address: SocketAddr) -> std_io::Result<std::net::TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// Accepts until the listener drains; what the kernel has accepted by then is still served.
+pub(crate) async fn accept(local: Rc<ListenerLocal>, socket: TcpListener) {
+    while local.phase() < Phase::Draining {
+        let changed = local.changed.notified();
+        if local.phase() >= Phase::Draining {
+            break;
+        }
+        let accepted = tokio::select! {
+            accepted = socket.accept() => accepted,
+            () = changed => continue,
+        };
+        match accepted {
+            Ok((stream, peer)) => start(&local, stream, peer),
+            Err(error) if is_about_the_connection(&error) => {}
+            Err(error) => {
+                local.cells.accept_failures.add(1);
+                tracing::warn!(listener = %local.listener.name, %error, "accept failed; is the limit of open files too low?");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+    let mut cx = std::task::Context::from_waker(Waker::noop());
+    while let std::task::Poll::Ready(Ok((stream, peer))) = socket.poll_accept(&mut cx) {
+        start(&local, stream, peer);
+    }
+}
+
+fn is_about_the_connection(error: &std_io::Error) -> bool {
+    use std_io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
+}
+
+fn start(local: &Rc<ListenerLocal>, stream: TcpStream, peer: SocketAddr) {
+    // Not worth a connection.
+    let _ = stream.set_nodelay(true);
+    tokio::task::spawn_local(connection::serve(Rc::clone(local), stream, peer));
+}

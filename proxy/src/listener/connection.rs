@@ -1,0 +1,407 @@
+//! One client connection: which protocol it speaks, its clock, its end. An HTTP/1.1 connection with nothing in
+//! flight is parked after half a second: hyper's buffers are dropped and only the registered socket is kept.
+//! The clock ticks every half second at most, so that no request pays for a timer of the connection's.
+
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::net::SocketAddr;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::HeaderValue;
+use hyper::server::conn::{http1, http2};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, Sleep, timeout};
+
+use super::io::Io;
+use super::{ListenerLocal, Phase, Settings};
+use crate::error::Error;
+use crate::http::service::ProxyService;
+use crate::http::tunnel::Tunnel;
+use crate::upstream::connect::LocalExec;
+
+/// The connection's clock. Idle for one whole tick: parked.
+const TICK: Duration = Duration::from_millis(500);
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// HTTP/2 flow control, as Envoy's edge settings have it.
+const STREAM_WINDOW: u32 = 64 * 1024;
+const CONNECTION_WINDOW: u32 = 1024 * 1024;
+const MAX_SEND_BUFFER: usize = 64 * 1024;
+/// Streams reset by the peer before we have looked at them (rapid reset), and by us for its errors (made you
+/// reset): above it the connection ends with ENHANCE_YOUR_CALM.
+const MAX_PENDING_RESETS: usize = 20;
+const MAX_LOCAL_RESETS: usize = 100;
+const PING_INTERVAL: Duration = Duration::from_secs(30);
+const PING_TIMEOUT: Duration = Duration::from_secs(10);
+/// hyper's smallest.
+const MIN_HEADER_BUFFER: usize = 8_192;
+/// What is still read after an answer that ends the connection, so that the client gets to read it: bytes and
+/// time (RFC 9112, 9.6).
+const LINGER_BYTES: usize = 64 * 1024;
+const LINGER: Duration = Duration::from_secs(2);
+
+/// A connection's state, shared by its driver, its socket and its exchanges.
+pub(crate) struct ConnState {
+    pub(crate) listener: Rc<ListenerLocal>,
+    pub(crate) peer: SocketAddr,
+    /// The peer's address as `X-Forwarded-For` has it.
+    pub(crate) peer_value: HeaderValue,
+    pub(crate) in_flight: Cell<u32>,
+    pub(crate) started: Cell<u64>,
+    /// The socket did not take all we had.
+    pub(crate) write_blocked: Cell<bool>,
+    progress: Cell<u64>,
+    /// Body frames of all exchanges; unlike `progress` it does not count pings.
+    pub(crate) frames: Cell<u64>,
+    /// What the connection becomes once the 101 has been written.
+    pub(crate) tunnel: RefCell<Option<Tunnel>>,
+    slot: usize,
+}
+
+impl ConnState {
+    fn new(listener: Rc<ListenerLocal>, peer: SocketAddr) -> Rc<Self> {
+        let ip = peer.ip().to_canonical();
+        let peer_value = HeaderValue::try_from(ip.to_string()).unwrap_or(HeaderValue::from_static("unknown"));
+        let slot = listener.register();
+        Rc::new(Self {
+            listener,
+            peer: SocketAddr::new(ip, peer.port()),
+            peer_value,
+            in_flight: Cell::new(0),
+            started: Cell::new(0),
+            write_blocked: Cell::new(false),
+            progress: Cell::new(0),
+            frames: Cell::new(0),
+            tunnel: RefCell::new(None),
+            slot,
+        })
+    }
+
+    pub(crate) fn progressed(&self) {
+        self.progress.set(self.progress.get().wrapping_add(1));
+    }
+
+    pub(crate) fn progress(&self) -> u64 {
+        self.progress.get()
+    }
+
+    pub(crate) fn ended_one(&self) {
+        self.in_flight.set(self.in_flight.get() - 1);
+    }
+
+    fn watch(&self, cx: &Context<'_>) {
+        self.listener.set_waker(self.slot, cx.waker());
+    }
+
+    /// Ready when the listener has come to `phase`.
+    pub(crate) fn poll_phase(&self, phase: Phase, cx: &Context<'_>) -> Poll<()> {
+        self.watch(cx);
+        if self.listener.phase() >= phase { Poll::Ready(()) } else { Poll::Pending }
+    }
+}
+
+impl Drop for ConnState {
+    fn drop(&mut self) {
+        self.listener.deregister(self.slot);
+    }
+}
+
+/// Serves a connection to its end.
+pub(crate) async fn serve(listener: Rc<ListenerLocal>, stream: TcpStream, peer: SocketAddr) {
+    let conn = ConnState::new(listener, peer);
+    let Some((io, http2)) = detect(&conn, stream).await else { return };
+    if http2 {
+        serve_http2(&conn, io).await;
+    } else {
+        serve_http1(&conn, io).await;
+    }
+}
+
+/// Tells HTTP/2 with prior knowledge by its preface. Bytes that differ from it are HTTP/1.1's at once; a start of
+/// it that never goes on is given up with the header timeout.
+async fn detect(conn: &Rc<ConnState>, stream: TcpStream) -> Option<(Io, bool)> {
+    let mut io = Io::new(stream, Bytes::new(), Rc::clone(conn));
+    let timeouts = &conn.listener.settings().http.timeouts;
+    if !parked(conn, &io, timeouts.idle).await {
+        return None;
+    }
+    let mut start = [0; PREFACE.len()];
+    let mut have = 0;
+    let read = async {
+        while have < start.len() && start[..have] == PREFACE[..have] {
+            match io.stream.read(&mut start[have..]).await {
+                Ok(0) | Err(_) => return false,
+                Ok(length) => have += length,
+            }
+        }
+        true
+    };
+    let complete = timeout(timeouts.request_headers, read).await;
+    io.prefix = Bytes::copy_from_slice(&start[..have]);
+    match complete {
+        Ok(true) => Some((io, start == *PREFACE)),
+        Ok(false) => None,
+        Err(_) => {
+            refuse_slow(conn, io).await;
+            None
+        }
+    }
+}
+
+/// Waits for bytes without holding a buffer. `false`: the connection has ended instead.
+async fn parked(conn: &ConnState, io: &Io, idle: Duration) -> bool {
+    let mut readable = pin!(io.stream.readable());
+    let mut sleep = pin!(tokio::time::sleep(idle));
+    poll_fn(|cx| {
+        if readable.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(true);
+        }
+        if conn.poll_phase(Phase::Draining, cx).is_ready() || sleep.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(false);
+        }
+        Poll::Pending
+    })
+    .await
+}
+
+/// Why an HTTP/1.1 connection stopped being driven.
+enum End {
+    /// hyper is done with it.
+    Done(hyper::Result<()>),
+    /// Nothing was in flight for a whole tick.
+    Idle,
+    /// The headers did not arrive in time.
+    SlowHeaders,
+    /// It is to end now: the drain time is over, or the client does not read.
+    Closed,
+}
+
+async fn serve_http1(conn: &Rc<ConnState>, mut io: Io) {
+    loop {
+        let settings = conn.listener.settings();
+        let mut http = http1_builder(&settings).serve_connection(TokioIo::new(io), ProxyService::new(conn));
+        let mut clock = Clock::new(conn, &settings);
+        let mut tick = pin!(tokio::time::sleep(TICK));
+        let mut closing = false;
+        let end = poll_fn(|cx| {
+            conn.watch(cx);
+            let phase = conn.listener.phase();
+            if phase == Phase::Closed {
+                return Poll::Ready(End::Closed);
+            }
+            if phase == Phase::Draining && !closing {
+                closing = true;
+                Pin::new(&mut http).graceful_shutdown();
+            }
+            if let Poll::Ready(result) = http.poll_without_shutdown(cx) {
+                return Poll::Ready(End::Done(result));
+            }
+            clock.poll(tick.as_mut(), cx)
+        })
+        .await;
+        let parts = http.into_parts();
+        io = parts.io.into_inner();
+        if io.prefix.is_empty() {
+            io.prefix = parts.read_buf;
+        }
+        match end {
+            End::Done(result) => {
+                if let Some(tunnel) = conn.tunnel.take() {
+                    tunnel.run(conn, io).await;
+                } else {
+                    finish(conn, io, result).await;
+                }
+                return;
+            }
+            End::Idle => {
+                if io.prefix.is_empty() && !parked(conn, &io, settings.http.timeouts.idle).await {
+                    return;
+                }
+            }
+            End::SlowHeaders => return refuse_slow(conn, io).await,
+            End::Closed => return,
+        }
+    }
+}
+
+fn http1_builder(settings: &Settings) -> http1::Builder {
+    let limits = &settings.http.limits;
+    let mut builder = http1::Builder::new();
+    // Ours are counted by the connection's clock: hyper's costs a timer a request, and counts idle time too.
+    builder.header_read_timeout(None);
+    builder.max_header_size((limits.max_header_bytes as usize).max(MIN_HEADER_BUFFER));
+    if limits.max_headers as usize > 100 {
+        builder.max_headers(limits.max_headers as usize);
+    }
+    builder
+}
+
+/// The connection's own timeouts.
+struct Clock<'a> {
+    conn: &'a ConnState,
+    first: u64,
+    headers_by: Instant,
+    /// As of the last tick.
+    started: u64,
+    /// As of the last progress, and when that was.
+    progress: (u64, Instant),
+    stalled_after: Duration,
+}
+
+impl<'a> Clock<'a> {
+    fn new(conn: &'a ConnState, settings: &Settings) -> Self {
+        let now = Instant::now();
+        let timeouts = &settings.http.timeouts;
+        Self {
+            conn,
+            first: conn.started.get(),
+            headers_by: now + timeouts.request_headers,
+            started: conn.started.get(),
+            progress: (conn.progress(), now),
+            stalled_after: timeouts.stream_idle.unwrap_or(timeouts.idle),
+        }
+    }
+
+    fn poll(&mut self, mut tick: Pin<&mut Sleep>, cx: &mut Context<'_>) -> Poll<End> {
+        while tick.as_mut().poll(cx).is_ready() {
+            let now = Instant::now();
+            if let Some(end) = self.look(now) {
+                return Poll::Ready(end);
+            }
+            tick.as_mut().reset(now + TICK);
+        }
+        Poll::Pending
+    }
+
+    fn look(&mut self, now: Instant) -> Option<End> {
+        let conn = self.conn;
+        if conn.progress() != self.progress.0 {
+            self.progress = (conn.progress(), now);
+        }
+        let started = std::mem::replace(&mut self.started, conn.started.get());
+        if conn.write_blocked.get() {
+            // A client that does not read holds its upstream no longer than a stream may idle.
+            return (now - self.progress.1 >= self.stalled_after).then_some(End::Closed);
+        }
+        if conn.in_flight.get() > 0 {
+            return None;
+        }
+        if conn.started.get() == self.first {
+            return (now >= self.headers_by).then_some(End::SlowHeaders);
+        }
+        (started == conn.started.get()).then_some(End::Idle)
+    }
+}
+
+/// Ends a connection after hyper. Where we end it while the client still sends, an early close would reset the
+/// answer on its way: our side is shut, and a little more is read.
+async fn finish(conn: &ConnState, mut io: Io, result: hyper::Result<()>) {
+    if let Err(error) = &result
+        && error.is_parse()
+    {
+        let (status, cause) =
+            if error.is_parse_too_large() { (431, Error::HeadersTooLarge) } else { (400, Error::Malformed) };
+        conn.listener.cells.ended(status, Some(cause));
+    }
+    if io.stream.shutdown().await.is_ok() {
+        linger(&mut io).await;
+    }
+}
+
+async fn linger(io: &mut Io) {
+    let mut waste = [0; 2048];
+    let mut left = LINGER_BYTES;
+    let read = async {
+        while left > 0 {
+            match io.stream.read(&mut waste).await {
+                Ok(0) | Err(_) => return,
+                Ok(length) => left = left.saturating_sub(length),
+            }
+        }
+    };
+    // Whether it ran out of time or of bytes, the connection is dropped.
+    let _ = timeout(LINGER, read).await;
+}
+
+/// 408 to a client that has sent a part of a request and no more; nothing to one that has sent nothing.
+async fn refuse_slow(conn: &ConnState, mut io: Io) {
+    if io.prefix.is_empty() {
+        return;
+    }
+    conn.listener.cells.ended(408, Some(Error::HeaderTimeout));
+    let body = Error::HeaderTimeout.body();
+    let answer = format!(
+        "HTTP/1.1 408 Request Timeout\r\ncontent-type: text/plain\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
+        body.len()
+    );
+    let write = async {
+        if io.stream.write_all(answer.as_bytes()).await.is_ok() {
+            // Nothing to do about a failure: the connection is dropped next.
+            let _ = io.stream.shutdown().await;
+        }
+    };
+    let _ = timeout(LINGER, write).await;
+}
+
+async fn serve_http2(conn: &Rc<ConnState>, io: Io) {
+    let settings = conn.listener.settings();
+    let (limits, timeouts) = (&settings.http.limits, &settings.http.timeouts);
+    let mut http = pin!(
+        http2::Builder::new(LocalExec)
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(limits.max_concurrent_streams)
+            .max_header_list_size(limits.max_header_bytes)
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_send_buf_size(MAX_SEND_BUFFER)
+            .max_pending_accept_reset_streams(MAX_PENDING_RESETS)
+            .max_local_error_reset_streams(MAX_LOCAL_RESETS)
+            .keep_alive_interval(PING_INTERVAL)
+            .keep_alive_timeout(PING_TIMEOUT)
+            .serve_connection(TokioIo::new(io), ProxyService::new(conn))
+    );
+    let mut tick = pin!(tokio::time::sleep(TICK));
+    let stalled_after = timeouts.stream_idle.unwrap_or(timeouts.idle);
+    let mut busy = (conn.started.get(), Instant::now());
+    let mut progress = (conn.frames.get(), Instant::now());
+    let mut closing = false;
+    poll_fn(|cx| {
+        conn.watch(cx);
+        let phase = conn.listener.phase();
+        if phase == Phase::Closed {
+            return Poll::Ready(());
+        }
+        let leaving = phase >= Phase::Draining || phase == Phase::LameDuck && conn.started.get() > 0;
+        if leaving && !closing {
+            closing = true;
+            http.as_mut().graceful_shutdown();
+        }
+        if http.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(());
+        }
+        while tick.as_mut().poll(cx).is_ready() {
+            let now = Instant::now();
+            tick.as_mut().reset(now + TICK);
+            if conn.frames.get() != progress.0 {
+                progress = (conn.frames.get(), now);
+            }
+            if conn.in_flight.get() > 0 || conn.started.get() != busy.0 {
+                busy = (conn.started.get(), now);
+                if now - progress.1 >= stalled_after {
+                    return Poll::Ready(());
+                }
+            } else if now - busy.1 >= timeouts.idle && !closing {
+                closing = true;
+                http.as_mut().graceful_shutdown();
+                cx.waker().wake_by_ref();
+            }
+        }
+        Poll::Pending
+    })
+    .await;
+}

@@ -1,0 +1,99 @@
+//! Whether a request that has failed may be tried once more. The rule that is never bent: not after bytes of a
+//! request that is not idempotent may have gone out (an order must not be paid twice).
+
+use http::Method;
+
+use crate::error::Error;
+use crate::route::RetryPolicy;
+
+/// How a try failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Failure {
+    /// With what.
+    pub error: Error,
+    /// The request is whole and none of it was sent.
+    pub unsent: bool,
+}
+
+/// What of the request can be repeated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Repeatable {
+    /// RFC 9110, 9.2.2.
+    pub idempotent: bool,
+    /// It has no body.
+    pub bodyless: bool,
+}
+
+/// RFC 9110, 9.2.2, for the methods it defines; an unknown one is not.
+pub fn is_idempotent(method: &Method) -> bool {
+    matches!(
+        *method,
+        Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE | Method::PUT | Method::DELETE
+    )
+}
+
+/// Whether to try again after `tries` tries of which the last failed so. No answer has been seen.
+pub fn again(policy: &RetryPolicy, failure: Failure, request: Repeatable, tries: u32) -> bool {
+    if tries > policy.max_retries {
+        return false;
+    }
+    match failure.error {
+        Error::ConnectFailure | Error::ConnectTimeout => policy.on_connect_failure && failure.unsent,
+        // The endpoint says that it has not touched it; we only need to have it still.
+        Error::RefusedStream => policy.on_refused_stream && (failure.unsent || request.bodyless),
+        Error::UpstreamReset => {
+            policy.on_reused_connection && (failure.unsent || request.idempotent && request.bodyless)
+        }
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ALL: RetryPolicy = RetryPolicy {
+        max_retries: 1,
+        per_try_timeout: None,
+        on_connect_failure: true,
+        on_refused_stream: true,
+        on_reused_connection: true,
+    };
+
+    #[test]
+    fn the_matrix() {
+        let get = Repeatable { idempotent: true, bodyless: true };
+        let put = Repeatable { idempotent: true, bodyless: false };
+        let post = Repeatable { idempotent: false, bodyless: false };
+        let empty_post = Repeatable { idempotent: false, bodyless: true };
+        for (error, unsent, request, expected) in [
+            (Error::ConnectFailure, true, post, true),
+            (Error::ConnectTimeout, true, post, true),
+            (Error::NoSocket, true, get, false),
+            (Error::UpstreamReset, true, post, true),
+            (Error::UpstreamReset, false, get, true),
+            (Error::UpstreamReset, false, put, false),
+            (Error::UpstreamReset, false, post, false),
+            (Error::UpstreamReset, false, empty_post, false),
+            (Error::RefusedStream, false, empty_post, true),
+            (Error::RefusedStream, false, post, false),
+            (Error::RefusedStream, true, post, true),
+            (Error::UpstreamTimeout, false, get, false),
+            (Error::UpstreamProtocol, false, get, false),
+            (Error::BodyTooLarge, false, get, false),
+        ] {
+            let failure = Failure { error, unsent };
+            assert_eq!(again(&ALL, failure, request, 1), expected, "{failure:?} {request:?}");
+            assert!(!again(&ALL, failure, request, 2), "one retry is one");
+        }
+        let none = RetryPolicy {
+            on_connect_failure: false,
+            on_refused_stream: false,
+            on_reused_connection: false,
+            ..ALL
+        };
+        for error in Error::ALL {
+            assert!(!again(&none, Failure { error: *error, unsent: true }, get, 1));
+        }
+    }
+}

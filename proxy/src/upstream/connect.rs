@@ -1,0 +1,96 @@
+//! A connection to an endpoint: TCP, then the HTTP handshake. What fails here has sent nothing of a request.
+
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use socket2::{SockRef, TcpKeepalive};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use crate::error::Error;
+use crate::http::body::RequestBody;
+
+/// HTTP/2 upstreams: streams on one connection, as Envoy's edge settings have it.
+pub(crate) const MAX_STREAMS: usize = 100;
+const STREAM_WINDOW: u32 = 256 * 1024;
+const CONNECTION_WINDOW: u32 = 1024 * 1024;
+/// Header bytes of an answer (and of its trailers).
+const MAX_HEADER_BYTES: u32 = 60 * 1024;
+/// A peer that is gone without a word is found within the sum of the two.
+const PING_INTERVAL: Duration = Duration::from_secs(30);
+const PING_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Spawns onto the worker's own thread.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct LocalExec;
+
+impl<F: Future + 'static> hyper::rt::Executor<F> for LocalExec {
+    fn execute(&self, future: F) {
+        tokio::task::spawn_local(future);
+    }
+}
+
+async fn tcp(address: SocketAddr, limit: Duration) -> Result<TcpStream, Error> {
+    let stream = match timeout(limit, TcpStream::connect(address)).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => return Err(classify(&error)),
+        Err(_) => return Err(Error::ConnectTimeout),
+    };
+    // Neither is worth failing a request for.
+    let _ = stream.set_nodelay(true);
+    let _ = SockRef::from(&stream).set_tcp_keepalive(&TcpKeepalive::new().with_time(PING_INTERVAL));
+    Ok(stream)
+}
+
+/// Tells what is wrong with this machine from what is wrong with the endpoint.
+fn classify(error: &io::Error) -> Error {
+    const ENFILE: i32 = 23;
+    const EMFILE: i32 = 24;
+    const EADDRNOTAVAIL: i32 = 99;
+    const ENOBUFS: i32 = 105;
+    match error.raw_os_error() {
+        Some(ENFILE | EMFILE | EADDRNOTAVAIL | ENOBUFS) => Error::NoSocket,
+        _ => Error::ConnectFailure,
+    }
+}
+
+/// An HTTP/1.1 connection; its driver runs until the sender is dropped or the peer closes.
+pub(crate) async fn http1(
+    address: SocketAddr,
+    limit: Duration,
+) -> Result<http1::SendRequest<RequestBody>, Error> {
+    let stream = tcp(address, limit).await?;
+    let (sender, connection) = http1::Builder::new()
+        .max_header_size(MAX_HEADER_BYTES as usize)
+        .handshake(TokioIo::new(stream))
+        .await
+        .map_err(|_| Error::ConnectFailure)?;
+    // How it ends is told to the request in flight; an idle one has nobody to tell.
+    tokio::task::spawn_local(async move { drop(connection.with_upgrades().await) });
+    Ok(sender)
+}
+
+/// An HTTP/2 connection with prior knowledge.
+pub(crate) async fn http2(
+    address: SocketAddr,
+    limit: Duration,
+) -> Result<http2::SendRequest<RequestBody>, Error> {
+    let stream = tcp(address, limit).await?;
+    let (sender, connection) = http2::Builder::new(LocalExec)
+        .timer(TokioTimer::new())
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .initial_max_send_streams(MAX_STREAMS)
+        .max_header_list_size(MAX_HEADER_BYTES)
+        .keep_alive_interval(PING_INTERVAL)
+        .keep_alive_timeout(PING_TIMEOUT)
+        .handshake(TokioIo::new(stream))
+        .await
+        .map_err(|_| Error::ConnectFailure)?;
+    tokio::task::spawn_local(async move { drop(connection.await) });
+    Ok(sender)
+}

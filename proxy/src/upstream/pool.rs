@@ -1,0 +1,249 @@
+//! One worker's connections to one endpoint. HTTP/1.1: idle ones wait in a stack, so that the last used is the
+//! next used and the rest grow old. HTTP/2: streams share connections, and one opening serves all who wait.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::client::conn::{TrySendError, http1, http2};
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use super::cluster::{ClusterSettings, Endpoint, UpstreamProtocol};
+use super::connect::{self, MAX_STREAMS};
+use crate::error::Error;
+use crate::http::body::RequestBody;
+
+/// Idle HTTP/1.1 connections that a worker keeps to one endpoint.
+const MAX_IDLE: usize = 512;
+
+/// The pool of one endpoint. Lives as long as the endpoint is in force; requests in flight hold what they use.
+#[derive(Debug)]
+pub(crate) struct EndpointPool {
+    endpoint: Weak<Endpoint>,
+    idle: RefCell<Vec<Idle>>,
+    shared: RefCell<Vec<Rc<Shared>>>,
+    opening: Cell<bool>,
+    opened: Notify,
+    /// Why the last opening failed, for those who waited for it.
+    failed: Cell<Option<Error>>,
+}
+
+#[derive(Debug)]
+struct Idle {
+    sender: http1::SendRequest<RequestBody>,
+    since: Instant,
+    timeout: Duration,
+}
+
+/// An HTTP/2 connection and the streams this worker has on it.
+#[derive(Debug)]
+struct Shared {
+    sender: http2::SendRequest<RequestBody>,
+    streams: Cell<usize>,
+    idle_since: Cell<Instant>,
+    timeout: Duration,
+}
+
+impl Shared {
+    fn is_usable(&self) -> bool {
+        !self.sender.is_closed() && self.streams.get() < MAX_STREAMS
+    }
+}
+
+enum Connection {
+    Http1(http1::SendRequest<RequestBody>),
+    Http2(Rc<Shared>),
+}
+
+impl EndpointPool {
+    pub(crate) fn new(endpoint: &Arc<Endpoint>) -> Self {
+        Self {
+            endpoint: Arc::downgrade(endpoint),
+            idle: RefCell::default(),
+            shared: RefCell::default(),
+            opening: Cell::new(false),
+            opened: Notify::new(),
+            failed: Cell::new(None),
+        }
+    }
+
+    /// A connection for one request: a live one from the pool, or a new one.
+    pub(crate) async fn lease(
+        self: &Rc<Self>,
+        endpoint: &Arc<Endpoint>,
+        settings: &ClusterSettings,
+        fresh: bool,
+        now: Instant,
+    ) -> Result<Lease, Error> {
+        match settings.protocol {
+            UpstreamProtocol::Http1 => {
+                if !fresh && let Some(sender) = self.take_idle(now) {
+                    return Ok(self.lend(endpoint, Connection::Http1(sender), true, settings));
+                }
+                let sender = connect::http1(endpoint.address, settings.connect_timeout).await?;
+                Ok(self.lend(endpoint, Connection::Http1(sender), false, settings))
+            }
+            UpstreamProtocol::Http2 => {
+                let (shared, reused) = self.shared(endpoint, settings, now).await?;
+                shared.streams.set(shared.streams.get() + 1);
+                Ok(self.lend(endpoint, Connection::Http2(shared), reused, settings))
+            }
+        }
+    }
+
+    fn lend(
+        self: &Rc<Self>,
+        endpoint: &Arc<Endpoint>,
+        connection: Connection,
+        reused: bool,
+        settings: &ClusterSettings,
+    ) -> Lease {
+        endpoint.active.fetch_add(1, Relaxed);
+        endpoint.requests.fetch_add(1, Relaxed);
+        Lease {
+            connection: Some(connection),
+            endpoint: Arc::clone(endpoint),
+            pool: Rc::clone(self),
+            idle_timeout: settings.idle_timeout,
+            reused,
+        }
+    }
+
+    fn take_idle(&self, now: Instant) -> Option<http1::SendRequest<RequestBody>> {
+        let mut idle = self.idle.borrow_mut();
+        let mut at = idle.len();
+        while at > 0 {
+            at -= 1;
+            if idle[at].sender.is_closed()
+                || now.saturating_duration_since(idle[at].since) >= idle[at].timeout
+            {
+                idle.remove(at);
+            } else if idle[at].sender.is_ready() {
+                return Some(idle.remove(at).sender);
+            }
+        }
+        None
+    }
+
+    async fn shared(
+        &self,
+        endpoint: &Arc<Endpoint>,
+        settings: &ClusterSettings,
+        now: Instant,
+    ) -> Result<(Rc<Shared>, bool), Error> {
+        loop {
+            let found = self.shared.borrow().iter().rev().find(|shared| shared.is_usable()).map(Rc::clone);
+            if let Some(shared) = found {
+                return Ok((shared, true));
+            }
+            if !self.opening.get() {
+                break;
+            }
+            self.opened.notified().await;
+            let usable = self.shared.borrow().iter().any(|shared| shared.is_usable());
+            if let (false, Some(error)) = (usable, self.failed.get()) {
+                return Err(error);
+            }
+        }
+        let opening = Opening::new(self);
+        let result = connect::http2(endpoint.address, settings.connect_timeout).await;
+        self.failed.set(result.as_ref().err().copied());
+        let shared = result.map(|sender| {
+            Rc::new(Shared {
+                sender,
+                streams: Cell::new(0),
+                idle_since: Cell::new(now),
+                timeout: settings.idle_timeout,
+            })
+        });
+        if let Ok(shared) = &shared {
+            self.shared.borrow_mut().push(Rc::clone(shared));
+        }
+        drop(opening);
+        shared.map(|shared| (shared, false))
+    }
+
+    /// Drops what has closed or idled too long. `false`: the endpoint has gone, drop the pool.
+    pub(crate) fn sweep(&self, now: Instant) -> bool {
+        self.idle.borrow_mut().retain(|idle| {
+            !idle.sender.is_closed() && now.saturating_duration_since(idle.since) < idle.timeout
+        });
+        self.shared.borrow_mut().retain(|shared| {
+            let rested = shared.streams.get() == 0
+                && now.saturating_duration_since(shared.idle_since.get()) >= shared.timeout;
+            !shared.sender.is_closed() && !rested
+        });
+        self.endpoint.strong_count() > 0
+    }
+}
+
+/// Lets the waiting go on, whatever becomes of the opening.
+struct Opening<'a>(&'a EndpointPool);
+
+impl<'a> Opening<'a> {
+    fn new(pool: &'a EndpointPool) -> Self {
+        pool.opening.set(true);
+        pool.failed.set(None);
+        Self(pool)
+    }
+}
+
+impl Drop for Opening<'_> {
+    fn drop(&mut self) {
+        self.0.opening.set(false);
+        self.0.opened.notify_waiters();
+    }
+}
+
+/// A connection on loan to one exchange, which counts as in flight at the endpoint until this is dropped.
+pub(crate) struct Lease {
+    connection: Option<Connection>,
+    endpoint: Arc<Endpoint>,
+    pool: Rc<EndpointPool>,
+    idle_timeout: Duration,
+    /// The connection has carried a request before.
+    pub(crate) reused: bool,
+}
+
+impl Lease {
+    /// Sends the request. The error holds the request where nothing of it was sent.
+    pub(crate) async fn send(
+        &mut self,
+        request: Request<RequestBody>,
+    ) -> Result<Response<Incoming>, TrySendError<Request<RequestBody>>> {
+        match &mut self.connection {
+            Some(Connection::Http1(sender)) => sender.try_send_request(request).await,
+            Some(Connection::Http2(shared)) => shared.sender.clone().try_send_request(request).await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Gives the connection back after an exchange that both sides have completed.
+    pub(crate) fn give_back(mut self, now: Instant) {
+        if let Some(Connection::Http1(sender)) =
+            self.connection.take_if(|c| matches!(c, Connection::Http1(_)))
+            && !sender.is_closed()
+            && self.pool.endpoint.strong_count() > 1
+        {
+            let mut idle = self.pool.idle.borrow_mut();
+            if idle.len() < MAX_IDLE {
+                idle.push(Idle { sender, since: now, timeout: self.idle_timeout });
+            }
+        }
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.endpoint.active.fetch_sub(1, Relaxed);
+        if let Some(Connection::Http2(shared)) = &self.connection {
+            shared.streams.set(shared.streams.get() - 1);
+            shared.idle_since.set(Instant::now());
+        }
+    }
+}

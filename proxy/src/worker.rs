@@ -1,0 +1,289 @@
+//! The worker threads: each a current-thread runtime that owns its sockets, pools and metric shard. Sockets are
+//! bound here, in one place, so that an address in use is one error and port 0 is one port; a worker gets its
+//! sockets, and word of what ends, through its queue.
+
+pub(crate) mod local;
+
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::LocalSet;
+use tokio::time::Instant;
+
+use crate::config::listener::Listener;
+use crate::listener::{ListenerLocal, Phase, accept, bind};
+use crate::telemetry::Metrics;
+use crate::telemetry::access_log::Sinks;
+use crate::telemetry::metrics::Shard;
+use local::Worker;
+
+/// Listener changes that may wait for a worker.
+const QUEUE: usize = 256;
+/// Between tries to bind an address that could not be had.
+const BIND_RETRY: Duration = Duration::from_secs(1);
+/// Between sweeps of what has gone or grown old.
+const SWEEP: Duration = Duration::from_millis(500);
+
+/// How many workers, and how they end.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Threads.
+    pub workers: usize,
+    /// On drain: how long connections are still accepted, with `Connection: close`, so that whoever sends them
+    /// has time to learn that we are leaving.
+    pub lame_duck: Duration,
+    /// On drain: how long what is in flight may take after that.
+    pub drain: Duration,
+}
+
+/// A listener as the workers have it.
+#[derive(Debug, Clone)]
+pub struct Bound {
+    /// The listener's name.
+    pub name: Arc<str>,
+    /// The address, with the real port; or why it could not be bound. It is tried again every second.
+    pub address: Result<SocketAddr, Arc<str>>,
+}
+
+/// What a drain came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Drained {
+    /// Connections that were closed with something in flight or not yet closed by their client.
+    pub forced: usize,
+}
+
+enum Command {
+    Add { id: u64, listener: Arc<Listener>, socket: std::net::TcpListener },
+    Remove { id: u64 },
+    LameDuck,
+    Drain { limit: Duration, done: oneshot::Sender<usize> },
+}
+
+/// The running workers.
+#[derive(Debug)]
+pub struct Workers {
+    options: Options,
+    metrics: Metrics,
+    queues: Vec<mpsc::Sender<Command>>,
+    bound: watch::Receiver<Vec<Bound>>,
+    binder: tokio::task::JoinHandle<()>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl Workers {
+    /// Starts the threads and follows `listeners`: what is new in it is bound, what has gone from it drains. Must
+    /// be called in a tokio runtime, which runs no more than the binding. Fails where a thread cannot be had.
+    pub fn start(options: Options, listeners: watch::Receiver<Vec<Arc<Listener>>>) -> io::Result<Self> {
+        let count = options.workers.max(1);
+        let shards: Arc<[Arc<Shard>]> = (0..count).map(|_| Arc::default()).collect();
+        let sinks = Arc::new(Sinks::default());
+        let epoch = Instant::now();
+        let mut queues = Vec::with_capacity(count);
+        let mut threads = Vec::with_capacity(count);
+        for (number, shard) in shards.iter().enumerate() {
+            let (queue, commands) = mpsc::channel(QUEUE);
+            let (shard, sinks) = (Arc::clone(shard), Arc::clone(&sinks));
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            threads.push(std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
+                let worker = Rc::new(Worker::new(epoch, shard, sinks));
+                LocalSet::new().block_on(&runtime, run(worker, commands));
+            })?);
+            queues.push(queue);
+        }
+        let (report, bound) = watch::channel(Vec::new());
+        let binder = tokio::spawn(follow(listeners, queues.clone(), report));
+        let metrics = Metrics::new(shards, sinks.stats());
+        Ok(Self { options, metrics, queues, bound, binder, threads: Mutex::new(threads) })
+    }
+
+    /// The request path's metrics.
+    pub fn metrics(&self) -> Metrics {
+        self.metrics.clone()
+    }
+
+    /// The listeners and the addresses they have, as they change.
+    pub fn bound(&self) -> watch::Receiver<Vec<Bound>> {
+        self.bound.clone()
+    }
+
+    /// Ends: lame duck, then no more accepts, `GOAWAY` to HTTP/2 clients, then the close of what is left after the
+    /// drain time. Calling it again does nothing.
+    pub async fn drain(&self) -> Drained {
+        self.binder.abort();
+        for queue in &self.queues {
+            // A worker that has ended has nothing left to drain; so below.
+            let _ = queue.send(Command::LameDuck).await;
+        }
+        tokio::time::sleep(self.options.lame_duck).await;
+        let mut answers = Vec::new();
+        for queue in &self.queues {
+            let (done, answer) = oneshot::channel();
+            let _ = queue.send(Command::Drain { limit: self.options.drain, done }).await;
+            answers.push(answer);
+        }
+        let mut forced = 0;
+        for answer in answers {
+            forced += answer.await.unwrap_or(0);
+        }
+        let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        for thread in threads {
+            if thread.join().is_err() {
+                tracing::error!("a worker thread ended by a panic");
+            }
+        }
+        Drained { forced }
+    }
+}
+
+/// One listener that the workers have, or should have.
+struct Entry {
+    id: u64,
+    listener: Arc<Listener>,
+    address: Result<SocketAddr, Arc<str>>,
+}
+
+/// Binds and unbinds as the set changes.
+async fn follow(
+    mut listeners: watch::Receiver<Vec<Arc<Listener>>>,
+    queues: Vec<mpsc::Sender<Command>>,
+    report: watch::Sender<Vec<Bound>>,
+) {
+    let mut entries: Vec<Entry> = Vec::new();
+    let mut next_id = 0;
+    loop {
+        let wanted = listeners.borrow_and_update().clone();
+        let (kept, gone) = entries
+            .into_iter()
+            .partition(|entry: &Entry| wanted.iter().any(|listener| Arc::ptr_eq(listener, &entry.listener)));
+        entries = kept;
+        // New ones first: where an address moves from one handle to another, there is always someone listening.
+        for listener in &wanted {
+            let found = entries.iter().position(|entry| Arc::ptr_eq(&entry.listener, listener));
+            if found.is_some_and(|at| entries[at].address.is_ok()) {
+                continue;
+            }
+            next_id += 1;
+            let address = add(listener, next_id, &queues).await.map_err(|error| {
+                tracing::warn!(listener = %listener.name, address = %listener.address, %error, "cannot listen");
+                Arc::from(error.to_string())
+            });
+            let entry = Entry { id: next_id, listener: Arc::clone(listener), address };
+            match found {
+                Some(at) => entries[at] = entry,
+                None => entries.push(entry),
+            }
+        }
+        for entry in gone.iter().filter(|entry: &&Entry| entry.address.is_ok()) {
+            for queue in &queues {
+                let _ = queue.send(Command::Remove { id: entry.id }).await;
+            }
+        }
+        report.send_replace(
+            entries
+                .iter()
+                .map(|entry| Bound { name: Arc::clone(&entry.listener.name), address: entry.address.clone() })
+                .collect(),
+        );
+        let missing = entries.iter().any(|entry| entry.address.is_err());
+        let retry = async {
+            if missing { tokio::time::sleep(BIND_RETRY).await } else { std::future::pending().await }
+        };
+        tokio::select! {
+            changed = listeners.changed() => {
+                if changed.is_err() {
+                    // Nobody will change it any more; the listeners go on.
+                    return;
+                }
+            }
+            () = retry => {}
+        }
+    }
+}
+
+/// Binds a socket for each worker, all or none, and hands them over.
+async fn add(listener: &Arc<Listener>, id: u64, queues: &[mpsc::Sender<Command>]) -> io::Result<SocketAddr> {
+    let mut address = listener.address;
+    let mut sockets = Vec::with_capacity(queues.len());
+    for _ in queues {
+        let socket = bind(address)?;
+        address = socket.local_addr()?;
+        sockets.push(socket);
+    }
+    for (queue, socket) in queues.iter().zip(sockets) {
+        let _ = queue.send(Command::Add { id, listener: Arc::clone(listener), socket }).await;
+    }
+    Ok(address)
+}
+
+/// One worker's life.
+async fn run(worker: Rc<Worker>, mut commands: mpsc::Receiver<Command>) {
+    let mut listeners: HashMap<u64, Rc<ListenerLocal>> = HashMap::new();
+    // Those that were removed and still have connections.
+    let mut leaving: Vec<Rc<ListenerLocal>> = Vec::new();
+    let sweeper = tokio::task::spawn_local(sweep(Rc::clone(&worker)));
+    while let Some(command) = commands.recv().await {
+        match command {
+            Command::Add { id, listener, socket } => match TcpListener::from_std(socket) {
+                Ok(socket) => {
+                    let local = ListenerLocal::new(listener, Rc::clone(&worker));
+                    tokio::task::spawn_local(accept(Rc::clone(&local), socket));
+                    listeners.insert(id, local);
+                }
+                Err(error) => {
+                    tracing::error!(listener = %listener.name, %error, "the worker's runtime refuses the socket");
+                }
+            },
+            Command::Remove { id } => {
+                leaving.retain(|local| local.open() > 0);
+                if let Some(local) = listeners.remove(&id) {
+                    let limit = local.settings().http.timeouts.drain;
+                    tokio::task::spawn_local(end(Rc::clone(&local), limit));
+                    leaving.push(local);
+                }
+            }
+            Command::LameDuck => listeners.values().for_each(|local| local.advance(Phase::LameDuck)),
+            Command::Drain { limit, done } => {
+                let all = listeners.into_values().chain(leaving);
+                let ends: Vec<_> = all.map(|local| tokio::task::spawn_local(end(local, limit))).collect();
+                let mut forced = 0;
+                for end in ends {
+                    forced += end.await.unwrap_or(0);
+                }
+                // Whoever asked may have gone.
+                let _ = done.send(forced);
+                break;
+            }
+        }
+    }
+    sweeper.abort();
+}
+
+/// Ends one listener; gives how many connections had to be closed.
+async fn end(local: Rc<ListenerLocal>, limit: Duration) -> usize {
+    local.advance(Phase::Draining);
+    // The accept task must have seen it, or what it still accepts would be missed.
+    tokio::task::yield_now().await;
+    if tokio::time::timeout(limit, local.empty()).await.is_ok() {
+        return 0;
+    }
+    let forced = local.open();
+    local.advance(Phase::Closed);
+    local.empty().await;
+    forced
+}
+
+async fn sweep(worker: Rc<Worker>) {
+    let mut interval = tokio::time::interval(SWEEP);
+    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        interval.tick().await;
+        worker.sweep();
+    }
+}

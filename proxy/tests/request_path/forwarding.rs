@@ -1,0 +1,141 @@
+//! What every request needs, on each pair of protocols: one macro, four tests a feature.
+
+use bytes::Bytes;
+use http::{HeaderMap, Request, Response, StatusCode};
+use http_body::Frame;
+use http_body_util::{BodyExt, StreamBody};
+
+use crate::fixture::*;
+
+/// Runs `$body` with HTTP/1.1 and HTTP/2 in front and behind.
+macro_rules! on_all_protocols {
+    ($( async fn $name:ident($front:ident, $back:ident) $body:block )+) => { $(
+        mod $name {
+            use super::*;
+
+            async fn run($front: Http, $back: Http) $body
+
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn h1_to_h1() { run(Http::One, Http::One).await }
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn h1_to_h2() { run(Http::One, Http::Two).await }
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn h2_to_h1() { run(Http::Two, Http::One).await }
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn h2_to_h2() { run(Http::Two, Http::Two).await }
+        }
+    )+ };
+}
+
+async fn proxy_to(upstream: &Upstream, back: Http) -> Proxy {
+    Proxy::with(&[upstream.address], Setup { protocol: back.upstream(), ..Setup::default() }).await
+}
+
+on_all_protocols! {
+    async fn a_request_and_its_answer_pass(front, back) {
+        let upstream = Upstream::echo(back).await;
+        let proxy = proxy_to(&upstream, back).await;
+        let mut client = Client::connect(proxy.address, front).await;
+        let request = Request::post("/a/../b?c=d").header("x-own", "1").body(full("hello")).unwrap();
+        let response = client.send(request).await;
+        assert_eq!(response.status(), StatusCode::OK);
+        assert_eq!(text(response).await, "hello");
+        let seen = upstream.last();
+        assert_eq!((seen.method.as_str(), seen.target.as_str()), ("POST", "/b?c=d"));
+        assert_eq!(seen.headers["x-own"], "1");
+        assert_eq!(seen.headers["x-forwarded-for"], "127.0.0.1");
+        assert_eq!(seen.headers["x-forwarded-proto"], "http");
+        assert_eq!(seen.headers["x-forwarded-host"], "shop.test");
+        assert_eq!(seen.headers["x-request-id"].len(), 36);
+    }
+
+    async fn connections_are_reused(front, back) {
+        let upstream = Upstream::echo(back).await;
+        let proxy = proxy_to(&upstream, back).await;
+        let mut client = Client::connect(proxy.address, front).await;
+        for _ in 0..20 {
+            assert_eq!(text(client.send(Request::post("/").body(full("x")).unwrap()).await).await, "x");
+        }
+        assert_eq!(upstream.connections.load(std::sync::atomic::Ordering::Relaxed), 1);
+    }
+
+    async fn answers_without_a_body_keep_their_framing(front, back) {
+        let upstream = Upstream::answering(back, |seen| {
+            let status: u16 = seen.target[1..].parse().unwrap();
+            let response = Response::builder().status(status);
+            if seen.method == "HEAD" {
+                response.header("content-length", "5").body(empty()).unwrap()
+            } else {
+                response.body(empty()).unwrap()
+            }
+        })
+        .await;
+        let proxy = proxy_to(&upstream, back).await;
+        let mut client = Client::connect(proxy.address, front).await;
+        for status in [204, 304, 200] {
+            let response = client.get(&format!("/{status}")).await;
+            assert_eq!(response.status(), status);
+            assert_eq!(text(response).await, "");
+            let response = client.send(Request::head("/200").body(empty()).unwrap()).await;
+            assert_eq!(response.headers()["content-length"], "5");
+            assert_eq!(text(response).await, "");
+        }
+    }
+
+    async fn trailers_pass_both_ways(front, back) {
+        let trailers = || HeaderMap::from_iter([("x-sum".parse().unwrap(), "7".parse().unwrap())]);
+        let upstream = Upstream::answering(back, move |_| {
+            let frames = vec![Ok(Frame::data(Bytes::from("body"))), Ok(Frame::trailers(trailers()))];
+            let body = StreamBody::new(futures_util::stream::iter(frames));
+            Response::builder().header("trailer", "x-sum").body(BodyExt::boxed_unsync(body)).unwrap()
+        })
+        .await;
+        let proxy = proxy_to(&upstream, back).await;
+        let mut client = Client::connect(proxy.address, front).await;
+        let frames = vec![Ok(Frame::data(Bytes::from("sent"))), Ok(Frame::trailers(trailers()))];
+        let body = BodyExt::boxed_unsync(StreamBody::new(futures_util::stream::iter(frames)));
+        let request = Request::post("/").header("te", "trailers").header("trailer", "x-sum").body(body).unwrap();
+        let collected = client.send(request).await.into_body().collect().await.unwrap();
+        assert_eq!(collected.trailers(), Some(&trailers()));
+        assert_eq!(collected.to_bytes(), "body");
+        let seen = upstream.last();
+        assert_eq!(seen.body, "sent");
+        assert_eq!(seen.trailers, Some(trailers()));
+    }
+
+    async fn an_endpoint_swap_leaves_what_is_in_flight(front, back) {
+        let (go, gate) = tokio::sync::watch::channel(false);
+        let old = Upstream::serving(back, Default::default(), move |_| {
+            let mut gate = gate.clone();
+            async move {
+                gate.wait_for(|go| *go).await.unwrap();
+                Ok(Response::new(full("old")))
+            }
+        })
+        .await;
+        let new = Upstream::named(back, "new").await;
+        let proxy = proxy_to(&old, back).await;
+        let mut first = Client::connect(proxy.address, front).await;
+        let waiting = tokio::spawn(async move { text(first.get("/").await).await });
+        until("the request in flight", || old.connections.load(std::sync::atomic::Ordering::Relaxed) == 1).await;
+        proxy.cluster.endpoints.store(endpoints(&[new.address]));
+        let mut second = Client::connect(proxy.address, front).await;
+        assert_eq!(text(second.get("/").await).await, "new");
+        go.send(true).unwrap();
+        assert_eq!(waiting.await.unwrap(), "old");
+    }
+
+    async fn our_own_answers_name_their_reason(front, back) {
+        let upstream = Upstream::echo(back).await;
+        let proxy = proxy_to(&upstream, back).await;
+        proxy.cluster.endpoints.store(endpoints(&[]));
+        let mut client = Client::connect(proxy.address, front).await;
+        let response = client.get("/").await;
+        assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(response.headers()["x-pontoon-reason"], "no_healthy_upstream");
+        assert!(text(response).await.starts_with("no_healthy_upstream: "));
+        until("the metric", || proxy.metric(
+            r#"pontoon_downstream_requests_total{listener="edge",class="5xx",flag="UH",reason="no_healthy_upstream"}"#,
+        ) == 1).await;
+    }
+}
