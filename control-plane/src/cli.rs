@@ -10,6 +10,7 @@ pub mod client;
 mod inspect;
 mod migration;
 mod output;
+mod serve;
 
 pub use client::{CliError, Client};
 pub use output::Format;
@@ -27,6 +28,10 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Run the control plane.
+    Serve(serve::ServeArgs),
+    /// Check a folder of objects, or one file, without serving it.
+    Validate(inspect::ValidateArgs),
     /// Look at migrations and move them.
     #[command(subcommand, visible_alias = "migrations")]
     Migration(migration::MigrationCommand),
@@ -38,6 +43,8 @@ enum Command {
     Objects(inspect::PlainArgs),
     /// What is registered.
     Registry(inspect::PlainArgs),
+    /// Print the API's OpenAPI document.
+    Openapi,
 }
 
 /// How to reach a running control plane.
@@ -63,12 +70,19 @@ pub struct ApiArgs {
 /// Runs the command line of this process.
 pub fn run() -> ExitCode {
     let cli = Cli::parse();
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+    let mut builder = match cli.command {
+        Command::Serve(_) => tokio::runtime::Builder::new_multi_thread(),
+        _ => tokio::runtime::Builder::new_current_thread(),
+    };
+    let runtime = match builder.enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return fail(&CliError::Other(format!("cannot start: {error}"))),
     };
     let result = runtime.block_on(async {
         match cli.command {
+            Command::Serve(args) => serve::run(args).await,
+            Command::Validate(args) => inspect::validate(&args),
+            Command::Openapi => inspect::openapi(),
             Command::Migration(command) => migration::run(command).await,
             Command::Proxies(args) => inspect::proxies(args).await,
             Command::Audit(args) => inspect::audit(args).await,

@@ -273,3 +273,6 @@ impl Plan {
             .for_each(|object| statuses.settle(object));
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,4 +6,5 @@ pub mod compile;
 pub mod migration;
 pub mod model;
 pub mod objects;
+pub mod registry;
 pub mod serve;

@@ -7,13 +7,14 @@ use imbl::OrdMap;
 use serde::Serialize;
 
 mod catalogue;
-mod check;
+pub(crate) mod check;
 pub mod directory;
 mod document;
 pub mod duration;
 pub mod migration;
 pub mod pool;
 pub mod problem;
+pub mod schema;
 mod source;
 mod validate;
 pub mod yaml;
@@ -24,7 +25,7 @@ pub use gateway_api::httproutes::HttpRoute;
 pub use migration::Migration;
 pub use pool::Pool;
 pub use source::DirectorySource;
-pub use validate::{Report, semantic_problems, validate};
+pub use validate::{Report, load, semantic_problems, validate};
 
 /// The namespace of an object that names none.
 pub const DEFAULT_NAMESPACE: &str = "default";

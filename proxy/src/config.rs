@@ -1,4 +1,15 @@
 //! From xDS resources to what the request path reads. Everything is decided here, when a resource arrives:
 //! matchers built, names resolved to handles, unsupported fields refused. Nothing here runs on the path.
 
+mod cds;
+mod eds;
+mod hcm;
+mod lds;
 pub mod listener;
+mod matching;
+pub mod problem;
+mod rds;
+pub mod store;
+pub mod support;
+
+pub use self::store::{Dumped, Refused, Store};

@@ -2,8 +2,11 @@
 //! `upstream`. Beside the path: `config` (resource to snapshot), `discovery`, `telemetry`, `admin`.
 
 pub mod balance;
+pub mod bootstrap;
 pub mod config;
+pub mod discovery;
 pub mod error;
+pub mod explain;
 pub mod http;
 mod listener;
 pub mod resilience;

@@ -1,5 +1,6 @@
 //! Commands that only look: proxies, audit log, objects, registry.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
@@ -16,6 +17,16 @@ const FOLLOW_INTERVAL: Duration = Duration::from_secs(1);
 pub(super) struct PlainArgs {
     #[command(flatten)]
     api: ApiArgs,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ValidateArgs {
+    /// A folder, or one file.
+    #[arg(value_name = "DIR")]
+    path: PathBuf,
+    /// How to print.
+    #[arg(short, long, value_enum, default_value_t = Format::Table)]
+    output: Format,
 }
 
 #[derive(Debug, Args)]
@@ -50,7 +61,7 @@ pub(super) async fn proxies(args: ProxiesArgs) -> Result<(), CliError> {
     let Some(wanted) = args.name else {
         return print(args.api.output, &all, |all| {
             let rows: Vec<Vec<String>> = all.iter().map(proxy_row).collect();
-            table(&["node", "gateway", "user agent", "connected", "acknowledged", "last refusal"], &rows)
+            table(&["node", "gateway", "user agent", "connected", "in sync", "last refusal"], &rows)
         });
     };
     let one: Vec<ProxyView> = all.into_iter().filter(|proxy| proxy.node == wanted).collect();
@@ -63,15 +74,17 @@ pub(super) async fn proxies(args: ProxiesArgs) -> Result<(), CliError> {
 }
 
 fn proxy_row(proxy: &ProxyView) -> Vec<String> {
-    let sent: usize = proxy.types.values().map(|t| t.sent).sum();
-    let acknowledged: usize = proxy.types.values().map(|t| t.acknowledged).sum();
+    let behind: Vec<&str> =
+        proxy.types.iter().filter(|(_, t)| !t.in_sync).map(|(ty, _)| ty.as_str()).collect();
+    let in_sync =
+        if behind.is_empty() { "yes".to_owned() } else { format!("not yet: {}", behind.join(", ")) };
     let nack = proxy.types.values().filter_map(|t| t.last_nack.as_ref()).max_by_key(|nack| nack.at);
     vec![
         proxy.node.clone(),
         proxy.cluster.clone(),
         proxy.user_agent.clone(),
         proxy.connected_at.strftime("%F %T").to_string(),
-        format!("{acknowledged} of {sent}"),
+        in_sync,
         or_dash(nack.map(|nack| format!("{} {}", nack.at.strftime("%F %T"), nack.message))),
     ]
 }
@@ -81,22 +94,20 @@ fn proxy_in_full(proxy: &ProxyView) -> String {
         "node        {}\ngateway     {}\nuser agent  {}\nconnected   {}\n\n",
         proxy.node, proxy.cluster, proxy.user_agent, proxy.connected_at
     );
-    let rows: Vec<Vec<String>> = proxy
-        .types
-        .iter()
-        .map(|(name, t)| {
-            let follows = if t.wildcard { "all of its gateway" } else { "by name" };
-            vec![name.clone(), follows.to_owned(), format!("{} of {}", t.acknowledged, t.sent)]
-        })
-        .collect();
-    text.push_str(&table(&["type", "follows", "acknowledged"], &rows));
-    for (name, of_type) in &proxy.types {
-        for (resource, version) in &of_type.waiting {
-            text.push_str(&format!("\n{name} {resource}: version {version} is not acknowledged"));
+    let mut rows = Vec::new();
+    for (ty, of_type) in &proxy.types {
+        for (resource, version) in &of_type.acknowledged {
+            rows.push(vec![ty.clone(), resource.clone(), version.clone()]);
+        }
+    }
+    text.push_str(&table(&["type", "resource", "acknowledged version"], &rows));
+    for (ty, of_type) in &proxy.types {
+        if !of_type.in_sync {
+            text.push_str(&format!("{ty}: has not acknowledged all that is published\n"));
         }
         if let Some(nack) = &of_type.last_nack {
             let resources = nack.resources.join(", ");
-            text.push_str(&format!("\n{name}: refused at {}: {} ({resources})", nack.at, nack.message));
+            text.push_str(&format!("{ty}: refused at {}: {} ({resources})\n", nack.at, nack.message));
         }
     }
     text
@@ -168,13 +179,14 @@ pub(super) async fn objects(args: PlainArgs) -> Result<(), CliError> {
             .objects
             .iter()
             .map(|o| {
-                let state = if o.ok { "ok" } else { "not as asked" };
-                vec![o.kind.clone(), o.name.clone(), state.to_owned(), o.messages.join("; ")]
+                let state = if o.ok { "as written" } else { "not as written" };
+                vec![o.kind.clone(), o.name.clone(), or_dash(o.file.as_ref()), state.to_owned()]
             })
             .collect();
-        let mut text = table(&["kind", "name", "state", "what is to be said"], &rows);
-        for refused in &view.refused {
-            text.push_str(&format!("refused: {refused}\n"));
+        let mut text = table(&["kind", "name", "file", "served"], &rows);
+        for problem in &view.problems {
+            text.push_str(problem);
+            text.push('\n');
         }
         text
     })
@@ -195,4 +207,19 @@ pub(super) async fn registry(args: PlainArgs) -> Result<(), CliError> {
             .collect();
         table(&["application", "instances", ""], &rows)
     })
+}
+
+pub(super) fn validate(args: &ValidateArgs) -> Result<(), CliError> {
+    let report = crate::objects::validate(&args.path);
+    print(args.output, &report, |report| report.to_string())?;
+    match report.errors() {
+        0 => Ok(()),
+        1 => Err(CliError::Other(format!("{} would not be served as written", args.path.display()))),
+        errors => Err(CliError::Other(format!("{errors} errors in {}", args.path.display()))),
+    }
+}
+
+pub(super) fn openapi() -> Result<(), CliError> {
+    let text = serde_json::to_string_pretty(&crate::serve::api::document());
+    line(&text.map_err(|error| CliError::Other(error.to_string()))?)
 }

@@ -12,6 +12,9 @@ use crate::objects::pool::EurekaSource;
 use crate::objects::problem::{FieldError, did_you_mean};
 use crate::objects::{ObjectName, Objects};
 
+/// The Gateway API's own limit.
+const MAX_WEIGHT: u32 = 1_000_000;
+
 /// What a rule sends its requests to.
 #[derive(Debug, Clone)]
 pub(super) enum Destination<'s> {
@@ -43,9 +46,11 @@ pub(super) fn resolve<'s>(
     let mut clusters = Vec::with_capacity(refs.len());
     for (index, backend) in refs.iter().enumerate() {
         let field = format!("{field}.backendRefs[{index}]");
-        let Ok(weight) = u32::try_from(backend.weight.unwrap_or(1)) else {
+        let weight = u32::try_from(backend.weight.unwrap_or(1)).ok().filter(|weight| *weight <= MAX_WEIGHT);
+        let Some(weight) = weight else {
             let message = "expected a weight from 0 to 1000000";
             errors.push(FieldError::new(format!("{field}.weight"), "UnsupportedValue", message));
+            clusters.push((None, 1));
             continue;
         };
         match one(objects, splits, namespace, backend, &field) {

@@ -4,7 +4,7 @@ use envoy_types::pb::envoy::config::core::v3::HeaderValueOption;
 use envoy_types::pb::envoy::config::core::v3::header_value_option::HeaderAppendAction;
 use envoy_types::pb::envoy::config::route::v3::RedirectAction;
 use envoy_types::pb::envoy::config::route::v3::redirect_action::{
-    PathRewriteSpecifier, RedirectResponseCode, SchemeRewriteSpecifier,
+    RedirectResponseCode, SchemeRewriteSpecifier,
 };
 use gateway_api::httproutes::{
     HttpRouteRulesFilters, HttpRouteRulesFiltersRequestRedirect,
@@ -15,6 +15,7 @@ use gateway_api::httproutes::{
 
 use crate::objects::problem::FieldError;
 
+use super::hostname::Hostname;
 use super::wire;
 
 /// What a rule does to a request besides sending it on.
@@ -24,12 +25,14 @@ pub(super) struct Filters {
     pub(super) request_remove: Vec<String>,
     pub(super) response_add: Vec<HeaderValueOption>,
     pub(super) response_remove: Vec<String>,
+    /// But for its path.
     pub(super) redirect: Option<RedirectAction>,
+    pub(super) redirect_path: Option<RewritePath>,
     pub(super) rewrite_host: Option<String>,
     pub(super) rewrite_path: Option<RewritePath>,
 }
 
-/// How a path is rewritten.
+/// How a path is rewritten, for the upstream or in a redirect.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum RewritePath {
     /// The whole path becomes this.
@@ -71,22 +74,28 @@ pub(super) fn compile(written: &[HttpRouteRulesFilters], field: &str) -> Result<
             }
             FilterType::RequestRedirect => {
                 let written = filter.request_redirect.as_ref().ok_or_else(|| missing("requestRedirect"))?;
-                filters.redirect = Some(redirect(written, &format!("{field}.requestRedirect"))?);
+                let at = format!("{field}.requestRedirect");
+                filters.redirect = Some(redirect(written, &at)?);
+                filters.redirect_path = match &written.path {
+                    None => None,
+                    Some(path) => Some(match path.r#type {
+                        RedirectPathType::ReplaceFullPath => full(path.replace_full_path.as_deref(), &at)?,
+                        RedirectPathType::ReplacePrefixMatch => {
+                            prefix(path.replace_prefix_match.as_deref(), &at)?
+                        }
+                    }),
+                };
             }
             FilterType::UrlRewrite => {
                 let written = filter.url_rewrite.as_ref().ok_or_else(|| missing("urlRewrite"))?;
-                filters.rewrite_host.clone_from(&written.hostname);
+                let at = format!("{field}.urlRewrite");
+                filters.rewrite_host = host(written.hostname.as_deref(), &at)?;
                 filters.rewrite_path = match &written.path {
                     None => None,
                     Some(path) => Some(match path.r#type {
-                        RewritePathType::ReplaceFullPath => {
-                            let full = path.replace_full_path.as_deref();
-                            RewritePath::Full(full.ok_or_else(|| missing("path.replaceFullPath"))?.to_owned())
-                        }
+                        RewritePathType::ReplaceFullPath => full(path.replace_full_path.as_deref(), &at)?,
                         RewritePathType::ReplacePrefixMatch => {
-                            let prefix = path.replace_prefix_match.as_deref();
-                            let prefix = prefix.ok_or_else(|| missing("path.replacePrefixMatch"))?;
-                            RewritePath::Prefix(prefix.trim_end_matches('/').to_owned())
+                            prefix(path.replace_prefix_match.as_deref(), &at)?
                         }
                     }),
                 };
@@ -101,6 +110,37 @@ pub(super) fn compile(written: &[HttpRouteRulesFilters], field: &str) -> Result<
         return Err(FieldError::new(format!("{field}.filters"), "IncompatibleFilters", message));
     }
     Ok(filters)
+}
+
+fn host(written: Option<&str>, field: &str) -> Result<Option<String>, FieldError> {
+    let Some(text) = written else { return Ok(None) };
+    match Hostname::parse(Some(text)) {
+        Ok(Hostname::Exact(name)) => Ok(Some(name)),
+        _ => {
+            let message = "expected a hostname such as shop.example.com";
+            Err(FieldError::new(format!("{field}.hostname"), "UnsupportedValue", message))
+        }
+    }
+}
+
+fn full(written: Option<&str>, field: &str) -> Result<RewritePath, FieldError> {
+    path(written, &format!("{field}.path.replaceFullPath")).map(|path| RewritePath::Full(path.to_owned()))
+}
+
+fn prefix(written: Option<&str>, field: &str) -> Result<RewritePath, FieldError> {
+    let path = match written {
+        Some("") => "",
+        _ => path(written, &format!("{field}.path.replacePrefixMatch"))?,
+    };
+    Ok(RewritePath::Prefix(path.trim_end_matches('/').to_owned()))
+}
+
+fn path<'w>(written: Option<&'w str>, field: &str) -> Result<&'w str, FieldError> {
+    let fits = |path: &&str| path.starts_with('/') && path.bytes().all(|b| b.is_ascii_graphic() && b != b'#');
+    written.filter(fits).ok_or_else(|| {
+        let message = "expected a path that starts with /, anything odd in it percent-encoded";
+        FieldError::new(field, "UnsupportedValue", message)
+    })
 }
 
 fn unsupported(field: &str, name: &str) -> FieldError {
@@ -183,30 +223,13 @@ fn redirect(
         (None, Some((_, port)), None) => port,
         _ => 0,
     };
-    let missing = |name: &str| {
-        let at = format!("{field}.path");
-        Err(FieldError::new(at, "UnsupportedValue", format!("a path of this type needs {name}")))
-    };
-    let path = match &written.path {
-        None => None,
-        Some(path) => Some(match (&path.r#type, &path.replace_full_path, &path.replace_prefix_match) {
-            (RedirectPathType::ReplaceFullPath, Some(full), _) => {
-                PathRewriteSpecifier::PathRedirect(full.clone())
-            }
-            (RedirectPathType::ReplacePrefixMatch, _, Some(prefix)) => {
-                PathRewriteSpecifier::PrefixRewrite(prefix.clone())
-            }
-            (RedirectPathType::ReplaceFullPath, None, _) => return missing("replaceFullPath"),
-            (RedirectPathType::ReplacePrefixMatch, _, None) => return missing("replacePrefixMatch"),
-        }),
-    };
     Ok(RedirectAction {
-        host_redirect: written.hostname.clone().unwrap_or_default(),
+        host_redirect: host(written.hostname.as_deref(), field)?.unwrap_or_default(),
         port_redirect: port.into(),
         response_code: code as i32,
         strip_query: false,
         scheme_rewrite_specifier: scheme
             .map(|(name, _)| SchemeRewriteSpecifier::SchemeRedirect(name.to_owned())),
-        path_rewrite_specifier: path,
+        path_rewrite_specifier: None,
     })
 }

@@ -10,6 +10,7 @@ use gateway_api::httproutes::{
 };
 
 use super::wire::{self, Comparison};
+use crate::objects::check;
 use crate::objects::problem::FieldError;
 
 /// Which of two matches that a request fits is asked first, as the Gateway API orders them: exact path, then
@@ -162,14 +163,9 @@ fn path(written: &HttpRouteRulesMatches, field: &str) -> Result<PathMatch, Field
 
 /// A regular expression that the proxies will understand; `field` is the parent of its `value`.
 pub(super) fn checked_regex(text: &str, field: &str) -> Result<String, FieldError> {
-    match regex::Regex::new(text) {
-        Ok(_) => Ok(text.to_owned()),
-        Err(error) => {
-            let last = error.to_string();
-            let last = last.lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned();
-            let message = format!("expected a regular expression in RE2 syntax: {last}");
-            Err(FieldError::new(format!("{field}.value"), "UnsupportedValue", message))
-        }
+    match check::regex(text) {
+        Ok(()) => Ok(text.to_owned()),
+        Err(message) => Err(FieldError::new(format!("{field}.value"), "UnsupportedValue", message)),
     }
 }
 

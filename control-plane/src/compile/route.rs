@@ -6,11 +6,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use envoy_types::pb::envoy::config::route::v3::redirect_action::PathRewriteSpecifier;
 use envoy_types::pb::envoy::config::route::v3::route_action::{ClusterSpecifier, HostRewriteSpecifier};
 use envoy_types::pb::envoy::config::route::v3::route_match::PathSpecifier;
 use envoy_types::pb::envoy::config::route::v3::weighted_cluster::ClusterWeight;
 use envoy_types::pb::envoy::config::route::v3::{
-    DirectResponseAction, RetryPolicy, Route, RouteAction, RouteMatch, WeightedCluster, route,
+    DirectResponseAction, RedirectAction, RetryPolicy, Route, RouteAction, RouteMatch, WeightedCluster, route,
 };
 use gateway_api::httproutes::{HttpRouteRules, HttpRouteRulesTimeouts};
 
@@ -196,22 +197,53 @@ fn routes(name: &str, matched: &Matched, action: &Action<'_>) -> Result<Vec<Rout
     match action {
         Action::Unavailable => Ok(vec![named(name, matched.route_match(), unavailable())]),
         Action::Redirect(filters) => {
-            let redirect = filters.redirect.clone().unwrap_or_default();
-            let mut route = named(name, matched.route_match(), route::Action::Redirect(redirect));
-            route.response_headers_to_add.clone_from(&filters.response_add);
-            route.response_headers_to_remove.clone_from(&filters.response_remove);
-            Ok(vec![route])
+            let paths = match &filters.redirect_path {
+                None => vec![(matched.route_match(), None)],
+                Some(RewritePath::Full(path)) => {
+                    vec![(matched.route_match(), Some(PathRewriteSpecifier::PathRedirect(path.clone())))]
+                }
+                prefix @ Some(RewritePath::Prefix(_)) => rewritten_paths(matched, prefix.as_ref())?
+                    .into_iter()
+                    .map(|(matched, to)| {
+                        (matched, (!to.is_empty()).then_some(PathRewriteSpecifier::PrefixRewrite(to)))
+                    })
+                    .collect(),
+            };
+            let route = |(number, (route_match, path))| {
+                let redirect = RedirectAction {
+                    path_rewrite_specifier: path,
+                    ..filters.redirect.clone().unwrap_or_default()
+                };
+                let action = route::Action::Redirect(redirect);
+                let mut route = named(&numbered(name, number), route_match, action);
+                route.response_headers_to_add.clone_from(&filters.response_add);
+                route.response_headers_to_remove.clone_from(&filters.response_remove);
+                route
+            };
+            Ok(paths.into_iter().enumerate().map(route).collect())
         }
         Action::Forward { filters, timeouts, destination } => {
             let paths = rewritten_paths(matched, filters.rewrite_path.as_ref())?;
             let mut routes = Vec::new();
             for (number, (route_match, rewrite)) in paths.into_iter().enumerate() {
-                let name = if number == 0 { name.to_owned() } else { format!("{name}/{number}") };
-                forward(&name, route_match, rewrite, filters, *timeouts, destination, &mut routes);
+                forward(
+                    &numbered(name, number),
+                    route_match,
+                    rewrite,
+                    filters,
+                    *timeouts,
+                    destination,
+                    &mut routes,
+                );
             }
             Ok(routes)
         }
     }
+}
+
+/// A match that needs more than one route numbers the further ones.
+fn numbered(name: &str, number: usize) -> String {
+    if number == 0 { name.to_owned() } else { format!("{name}/{number}") }
 }
 
 fn forward(

@@ -76,6 +76,7 @@ impl Book {
     pub fn declarations(
         &mut self,
         objects: &Objects,
+        actor: impl Fn(&ObjectName) -> String,
         world: impl Fn(&ObjectName) -> Circumstances,
         now: Timestamp,
     ) -> Vec<Draft> {
@@ -83,7 +84,7 @@ impl Book {
         let mut drafts = Vec::new();
         for (name, object) in &objects.migrations {
             let declared = Position::declared(&object.spec);
-            let actor = format!("file:{name}");
+            let actor = actor(name);
             let Some(state) = self.states.get(name) else {
                 drafts.push(created(name.clone(), first(declared, actor, now)));
                 continue;

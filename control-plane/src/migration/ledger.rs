@@ -49,6 +49,9 @@ pub enum LedgerError {
         /// What is wrong with it.
         source: serde_json::Error,
     },
+    /// The thread that wrote ended early.
+    #[error("the database: a write ended early: {0}")]
+    Lost(String),
     /// A state or an entry that is not JSON: ours to repair.
     #[error("an audit entry cannot be written or read as JSON: {0}")]
     Entry(#[from] serde_json::Error),

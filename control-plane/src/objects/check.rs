@@ -25,6 +25,21 @@ pub(super) fn name(text: &str) -> Result<(), &'static str> {
     }
 }
 
+/// A compiled expression may use so much memory; the proxy has the same limit.
+const REGEX_BYTES: usize = 1024 * 1024;
+
+/// A regular expression that the proxies will take, or what is wrong with it.
+pub(crate) fn regex(text: &str) -> Result<(), String> {
+    match regex::RegexBuilder::new(text).size_limit(REGEX_BYTES).build() {
+        Ok(_) => Ok(()),
+        Err(error) => {
+            let error = error.to_string();
+            let last = error.lines().last().unwrap_or_default().trim_start_matches("error: ");
+            Err(format!("expected a regular expression in RE2 syntax: {last}"))
+        }
+    }
+}
+
 /// What is wrong with a pool.
 pub(super) fn pool(spec: &PoolSpec) -> Vec<FieldError> {
     let mut errors = Vec::new();
@@ -170,10 +185,7 @@ fn check_canary(canary: &CanaryMatch, field: &str, errors: &mut Vec<FieldError>)
         let at = format!("{field}.header");
         header_name(&header.name, format!("{at}.name"), errors);
         exactly_one(&at, &[("value", header.value.is_some()), ("regex", header.regex.is_some())], errors);
-        if let Some(Err(error)) = header.regex.as_deref().map(regex::Regex::new) {
-            let text = error.to_string();
-            let last = text.lines().last().unwrap_or_default().trim_start_matches("error: ");
-            let message = format!("expected a regular expression in RE2 syntax: {last}");
+        if let Some(Err(message)) = header.regex.as_deref().map(regex) {
             errors.push(FieldError::new(format!("{at}.regex"), "invalid_value", message));
         }
     }

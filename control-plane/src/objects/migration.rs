@@ -46,6 +46,7 @@ pub struct MigrationSpec {
 
 /// One side of a migration. Exactly one of the two is set.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(extend("oneOf" = [{"required": ["eureka"]}, {"required": ["pool"]}]))]
 pub struct Side {
     /// The instances of a Eureka application; with a `selector` where both sides register under one name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -57,6 +58,7 @@ pub struct Side {
 
 /// What tells users apart. Exactly one of the two is set.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(extend("oneOf" = [{"required": ["header"]}, {"required": ["cookie"]}]))]
 pub struct Key {
     /// A request header that names the user.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -79,6 +81,7 @@ pub struct KeyCookie {
 
 /// Chosen users. Exactly one of the two is set.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(extend("oneOf" = [{"required": ["header"]}, {"required": ["cookie"]}]))]
 pub struct CanaryMatch {
     /// By a request header.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -90,6 +93,7 @@ pub struct CanaryMatch {
 
 /// A header and what it must be. Exactly one of `value` and `regex` is set.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(extend("oneOf" = [{"required": ["value"]}, {"required": ["regex"]}]))]
 pub struct HeaderMatch {
     /// The header's name; compared without case.
     pub name: String,

@@ -13,6 +13,7 @@ use super::duration::Duration;
 #[kube(group = "pontoon.dev", version = "v1alpha1", kind = "Pool", plural = "pools", namespaced)]
 #[kube(derive = "PartialEq", derive = "Default")]
 #[serde(rename_all = "camelCase")]
+#[schemars(extend("oneOf" = [{"required": ["endpoints"]}, {"required": ["dns"]}, {"required": ["eureka"]}]))]
 pub struct PoolSpec {
     /// Addresses that are written down.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -53,22 +53,34 @@ impl fmt::Display for Report {
 
 /// Checks a directory, or one file, as serving would. Reads files; call it where blocking is allowed.
 pub fn validate(path: &Path) -> Report {
-    let listing = match directory::list(path) {
-        Ok(listing) => listing,
+    let (files, loaded) = match read(path) {
+        Ok(read) => read,
         Err(error) => {
             let problem = of_file(&".".into(), "unreadable", error.to_string());
             return Report { files: 0, objects: 0, problems: vec![problem] };
         }
     };
-    let files = listing.iter().map(|(name, signature)| (name.clone(), directory::read(signature))).collect();
-    let loaded = Catalogue::default().update(&files);
     let model = Model { objects: loaded.objects.clone(), ..Model::default() };
     let statuses = crate::compile::compile(&model).statuses;
     let mut problems = loaded.problems.to_vec();
     problems.extend(semantic_problems(&loaded, &statuses));
     problems.sort();
     problems.dedup();
-    Report { files: listing.len(), objects: loaded.len(), problems }
+    Report { files, objects: loaded.len(), problems }
+}
+
+/// Reads a directory, or one file, once.
+///
+/// # Errors
+/// When it cannot be listed. What is wrong with a file is in [`Loaded::problems`].
+pub fn load(path: &Path) -> Result<Loaded, directory::ListError> {
+    read(path).map(|(_, loaded)| loaded)
+}
+
+fn read(path: &Path) -> Result<(usize, Loaded), directory::ListError> {
+    let listing = directory::list(path)?;
+    let files = listing.iter().map(|(name, signature)| (name.clone(), directory::read(signature)));
+    Ok((listing.len(), Catalogue::default().update(&files.collect())))
 }
 
 /// What the compiler refused, with file and line: the same in `validate` and in a running control plane.

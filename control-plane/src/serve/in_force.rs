@@ -7,29 +7,37 @@ use tokio::time::Instant;
 use twox_hash::XxHash64;
 
 use super::api::types::{InForce, Progress, RouteVersion};
+use crate::objects::ObjectName;
 
-/// How long each migration's last change took. Fed by the one task that publishes.
+/// How long each migration's last change took.
 #[derive(Debug, Default)]
 pub struct Tracker {
-    changes: BTreeMap<String, Change>,
+    changes: BTreeMap<ObjectName, Change>,
 }
 
 #[derive(Debug, Clone, Copy)]
 struct Change {
+    revision: u64,
     ordered_at: Instant,
     took_ms: Option<f64>,
 }
 
 impl Tracker {
-    /// A change of `migration` was ordered at `now`.
-    pub fn ordered(&mut self, migration: &str, now: Instant) {
-        self.changes.insert(migration.to_owned(), Change { ordered_at: now, took_ms: None });
+    /// A change of `migration` to `revision` was ordered at `at`.
+    pub fn ordered(&mut self, migration: &ObjectName, revision: u64, at: Instant) {
+        self.changes.insert(migration.clone(), Change { revision, ordered_at: at, took_ms: None });
     }
 
-    /// Notes how far a change has come, and gives how long it took, once it is in force. What was in force
+    /// Notes how far `revision` has come, and gives how long it took, once it is in force. What was in force
     /// once stays so: a proxy that connects later does not start the clock again.
-    pub fn note(&mut self, migration: &str, progress: Progress, now: Instant) -> Option<f64> {
-        let change = self.changes.get_mut(migration)?;
+    pub fn note(
+        &mut self,
+        migration: &ObjectName,
+        revision: u64,
+        progress: Progress,
+        now: Instant,
+    ) -> Option<f64> {
+        let change = self.changes.get_mut(migration).filter(|change| change.revision == revision)?;
         if change.took_ms.is_none() && progress == Progress::InForce {
             change.took_ms = Some(now.duration_since(change.ordered_at).as_secs_f64() * 1000.0);
         }
@@ -37,7 +45,7 @@ impl Tracker {
     }
 
     /// Changes that are not in force yet.
-    pub fn waiting(&self) -> Vec<String> {
+    pub fn waiting(&self) -> Vec<ObjectName> {
         self.changes.iter().filter(|(_, c)| c.took_ms.is_none()).map(|(name, _)| name.clone()).collect()
     }
 }
@@ -106,15 +114,18 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_clock_stops_once() {
+        let name = ObjectName::new("default", "m");
         let mut tracker = Tracker::default();
-        assert_eq!(tracker.note("m", Progress::InForce, Instant::now()), None);
-        tracker.ordered("m", Instant::now());
-        assert_eq!(tracker.note("m", Progress::Waiting, Instant::now()), None);
-        assert_eq!(tracker.waiting(), ["m"]);
+        assert_eq!(tracker.note(&name, 2, Progress::InForce, Instant::now()), None);
+        tracker.ordered(&name, 2, Instant::now());
+        assert_eq!(tracker.note(&name, 2, Progress::Waiting, Instant::now()), None);
+        assert_eq!(tracker.waiting(), std::slice::from_ref(&name));
         tokio::time::advance(Duration::from_millis(12)).await;
-        assert_eq!(tracker.note("m", Progress::InForce, Instant::now()), Some(12.0));
+        // Whoever still looks at the revision before learns nothing of this one.
+        assert_eq!(tracker.note(&name, 1, Progress::InForce, Instant::now()), None);
+        assert_eq!(tracker.note(&name, 2, Progress::InForce, Instant::now()), Some(12.0));
         tokio::time::advance(Duration::from_millis(12)).await;
-        assert_eq!(tracker.note("m", Progress::InForce, Instant::now()), Some(12.0));
+        assert_eq!(tracker.note(&name, 2, Progress::InForce, Instant::now()), Some(12.0));
         assert!(tracker.waiting().is_empty());
     }
 }

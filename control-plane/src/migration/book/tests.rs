@@ -19,7 +19,7 @@ fn objects(stage: Stage, weight: u16) -> Objects {
 }
 
 fn declare(book: &mut Book, objects: &Objects, world: Circumstances) -> usize {
-    let drafts = book.declarations(objects, |_| world, Timestamp::UNIX_EPOCH);
+    let drafts = book.declarations(objects, |name| format!("file:{name}"), |_| world, Timestamp::UNIX_EPOCH);
     drafts.iter().for_each(|draft| book.apply(draft));
     drafts.len()
 }

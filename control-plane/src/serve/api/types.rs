@@ -219,22 +219,22 @@ pub struct ProxyView {
     /// Since when.
     #[schema(value_type = String, format = DateTime)]
     pub connected_at: Timestamp,
-    /// By resource type: what it follows.
+    /// By resource type (`CDS`, `EDS`, `LDS`, `RDS`): what it follows.
     pub types: BTreeMap<String, ProxyType>,
 }
 
 /// What a proxy follows of one resource type.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct ProxyType {
-    /// Whether it follows all resources of its view.
+    /// Whether it follows all resources of its gateway.
     pub wildcard: bool,
-    /// Resources sent and not taken back.
-    pub sent: usize,
-    /// Of these, acknowledged.
-    pub acknowledged: usize,
-    /// By resource: the version sent, where it is not yet the one acknowledged.
-    pub waiting: BTreeMap<String, String>,
-    /// Its last refusal.
+    /// The names it follows one by one.
+    pub names: Vec<String>,
+    /// Whether it has acknowledged all that is published of what it follows.
+    pub in_sync: bool,
+    /// By resource: the version it has acknowledged.
+    pub acknowledged: BTreeMap<String, String>,
+    /// Its last refusal, while it stands.
     pub last_nack: Option<NackView>,
 }
 
@@ -257,19 +257,21 @@ pub struct ObjectView {
     pub kind: String,
     /// `namespace/name`.
     pub name: String,
+    /// The file it was read from.
+    pub file: Option<String>,
     /// Nothing wrong with it.
     pub ok: bool,
     /// What is to be said of it.
     pub messages: Vec<String>,
 }
 
-/// The objects, and the files that were refused.
+/// The objects, and what is wrong in their folder.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct ObjectsView {
     /// In force.
     pub objects: Vec<ObjectView>,
-    /// What is wrong in the folder: file, line, field, reason.
-    pub refused: Vec<String>,
+    /// What is wrong in the folder, as `pontoon validate` says it: file, line, object, field, reason.
+    pub problems: Vec<String>,
 }
 
 /// What the registry holds.

@@ -1,0 +1,73 @@
+//! `pontoon serve`: flags and variables to options, logging, and signals.
+
+use std::io::IsTerminal;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+use super::CliError;
+use crate::serve::start::{Options, start};
+
+#[derive(Debug, Args)]
+pub(super) struct ServeArgs {
+    /// The folder of YAML objects; watched.
+    #[arg(long, env = "PONTOON_OBJECTS", value_name = "DIR", default_value = "objects")]
+    objects: PathBuf,
+    /// The folder of everything that is kept; made where it is missing.
+    #[arg(long, env = "PONTOON_DATA", value_name = "DIR", default_value = "data")]
+    data: PathBuf,
+    /// Where proxies come for xDS. It is plain text: more than loopback is for networks you trust.
+    #[arg(long, env = "PONTOON_XDS_LISTEN", value_name = "ADDR:PORT", default_value = "127.0.0.1:18000")]
+    xds_listen: SocketAddr,
+    /// Where the API is. It is plain text: more than loopback is for networks you trust.
+    #[arg(long, env = "PONTOON_API_LISTEN", value_name = "ADDR:PORT", default_value = "127.0.0.1:8767")]
+    api_listen: SocketAddr,
+    /// The API's tokens, one a line, `name:token` or the token alone. Without it: `api-token` in the data
+    /// folder, made on the first start.
+    #[arg(long, env = "PONTOON_TOKEN_FILE", value_name = "FILE")]
+    token_file: Option<PathBuf>,
+    /// What to log: a level, or `target=level,...`.
+    #[arg(long, env = "PONTOON_LOG", value_name = "FILTER", default_value = "info")]
+    log: String,
+    /// How to log.
+    #[arg(long, env = "PONTOON_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
+    log_format: LogFormat,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum LogFormat {
+    /// A line for people.
+    Text,
+    /// A JSON object a line.
+    Json,
+}
+
+pub(super) async fn run(args: ServeArgs) -> Result<(), CliError> {
+    let filter = EnvFilter::try_new(&args.log)
+        .map_err(|error| CliError::Other(format!("--log {:?} is no filter: {error}", args.log)))?;
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match args.log_format {
+        LogFormat::Text => log.with_ansi(std::io::stderr().is_terminal()).init(),
+        LogFormat::Json => log.json().init(),
+    }
+    let no_signals = |error: std::io::Error| CliError::Other(format!("cannot wait for signals: {error}"));
+    let mut terminate = signal(SignalKind::terminate()).map_err(no_signals)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(no_signals)?;
+    let options = Options {
+        objects: args.objects,
+        data: args.data,
+        xds_listen: args.xds_listen,
+        api_listen: args.api_listen,
+        token_file: args.token_file,
+    };
+    let running = start(options).await.map_err(|error| CliError::Other(error.to_string()))?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    running.stop().await;
+    Ok(())
+}

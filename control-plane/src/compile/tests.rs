@@ -1,0 +1,144 @@
+use std::collections::BTreeMap;
+
+use imbl::OrdMap;
+use serde_json::json;
+
+use super::*;
+use crate::model::instance::{Application, Instance, InstanceStatus, RegistryView};
+use crate::model::migration::Stage;
+use crate::objects::migration::{Key, MigrationSpec, Side};
+use crate::objects::pool::EurekaSource;
+use crate::objects::{Gateway, HttpRoute, Migration};
+
+const SERVICES: usize = 50;
+
+/// A gateway with a route to each of many services, the first of which is under migration.
+fn objects() -> Objects {
+    let name = |name: &str| ObjectName::new("default", name);
+    let gateway: Gateway = serde_json::from_value(json!({
+        "metadata": { "name": "edge" },
+        "spec": { "gatewayClassName": "pontoon", "listeners": [{ "name": "http", "port": 80, "protocol": "HTTP" }] }
+    }))
+    .expect("a gateway");
+    let route = |service: usize| -> HttpRoute {
+        serde_json::from_value(json!({
+            "metadata": { "name": format!("s{service}") },
+            "spec": {
+                "parentRefs": [{ "name": "edge" }],
+                "rules": [{
+                    "matches": [{ "path": { "value": format!("/s{service}") } }],
+                    "backendRefs": [{ "name": format!("s{service}") }],
+                }],
+            }
+        }))
+        .expect("a route")
+    };
+    let side = |application: &str| Side {
+        eureka: Some(EurekaSource { application: application.into(), selector: BTreeMap::new() }),
+        pool: None,
+    };
+    let spec = MigrationSpec {
+        service: "s0".into(),
+        legacy: side("s0"),
+        target: side("s0-new"),
+        key: Some(Key { header: Some("x-user".into()), cookie: None }),
+        ..MigrationSpec::default()
+    };
+    Objects {
+        gateways: OrdMap::unit(name("edge"), Arc::new(gateway)),
+        routes: (0..SERVICES).map(|s| (name(&format!("s{s}")), Arc::new(route(s)))).collect(),
+        migrations: OrdMap::unit(name("s0"), Arc::new(Migration::new("s0", spec))),
+        pools: OrdMap::new(),
+    }
+}
+
+fn registry(moved: Option<usize>) -> RegistryView {
+    let application = |service: usize| {
+        let name: Arc<str> = format!("S{service}").into();
+        let instance = Instance {
+            id: "a".into(),
+            application: name.clone(),
+            vip: name.clone(),
+            host_name: name.clone(),
+            ip: if moved == Some(service) { "10.0.0.2".into() } else { "10.0.0.1".into() },
+            port: Some(8080),
+            secure_port: None,
+            status: InstanceStatus::Up,
+            metadata: BTreeMap::new(),
+        };
+        (name, Application { instances: BTreeMap::from([("a".into(), Arc::new(instance))]), held: false })
+    };
+    RegistryView { applications: (0..SERVICES).map(application).collect() }
+}
+
+fn model() -> Model {
+    let (objects, registry) = (Arc::new(objects()), Arc::new(registry(None)));
+    Model { objects, registry, ..Model::default() }
+}
+
+/// Type and name of every resource that is not the same in both, whoever encoded it.
+fn different(before: &Compiled, after: &Compiled) -> Vec<(ResourceType, String)> {
+    let (before, after) = (&before.views["default/edge"], &after.views["default/edge"]);
+    let mut found = Vec::new();
+    for ty in ResourceType::ALL {
+        let (before, after) = (before.resources(ty), after.resources(ty));
+        let names = before.keys().chain(after.keys()).collect::<BTreeSet<_>>();
+        let changed = names.into_iter().filter(|name| before.get(*name) != after.get(*name));
+        found.extend(changed.map(|name| (ty, name.to_string())));
+    }
+    found
+}
+
+#[test]
+fn a_change_of_endpoints_changes_these_and_nothing_else() {
+    let mut compiler = Compiler::default();
+    let before = compiler.compile(&model());
+    let changed = Model { registry: Arc::new(registry(Some(7))), ..model() };
+    let after = compiler.compile(&changed);
+    assert_eq!(different(&before, &after), [(ResourceType::Endpoint, "eureka/S7".to_owned())]);
+}
+
+#[test]
+fn a_change_of_weight_changes_one_route_configuration() {
+    let mut compiler = Compiler::default();
+    let model = model();
+    let before = compiler.compile(&model);
+    let name = ObjectName::new("default", "s0");
+    let state =
+        MigrationState { stage: Stage::Split, weight: 1, ..model.state_of(&name).expect("a migration") };
+    let migrations = Arc::new(BTreeMap::from([(name.clone(), state)]));
+    let after = compiler.compile(&Model { migrations, ..model });
+    assert_eq!(different(&before, &after), [(ResourceType::Route, "default/edge/http".to_owned())]);
+    let carriers = &after.migrations[&name].routes;
+    assert_eq!(
+        carriers.iter().map(|(v, r)| (&**v, &**r)).collect::<Vec<_>>(),
+        [("default/edge", "default/edge/http")]
+    );
+}
+
+#[test]
+fn both_sides_are_there_before_anything_is_sent_to_the_target() {
+    let compiled = compile(&model());
+    let snapshot = &compiled.views["default/edge"];
+    assert!(snapshot.get(ResourceType::Cluster, "eureka/S0-NEW").is_some());
+    assert!(snapshot.get(ResourceType::Endpoint, "eureka/S0-NEW").is_some());
+}
+
+#[test]
+fn what_is_the_same_is_shared_and_not_encoded_again() {
+    let mut compiler = Compiler::default();
+    let model = model();
+    let (first, second) = (compiler.compile(&model), compiler.compile(&model));
+    for ty in ResourceType::ALL {
+        let (first, second) = (&first.views["default/edge"], &second.views["default/edge"]);
+        assert!(first.resources(ty).ptr_eq(second.resources(ty)), "{ty:?}");
+    }
+}
+
+#[test]
+fn a_gateway_that_goes_takes_its_view_along() {
+    let mut compiler = Compiler::default();
+    compiler.compile(&model());
+    let objects = Arc::new(Objects { gateways: OrdMap::new(), ..objects() });
+    assert!(compiler.compile(&Model { objects, ..model() }).views.is_empty());
+}

@@ -1,0 +1,86 @@
+//! JSON Schemas of the kinds, made from the types that read them, for editors and for people. As the reader
+//! does, they allow no field that the type does not have.
+
+use schemars::{JsonSchema, SchemaGenerator, generate::SchemaSettings};
+use serde_json::{Map, Value, json};
+
+use super::Kind;
+use super::migration::MigrationSpec;
+use super::pool::PoolSpec;
+
+/// Each kind's schema under its file name.
+pub fn all() -> Vec<(String, Value)> {
+    Kind::ALL
+        .into_iter()
+        .map(|kind| {
+            let spec = match kind {
+                Kind::Gateway => spec_schema::<gateway_api::gateways::GatewaySpec>(),
+                Kind::HttpRoute => spec_schema::<gateway_api::httproutes::HttpRouteSpec>(),
+                Kind::Migration => spec_schema::<MigrationSpec>(),
+                Kind::Pool => spec_schema::<PoolSpec>(),
+            };
+            (format!("{}.json", kind.as_str().to_lowercase()), object_schema(kind, spec))
+        })
+        .collect()
+}
+
+fn spec_schema<T: JsonSchema>() -> Value {
+    let settings = SchemaSettings::draft2020_12().with(|settings| {
+        settings.inline_subschemas = true;
+        settings.meta_schema = None;
+    });
+    let mut schema = SchemaGenerator::new(settings).into_root_schema_for::<T>().to_value();
+    close(&mut schema);
+    schema
+}
+
+/// Refuses unknown fields at every level that names its fields.
+fn close(schema: &mut Value) {
+    match schema {
+        Value::Object(map) => {
+            map.values_mut().for_each(close);
+            let fields = map.get("properties").is_some_and(Value::is_object);
+            if fields && map.contains_key("type") && !map.contains_key("additionalProperties") {
+                map.insert("additionalProperties".into(), Value::Bool(false));
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(close),
+        _ => {}
+    }
+}
+
+fn object_schema(kind: Kind, mut spec: Value) -> Value {
+    let description = spec.as_object_mut().and_then(|spec| spec.remove("description"));
+    if let Some(spec) = spec.as_object_mut() {
+        spec.remove("title");
+    }
+    let name = json!({ "type": "string", "pattern": "^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", "maxLength": 253 });
+    let texts = json!({ "type": "object", "additionalProperties": { "type": "string" } });
+    let mut schema = Map::new();
+    schema.insert("$schema".into(), json!("https://json-schema.org/draft/2020-12/schema"));
+    schema.insert("title".into(), json!(kind.as_str()));
+    if let Some(description) = description {
+        schema.insert("description".into(), description);
+    }
+    schema.insert("type".into(), json!("object"));
+    schema.insert("required".into(), json!(["apiVersion", "kind", "metadata", "spec"]));
+    schema.insert("additionalProperties".into(), json!(false));
+    let properties = json!({
+        "apiVersion": { "const": kind.api_version() },
+        "kind": { "const": kind.as_str() },
+        "metadata": {
+            "type": "object",
+            "required": ["name"],
+            "properties": {
+                "name": name,
+                "namespace": name,
+                "labels": texts,
+                "annotations": texts,
+            },
+        },
+        "spec": spec,
+        "status": { "description": "Not read." },
+    });
+    schema.insert("properties".into(), properties);
+    Value::Object(schema)
+}

@@ -1,0 +1,3 @@
+//! Eureka, both sides of it.
+
+pub mod client;

@@ -1,0 +1,282 @@
+//! The one task that owns the way from registries, objects and migrations to published resources. It takes the
+//! newest of each, so a burst costs one compilation; it does not wait for a burst to end, because a stopped
+//! instance must be out of the balancing at once. A command is compiled, written down, and only then published.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::in_force;
+use super::world::{Proxies, World, route_versions};
+use crate::compile::{Compiled, Compiler};
+use crate::migration::book::{Book, Draft, OrderError};
+use crate::migration::ledger::{Ledger, LedgerError};
+use crate::migration::sides::circumstances;
+use crate::migration::stage::Order;
+use crate::model::Model;
+use crate::model::instance::RegistryView;
+use crate::model::migration::MigrationState;
+use crate::objects::{Kind, Loaded, ObjectName, ObjectRef};
+
+/// Commands that may wait; the API answers 503 beyond.
+pub const QUEUE: usize = 64;
+
+/// Where changes come from.
+#[derive(Debug)]
+pub struct Sources {
+    /// What is registered.
+    pub registry: watch::Receiver<Arc<RegistryView>>,
+    /// The user's objects.
+    pub folder: watch::Receiver<Loaded>,
+    /// What the API wants.
+    pub commands: mpsc::Receiver<Command>,
+}
+
+/// A change that the API wants.
+#[derive(Debug)]
+pub struct Command {
+    /// Of which migration.
+    pub name: ObjectName,
+    /// What.
+    pub order: Order,
+    /// The name of the token that was shown.
+    pub token: Option<String>,
+    /// When it arrived.
+    pub at: Instant,
+    /// Where the answer goes.
+    pub reply: oneshot::Sender<Result<Done, CommandError>>,
+}
+
+/// A command was carried out: the world already shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Done {
+    /// Whether the position changed.
+    pub changed: bool,
+    /// What an operator should know.
+    pub warnings: Vec<String>,
+}
+
+/// Why a command was not carried out.
+#[derive(Debug, thiserror::Error)]
+pub enum CommandError {
+    /// It is not to be.
+    #[error(transparent)]
+    Order(#[from] OrderError),
+    /// It could not be written down, so it was not done.
+    #[error("the change is not made, for it cannot be written down: {0}")]
+    Ledger(#[from] LedgerError),
+    /// Our fault.
+    #[error(
+        "the change is not made: the compiler failed on it; please report this with the log's last lines"
+    )]
+    Compiler,
+}
+
+/// The task's state.
+pub struct Bridge {
+    sources: Sources,
+    ledger: Ledger,
+    proxies: Proxies,
+    world: watch::Sender<Arc<World>>,
+    book: Book,
+    /// The book as the compiler reads it: the same `Arc` while nothing changes, by which the compiler knows.
+    in_model: Arc<BTreeMap<ObjectName, MigrationState>>,
+    compiler: Compiler,
+}
+
+/// A model, and what the proxies are to be told of it.
+#[derive(Debug, Clone)]
+struct Translation {
+    model: Model,
+    compiled: Arc<Compiled>,
+}
+
+impl Bridge {
+    /// Over what the last run left behind.
+    pub fn new(
+        sources: Sources,
+        ledger: Ledger,
+        book: Book,
+        proxies: Proxies,
+        world: watch::Sender<Arc<World>>,
+    ) -> Bridge {
+        let in_model = Arc::new(book.in_model());
+        Bridge { sources, ledger, proxies, world, book, in_model, compiler: Compiler::default() }
+    }
+
+    /// Brings everything known into force. The first call ends the silence after a start.
+    pub async fn refresh(&mut self) {
+        let ordered_at = Instant::now();
+        let folder = self.sources.folder.borrow_and_update().clone();
+        let registry = self.sources.registry.borrow_and_update().clone();
+        let model = self.model(&folder, registry);
+        let world = |name: &ObjectName| circumstances(&model, name);
+        let actor = |name: &ObjectName| {
+            let object = ObjectRef { kind: Kind::Migration, name: name.clone() };
+            folder.file_of(&object).map_or_else(|| format!("file:{name}"), |file| format!("file:{file}"))
+        };
+        let drafts = self.book.declarations(&folder.objects, actor, world, Timestamp::now());
+        let mut book = self.book.clone();
+        drafts.iter().for_each(|draft| book.apply(draft));
+        let Some(mut translation) = self.translate(model.clone(), &book).await else { return };
+        let mut unwritten = false;
+        for draft in drafts {
+            let (name, revision) = (draft.name.clone(), draft.state.revision);
+            match self.write(draft.clone(), &translation).await {
+                Ok(()) => {
+                    self.book.apply(&draft);
+                    self.proxies.track(|tracker| tracker.ordered(&name, revision, ordered_at));
+                }
+                Err(error) => {
+                    unwritten = true;
+                    tracing::error!(migration = %name, %error, "a change of the file waits: it cannot be written down");
+                }
+            }
+        }
+        if unwritten {
+            let book = self.book.clone();
+            let Some(without) = self.translate(model, &book).await else { return };
+            translation = without;
+        }
+        self.publish(translation, folder);
+    }
+
+    /// Runs until `stop`, or until nothing can come any more.
+    pub async fn run(mut self, stop: CancellationToken) {
+        let mut changes = self.proxies.server.changes();
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                changed = self.sources.registry.changed() => match changed {
+                    Ok(()) => self.refresh().await,
+                    Err(_) => return tracing::error!("the registry has ended; what is published stays"),
+                },
+                changed = self.sources.folder.changed() => match changed {
+                    Ok(()) => self.refresh().await,
+                    Err(_) => return tracing::error!("the objects' watcher has ended; what is published stays"),
+                },
+                command = self.sources.commands.recv() => match command {
+                    Some(command) => self.command(command).await,
+                    None => return,
+                },
+                changed = changes.changed() => match changed {
+                    Ok(()) => self.note_acknowledgements(),
+                    Err(_) => return,
+                },
+            }
+        }
+    }
+
+    async fn command(&mut self, command: Command) {
+        let Command { name, order, token, at, reply } = command;
+        let result = self.carry_out(name, order, token, at).await;
+        // Whoever asked may have gone; the change is made all the same.
+        let _ = reply.send(result);
+    }
+
+    async fn carry_out(
+        &mut self,
+        name: ObjectName,
+        order: Order,
+        token: Option<String>,
+        at: Instant,
+    ) -> Result<Done, CommandError> {
+        let folder = self.sources.folder.borrow().clone();
+        let registry = self.sources.registry.borrow().clone();
+        let model = self.model(&folder, registry);
+        let world = circumstances(&model, &name);
+        let draft = self.book.order(&name, order, token, &folder.objects, world, Timestamp::now())?;
+        let mut book = self.book.clone();
+        book.apply(&draft);
+        let translation = self.translate(model, &book).await.ok_or(CommandError::Compiler)?;
+        let done = Done { changed: draft.record.is_some(), warnings: draft.warnings.clone() };
+        let revision = draft.state.revision;
+        self.write(draft, &translation).await?;
+        self.book = book;
+        if done.changed {
+            self.proxies.track(|tracker| tracker.ordered(&name, revision, at));
+        }
+        self.publish(translation, folder);
+        Ok(done)
+    }
+
+    fn model(&self, folder: &Loaded, registry: Arc<RegistryView>) -> Model {
+        Model { objects: folder.objects.clone(), registry, migrations: self.in_model.clone() }
+    }
+
+    /// Compiles and encodes `model` as it is with the states of `book`. None where that failed, which is a
+    /// fault of ours: what is published stays then.
+    async fn translate(&mut self, mut model: Model, book: &Book) -> Option<Translation> {
+        let in_model = book.in_model();
+        if *self.in_model != in_model {
+            self.in_model = Arc::new(in_model);
+        }
+        model.migrations = self.in_model.clone();
+        let mut compiler = std::mem::take(&mut self.compiler);
+        // Pure, but not short on a large system: it runs where it holds up nobody else.
+        let translated = tokio::task::spawn_blocking(move || {
+            let compiled = Arc::new(compiler.compile(&model));
+            (compiler, Translation { model, compiled })
+        });
+        match translated.await {
+            Ok((compiler, translation)) => {
+                self.compiler = compiler;
+                Some(translation)
+            }
+            Err(error) => {
+                tracing::error!(%error, "the compiler failed; what is published stays");
+                None
+            }
+        }
+    }
+
+    /// Writes a draft down, with the version of the configuration that carries it.
+    async fn write(&self, mut draft: Draft, translation: &Translation) -> Result<(), LedgerError> {
+        let ledger = self.ledger.clone();
+        if let Some(record) = &mut draft.record {
+            let routes = route_versions(&translation.compiled, &draft.name);
+            record.config = in_force::version(routes.map(|(_, name, version)| (name, version)));
+        }
+        let written = tokio::task::spawn_blocking(move || {
+            let name = draft.name.to_string();
+            match draft.record {
+                Some(record) => ledger.commit(&name, &draft.state, record).map(Some),
+                None => ledger.put(&name, &draft.state).map(|()| None),
+            }
+        });
+        let entry = written.await.map_err(|error| LedgerError::Lost(error.to_string()))??;
+        if let Some(entry) = entry {
+            let line = serde_json::to_string(&entry)?;
+            tracing::info!(target: "audit", %line, "migration changed");
+        }
+        Ok(())
+    }
+
+    fn publish(&mut self, translation: Translation, folder: Loaded) {
+        let Translation { model, compiled } = translation;
+        let before = self.world.borrow().compiled.clone();
+        for (view, snapshot) in &compiled.views {
+            self.proxies.server.publish(view, snapshot.clone());
+        }
+        for view in before.views.keys().filter(|view| !compiled.views.contains_key(*view)) {
+            self.proxies.server.remove_view(view);
+        }
+        let book = Arc::new(self.book.clone());
+        self.world.send_replace(Arc::new(World { model, compiled, book, folder }));
+        self.note_acknowledgements();
+    }
+
+    /// Stops the clock of changes that are in force now.
+    fn note_acknowledgements(&self) {
+        let world = self.world.borrow().clone();
+        for name in self.proxies.track(|tracker| tracker.waiting()) {
+            if let Some(state) = world.book.state(&name) {
+                world.in_force(&name, state, &self.proxies);
+            }
+        }
+    }
+}

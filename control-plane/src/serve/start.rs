@@ -1,0 +1,229 @@
+//! Puts the control plane together and takes it down again. Listeners are bound first, so that a taken port is
+//! said before anything is touched; proxies are answered last, once objects and registry are loaded: a restart
+//! never shows them less than there is.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use pontoon_xds::server::{Options as XdsOptions, Server, grpc_server};
+use redb::Database;
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio_stream::wrappers::TcpListenerStream;
+use tokio_util::sync::CancellationToken;
+
+use super::api::Api;
+use super::api::auth::{DEFAULT_FILE, TokenError, Tokens};
+use super::bridge::{Bridge, QUEUE, Sources};
+use super::http::{Limits, serve};
+use super::world::{Proxies, World};
+use crate::migration::book::Book;
+use crate::migration::ledger::{Ledger, LedgerError};
+use crate::objects::{DirectorySource, ObjectName};
+
+/// The database in the data folder.
+const DATABASE: &str = "pontoon.redb";
+/// For proxies' streams to end by themselves after a stop. They come back elsewhere or later; what they have
+/// stays in force.
+const XDS_DRAIN: Duration = Duration::from_secs(1);
+
+/// What a control plane is started with.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The folder of YAML objects.
+    pub objects: PathBuf,
+    /// The folder of everything that is kept. Made where it is missing.
+    pub data: PathBuf,
+    /// Where xDS is served.
+    pub xds_listen: SocketAddr,
+    /// Where the API is served.
+    pub api_listen: SocketAddr,
+    /// The API's tokens. None: a file in the data folder, made where it is missing.
+    pub token_file: Option<PathBuf>,
+}
+
+/// Why a control plane does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A port is taken, or the address is not ours.
+    #[error("cannot listen on {address} for {what}: {source}; say another address with {flag}")]
+    Listen {
+        /// For what.
+        what: &'static str,
+        /// Where.
+        address: SocketAddr,
+        /// Which flag says so.
+        flag: &'static str,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// The data folder cannot be used.
+    #[error("cannot use the data folder {folder}: {source}; say another with --data")]
+    Data {
+        /// Which.
+        folder: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// The database cannot be opened.
+    #[error("cannot open {file}: {source}; does another pontoon run on this data folder?")]
+    Database {
+        /// Which file.
+        file: PathBuf,
+        /// Why not.
+        source: redb::DatabaseError,
+    },
+    /// What it holds cannot be read.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    /// The token file.
+    #[error(transparent)]
+    Token(#[from] TokenError),
+}
+
+/// A running control plane.
+#[derive(Debug)]
+pub struct Running {
+    /// Where xDS is served.
+    pub xds: SocketAddr,
+    /// Where the API is served.
+    pub api: SocketAddr,
+    /// The file with the API's tokens.
+    pub token_file: PathBuf,
+    stop_requests: CancellationToken,
+    stop_rest: CancellationToken,
+    request_tasks: Vec<JoinHandle<()>>,
+    rest_tasks: Vec<JoinHandle<()>>,
+}
+
+/// Starts everything. On return objects and registry are loaded, and proxies are answered.
+pub async fn start(options: Options) -> Result<Running, StartError> {
+    let xds_listener = bind("xDS", options.xds_listen, "--xds-listen").await?;
+    let api_listener = bind("the API", options.api_listen, "--api-listen").await?;
+    let (xds, api) = (local(&xds_listener, options.xds_listen), local(&api_listener, options.api_listen));
+
+    create_private(&options.data)
+        .map_err(|source| StartError::Data { folder: options.data.clone(), source })?;
+    let database = open(&options.data.join(DATABASE)).await?;
+    let token_file = options.token_file.clone().unwrap_or_else(|| options.data.join(DEFAULT_FILE));
+    let tokens = match &options.token_file {
+        Some(file) => Tokens::read(file)?,
+        None => Tokens::read_or_create(&token_file)?,
+    };
+    let ledger = Ledger::new(database);
+    let reader = ledger.clone();
+    let loaded = tokio::task::spawn_blocking(move || reader.load())
+        .await
+        .map_err(|error| LedgerError::Lost(error.to_string()))??;
+    if let Some(broken) = &loaded.broken {
+        tracing::error!(%broken, "the audit log was changed from outside");
+    }
+    let states = loaded.states.into_iter().filter_map(|(name, state)| {
+        let (namespace, name) = name.split_once('/')?;
+        Some((ObjectName::new(namespace, name), state))
+    });
+    let book = Book::new(states.collect());
+
+    let server = Server::new(XdsOptions::new(|node| Ok(node.cluster.clone())));
+    let proxies = Proxies::new(server.clone());
+    let (commands, commands_in) = mpsc::channel(QUEUE);
+    let (world, world_out) = watch::channel(Arc::new(World::default()));
+    let (ready, ready_out) = watch::channel(false);
+    let (stop_requests, stop_rest) = (CancellationToken::new(), CancellationToken::new());
+
+    let audit_broken = loaded.broken.map(|broken| broken.to_string());
+    let api_router =
+        Api::new(world_out, ready_out, commands, proxies.clone(), ledger.clone(), tokens, audit_broken)
+            .router();
+    let request_tasks =
+        vec![tokio::spawn(serve(api_listener, api_router, Limits::API, stop_requests.clone()))];
+
+    let folder = DirectorySource::open(&options.objects).await;
+    let (registry, registry_in) = watch::channel(Arc::default());
+    let sources = Sources { registry: registry_in, folder: folder.loaded(), commands: commands_in };
+    let mut bridge = Bridge::new(sources, ledger, book, proxies, world);
+    bridge.refresh().await;
+
+    let until = stop_rest.clone();
+    let folder_task = tokio::spawn(async move {
+        // The registry's sender lives as long as the folder's watcher.
+        let _registry = registry;
+        tokio::select! { () = folder.run() => {}, () = until.cancelled() => {} }
+    });
+    let bridge_task = tokio::spawn(bridge.run(stop_rest.clone()));
+    let xds_task = tokio::spawn(serve_xds(xds_listener, server, stop_rest.clone()));
+    ready.send_replace(true);
+    let rest_tasks = vec![folder_task, bridge_task, xds_task, hold(ready, stop_rest.clone())];
+    tracing::info!(%api, %xds, objects = %options.objects.display(), data = %options.data.display(), "ready");
+    Ok(Running { xds, api, token_file, stop_requests, stop_rest, request_tasks, rest_tasks })
+}
+
+impl Running {
+    /// Stops: first whoever asks for something is answered and no more accepted, then the chain behind ends.
+    /// Proxies lose their stream last and keep what they have.
+    pub async fn stop(self) {
+        self.stop_requests.cancel();
+        for task in self.request_tasks {
+            let _ = task.await;
+        }
+        self.stop_rest.cancel();
+        for task in self.rest_tasks {
+            let _ = task.await;
+        }
+        tracing::info!("stopped");
+    }
+}
+
+async fn bind(
+    what: &'static str,
+    address: SocketAddr,
+    flag: &'static str,
+) -> Result<TcpListener, StartError> {
+    TcpListener::bind(address).await.map_err(|source| StartError::Listen { what, address, flag, source })
+}
+
+fn local(listener: &TcpListener, asked: SocketAddr) -> SocketAddr {
+    listener.local_addr().unwrap_or(asked)
+}
+
+/// Readable by its owner only: it holds the API's token.
+fn create_private(folder: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)
+}
+
+async fn open(file: &Path) -> Result<Arc<Database>, StartError> {
+    let path = file.to_owned();
+    let opened = tokio::task::spawn_blocking(move || Database::create(path)).await;
+    let opened = opened.map_err(|error| LedgerError::Lost(error.to_string()))?;
+    opened.map(Arc::new).map_err(|source| StartError::Database { file: file.to_owned(), source })
+}
+
+async fn serve_xds(listener: TcpListener, server: Server, stop: CancellationToken) {
+    let router = grpc_server().add_service(server.service());
+    let incoming = TcpListenerStream::new(listener);
+    let serving = router.serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned());
+    let drained = async {
+        stop.cancelled().await;
+        tokio::time::sleep(XDS_DRAIN).await;
+    };
+    tokio::select! {
+        ended = serving => {
+            if let Err(error) = ended {
+                tracing::error!(%error, "xDS is not served any more; proxies keep what they have");
+            }
+        }
+        () = drained => {}
+    }
+}
+
+/// Keeps readiness said until the end.
+fn hold(ready: watch::Sender<bool>, stop: CancellationToken) -> JoinHandle<()> {
+    tokio::spawn(async move {
+        stop.cancelled().await;
+        ready.send_replace(false);
+    })
+}

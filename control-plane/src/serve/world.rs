@@ -1,0 +1,237 @@
+//! What the control plane serves at one moment, for those who only look: the API and the metrics. Made anew by
+//! the [`bridge`](super::bridge) after each change, never altered.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
+
+use jiff::Timestamp;
+use pontoon_xds::ResourceType;
+use pontoon_xds::server::{NodeStatus, Server};
+use tokio::time::Instant;
+
+use super::api::types::{
+    ApplicationSummary, InForce, MigrationView, NackView, ObjectView, ObjectsView, Pending, PoolView,
+    ProxyType, ProxyView, RegistrySummary, RouteVersion, Straggler,
+};
+use super::in_force::{Tracker, judge};
+use crate::compile::Compiled;
+use crate::migration::book::Book;
+use crate::migration::sides;
+use crate::migration::stage::State;
+use crate::model::Model;
+use crate::objects::migration::Side;
+use crate::objects::{Loaded, ObjectName, semantic_problems};
+
+/// What is served.
+#[derive(Debug, Clone, Default)]
+pub struct World {
+    /// What it was compiled from.
+    pub model: Model,
+    /// What the proxies are told.
+    pub compiled: Arc<Compiled>,
+    /// Where the migrations stand.
+    pub book: Arc<Book>,
+    /// The folder that the objects are from, and what is wrong in it.
+    pub folder: Loaded,
+}
+
+/// What proxies have made of it. Clones share the tracker.
+#[derive(Clone)]
+pub struct Proxies {
+    /// The running xDS server.
+    pub server: Server,
+    /// How long changes took.
+    pub tracker: Arc<Mutex<Tracker>>,
+}
+
+impl Proxies {
+    /// Around a server.
+    pub fn new(server: Server) -> Proxies {
+        Proxies { server, tracker: Arc::default() }
+    }
+
+    /// All connected streams.
+    pub fn views(&self) -> Vec<ProxyView> {
+        self.server.nodes().into_iter().map(proxy_view).collect()
+    }
+
+    /// Runs `with` on the tracker.
+    pub fn track<T>(&self, with: impl FnOnce(&mut Tracker) -> T) -> T {
+        with(&mut self.tracker.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl World {
+    /// One migration, or none of that name.
+    pub fn migration(&self, name: &ObjectName, proxies: &Proxies) -> Option<MigrationView> {
+        let state = self.book.state(name)?;
+        let spec = self.model.objects.migrations.get(name).map(|object| &object.spec);
+        let pool = |side: &Side| {
+            let view = sides::side(&self.model, &name.namespace, side);
+            PoolView {
+                name: view.name,
+                healthy: view.endpoints.map(|endpoints| endpoints.healthy),
+                known: view.endpoints.map(|endpoints| endpoints.known),
+            }
+        };
+        let pending = self
+            .book
+            .pending(name)
+            .map(|(position, refusal)| Pending { position: *position, refusal: refusal.to_string() });
+        Some(MigrationView {
+            name: name.to_string(),
+            service: spec.map(|spec| spec.service.clone()),
+            stage: state.position.stage,
+            weight: state.position.weight,
+            target_share: state.position.target_share(),
+            revision: state.revision,
+            previous: state.previous,
+            actor: state.actor.clone(),
+            reason: state.reason.clone(),
+            at: state.at,
+            object: spec.is_some(),
+            pending,
+            legacy: spec.map(|spec| pool(&spec.legacy)),
+            target: spec.map(|spec| pool(&spec.target)),
+            in_force: self.in_force(name, state, proxies),
+        })
+    }
+
+    /// All migrations, by name.
+    pub fn migrations(&self, proxies: &Proxies) -> Vec<MigrationView> {
+        self.book.states().keys().filter_map(|name| self.migration(name, proxies)).collect()
+    }
+
+    /// Whether proxies do what `state` says.
+    pub fn in_force(&self, name: &ObjectName, state: &State, proxies: &Proxies) -> InForce {
+        let routes: Vec<RouteVersion> = route_versions(&self.compiled, name)
+            .map(|(view, route, version)| {
+                let mut who = proxies.server.acknowledged(view, ResourceType::Route, route, version);
+                who.yes.sort_unstable();
+                who.no.sort_unstable();
+                // Only asked for where somebody waits: it copies all that is known of every stream.
+                let nodes = if who.no.is_empty() { Vec::new() } else { proxies.server.nodes() };
+                let straggler =
+                    |node: &String| Straggler { refused: refusal(&nodes, node), node: node.clone() };
+                RouteVersion {
+                    view: view.to_owned(),
+                    name: route.to_owned(),
+                    version: version.to_owned(),
+                    waiting: who.no.iter().map(straggler).collect(),
+                    acknowledged: who.yes,
+                }
+            })
+            .collect();
+        let now = Instant::now();
+        let progress = judge(routes.clone(), None).progress;
+        let took = proxies.track(|tracker| tracker.note(name, state.revision, progress, now));
+        judge(routes, took)
+    }
+
+    /// The objects and what is to be said of them.
+    pub fn objects(&self) -> ObjectsView {
+        let mut problems = self.folder.problems.to_vec();
+        problems.extend(semantic_problems(&self.folder, &self.compiled.statuses));
+        problems.sort();
+        problems.dedup();
+        let objects = self.compiled.statuses.iter().map(|(object, conditions)| {
+            let wrong = conditions.iter().filter(|condition| !condition.status);
+            ObjectView {
+                kind: object.kind.to_string(),
+                name: object.name.to_string(),
+                file: self.folder.file_of(object).map(|file| file.to_string()),
+                ok: conditions.iter().all(|condition| condition.status),
+                messages: wrong
+                    .map(|c| match c.field.as_str() {
+                        "" => format!("{} ({})", c.message, c.reason),
+                        field => format!("{field}: {} ({})", c.message, c.reason),
+                    })
+                    .collect(),
+            }
+        });
+        ObjectsView {
+            objects: objects.collect(),
+            problems: problems.iter().map(|problem| problem.to_string()).collect(),
+        }
+    }
+
+    /// What is registered.
+    pub fn registry(&self) -> RegistrySummary {
+        let summary = self.model.registry.applications.iter().map(|(name, application)| {
+            let mut instances = BTreeMap::new();
+            for instance in application.instances.values() {
+                *instances.entry(status_word(instance.status).to_owned()).or_insert(0) += 1;
+            }
+            (name.to_string(), ApplicationSummary { instances, held: application.held })
+        });
+        RegistrySummary { applications: summary.collect() }
+    }
+}
+
+/// As Eureka spells it.
+pub fn status_word(status: crate::model::instance::InstanceStatus) -> &'static str {
+    use crate::model::instance::InstanceStatus::{Down, OutOfService, Starting, Unknown, Up};
+    match status {
+        Up => "UP",
+        Down => "DOWN",
+        Starting => "STARTING",
+        OutOfService => "OUT_OF_SERVICE",
+        Unknown => "UNKNOWN",
+    }
+}
+
+/// The route configurations that carry a migration: view, name, version.
+pub fn route_versions<'a>(
+    compiled: &'a Compiled,
+    name: &ObjectName,
+) -> impl Iterator<Item = (&'a str, &'a str, &'a str)> {
+    let carriers = compiled.migrations.get(name).map(|on_the_wire| &on_the_wire.routes);
+    carriers.into_iter().flatten().filter_map(|(view, route)| {
+        let resource = compiled.views.get(view)?.get(ResourceType::Route, route)?;
+        Some((&**view, &**route, &*resource.version))
+    })
+}
+
+/// What a proxy last refused of its routes, if it did.
+fn refusal(nodes: &[NodeStatus], node: &str) -> Option<String> {
+    let of_routes = |status: &NodeStatus| {
+        let routes = status.types.iter().find(|of_type| of_type.ty == ResourceType::Route)?;
+        routes.nack.as_ref().map(|nack| nack.message.clone())
+    };
+    nodes.iter().filter(|status| status.id == node).find_map(of_routes)
+}
+
+fn proxy_view(status: NodeStatus) -> ProxyView {
+    let types = status.types.into_iter().map(|of_type| {
+        let last_nack = of_type.nack.map(|nack| NackView {
+            at: timestamp(nack.at),
+            message: nack.message,
+            resources: nack.resources.iter().map(|(name, _)| name.to_string()).collect(),
+        });
+        let view = ProxyType {
+            wildcard: of_type.wildcard,
+            names: of_type.names.iter().map(|name| name.to_string()).collect(),
+            in_sync: of_type.in_sync,
+            acknowledged: of_type
+                .acknowledged
+                .iter()
+                .map(|(name, version)| (name.to_string(), version.to_string()))
+                .collect(),
+            last_nack,
+        };
+        (of_type.ty.short_name().to_owned(), view)
+    });
+    ProxyView {
+        node: status.id,
+        cluster: status.cluster,
+        user_agent: status.user_agent,
+        connected_at: timestamp(status.connected_at),
+        types: types.collect(),
+    }
+}
+
+/// A clock before 1970 or far off is shown as 1970.
+fn timestamp(time: SystemTime) -> Timestamp {
+    Timestamp::try_from(time).unwrap_or(Timestamp::UNIX_EPOCH)
+}

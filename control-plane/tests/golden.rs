@@ -1,0 +1,230 @@
+//! Golden tests of the compiler: a folder a feature under `golden/`, with what goes in (`objects.yaml`,
+//! `registry.json`, `states.json`) and what comes out (`xds.txt`, `status.json`) side by side.
+//! `UPDATE=1 cargo test -p pontoon --test golden` writes what comes out anew; read the difference.
+#![allow(clippy::expect_used, clippy::panic, reason = "a broken helper is a failed test")]
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use pontoon::compile::{self, Compiled};
+use pontoon::model::Model;
+use pontoon::model::instance::{Application, Instance, InstanceStatus, RegistryView};
+use pontoon::model::migration::{MigrationState, Stage};
+use pontoon::objects::{self, ObjectName};
+use pontoon_xds::pb::envoy::config::cluster::v3::Cluster;
+use pontoon_xds::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
+use pontoon_xds::pb::envoy::config::listener::v3::{Listener, filter};
+use pontoon_xds::pb::envoy::config::route::v3::RouteConfiguration;
+use pontoon_xds::pb::envoy::extensions::filters::network::http_connection_manager::v3::HttpConnectionManager;
+use pontoon_xds::{ResourceType, Snapshot};
+use prost::Message;
+use serde::Deserialize;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RegisteredInstance {
+    application: String,
+    id: String,
+    ip: String,
+    port: Option<u16>,
+    #[serde(default = "up")]
+    status: InstanceStatus,
+    #[serde(default)]
+    metadata: BTreeMap<String, String>,
+    #[serde(default)]
+    held: bool,
+}
+
+fn up() -> InstanceStatus {
+    InstanceStatus::Up
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct State {
+    stage: Stage,
+    #[serde(default)]
+    weight: u16,
+}
+
+fn read(path: &Path) -> Option<String> {
+    std::fs::read_to_string(path).ok()
+}
+
+fn model(folder: &Path) -> Model {
+    let loaded = objects::load(&folder.join("objects.yaml")).expect("objects.yaml");
+    assert!(loaded.problems.is_empty(), "{}: {:?}", folder.display(), loaded.problems);
+    let registered: Vec<RegisteredInstance> = read(&folder.join("registry.json"))
+        .map(|text| serde_json::from_str(&text).expect("registry.json"))
+        .unwrap_or_default();
+    let mut registry = RegistryView::default();
+    for instance in registered {
+        let name: Arc<str> = instance.application.to_uppercase().into();
+        let application = registry.applications.entry(name.clone()).or_insert_with(Application::default);
+        application.held |= instance.held;
+        let id: Arc<str> = instance.id.into();
+        let instance = Instance {
+            id: id.clone(),
+            application: name,
+            vip: instance.application.into(),
+            host_name: "localhost".into(),
+            ip: instance.ip.into(),
+            port: instance.port,
+            secure_port: None,
+            status: instance.status,
+            metadata: instance.metadata,
+        };
+        application.instances.insert(id, Arc::new(instance));
+    }
+    let states: BTreeMap<String, State> = read(&folder.join("states.json"))
+        .map(|text| serde_json::from_str(&text).expect("states.json"))
+        .unwrap_or_default();
+    let migrations = states.into_iter().map(|(name, State { stage, weight })| {
+        let (namespace, name) = name.split_once('/').expect("namespace/name");
+        let initial = MigrationState::initial(&objects::migration::MigrationSpec::default());
+        (ObjectName::new(namespace, name), MigrationState { stage, weight, revision: 1, ..initial })
+    });
+    Model {
+        objects: loaded.objects.clone(),
+        registry: Arc::new(registry),
+        migrations: Arc::new(migrations.collect()),
+    }
+}
+
+/// The resources as text, defaults left out.
+fn rendered(compiled: &Compiled) -> String {
+    let mut text = String::new();
+    for (view, snapshot) in &compiled.views {
+        for ty in ResourceType::ALL {
+            for resource in snapshot.resources(ty).values() {
+                let body = &resource.body[..];
+                let shown = match ty {
+                    ResourceType::Cluster => format!("{:#?}", Cluster::decode(body).expect("a cluster")),
+                    ResourceType::Endpoint => {
+                        format!("{:#?}", ClusterLoadAssignment::decode(body).expect("endpoints"))
+                    }
+                    ResourceType::Route => {
+                        format!("{:#?}", RouteConfiguration::decode(body).expect("routes"))
+                    }
+                    ResourceType::Listener => listener(&Listener::decode(body).expect("a listener")),
+                };
+                writeln!(text, "# {view}: {} {}", ty.short_name(), resource.name).expect("text");
+                text.push_str(&pruned(&shown));
+                text.push('\n');
+            }
+        }
+    }
+    text
+}
+
+fn listener(listener: &Listener) -> String {
+    let mut shown = format!("{listener:#?}");
+    for filter in listener.filter_chains.iter().flat_map(|chain| &chain.filters) {
+        if let Some(filter::ConfigType::TypedConfig(any)) = &filter.config_type {
+            let manager = HttpConnectionManager::decode(&any.value[..]).expect("a connection manager");
+            write!(shown, "\n{manager:#?}").expect("text");
+        }
+    }
+    shown
+}
+
+/// Leaves out what is at its default, wrappers, and the bytes of what is packed.
+fn pruned(debug: &str) -> String {
+    let mut lines: Vec<&str> = Vec::new();
+    let mut in_bytes = false;
+    for line in debug.lines() {
+        let trimmed = line.trim();
+        let (name, value) = trimmed.split_once(": ").unwrap_or(("", trimmed));
+        if in_bytes {
+            in_bytes = trimmed != "],";
+            continue;
+        }
+        in_bytes = name == "value" && value == "[";
+        let default = matches!(value, "None," | "[]," | "\"\"," | "0," | "false," | "{},");
+        let wrapper = matches!(trimmed, ")," | ")");
+        let shown = !wrapper && (!default || name.is_empty());
+        if shown && !in_bytes {
+            lines.push(line);
+        }
+    }
+    lines.join("\n").replace("Some(\n", "\n") + "\n"
+}
+
+fn status(compiled: &Compiled) -> String {
+    let objects = compiled
+        .statuses
+        .iter()
+        .map(|(object, conditions)| (object.to_string(), serde_json::json!(conditions)))
+        .collect::<serde_json::Map<_, _>>();
+    let migrations = compiled.migrations.iter().map(|(name, wire)| {
+        let wire = serde_json::json!({ "target": wire.target, "legacy": wire.legacy, "routes": wire.routes });
+        (name.to_string(), wire)
+    });
+    let migrations = migrations.collect::<serde_json::Map<_, _>>();
+    let all =
+        serde_json::json!({ "objects": objects, "clusters": compiled.clusters, "migrations": migrations });
+    serde_json::to_string_pretty(&all).expect("JSON") + "\n"
+}
+
+fn folders() -> Vec<PathBuf> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+    let mut folders =
+        std::fs::read_dir(root).expect("the folder").map(|entry| entry.expect("an entry").path());
+    let mut folders = folders.by_ref().filter(|path| path.is_dir()).collect::<Vec<_>>();
+    folders.sort();
+    assert!(!folders.is_empty());
+    folders
+}
+
+#[test]
+fn what_goes_in_gives_what_comes_out() {
+    let mut different = Vec::new();
+    for folder in folders() {
+        let compiled = compile::compile(&model(&folder));
+        for (name, is) in [("xds.txt", rendered(&compiled)), ("status.json", status(&compiled))] {
+            let path = folder.join(name);
+            if read(&path).as_deref() == Some(&is) {
+                continue;
+            }
+            if std::env::var_os("UPDATE").is_some() {
+                std::fs::write(&path, &is).expect("written");
+            } else {
+                let was = read(&path).unwrap_or_default();
+                let line = was.lines().zip(is.lines()).take_while(|(was, is)| was == is).count();
+                let at = |text: &str| text.lines().nth(line).unwrap_or("(end)").to_owned();
+                different.push(format!(
+                    "{}:{}: was {:?}, is {:?}",
+                    path.display(),
+                    line + 1,
+                    at(&was),
+                    at(&is)
+                ));
+            }
+        }
+    }
+    assert!(different.is_empty(), "{}\nUPDATE=1 writes them anew", different.join("\n"));
+}
+
+fn versions(snapshot: &Snapshot) -> Vec<(ResourceType, String, String)> {
+    let of =
+        |ty| snapshot.resources(ty).values().map(move |r| (ty, r.name.to_string(), r.version.to_string()));
+    ResourceType::ALL.into_iter().flat_map(of).collect()
+}
+
+/// The memo gives what compiling from nothing gives, whatever was compiled before.
+#[test]
+fn one_compiler_over_all_models_gives_what_a_fresh_one_gives() {
+    let models = folders().iter().map(|folder| model(folder)).collect::<Vec<_>>();
+    let mut compiler = compile::Compiler::default();
+    for model in models.iter().chain(models.iter().rev()) {
+        let (warm, fresh) = (compiler.compile(model), compile::compile(model));
+        assert_eq!(warm.views.keys().collect::<Vec<_>>(), fresh.views.keys().collect::<Vec<_>>());
+        for (name, snapshot) in &fresh.views {
+            assert_eq!(versions(&warm.views[name]), versions(snapshot), "{name}");
+        }
+        assert_eq!((&warm.statuses, &warm.clusters), (&fresh.statuses, &fresh.clusters));
+        assert_eq!(warm.migrations, fresh.migrations);
+    }
+}

@@ -1,0 +1,200 @@
+//! What the proxy must know before it can ask the control plane for the rest: flags, then the environment, then
+//! a YAML file, then defaults; the first that says something counts.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::Parser;
+use http::Uri;
+use serde::Deserialize;
+
+/// The flags of `pontoon-proxy`.
+#[derive(Debug, Clone, Default, Parser)]
+#[command(name = "pontoon-proxy", version, about = "The data plane of Pontoon, configured by xDS alone")]
+pub struct Args {
+    /// A YAML file with any of the settings below, in camelCase.
+    #[arg(long, short = 'c', env = "PONTOON_PROXY_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// The xDS server, `http://HOST:PORT`. Default: http://127.0.0.1:18000
+    #[arg(long, env = "PONTOON_PROXY_XDS_SERVER", value_name = "URI")]
+    pub xds_server: Option<String>,
+    /// This process's id among all proxies. Default: the host's name and the process id.
+    #[arg(long, env = "PONTOON_PROXY_NODE_ID", value_name = "ID")]
+    pub node_id: Option<String>,
+    /// What it is configured as: the `NAMESPACE/NAME` of a Gateway.
+    #[arg(long, env = "PONTOON_PROXY_CLUSTER", value_name = "NAMESPACE/NAME")]
+    pub cluster: Option<String>,
+    /// Where the admin port listens. Default: 127.0.0.1:15000; port 0 takes a free one.
+    #[arg(long, env = "PONTOON_PROXY_ADMIN", value_name = "ADDRESS")]
+    pub admin: Option<SocketAddr>,
+    /// Let the admin port listen on other addresses than loopback. It has no access control.
+    #[arg(long, env = "PONTOON_PROXY_ADMIN_ANYWHERE")]
+    pub admin_anywhere: bool,
+    /// Worker threads. Default: one a processor.
+    #[arg(long, env = "PONTOON_PROXY_WORKERS", value_name = "N")]
+    pub workers: Option<usize>,
+    /// For requests in flight when the process is told to end, in seconds. Default: 30.
+    #[arg(long, env = "PONTOON_PROXY_DRAIN_SECONDS", value_name = "N")]
+    pub drain_seconds: Option<u64>,
+}
+
+/// The settings of the YAML file.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct File {
+    xds_server: Option<String>,
+    node_id: Option<String>,
+    cluster: Option<String>,
+    admin: Option<SocketAddr>,
+    #[serde(default)]
+    admin_anywhere: bool,
+    workers: Option<usize>,
+    drain_seconds: Option<u64>,
+}
+
+/// The settings in force.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Bootstrap {
+    /// The xDS server.
+    pub xds_server: Uri,
+    /// `Node.id`.
+    pub node_id: String,
+    /// `Node.cluster`.
+    pub cluster: String,
+    /// The admin port.
+    pub admin: SocketAddr,
+    /// Worker threads, at least 1.
+    pub workers: usize,
+    /// For requests in flight at the end.
+    pub drain: Duration,
+}
+
+/// Settings that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum BootstrapError {
+    /// The file is not there or cannot be read.
+    #[error("cannot read {path}: {source}")]
+    Read {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The file is not what it should be.
+    #[error("{path}: {message}")]
+    Parse {
+        /// Which file.
+        path: PathBuf,
+        /// Where and what.
+        message: String,
+    },
+    /// A value that cannot be used.
+    #[error("{setting} is {value:?}: {expected}")]
+    Value {
+        /// The setting, as its flag is called.
+        setting: &'static str,
+        /// What it is.
+        value: String,
+        /// What would be right.
+        expected: &'static str,
+    },
+}
+
+/// Above this a worker a processor is never meant.
+const MOST_WORKERS: usize = 1024;
+
+impl Bootstrap {
+    /// From the flags (which clap has filled up from the environment) and the file that they name.
+    ///
+    /// # Errors
+    /// When the file cannot be read or a value cannot be used.
+    pub fn from_args(args: Args) -> Result<Bootstrap, BootstrapError> {
+        let file = args.config.as_deref().map(read).transpose()?.unwrap_or_default();
+        let xds_server =
+            args.xds_server.or(file.xds_server).unwrap_or_else(|| "http://127.0.0.1:18000".into());
+        let admin =
+            args.admin.or(file.admin).unwrap_or(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 15000));
+        if !(admin.ip().is_loopback() || args.admin_anywhere || file.admin_anywhere) {
+            return Err(BootstrapError::Value {
+                setting: "--admin",
+                value: admin.to_string(),
+                expected: "the admin port has no access control; give a loopback address, or --admin-anywhere too",
+            });
+        }
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        let workers = args.workers.or(file.workers).unwrap_or(processors);
+        if !(1..=MOST_WORKERS).contains(&workers) {
+            let expected = "expected 1 to 1024";
+            return Err(BootstrapError::Value { setting: "--workers", value: workers.to_string(), expected });
+        }
+        Ok(Bootstrap {
+            xds_server: server(xds_server)?,
+            node_id: args.node_id.or(file.node_id).unwrap_or_else(default_node_id),
+            cluster: args.cluster.or(file.cluster).unwrap_or_else(|| "default/edge".into()),
+            admin,
+            workers,
+            drain: Duration::from_secs(args.drain_seconds.or(file.drain_seconds).unwrap_or(30)),
+        })
+    }
+}
+
+fn read(path: &Path) -> Result<File, BootstrapError> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|source| BootstrapError::Read { path: path.to_owned(), source })?;
+    serde_saphyr::from_str(&text)
+        .map_err(|e| BootstrapError::Parse { path: path.to_owned(), message: e.to_string() })
+}
+
+fn server(text: String) -> Result<Uri, BootstrapError> {
+    let uri = text.parse::<Uri>().ok().filter(|uri| {
+        uri.scheme_str() == Some("http") && uri.port_u16().is_some() && matches!(uri.path(), "" | "/")
+    });
+    let expected = "expected http://HOST:PORT";
+    uri.ok_or(BootstrapError::Value { setting: "--xds-server", value: text, expected })
+}
+
+fn default_node_id() -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let host = if host.trim().is_empty() { "proxy" } else { host.trim() };
+    format!("{host}-{}", std::process::id())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+
+    fn with_file(text: &str, args: Args) -> Result<Bootstrap, BootstrapError> {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(text.as_bytes()).unwrap();
+        Bootstrap::from_args(Args { config: Some(file.path().to_owned()), ..args })
+    }
+
+    #[test]
+    fn a_flag_goes_before_the_file_and_the_file_before_the_default() {
+        let flags = Args { workers: Some(3), ..Args::default() };
+        let bootstrap = with_file("workers: 7\ndrainSeconds: 5\n", flags).unwrap();
+        assert_eq!((bootstrap.workers, bootstrap.drain), (3, Duration::from_secs(5)));
+        assert_eq!(bootstrap.xds_server, "http://127.0.0.1:18000/");
+    }
+
+    #[test]
+    fn a_setting_that_does_not_exist_is_named() {
+        let error = with_file("worker: 7\n", Args::default()).unwrap_err().to_string();
+        assert!(error.contains("worker") && error.contains("1"), "{error}");
+    }
+
+    #[test]
+    fn values_that_cannot_be_used_say_what_could() {
+        for (args, expected) in [
+            (Args { xds_server: Some("127.0.0.1:18000".into()), ..Args::default() }, "http://HOST:PORT"),
+            (Args { workers: Some(0), ..Args::default() }, "1 to 1024"),
+            (Args { admin: Some("0.0.0.0:15000".parse().unwrap()), ..Args::default() }, "--admin-anywhere"),
+        ] {
+            let error = Bootstrap::from_args(args).unwrap_err().to_string();
+            assert!(error.contains(expected), "{error}");
+        }
+    }
+}

@@ -1,0 +1,176 @@
+//! `envoy.config.cluster.v3.Cluster`.
+
+use std::time::Duration;
+
+use envoy_types::pb::envoy::config::cluster::v3::Cluster;
+use envoy_types::pb::envoy::config::cluster::v3::cluster::{ClusterDiscoveryType, DiscoveryType, LbPolicy};
+use envoy_types::pb::envoy::config::endpoint::v3::lb_endpoint::HostIdentifier;
+use envoy_types::pb::envoy::extensions::upstreams::http::v3::HttpProtocolOptions;
+use envoy_types::pb::envoy::extensions::upstreams::http::v3::http_protocol_options::UpstreamProtocolOptions;
+use envoy_types::pb::envoy::extensions::upstreams::http::v3::http_protocol_options::explicit_http_config::ProtocolConfig;
+
+use super::eds::{self, Compiled as Endpoints};
+use super::hcm::duration;
+use super::lds::{host_and_port, unpack};
+use super::problem::{Problem, Under};
+use super::support::{Message, support};
+use crate::upstream::cluster::{BalancePolicy, EndpointSource, UpstreamProtocol};
+
+pub(super) const MESSAGES: &[Message] = &[CLUSTER, UPSTREAM_OPTIONS];
+
+support! {
+    CLUSTER, cluster: Cluster = "envoy.config.cluster.v3.Cluster";
+    read: name, eds_cluster_config, connect_timeout, lb_policy, load_assignment, typed_extension_protocol_options, dns_refresh_rate, cluster_discovery_type;
+    ignored:
+        upstream_connection_options => "keep-alive probes are always on",
+        alt_stat_name => "it only names statistics",
+        stats_matcher => "it only names statistics",
+        track_cluster_stats => "it only names statistics",
+        track_timeout_budgets => "it only names statistics",
+        metadata => "no filter here reads it",
+        per_connection_buffer_limit_bytes => "buffers here are bounded anyway",
+        circuit_breakers => "thresholds are not enforced by this version",
+        respect_dns_ttl => "the TTL is always respected",
+        dns_lookup_family => "every address of both families is used",
+        dns_failure_refresh_rate => "after a failure the last addresses stay",
+        dns_jitter => "look-ups are spread anyway",
+        wait_for_warm_on_init => "a cluster is always waited for",
+        close_connections_on_host_health_failure => "an endpoint that goes finishes what it has",
+        ignore_health_on_host_removal => "a removed endpoint takes nothing new",
+        cleanup_interval => "it concerns original-destination clusters",
+        common_lb_config => "panic thresholds and zones are not used by this version",
+        use_tcp_for_dns_lookups => "the resolver chooses";
+    refused: http2_protocol_options, transport_socket_matches, transport_socket_matcher, per_connection_buffer_high_watermark_timeout, health_checks, max_requests_per_connection, upstream_http_protocol_options, common_http_protocol_options, http_protocol_options, dns_resolvers, dns_resolution_config, typed_dns_resolver_config, outlier_detection, upstream_bind_config, lb_subset_config, transport_socket, protocol_selection, filters, load_balancing_policy, lrs_server, lrs_report_endpoint_metrics, upstream_config, preconnect_policy, connection_pool_per_downstream_connection, queuing_policies, lb_config;
+}
+
+support! {
+    UPSTREAM_OPTIONS, upstream_options: HttpProtocolOptions = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
+    read: common_http_protocol_options, upstream_protocol_options;
+    ignored:
+        outlier_detection => "an endpoint that refuses connections is always ejected for a while";
+    refused: upstream_http_protocol_options, http_filters, header_validation_config, request_mirror_policies, hash_policy, retry_policy;
+}
+
+/// Envoy's default.
+const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Under the 60 s after which Tomcat and Netty close an idle connection.
+const DEFAULT_IDLE: Duration = Duration::from_secs(55);
+/// Envoy's default.
+const DEFAULT_DNS_REFRESH: Duration = Duration::from_secs(5);
+const PROTOCOL_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
+
+/// A cluster without its handle.
+#[derive(Debug)]
+pub(super) struct Compiled {
+    pub(super) connect_timeout: Duration,
+    pub(super) policy: BalancePolicy,
+    pub(super) protocol: UpstreamProtocol,
+    pub(super) idle_timeout: Duration,
+    pub(super) source: EndpointSource,
+    /// The endpoints of a static cluster.
+    pub(super) endpoints: Option<Endpoints>,
+}
+
+pub(super) fn compile(message: &Cluster) -> Result<Compiled, Problem> {
+    cluster(message)?;
+    let policy = match message.lb_policy() {
+        LbPolicy::RoundRobin => BalancePolicy::RoundRobin,
+        LbPolicy::LeastRequest => BalancePolicy::LeastRequest,
+        other => {
+            let reason =
+                format!("is {}; this proxy supports ROUND_ROBIN and LEAST_REQUEST", other.as_str_name());
+            return Err(Problem::new("lb_policy", reason));
+        }
+    };
+    let (protocol, idle) = protocol(message)?;
+    let (source, endpoints) = source(message)?;
+    Ok(Compiled {
+        connect_timeout: duration("connect_timeout", message.connect_timeout)?
+            .unwrap_or(DEFAULT_CONNECT_TIMEOUT),
+        policy,
+        protocol,
+        idle_timeout: idle.unwrap_or(DEFAULT_IDLE),
+        source,
+        endpoints,
+    })
+}
+
+fn protocol(message: &Cluster) -> Result<(UpstreamProtocol, Option<Duration>), Problem> {
+    let mut found = (UpstreamProtocol::Http1, None);
+    for (name, any) in &message.typed_extension_protocol_options {
+        let at = || format!("typed_extension_protocol_options[{name:?}]");
+        if name != PROTOCOL_OPTIONS {
+            return Err(Problem::new(at(), format!("is not supported; this proxy knows {PROTOCOL_OPTIONS}")));
+        }
+        found = unpack(any).and_then(|options| upstream(&options)).under(at)?;
+    }
+    Ok(found)
+}
+
+fn upstream(options: &HttpProtocolOptions) -> Result<(UpstreamProtocol, Option<Duration>), Problem> {
+    upstream_options(options)?;
+    let idle = options.common_http_protocol_options.as_ref().and_then(|common| common.idle_timeout);
+    let idle = duration("common_http_protocol_options.idle_timeout", idle)?;
+    let Some(UpstreamProtocolOptions::ExplicitHttpConfig(explicit)) = &options.upstream_protocol_options
+    else {
+        return Err(Problem::new("upstream_protocol_options", "must be explicit_http_config"));
+    };
+    match &explicit.protocol_config {
+        Some(ProtocolConfig::HttpProtocolOptions(_)) => Ok((UpstreamProtocol::Http1, idle)),
+        Some(ProtocolConfig::Http2ProtocolOptions(_)) => Ok((UpstreamProtocol::Http2, idle)),
+        _ => Err(Problem::new(
+            "explicit_http_config",
+            "must be http_protocol_options or http2_protocol_options",
+        )),
+    }
+}
+
+fn source(message: &Cluster) -> Result<(EndpointSource, Option<Endpoints>), Problem> {
+    let kind = match message.cluster_discovery_type {
+        None => DiscoveryType::Static,
+        Some(ClusterDiscoveryType::Type(kind)) => DiscoveryType::try_from(kind)
+            .map_err(|_| Problem::new("type", format!("is {kind}, which is not known")))?,
+        Some(ClusterDiscoveryType::ClusterType(_)) => {
+            return Err(Problem::new("cluster_type", "is not supported"));
+        }
+    };
+    match kind {
+        DiscoveryType::Eds => {
+            let eds = message.eds_cluster_config.as_ref();
+            let name = eds.map(|eds| eds.service_name.as_str()).filter(|name| !name.is_empty());
+            Ok((EndpointSource::Eds(name.unwrap_or(&message.name).into()), None))
+        }
+        DiscoveryType::Static => {
+            let endpoints = message.load_assignment.as_ref().map(eds::compile).transpose();
+            let endpoints = endpoints.under(|| "load_assignment".into())?;
+            Ok((EndpointSource::Static, Some(endpoints.unwrap_or_default())))
+        }
+        DiscoveryType::StrictDns | DiscoveryType::LogicalDns => {
+            #[allow(deprecated, reason = "what replaces it configures Envoy's own resolvers")]
+            let refresh =
+                duration("dns_refresh_rate", message.dns_refresh_rate)?.unwrap_or(DEFAULT_DNS_REFRESH);
+            let targets = dns_targets(message).under(|| "load_assignment".into())?;
+            Ok((EndpointSource::Dns { targets, refresh }, None))
+        }
+        DiscoveryType::OriginalDst => Err(Problem::new("type", "ORIGINAL_DST is not supported")),
+    }
+}
+
+fn dns_targets(message: &Cluster) -> Result<Vec<(Box<str>, u16)>, Problem> {
+    let localities = message.load_assignment.iter().flat_map(|a| &a.endpoints);
+    let mut targets = Vec::new();
+    for (i, endpoint) in localities.flat_map(|l| &l.lb_endpoints).enumerate() {
+        let at = || format!("endpoints.lb_endpoints[{i}].endpoint.address");
+        let Some(HostIdentifier::Endpoint(endpoint)) = &endpoint.host_identifier else {
+            return Err(Problem::new(at(), "is missing"));
+        };
+        let address = endpoint.address.as_ref().ok_or_else(|| Problem::new(at(), "is missing"))?;
+        let (host, port) = host_and_port(address).under(at)?;
+        targets.push((host.into(), port));
+    }
+    if targets.is_empty() {
+        Err(Problem::new("endpoints", "is empty; a name is needed"))
+    } else {
+        Ok(targets)
+    }
+}

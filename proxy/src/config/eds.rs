@@ -1,0 +1,85 @@
+//! `envoy.config.endpoint.v3.ClusterLoadAssignment`.
+
+use std::net::SocketAddr;
+
+use envoy_types::pb::envoy::config::core::v3::HealthStatus;
+use envoy_types::pb::envoy::config::endpoint::v3::lb_endpoint::HostIdentifier;
+use envoy_types::pb::envoy::config::endpoint::v3::{
+    ClusterLoadAssignment, Endpoint, LbEndpoint, LocalityLbEndpoints,
+};
+
+use super::lds::socket_address;
+use super::problem::{Problem, Under, each};
+use super::support::{Message, support};
+use crate::upstream::cluster::EndpointHealth;
+
+pub(super) const MESSAGES: &[Message] = &[LOAD_ASSIGNMENT, LOCALITY, LB_ENDPOINT, ENDPOINT];
+
+support! {
+    LOAD_ASSIGNMENT, load_assignment: ClusterLoadAssignment = "envoy.config.endpoint.v3.ClusterLoadAssignment";
+    read: cluster_name, endpoints;
+    ignored:
+        policy => "drop rates and overprovisioning are not used by this version";
+    refused: named_endpoints;
+}
+
+support! {
+    LOCALITY, locality: LocalityLbEndpoints = "envoy.config.endpoint.v3.LocalityLbEndpoints";
+    read: lb_endpoints, priority;
+    ignored:
+        locality => "localities are not weighed by this version",
+        metadata => "no filter here reads it",
+        load_balancing_weight => "localities are not weighed by this version",
+        proximity => "localities are not weighed by this version";
+    refused: lb_config;
+}
+
+support! {
+    LB_ENDPOINT, lb_endpoint: LbEndpoint = "envoy.config.endpoint.v3.LbEndpoint";
+    read: health_status, load_balancing_weight, host_identifier;
+    ignored:
+        metadata => "no filter here reads it";
+    refused: ;
+}
+
+support! {
+    ENDPOINT, endpoint: Endpoint = "envoy.config.endpoint.v3.Endpoint";
+    read: address;
+    ignored:
+        hostname => "it is only used for health checks and host rewriting",
+        health_check_config => "there are no active health checks in this version",
+        observability_name => "it only names statistics";
+    refused: additional_addresses;
+}
+
+/// Address, weight and health of each endpoint.
+pub(super) type Compiled = Vec<(SocketAddr, u32, EndpointHealth)>;
+
+pub(super) fn compile(message: &ClusterLoadAssignment) -> Result<Compiled, Problem> {
+    load_assignment(message)?;
+    let localities = each("endpoints", &message.endpoints, |l| {
+        locality(l)?;
+        if l.priority != 0 {
+            return Err(Problem::new("priority", format!("is {}; this proxy supports 0", l.priority)));
+        }
+        each("lb_endpoints", &l.lb_endpoints, one)
+    })?;
+    Ok(localities.into_iter().flatten().collect())
+}
+
+fn one(message: &LbEndpoint) -> Result<(SocketAddr, u32, EndpointHealth), Problem> {
+    lb_endpoint(message)?;
+    let Some(HostIdentifier::Endpoint(host)) = &message.host_identifier else {
+        return Err(Problem::new("endpoint", "is missing"));
+    };
+    endpoint(host).under(|| "endpoint".into())?;
+    let address = host.address.as_ref().ok_or_else(|| Problem::new("endpoint.address", "is missing"))?;
+    let address = socket_address(address).under(|| "endpoint.address".into())?;
+    let weight = message.load_balancing_weight.map_or(1, |n| n.value).max(1);
+    let health = match message.health_status() {
+        HealthStatus::Unknown | HealthStatus::Healthy | HealthStatus::Degraded => EndpointHealth::Healthy,
+        HealthStatus::Draining => EndpointHealth::Draining,
+        HealthStatus::Unhealthy | HealthStatus::Timeout => EndpointHealth::Unhealthy,
+    };
+    Ok((address, weight, health))
+}

@@ -1,0 +1,333 @@
+//! `HttpConnectionManager`: what is done with the requests of a listener.
+
+use std::time::Duration;
+
+use envoy_types::pb::envoy::config::accesslog::v3::{AccessLog as AccessLogMessage, access_log};
+use envoy_types::pb::envoy::config::core::v3::http_protocol_options::HeadersWithUnderscoresAction;
+use envoy_types::pb::envoy::config::core::v3::{Http1ProtocolOptions, Http2ProtocolOptions, HttpProtocolOptions};
+use envoy_types::pb::envoy::config::core::v3::{SubstitutionFormatString, substitution_format_string};
+use envoy_types::pb::envoy::config::route::v3::RouteConfiguration;
+use envoy_types::pb::envoy::extensions::access_loggers::file::v3::{FileAccessLog, file_access_log};
+use envoy_types::pb::envoy::extensions::filters::http::router::v3::Router;
+use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::{
+    CodecType, PathWithEscapedSlashesAction, RouteSpecifier, StripPortMode,
+};
+use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::{
+    HttpConnectionManager, HttpFilter, http_filter,
+};
+use ipnet::IpNet;
+
+use super::lds::unpack;
+use super::listener::{
+    AccessLog, AccessLogFormat, DownstreamTimeouts, ForwardedTrust, Limits, PathOptions, Underscores,
+};
+use super::problem::{Problem, Under, each};
+use super::support::{Message, support};
+
+pub(super) const MESSAGES: &[Message] = &[MANAGER, COMMON_OPTIONS, HTTP2_OPTIONS, HTTP1_OPTIONS, ROUTER];
+
+support! {
+    MANAGER, manager: HttpConnectionManager = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
+    read: codec_type, http_filters, common_http_protocol_options, http_protocol_options, http2_protocol_options, server_name, max_request_headers_kb, stream_idle_timeout, request_headers_timeout, drain_timeout, access_log, use_remote_address, xff_num_trusted_hops, internal_address_config, generate_request_id, preserve_external_request_id, upgrade_configs, normalize_path, merge_slashes, path_with_escaped_slashes_action, strip_port_mode, route_specifier;
+    ignored:
+        stat_prefix => "it only names statistics",
+        tracing => "spans are not reported by this version",
+        strip_matching_host_port => "a route configuration says whether ports count",
+        delayed_close_timeout => "a connection is closed once its last answer is flushed",
+        access_log_flush_interval => "a request is logged when it ends",
+        flush_access_log_on_new_request => "a request is logged when it ends",
+        access_log_options => "a request is logged when it ends",
+        proxy_100_continue => "100 Continue always comes from the upstream",
+        always_set_request_id_in_response => "the id is in the log",
+        append_local_overload => "there is no overload manager",
+        add_proxy_protocol_connection_state => "PROXY protocol is not read here",
+        http1_safe_max_connection_duration => "connections have no longest duration";
+    refused: add_user_agent, http3_protocol_options, server_header_transformation, scheme_header_transformation, stream_flush_timeout, request_timeout, drain_timeout_jitter, original_ip_detection_extensions, early_header_mutation_extensions, skip_xff_append, via, forward_client_cert_details, set_current_client_cert_details, forward_client_cert_matcher, represent_ipv4_remote_address_as_ipv4_mapped_ipv6, request_id_extension, local_reply_config, stream_error_on_invalid_http_message, path_normalization_options, strip_trailing_host_dot, proxy_status_config, typed_header_validation_config, append_x_forwarded_port, forward_proto_config;
+}
+
+support! {
+    COMMON_OPTIONS, common_options: HttpProtocolOptions = "envoy.config.core.v3.HttpProtocolOptions";
+    read: idle_timeout, max_headers_count, headers_with_underscores_action;
+    ignored:;
+    refused: max_connection_duration, max_connection_duration_jitter, max_response_headers_kb, max_stream_duration, max_requests_per_connection;
+}
+
+support! {
+    HTTP2_OPTIONS, http2_options: Http2ProtocolOptions = "envoy.config.core.v3.Http2ProtocolOptions";
+    read: max_concurrent_streams;
+    ignored:
+        hpack_table_size => "a fixed limit of our own holds",
+        initial_stream_window_size => "a fixed limit of our own holds",
+        initial_connection_window_size => "a fixed limit of our own holds",
+        max_outbound_frames => "a fixed limit of our own holds",
+        max_outbound_control_frames => "a fixed limit of our own holds",
+        max_consecutive_inbound_frames_with_empty_payload => "a fixed limit of our own holds",
+        max_inbound_priority_frames_per_stream => "a fixed limit of our own holds",
+        max_inbound_window_update_frames_per_data_frame_sent => "a fixed limit of our own holds",
+        connection_keepalive => "a fixed limit of our own holds",
+        use_oghttp2_codec => "a fixed limit of our own holds",
+        max_metadata_size => "a fixed limit of our own holds",
+        enable_huffman_encoding => "a fixed limit of our own holds",
+        max_header_field_size_kb => "a fixed limit of our own holds",
+        stream_reset_burst => "a fixed limit of our own holds",
+        stream_reset_rate => "a fixed limit of our own holds",
+        stream_error_on_invalid_http_messaging => "a fixed limit of our own holds",
+        override_stream_error_on_invalid_http_message => "a fixed limit of our own holds";
+    refused: allow_connect, allow_metadata, custom_settings_parameters, disallow_obs_text;
+}
+
+support! {
+    HTTP1_OPTIONS, http1_options: Http1ProtocolOptions = "envoy.config.core.v3.Http1ProtocolOptions";
+    read: accept_http_10, enable_trailers;
+    ignored:
+        allow_absolute_url => "the absolute form is always taken",
+        use_balsa_parser => "the parser is hyper’s",
+        override_stream_error_on_invalid_http_message => "an invalid message always ends its connection",
+        allow_custom_methods => "any token is a method";
+    refused: default_host_for_http_10, header_key_format, allow_chunked_length, send_fully_qualified_url, ignore_http_11_upgrade;
+}
+
+support! {
+    ROUTER, router: Router = "envoy.extensions.filters.http.router.v3.Router";
+    read: ;
+    ignored:
+        dynamic_stats => "it only names statistics",
+        start_child_span => "spans are not reported by this version",
+        suppress_envoy_headers => "no x-envoy headers are added",
+        respect_expected_rq_timeout => "no x-envoy headers are read",
+        suppress_grpc_request_failure_code_stats => "it only names statistics",
+        upstream_log_options => "there is no upstream log",
+        reject_connect_request_early_data => "CONNECT is refused";
+    refused: upstream_log, strict_check_headers, upstream_http_filters;
+}
+
+/// Envoy's default for all headers of a request.
+const DEFAULT_HEADER_KIB: u32 = 60;
+/// No listener takes more: headers are held in memory.
+const LARGEST_HEADER_KIB: u32 = 1024;
+/// Envoy's default number of header fields.
+const DEFAULT_HEADERS: u32 = 100;
+/// What Envoy's guide for the edge sets; Envoy's own default is higher.
+const DEFAULT_STREAMS: u32 = 100;
+/// Bounds a client that sends its headers byte by byte; Envoy's default is off.
+const DEFAULT_REQUEST_HEADERS: Duration = Duration::from_secs(10);
+/// Envoy's default.
+const DEFAULT_IDLE: Duration = Duration::from_secs(3600);
+/// Envoy's default.
+const DEFAULT_STREAM_IDLE: Duration = Duration::from_secs(300);
+/// Envoy's default.
+const DEFAULT_DRAIN: Duration = Duration::from_secs(5);
+
+/// A manager, before its routes are looked up.
+#[derive(Debug)]
+pub(super) struct Manager {
+    pub(super) routes: Routes,
+    pub(super) forwarded: ForwardedTrust,
+    pub(super) limits: Limits,
+    pub(super) timeouts: DownstreamTimeouts,
+    pub(super) path: PathOptions,
+    pub(super) underscores: Underscores,
+    pub(super) upgrades: Vec<Box<str>>,
+    pub(super) generate_request_id: bool,
+    pub(super) preserve_external_request_id: bool,
+    pub(super) access_log: Vec<AccessLog>,
+    pub(super) server_name: Box<str>,
+}
+
+/// Where a manager's routes come from.
+#[derive(Debug)]
+pub(super) enum Routes {
+    /// By RDS, under this name.
+    Named(String),
+    /// In the listener.
+    Inline(Box<RouteConfiguration>),
+}
+
+pub(super) fn compile(message: &HttpConnectionManager) -> Result<Manager, Problem> {
+    manager(message)?;
+    if !matches!(message.codec_type(), CodecType::Auto | CodecType::Http1 | CodecType::Http2) {
+        return Err(Problem::new("codec_type", "must be AUTO, HTTP1 or HTTP2"));
+    }
+    let common = message.common_http_protocol_options.unwrap_or_default();
+    common_options(&common).under(|| "common_http_protocol_options".into())?;
+    if let Some(options) = &message.http_protocol_options {
+        http1_options(options).under(|| "http_protocol_options".into())?;
+    }
+    let http2 = message.http2_protocol_options.clone().unwrap_or_default();
+    http2_options(&http2).under(|| "http2_protocol_options".into())?;
+    filters(&message.http_filters)?;
+
+    let header_kib = message.max_request_headers_kb.map_or(DEFAULT_HEADER_KIB, |n| n.value);
+    if header_kib == 0 || header_kib > LARGEST_HEADER_KIB {
+        let reason = format!("is {header_kib}; must be 1 to {LARGEST_HEADER_KIB}");
+        return Err(Problem::new("max_request_headers_kb", reason));
+    }
+    Ok(Manager {
+        routes: routes(message)?,
+        forwarded: forwarded(message)?,
+        limits: Limits {
+            max_header_bytes: header_kib * 1024,
+            max_headers: common.max_headers_count.map_or(DEFAULT_HEADERS, |n| n.value).max(1),
+            max_body_bytes: 0,
+            max_concurrent_streams: http2.max_concurrent_streams.map_or(DEFAULT_STREAMS, |n| n.value).max(1),
+        },
+        timeouts: DownstreamTimeouts {
+            request_headers: duration("request_headers_timeout", message.request_headers_timeout)?
+                .filter(|d| !d.is_zero())
+                .unwrap_or(DEFAULT_REQUEST_HEADERS),
+            idle: duration("common_http_protocol_options.idle_timeout", common.idle_timeout)?
+                .unwrap_or(DEFAULT_IDLE),
+            stream_idle: match duration("stream_idle_timeout", message.stream_idle_timeout)? {
+                None => Some(DEFAULT_STREAM_IDLE),
+                Some(off) if off.is_zero() => None,
+                some => some,
+            },
+            drain: duration("drain_timeout", message.drain_timeout)?.unwrap_or(DEFAULT_DRAIN),
+        },
+        path: PathOptions {
+            normalize: message.normalize_path.is_none_or(|b| b.value),
+            merge_slashes: message.merge_slashes,
+            reject_escaped_slashes: escaped_slashes(message)?,
+        },
+        underscores: match common.headers_with_underscores_action() {
+            // The protobuf default, so it cannot be told from a field that is not set; ours is stricter.
+            HeadersWithUnderscoresAction::Allow => Underscores::default(),
+            HeadersWithUnderscoresAction::RejectRequest => Underscores::Reject,
+            HeadersWithUnderscoresAction::DropHeader => Underscores::Drop,
+        },
+        upgrades: upgrades(message)?,
+        generate_request_id: message.generate_request_id.is_none_or(|b| b.value),
+        preserve_external_request_id: message.preserve_external_request_id,
+        access_log: each("access_log", &message.access_log, access_log)?,
+        server_name: if message.server_name.is_empty() {
+            "pontoon".into()
+        } else {
+            message.server_name.as_str().into()
+        },
+    })
+}
+
+fn routes(message: &HttpConnectionManager) -> Result<Routes, Problem> {
+    if let Some(StripPortMode::StripAnyHostPort(true)) = message.strip_port_mode {
+        return Err(Problem::new(
+            "strip_any_host_port",
+            "is not supported; see ignore_port_in_host_matching",
+        ));
+    }
+    match &message.route_specifier {
+        Some(RouteSpecifier::Rds(rds)) if rds.route_config_name.is_empty() => {
+            Err(Problem::new("rds.route_config_name", "is empty"))
+        }
+        Some(RouteSpecifier::Rds(rds)) => Ok(Routes::Named(rds.route_config_name.clone())),
+        Some(RouteSpecifier::RouteConfig(config)) => Ok(Routes::Inline(Box::new(config.clone()))),
+        Some(RouteSpecifier::ScopedRoutes(_)) => {
+            Err(Problem::new("scoped_routes", "is not supported; use rds"))
+        }
+        None => Err(Problem::new("route_specifier", "is missing; give rds or route_config")),
+    }
+}
+
+fn filters(filters: &[HttpFilter]) -> Result<(), Problem> {
+    let (last, earlier) = match filters {
+        [] => return Err(Problem::new("http_filters", "is empty; the last one must be the router")),
+        [earlier @ .., last] => (last, earlier),
+    };
+    each("http_filters", earlier, |filter| {
+        if filter.is_optional || filter.disabled {
+            return Ok(());
+        }
+        let reason = format!(
+            "is the filter {:?}, which this proxy does not have; mark it is_optional to go without",
+            filter.name
+        );
+        Err(Problem::new("name", reason))
+    })?;
+    let position = earlier.len();
+    match &last.config_type {
+        Some(http_filter::ConfigType::TypedConfig(any)) => {
+            unpack(any).and_then(|message| router(&message).under(|| "typed_config".into()))
+        }
+        _ => Err(Problem::new("typed_config", "is missing; the last filter must be the router")),
+    }
+    .under(|| format!("http_filters[{position}]"))
+}
+
+fn forwarded(message: &HttpConnectionManager) -> Result<ForwardedTrust, Problem> {
+    let ranges = message.internal_address_config.as_ref().map_or(&[][..], |c| &c.cidr_ranges);
+    let trusted_peers = each("internal_address_config.cidr_ranges", ranges, |range| {
+        let length = range.prefix_len.map_or(0, |n| n.value);
+        let text = format!("{}/{length}", range.address_prefix);
+        text.parse::<IpNet>().map_err(|e| Problem::new("address_prefix", format!("is {text:?}: {e}")))
+    })?;
+    Ok(ForwardedTrust {
+        use_remote_address: message.use_remote_address.is_some_and(|b| b.value),
+        trusted_hops: message.xff_num_trusted_hops,
+        trusted_peers,
+    })
+}
+
+fn escaped_slashes(message: &HttpConnectionManager) -> Result<bool, Problem> {
+    match message.path_with_escaped_slashes_action() {
+        PathWithEscapedSlashesAction::ImplementationSpecificDefault
+        | PathWithEscapedSlashesAction::KeepUnchanged => Ok(false),
+        PathWithEscapedSlashesAction::RejectRequest => Ok(true),
+        other => {
+            let reason =
+                format!("is {}; this proxy supports KEEP_UNCHANGED and REJECT_REQUEST", other.as_str_name());
+            Err(Problem::new("path_with_escaped_slashes_action", reason))
+        }
+    }
+}
+
+fn upgrades(message: &HttpConnectionManager) -> Result<Vec<Box<str>>, Problem> {
+    let types = each("upgrade_configs", &message.upgrade_configs, |config| {
+        if !config.filters.is_empty() {
+            return Err(Problem::new("filters", "is not supported"));
+        }
+        if config.upgrade_type.eq_ignore_ascii_case("connect") {
+            return Err(Problem::new("upgrade_type", "CONNECT is not supported"));
+        }
+        let enabled = config.enabled.is_none_or(|b| b.value);
+        Ok(enabled.then(|| config.upgrade_type.to_ascii_lowercase().into_boxed_str()))
+    })?;
+    Ok(types.into_iter().flatten().collect())
+}
+
+fn access_log(message: &AccessLogMessage) -> Result<AccessLog, Problem> {
+    if message.filter.is_some() {
+        return Err(Problem::new("filter", "is set, but this proxy does not support it"));
+    }
+    let Some(access_log::ConfigType::TypedConfig(any)) = &message.config_type else {
+        return Err(Problem::new("typed_config", "is missing"));
+    };
+    let file: FileAccessLog = unpack(any)?;
+    if file.path.is_empty() {
+        return Err(Problem::new("typed_config.path", "is empty"));
+    }
+    use file_access_log::AccessLogFormat as Form;
+    let json = match &file.access_log_format {
+        #[allow(deprecated, reason = "still sent by control planes")]
+        Some(Form::JsonFormat(_) | Form::TypedJsonFormat(_)) => true,
+        Some(Form::LogFormat(SubstitutionFormatString { format, .. })) => {
+            matches!(format, Some(substitution_format_string::Format::JsonFormat(_)))
+        }
+        _ => false,
+    };
+    let format = if json { AccessLogFormat::Json } else { AccessLogFormat::Text };
+    Ok(AccessLog { path: file.path.into_boxed_str(), format })
+}
+
+/// A duration that is not negative.
+pub(super) fn duration(
+    field: &str,
+    message: Option<envoy_types::pb::google::protobuf::Duration>,
+) -> Result<Option<Duration>, Problem> {
+    let Some(message) = message else { return Ok(None) };
+    match (u64::try_from(message.seconds), u32::try_from(message.nanos)) {
+        (Ok(seconds), Ok(nanos)) if nanos < 1_000_000_000 => Ok(Some(Duration::new(seconds, nanos))),
+        _ => Err(Problem::new(
+            field,
+            format!("is {} s {} ns; must not be negative", message.seconds, message.nanos),
+        )),
+    }
+}

@@ -1,0 +1,499 @@
+//! `envoy.config.route.v3.RouteConfiguration` to a table.
+
+use std::sync::Arc;
+
+use envoy_types::pb::envoy::config::core::v3::header_value_option::HeaderAppendAction;
+use envoy_types::pb::envoy::config::core::v3::{DataSource, HeaderValueOption, data_source};
+use envoy_types::pb::envoy::config::route::v3::redirect_action::{
+    PathRewriteSpecifier, RedirectResponseCode, SchemeRewriteSpecifier,
+};
+use envoy_types::pb::envoy::config::route::v3::route_action::hash_policy::PolicySpecifier;
+use envoy_types::pb::envoy::config::route::v3::route_action::{
+    ClusterSpecifier, HashPolicy as HashPolicyMessage, HostRewriteSpecifier,
+};
+use envoy_types::pb::envoy::config::route::v3::weighted_cluster::{ClusterWeight, RandomValueSpecifier};
+use envoy_types::pb::envoy::config::route::v3::{
+    DirectResponseAction, RedirectAction, RetryPolicy, Route, RouteAction, RouteConfiguration, VirtualHost,
+    WeightedCluster, route,
+};
+use http::{HeaderValue, StatusCode};
+
+use super::hcm::duration;
+use super::matching::{self, header_name};
+use super::problem::{Problem, Under, each};
+use super::support::{Message, support};
+use crate::route as compiled;
+use crate::route::HeaderMutation;
+use crate::upstream::cluster::Cluster;
+
+pub(super) const MESSAGES: &[Message] = &[
+    ROUTE_CONFIGURATION,
+    VIRTUAL_HOST,
+    ROUTE,
+    ROUTE_ACTION,
+    WEIGHTED_CLUSTER,
+    CLUSTER_WEIGHT,
+    RETRY_POLICY,
+    REDIRECT,
+    DIRECT_RESPONSE,
+];
+
+support! {
+    ROUTE_CONFIGURATION, route_configuration: RouteConfiguration = "envoy.config.route.v3.RouteConfiguration";
+    read: name, virtual_hosts, response_headers_to_add, response_headers_to_remove, request_headers_to_add, request_headers_to_remove, most_specific_header_mutations_wins, ignore_port_in_host_matching;
+    ignored:
+        validate_clusters => "a cluster may arrive after the route",
+        max_direct_response_body_size_bytes => "the limit is this proxy’s own",
+        metadata => "no filter here reads it";
+    refused: vhds, internal_only_headers, cluster_specifier_plugins, request_mirror_policies, vhost_header, ignore_path_parameters_in_path_matching, typed_per_filter_config, route_specifiers;
+}
+
+support! {
+    VIRTUAL_HOST, virtual_host: VirtualHost = "envoy.config.route.v3.VirtualHost";
+    read: name, domains, routes, request_headers_to_add, request_headers_to_remove, response_headers_to_add, response_headers_to_remove, retry_policy;
+    ignored:
+        virtual_clusters => "it only names statistics",
+        metadata => "no filter here reads it",
+        per_request_buffer_limit_bytes => "requests are not buffered",
+        request_body_buffer_limit => "requests are not buffered";
+    refused: matcher, require_tls, rate_limits, cors, typed_per_filter_config, include_request_attempt_count, include_attempt_count_in_response, retry_policy_typed_config, hedge_policy, include_is_timeout_retry_header, request_mirror_policies, route_specifiers;
+}
+
+support! {
+    ROUTE, route: Route = "envoy.config.route.v3.Route";
+    read: name, r#match, request_headers_to_add, request_headers_to_remove, response_headers_to_add, response_headers_to_remove, action;
+    ignored:
+        metadata => "no filter here reads it",
+        decorator => "spans are not reported by this version",
+        tracing => "spans are not reported by this version",
+        stat_prefix => "it only names statistics",
+        per_request_buffer_limit_bytes => "requests are not buffered",
+        request_body_buffer_limit => "requests are not buffered";
+    refused: typed_per_filter_config, route_specifiers;
+}
+
+support! {
+    ROUTE_ACTION, route_action: RouteAction = "envoy.config.route.v3.RouteAction";
+    read: prefix_rewrite, timeout, idle_timeout, retry_policy, hash_policy, cluster_specifier, host_rewrite_specifier;
+    ignored:
+        priority => "there are no circuit breakers yet that know it",
+        early_data_policy => "there is no early data without TLS",
+        append_x_forwarded_host => "X-Forwarded-Host is always kept",
+        upgrade_configs => "the listener says which upgrades pass",
+        include_vh_rate_limits => "rate limits are refused",
+        cluster_not_found_response_code => "it is always 503",
+        flush_timeout => "the idle timeout bounds it";
+    refused: metadata_match, regex_rewrite, path_rewrite_policy, path_rewrite, retry_policy_typed_config, request_mirror_policies, rate_limits, cors, max_grpc_timeout, grpc_timeout_offset, internal_redirect_policy, internal_redirect_action, max_internal_redirects, hedge_policy, max_stream_duration;
+}
+
+support! {
+    WEIGHTED_CLUSTER, weighted_cluster: WeightedCluster = "envoy.config.route.v3.WeightedCluster";
+    read: clusters, total_weight, random_value_specifier;
+    ignored:
+        runtime_key_prefix => "there is no runtime";
+    refused: ;
+}
+
+support! {
+    CLUSTER_WEIGHT, cluster_weight: ClusterWeight = "envoy.config.route.v3.WeightedCluster.ClusterWeight";
+    read: name, weight, request_headers_to_add, request_headers_to_remove, response_headers_to_add, response_headers_to_remove;
+    ignored:;
+    refused: cluster_header, metadata_match, typed_per_filter_config, host_rewrite_specifier;
+}
+
+support! {
+    RETRY_POLICY, retry_policy: RetryPolicy = "envoy.config.route.v3.RetryPolicy";
+    read: retry_on, num_retries, per_try_timeout;
+    ignored:
+        host_selection_retry_max_attempts => "another endpoint is always taken where there is one",
+        retry_back_off => "nothing was answered, so nothing is waited for",
+        refresh_cluster_on_retry => "the route is decided once";
+    refused: per_try_idle_timeout, retry_priority, retry_host_predicate, retry_options_predicates, retriable_status_codes, rate_limited_retry_back_off, retriable_headers, retriable_request_headers;
+}
+
+support! {
+    REDIRECT, redirect: RedirectAction = "envoy.config.route.v3.RedirectAction";
+    read: host_redirect, port_redirect, response_code, strip_query, scheme_rewrite_specifier, path_rewrite_specifier;
+    ignored:;
+    refused: ;
+}
+
+support! {
+    DIRECT_RESPONSE, direct_response: DirectResponseAction = "envoy.config.route.v3.DirectResponseAction";
+    read: status, body;
+    ignored:;
+    refused: body_format;
+}
+
+/// Envoy's default for a whole exchange.
+const DEFAULT_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(15);
+/// A body of our own is held in memory for every route that has one.
+const LARGEST_DIRECT_BODY: usize = 64 * 1024;
+
+/// Gives the handle of a cluster, made when it is first named.
+pub(super) type Clusters<'c> = dyn Fn(&str) -> Arc<Cluster> + 'c;
+
+pub(super) fn compile(
+    message: &RouteConfiguration,
+    version: Arc<str>,
+    clusters: &Clusters<'_>,
+) -> Result<compiled::RouteTable, Problem> {
+    route_configuration(message)?;
+    let around = Around {
+        clusters,
+        request: mutations(
+            "request_headers",
+            &message.request_headers_to_add,
+            &message.request_headers_to_remove,
+        )?,
+        response: mutations(
+            "response_headers",
+            &message.response_headers_to_add,
+            &message.response_headers_to_remove,
+        )?,
+        specific_last: message.most_specific_header_mutations_wins,
+        retry: None,
+    };
+    let hosts = each("virtual_hosts", &message.virtual_hosts, |host| compile_host(host, &around))?;
+    compiled::RouteTable::new(
+        message.name.as_str().into(),
+        version,
+        message.ignore_port_in_host_matching,
+        hosts,
+    )
+    .map_err(|e| Problem::new("virtual_hosts.domains", e.to_string()))
+}
+
+/// What a route inherits.
+struct Around<'c> {
+    clusters: &'c Clusters<'c>,
+    request: Vec<HeaderMutation>,
+    response: Vec<HeaderMutation>,
+    /// Otherwise (Envoy's default) the least specific changes come last and win.
+    specific_last: bool,
+    retry: Option<RetryPolicy>,
+}
+
+impl Around<'_> {
+    fn combine(&self, outer: &[HeaderMutation], inner: Vec<HeaderMutation>) -> Vec<HeaderMutation> {
+        if self.specific_last {
+            outer.iter().cloned().chain(inner).collect()
+        } else {
+            inner.into_iter().chain(outer.iter().cloned()).collect()
+        }
+    }
+}
+
+fn compile_host(
+    message: &VirtualHost,
+    around: &Around<'_>,
+) -> Result<(Vec<String>, compiled::VirtualHost), Problem> {
+    virtual_host(message)?;
+    if message.domains.is_empty() {
+        return Err(Problem::new("domains", "is empty"));
+    }
+    let request =
+        mutations("request_headers", &message.request_headers_to_add, &message.request_headers_to_remove)?;
+    let response =
+        mutations("response_headers", &message.response_headers_to_add, &message.response_headers_to_remove)?;
+    let around = Around {
+        clusters: around.clusters,
+        request: around.combine(&around.request, request),
+        response: around.combine(&around.response, response),
+        specific_last: around.specific_last,
+        retry: message.retry_policy.clone(),
+    };
+    let mut routes = Vec::with_capacity(message.routes.len());
+    for (position, message) in message.routes.iter().enumerate() {
+        routes.push(compile_route(message, position, &around).under(|| format!("routes[{position}]"))?);
+    }
+    Ok((message.domains.clone(), compiled::VirtualHost::new(message.name.as_str().into(), routes)))
+}
+
+fn compile_route(message: &Route, position: usize, around: &Around<'_>) -> Result<compiled::Route, Problem> {
+    route(message)?;
+    let matcher = message.r#match.as_ref().ok_or_else(|| Problem::new("match", "is missing"))?;
+    let action = match &message.action {
+        Some(route::Action::Route(action)) => {
+            compiled::Action::Forward(forward(action, around).under(|| "route".into())?)
+        }
+        Some(route::Action::Redirect(action)) => {
+            compiled::Action::Redirect(compile_redirect(action).under(|| "redirect".into())?)
+        }
+        Some(route::Action::DirectResponse(action)) => direct(action).under(|| "direct_response".into())?,
+        Some(_) => {
+            return Err(Problem::new("action", "is not supported; give route, redirect or direct_response"));
+        }
+        None => return Err(Problem::new("action", "is missing")),
+    };
+    let request =
+        mutations("request_headers", &message.request_headers_to_add, &message.request_headers_to_remove)?;
+    let response =
+        mutations("response_headers", &message.response_headers_to_add, &message.response_headers_to_remove)?;
+    let name = if message.name.is_empty() { format!("#{position}") } else { message.name.clone() };
+    Ok(compiled::Route {
+        name: name.into(),
+        matcher: matching::compile(matcher).under(|| "match".into())?,
+        action,
+        request_headers: around.combine(&around.request, request),
+        response_headers: around.combine(&around.response, response),
+    })
+}
+
+fn forward(message: &RouteAction, around: &Around<'_>) -> Result<compiled::Forward, Problem> {
+    route_action(message)?;
+    let targets = match &message.cluster_specifier {
+        Some(ClusterSpecifier::Cluster(name)) => compiled::Targets::One((around.clusters)(name)),
+        Some(ClusterSpecifier::WeightedClusters(weighted)) => {
+            targets(weighted, around.clusters).under(|| "weighted_clusters".into())?
+        }
+        Some(_) => return Err(Problem::new("cluster_specifier", "must be cluster or weighted_clusters")),
+        None => {
+            return Err(Problem::new("cluster_specifier", "is missing; give cluster or weighted_clusters"));
+        }
+    };
+    let host_rewrite = match &message.host_rewrite_specifier {
+        None => None,
+        Some(HostRewriteSpecifier::HostRewriteLiteral(host)) => {
+            Some(header_value("host_rewrite_literal", host)?)
+        }
+        Some(_) => return Err(Problem::new("host_rewrite_specifier", "must be host_rewrite_literal")),
+    };
+    Ok(compiled::Forward {
+        targets,
+        hash: each("hash_policy", &message.hash_policy, hash_policy)?,
+        timeout: match duration("timeout", message.timeout)? {
+            None => Some(DEFAULT_TIMEOUT),
+            Some(off) if off.is_zero() => None,
+            some => some,
+        },
+        idle_timeout: duration("idle_timeout", message.idle_timeout)?,
+        retry: retry(message.retry_policy.as_ref().or(around.retry.as_ref()))
+            .under(|| "retry_policy".into())?,
+        prefix_rewrite: (!message.prefix_rewrite.is_empty()).then(|| message.prefix_rewrite.as_str().into()),
+        host_rewrite,
+    })
+}
+
+fn targets(message: &WeightedCluster, clusters: &Clusters<'_>) -> Result<compiled::Targets, Problem> {
+    weighted_cluster(message)?;
+    let arms = each("clusters", &message.clusters, |arm| arm_of(arm, clusters))?;
+    let sum: u64 = arms.iter().map(|arm| u64::from(arm.weight)).sum();
+    let total = u32::try_from(sum).ok().filter(|total| *total > 0).ok_or_else(|| {
+        Problem::new("clusters", format!("have weights that add up to {sum}; must be 1 to {}", u32::MAX))
+    })?;
+    #[allow(deprecated, reason = "still sent by control planes")]
+    let declared = message.total_weight.map_or(total, |n| n.value);
+    if declared != total {
+        return Err(Problem::new(
+            "total_weight",
+            format!("is {declared}, but the weights add up to {total}"),
+        ));
+    }
+    let by = match &message.random_value_specifier {
+        None => compiled::WeightedBy::Random,
+        Some(RandomValueSpecifier::UseHashPolicy(yes)) if yes.value => compiled::WeightedBy::Hash,
+        Some(RandomValueSpecifier::UseHashPolicy(_)) => compiled::WeightedBy::Random,
+        Some(RandomValueSpecifier::HeaderName(name)) => {
+            compiled::WeightedBy::Header(header_name("header_name", name)?)
+        }
+    };
+    Ok(compiled::Targets::Weighted { clusters: arms, total, by })
+}
+
+fn arm_of(message: &ClusterWeight, clusters: &Clusters<'_>) -> Result<compiled::WeightedCluster, Problem> {
+    cluster_weight(message)?;
+    Ok(compiled::WeightedCluster {
+        cluster: clusters(&message.name),
+        weight: message.weight.map_or(0, |n| n.value),
+        request_headers: mutations(
+            "request_headers",
+            &message.request_headers_to_add,
+            &message.request_headers_to_remove,
+        )?,
+        response_headers: mutations(
+            "response_headers",
+            &message.response_headers_to_add,
+            &message.response_headers_to_remove,
+        )?,
+    })
+}
+
+fn hash_policy(message: &HashPolicyMessage) -> Result<compiled::HashPolicy, Problem> {
+    let terminal = message.terminal;
+    match &message.policy_specifier {
+        Some(PolicySpecifier::Header(header)) if header.regex_rewrite.is_some() => {
+            Err(Problem::new("header.regex_rewrite", "is set, but this proxy does not support it"))
+        }
+        Some(PolicySpecifier::Header(header)) => Ok(compiled::HashPolicy::Header {
+            name: header_name("header.header_name", &header.header_name)?,
+            terminal,
+        }),
+        Some(PolicySpecifier::Cookie(cookie)) => {
+            if !cookie.attributes.is_empty() {
+                return Err(Problem::new("cookie.attributes", "is set, but this proxy does not support it"));
+            }
+            let odd = |c: char| c.is_ascii_control() || c.is_whitespace() || "=;,\"".contains(c);
+            if cookie.name.is_empty() || cookie.name.contains(odd) || cookie.path.contains([';', '\r', '\n'])
+            {
+                return Err(Problem::new(
+                    "cookie.name",
+                    format!("is {:?}, which is not a cookie name", cookie.name),
+                ));
+            }
+            Ok(compiled::HashPolicy::Cookie {
+                name: cookie.name.as_str().into(),
+                ttl: duration("cookie.ttl", cookie.ttl)?,
+                path: cookie.path.as_str().into(),
+                terminal,
+            })
+        }
+        Some(PolicySpecifier::ConnectionProperties(properties)) if properties.source_ip => {
+            Ok(compiled::HashPolicy::SourceIp { terminal })
+        }
+        Some(_) => {
+            Err(Problem::new("", "is not supported; give header, cookie or connection_properties.source_ip"))
+        }
+        None => Err(Problem::new("policy_specifier", "is missing")),
+    }
+}
+
+/// Without a policy: once more where nothing was sent, or the upstream says that it did not look.
+fn retry(message: Option<&RetryPolicy>) -> Result<compiled::RetryPolicy, Problem> {
+    let Some(message) = message else {
+        return Ok(compiled::RetryPolicy {
+            max_retries: 1,
+            per_try_timeout: None,
+            on_connect_failure: true,
+            on_refused_stream: true,
+            on_reused_connection: true,
+        });
+    };
+    retry_policy(message)?;
+    let mut policy = compiled::RetryPolicy {
+        max_retries: message.num_retries.map_or(1, |n| n.value),
+        per_try_timeout: duration("per_try_timeout", message.per_try_timeout)?.filter(|d| !d.is_zero()),
+        on_connect_failure: false,
+        on_refused_stream: false,
+        on_reused_connection: false,
+    };
+    for condition in message.retry_on.split(',').map(str::trim).filter(|c| !c.is_empty()) {
+        match condition {
+            "connect-failure" => policy.on_connect_failure = true,
+            "refused-stream" => policy.on_refused_stream = true,
+            "reset-before-request" => policy.on_reused_connection = true,
+            other => {
+                let reason = format!(
+                    "names {other:?}; this proxy supports connect-failure, refused-stream and reset-before-request"
+                );
+                return Err(Problem::new("retry_on", reason));
+            }
+        }
+    }
+    Ok(policy)
+}
+
+fn compile_redirect(message: &RedirectAction) -> Result<compiled::Redirect, Problem> {
+    redirect(message)?;
+    let status = match message.response_code() {
+        RedirectResponseCode::MovedPermanently => StatusCode::MOVED_PERMANENTLY,
+        RedirectResponseCode::Found => StatusCode::FOUND,
+        RedirectResponseCode::SeeOther => StatusCode::SEE_OTHER,
+        RedirectResponseCode::TemporaryRedirect => StatusCode::TEMPORARY_REDIRECT,
+        RedirectResponseCode::PermanentRedirect => StatusCode::PERMANENT_REDIRECT,
+    };
+    let scheme = match &message.scheme_rewrite_specifier {
+        None | Some(SchemeRewriteSpecifier::HttpsRedirect(false)) => None,
+        Some(SchemeRewriteSpecifier::HttpsRedirect(true)) => Some("https".into()),
+        Some(SchemeRewriteSpecifier::SchemeRedirect(scheme)) => Some(scheme.as_str().into()),
+    };
+    let path = match &message.path_rewrite_specifier {
+        None => None,
+        Some(PathRewriteSpecifier::PathRedirect(path)) => {
+            Some(compiled::RedirectPath::Full(path.as_str().into()))
+        }
+        Some(PathRewriteSpecifier::PrefixRewrite(path)) => {
+            Some(compiled::RedirectPath::Prefix(path.as_str().into()))
+        }
+        Some(PathRewriteSpecifier::RegexRewrite(_) | PathRewriteSpecifier::PathRewrite(_)) => {
+            return Err(Problem::new("path_rewrite_specifier", "must be path_redirect or prefix_rewrite"));
+        }
+    };
+    let port = u16::try_from(message.port_redirect).map_err(|_| {
+        Problem::new("port_redirect", format!("is {}; must be 0 to 65535", message.port_redirect))
+    })?;
+    Ok(compiled::Redirect {
+        status,
+        scheme,
+        host: (!message.host_redirect.is_empty()).then(|| message.host_redirect.as_str().into()),
+        port: (port != 0).then_some(port),
+        path,
+        strip_query: message.strip_query,
+    })
+}
+
+fn direct(message: &DirectResponseAction) -> Result<compiled::Action, Problem> {
+    direct_response(message)?;
+    let status = u16::try_from(message.status).ok().and_then(|s| StatusCode::from_u16(s).ok());
+    let status = status
+        .filter(|s| s.as_u16() >= 200 && s.as_u16() < 600)
+        .ok_or_else(|| Problem::new("status", format!("is {}; must be 200 to 599", message.status)))?;
+    let body = match &message.body {
+        None => bytes::Bytes::new(),
+        Some(DataSource { specifier: Some(data_source::Specifier::InlineString(text)), .. }) => {
+            text.clone().into()
+        }
+        Some(DataSource { specifier: Some(data_source::Specifier::InlineBytes(bytes)), .. }) => {
+            bytes.clone().into()
+        }
+        Some(_) => return Err(Problem::new("body", "must be inline_string or inline_bytes")),
+    };
+    if body.len() > LARGEST_DIRECT_BODY {
+        return Err(Problem::new("body", format!("has {} bytes; at most {LARGEST_DIRECT_BODY}", body.len())));
+    }
+    Ok(compiled::Action::Direct { status, body })
+}
+
+fn mutations(
+    field: &str,
+    add: &[HeaderValueOption],
+    remove: &[String],
+) -> Result<Vec<HeaderMutation>, Problem> {
+    let mut all = each(&format!("{field}_to_remove"), remove, |name| {
+        Ok(HeaderMutation::Remove(header_name("", name)?))
+    })?;
+    all.extend(each(&format!("{field}_to_add"), add, mutation)?);
+    Ok(all)
+}
+
+fn mutation(message: &HeaderValueOption) -> Result<HeaderMutation, Problem> {
+    let header = message.header.as_ref().ok_or_else(|| Problem::new("header", "is missing"))?;
+    let name = header_name("header.key", &header.key)?;
+    if header.value.replace("%%", "").contains('%') {
+        let reason = format!(
+            "is {:?}; commands (%...%) are not supported, and a literal % is written %%",
+            header.value
+        );
+        return Err(Problem::new("header.value", reason));
+    }
+    let value = header_value("header.value", &header.value.replace("%%", "%"))?;
+    #[allow(deprecated, reason = "still sent by control planes")]
+    let append = message.append.map(|b| b.value);
+    match (append, message.append_action()) {
+        (Some(true), _) | (None, HeaderAppendAction::AppendIfExistsOrAdd) => {
+            Ok(HeaderMutation::Append(name, value))
+        }
+        (Some(false), _) | (None, HeaderAppendAction::OverwriteIfExistsOrAdd) => {
+            Ok(HeaderMutation::Set(name, value))
+        }
+        (None, HeaderAppendAction::AddIfAbsent) => Ok(HeaderMutation::SetIfAbsent(name, value)),
+        (None, HeaderAppendAction::OverwriteIfExists) => {
+            Err(Problem::new("append_action", "OVERWRITE_IF_EXISTS is not supported"))
+        }
+    }
+}
+
+fn header_value(field: &str, value: &str) -> Result<HeaderValue, Problem> {
+    HeaderValue::try_from(value)
+        .map_err(|_| Problem::new(field, format!("is {value:?}, which no header can hold")))
+}

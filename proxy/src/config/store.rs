@@ -1,0 +1,394 @@
+//! The handles by name, and what the newest accepted resources put into them. A bad resource is refused alone;
+//! the last good one of its name goes on serving. A route table is put in force once the clusters it names are
+//! warm, and a listener once it has a table: make before break, also when the control plane sends too early.
+
+mod endpoints;
+mod warming;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use arc_swap::ArcSwap;
+use envoy_types::pb::envoy::config::cluster::v3::Cluster as ClusterMessage;
+use envoy_types::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
+use envoy_types::pb::envoy::config::listener::v3::Listener as ListenerMessage;
+use envoy_types::pb::envoy::config::route::v3::RouteConfiguration;
+use pontoon_xds::client::{Rejected, Update};
+use pontoon_xds::{Resource, ResourceType};
+use tokio::time::Instant;
+
+use super::hcm::{Manager, Routes};
+use super::listener::{HttpSettings, Listener, RouteHandle};
+use super::problem::Problem;
+use super::{cds, eds, lds, rds};
+use crate::upstream::cluster::{Cluster, ClusterSettings, EndpointHealth, EndpointSource};
+use warming::Pending;
+
+/// A route table waits so long for its clusters; then it is put in force all the same, and a cluster that is
+/// still missing answers 503. Envoy's initial fetch timeout is 15 s.
+const WARM_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// All configuration of the process. It lives on the control side; the path sees only the handles.
+#[derive(Debug, Default)]
+pub struct Store {
+    handles: HashMap<Arc<str>, Arc<Cluster>>,
+    clusters: BTreeMap<Arc<str>, Entry<()>>,
+    assignments: BTreeMap<Arc<str>, Entry<eds::Compiled>>,
+    routes: BTreeMap<Arc<str>, RouteEntry>,
+    listeners: BTreeMap<Arc<str>, Entry<Arc<Listener>>>,
+    refused: BTreeMap<(ResourceType, Arc<str>), Refused>,
+    seen: BTreeSet<ResourceType>,
+    was_ready: bool,
+    emptied: u64,
+}
+
+#[derive(Debug)]
+struct Entry<T> {
+    resource: Resource,
+    since: SystemTime,
+    value: T,
+}
+
+#[derive(Debug)]
+struct RouteEntry {
+    handle: Arc<RouteHandle>,
+    /// What is in force or pending; `None`: named by a listener, not arrived.
+    current: Option<Entry<()>>,
+    pending: Option<Pending>,
+}
+
+/// A resource that was refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refused {
+    /// The version that was refused.
+    pub version: Arc<str>,
+    /// Path and reason.
+    pub reason: String,
+    /// When.
+    pub at: SystemTime,
+}
+
+/// A resource for the admin port.
+#[derive(Debug, Clone)]
+pub struct Dumped {
+    /// Its type.
+    pub ty: ResourceType,
+    /// Its name.
+    pub name: Arc<str>,
+    /// What is in force, and since when; `None`: only refused versions came.
+    pub in_force: Option<(Resource, SystemTime)>,
+    /// A later version that was refused.
+    pub refused: Option<Refused>,
+}
+
+impl Store {
+    /// Takes an update; gives what is refused.
+    pub fn apply(&mut self, update: Update, now: Instant) -> Vec<Rejected> {
+        let ty = update.ty;
+        self.seen.insert(ty);
+        let mut rejected = Vec::new();
+        for resource in update.changed {
+            let (name, version) = (resource.name.clone(), resource.version.clone());
+            match self.put(ty, resource, now) {
+                Ok(()) => {
+                    self.refused.remove(&(ty, name));
+                }
+                Err(problem) => {
+                    let reason = problem.to_string();
+                    rejected.push(Rejected { name: name.clone(), reason: reason.clone() });
+                    let refused = Refused { version, reason, at: SystemTime::now() };
+                    self.refused.insert((ty, name), refused);
+                }
+            }
+        }
+        for name in update.removed {
+            self.refused.remove(&(ty, name.clone()));
+            self.remove(ty, &name);
+        }
+        self.settle(now);
+        rejected
+    }
+
+    fn put(&mut self, ty: ResourceType, resource: Resource, now: Instant) -> Result<(), Problem> {
+        match ty {
+            ResourceType::Cluster => self.put_cluster(resource),
+            ResourceType::Endpoint => self.put_assignment(resource),
+            ResourceType::Listener => self.put_listener(resource, now),
+            ResourceType::Route => self.put_routes(resource, now),
+        }
+    }
+
+    fn put_cluster(&mut self, resource: Resource) -> Result<(), Problem> {
+        let message: ClusterMessage = decode(&resource)?;
+        named(&resource, &message.name)?;
+        let compiled = cds::compile(&message)?;
+        let handle = self.handle(&resource.name);
+        let settings = ClusterSettings {
+            version: resource.version.clone(),
+            connect_timeout: compiled.connect_timeout,
+            policy: compiled.policy,
+            protocol: compiled.protocol,
+            idle_timeout: compiled.idle_timeout,
+            source: compiled.source,
+        };
+        if let Some(endpoints) = compiled.endpoints {
+            endpoints::swap(&handle, resource.version.clone(), &endpoints);
+        } else if let EndpointSource::Eds(service) = &settings.source
+            && let Some(entry) = self.assignments.get(service)
+        {
+            endpoints::swap(&handle, entry.resource.version.clone(), &entry.value);
+        }
+        handle.settings.store(Some(Arc::new(settings)));
+        self.clusters.insert(resource.name.clone(), Entry::new(resource, ()));
+        Ok(())
+    }
+
+    fn put_assignment(&mut self, resource: Resource) -> Result<(), Problem> {
+        let message: ClusterLoadAssignment = decode(&resource)?;
+        named(&resource, &message.cluster_name)?;
+        let compiled = eds::compile(&message)?;
+        for handle in self.clusters_of(&resource.name) {
+            if compiled.is_empty() && !handle.endpoints.load().endpoints.is_empty() {
+                tracing::warn!(cluster = %handle.name, "the control plane took the last endpoint of a cluster");
+                self.emptied += 1;
+            }
+            endpoints::swap(&handle, resource.version.clone(), &compiled);
+        }
+        self.assignments.insert(resource.name.clone(), Entry::new(resource, compiled));
+        Ok(())
+    }
+
+    fn clusters_of(&self, service: &str) -> Vec<Arc<Cluster>> {
+        let uses = |handle: &&Arc<Cluster>| {
+            handle.settings.load().as_ref().is_some_and(|s| s.source == EndpointSource::Eds(service.into()))
+        };
+        self.clusters.keys().filter_map(|name| self.handles.get(name)).filter(uses).cloned().collect()
+    }
+
+    fn put_routes(&mut self, resource: Resource, now: Instant) -> Result<(), Problem> {
+        let message: RouteConfiguration = decode(&resource)?;
+        named(&resource, &message.name)?;
+        let pending = self.compile_routes(&message, resource.version.clone(), now)?;
+        let entry = self.route_entry(&resource.name);
+        entry.pending = Some(pending);
+        entry.current = Some(Entry::new(resource, ()));
+        Ok(())
+    }
+
+    fn compile_routes(
+        &mut self,
+        message: &RouteConfiguration,
+        version: Arc<str>,
+        now: Instant,
+    ) -> Result<Pending, Problem> {
+        // Handles that a refused table named are dropped when nothing holds them.
+        let handles = std::cell::RefCell::new(std::mem::take(&mut self.handles));
+        let compiled = rds::compile(message, version, &|name| {
+            handles
+                .borrow_mut()
+                .entry(name.into())
+                .or_insert_with_key(|n| Arc::new(Cluster::named(n.clone())))
+                .clone()
+        });
+        self.handles = handles.into_inner();
+        Ok(Pending::new(compiled?, now + WARM_TIMEOUT))
+    }
+
+    fn put_listener(&mut self, resource: Resource, now: Instant) -> Result<(), Problem> {
+        let message: ListenerMessage = decode(&resource)?;
+        named(&resource, &message.name)?;
+        let compiled = lds::compile(&message)?;
+        let routes = match &compiled.manager.routes {
+            Routes::Named(name) => self.route_entry(&name.as_str().into()).handle.clone(),
+            Routes::Inline(message) => {
+                let at = "filter_chains[0].filters[0].typed_config.route_config";
+                let pending = self.compile_routes(message, resource.version.clone(), now);
+                let pending = super::problem::Under::under(pending, || at.into())?;
+                let entry = self.route_entry(&inline_name(&resource.name));
+                entry.pending = Some(pending);
+                entry.handle.clone()
+            }
+        };
+        let settings = http_settings(compiled.manager, routes);
+        let earlier = self.listeners.get(&resource.name).map(|e| e.value.clone());
+        let listener = match earlier.filter(|listener| listener.address == compiled.address) {
+            Some(listener) => {
+                listener.http.store(Arc::new(settings));
+                listener
+            }
+            None => Arc::new(Listener {
+                name: resource.name.clone(),
+                address: compiled.address,
+                http: ArcSwap::from_pointee(settings),
+            }),
+        };
+        self.listeners.insert(resource.name.clone(), Entry::new(resource, listener));
+        Ok(())
+    }
+
+    fn remove(&mut self, ty: ResourceType, name: &str) {
+        match ty {
+            ResourceType::Cluster => {
+                self.clusters.remove(name);
+                if let Some(handle) = self.handles.get(name) {
+                    handle.settings.store(None);
+                }
+            }
+            ResourceType::Endpoint => {
+                // The cluster keeps its last endpoints: a set without any is told by an empty assignment.
+                self.assignments.remove(name);
+            }
+            ResourceType::Listener => {
+                self.listeners.remove(name);
+            }
+            // The handle keeps its table while a listener uses it.
+            ResourceType::Route => {
+                if let Some(entry) = self.routes.get_mut(name) {
+                    entry.current = None;
+                }
+            }
+        }
+    }
+
+    fn handle(&mut self, name: &Arc<str>) -> Arc<Cluster> {
+        self.handles.entry(name.clone()).or_insert_with_key(|n| Arc::new(Cluster::named(n.clone()))).clone()
+    }
+
+    fn route_entry(&mut self, name: &Arc<str>) -> &mut RouteEntry {
+        self.routes.entry(name.clone()).or_insert_with_key(|name| RouteEntry {
+            handle: Arc::new(RouteHandle { name: name.clone(), table: Default::default() }),
+            current: None,
+            pending: None,
+        })
+    }
+
+    /// The names of `ty` that what is here refers to.
+    pub fn wanted(&self, ty: ResourceType) -> BTreeSet<Arc<str>> {
+        match ty {
+            ResourceType::Endpoint => self
+                .clusters
+                .keys()
+                .filter_map(|name| match &self.handles.get(name)?.settings.load().as_ref()?.source {
+                    EndpointSource::Eds(service) => Some(service.clone()),
+                    EndpointSource::Static | EndpointSource::Dns { .. } => None,
+                })
+                .collect(),
+            ResourceType::Route => self
+                .listeners
+                .values()
+                .map(|entry| entry.value.http.load().routes.name.clone())
+                .filter(|name| !is_inline(name))
+                .collect(),
+            ResourceType::Cluster | ResourceType::Listener => BTreeSet::new(),
+        }
+    }
+
+    /// Clusters whose endpoints are looked up by name.
+    pub fn dns_clusters(&self) -> Vec<Arc<Cluster>> {
+        let is_dns = |handle: &&Arc<Cluster>| {
+            handle.settings.load().as_ref().is_some_and(|s| matches!(s.source, EndpointSource::Dns { .. }))
+        };
+        self.clusters.keys().filter_map(|name| self.handles.get(name)).filter(is_dns).cloned().collect()
+    }
+
+    /// Puts in force what the names of a cluster resolve to; says whether that changed anything.
+    pub fn put_resolved(
+        &mut self,
+        cluster: &Arc<Cluster>,
+        found: &[(SocketAddr, u32, EndpointHealth)],
+    ) -> bool {
+        let before = cluster.endpoints.load();
+        let same = before.endpoints.iter().map(|e| e.address).eq(found.iter().map(|(address, ..)| *address));
+        if same && !before.version.is_empty() {
+            return false;
+        }
+        endpoints::swap(cluster, "resolved".into(), found);
+        true
+    }
+
+    /// Every cluster that is given or named.
+    pub fn all_clusters(&self) -> Vec<Arc<Cluster>> {
+        let mut all: Vec<Arc<Cluster>> = self.handles.values().cloned().collect();
+        all.sort_by(|a, b| a.name.cmp(&b.name));
+        all
+    }
+
+    /// How often the last endpoint of a cluster was taken away.
+    pub fn emptied(&self) -> u64 {
+        self.emptied
+    }
+
+    /// Every resource in force, and every name whose only versions were refused; by type and name.
+    pub fn dump(&self) -> Vec<Dumped> {
+        fn put<'e, T: 'e>(
+            all: &mut BTreeMap<(ResourceType, Arc<str>), Dumped>,
+            ty: ResourceType,
+            entries: impl Iterator<Item = &'e Entry<T>>,
+        ) {
+            for Entry { resource, since, .. } in entries {
+                let name = resource.name.clone();
+                let in_force = Some((resource.clone(), *since));
+                all.insert((ty, name.clone()), Dumped { ty, name, in_force, refused: None });
+            }
+        }
+        let mut all = BTreeMap::new();
+        put(&mut all, ResourceType::Cluster, self.clusters.values());
+        put(&mut all, ResourceType::Endpoint, self.assignments.values());
+        put(&mut all, ResourceType::Listener, self.listeners.values());
+        put(&mut all, ResourceType::Route, self.routes.values().filter_map(|e| e.current.as_ref()));
+        for ((ty, name), refused) in &self.refused {
+            let alone = || Dumped { ty: *ty, name: name.clone(), in_force: None, refused: None };
+            all.entry((*ty, name.clone())).or_insert_with(alone).refused = Some(refused.clone());
+        }
+        all.into_values().collect()
+    }
+}
+
+impl<T> Entry<T> {
+    fn new(resource: Resource, value: T) -> Entry<T> {
+        Entry { resource, since: SystemTime::now(), value }
+    }
+}
+
+fn http_settings(manager: Manager, routes: Arc<RouteHandle>) -> HttpSettings {
+    HttpSettings {
+        routes,
+        forwarded: manager.forwarded,
+        limits: manager.limits,
+        timeouts: manager.timeouts,
+        path: manager.path,
+        underscores: manager.underscores,
+        upgrades: manager.upgrades,
+        generate_request_id: manager.generate_request_id,
+        preserve_external_request_id: manager.preserve_external_request_id,
+        access_log: manager.access_log,
+        server_name: manager.server_name,
+    }
+}
+
+fn decode<M: pontoon_xds::resource::ResourceMessage>(resource: &Resource) -> Result<M, Problem> {
+    resource.decode().map_err(|e| Problem::new("", format!("cannot be decoded: {e}")))
+}
+
+fn named(resource: &Resource, name: &str) -> Result<(), Problem> {
+    if name == &*resource.name {
+        return Ok(());
+    }
+    Err(Problem::new("name", format!("is {name:?}, but the resource was sent as {:?}", resource.name)))
+}
+
+/// Route names cannot begin so on the wire by accident: the prefix is not valid in any naming scheme of ours.
+const INLINE: &str = "\u{0}inline:";
+
+fn inline_name(listener: &str) -> Arc<str> {
+    format!("{INLINE}{listener}").into()
+}
+
+fn is_inline(name: &str) -> bool {
+    name.starts_with(INLINE)
+}

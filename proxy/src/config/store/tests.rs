@@ -1,0 +1,239 @@
+use envoy_types::pb::envoy::config::cluster::v3::cluster::{ClusterDiscoveryType, DiscoveryType};
+use envoy_types::pb::envoy::config::core::v3::{Address, SocketAddress, address, socket_address::PortSpecifier};
+use envoy_types::pb::envoy::config::endpoint::v3::lb_endpoint::HostIdentifier;
+use envoy_types::pb::envoy::config::endpoint::v3::{Endpoint, LbEndpoint, LocalityLbEndpoints};
+use envoy_types::pb::envoy::config::listener::v3::{Filter, FilterChain, filter};
+use envoy_types::pb::envoy::config::route::v3::route_action::ClusterSpecifier;
+use envoy_types::pb::envoy::config::route::v3::route_match::PathSpecifier;
+use envoy_types::pb::envoy::config::route::v3::{Route, RouteAction, RouteMatch, VirtualHost, route};
+use envoy_types::pb::envoy::extensions::filters::http::router::v3::Router;
+use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::RouteSpecifier;
+use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::{
+    HttpConnectionManager, HttpFilter, Rds, http_filter,
+};
+use envoy_types::util::pack_any;
+use pontoon_xds::resource::ResourceMessage;
+
+use super::*;
+
+fn address(port: u32) -> Option<Address> {
+    let port_specifier = Some(PortSpecifier::PortValue(port));
+    let socket = SocketAddress { address: "127.0.0.1".into(), port_specifier, ..Default::default() };
+    Some(Address { address: Some(address::Address::SocketAddress(socket)) })
+}
+
+fn listener(port: u32) -> ListenerMessage {
+    let router = http_filter::ConfigType::TypedConfig(pack_any(Router::default()));
+    let manager = HttpConnectionManager {
+        route_specifier: Some(RouteSpecifier::Rds(Rds {
+            route_config_name: "r".into(),
+            ..Default::default()
+        })),
+        http_filters: vec![HttpFilter { config_type: Some(router), ..Default::default() }],
+        ..Default::default()
+    };
+    let filter = Filter {
+        config_type: Some(filter::ConfigType::TypedConfig(pack_any(manager))),
+        ..Default::default()
+    };
+    ListenerMessage {
+        name: "l".into(),
+        address: address(port),
+        filter_chains: vec![FilterChain { filters: vec![filter], ..Default::default() }],
+        ..Default::default()
+    }
+}
+
+fn routes(cluster: &str) -> RouteConfiguration {
+    let action = RouteAction {
+        cluster_specifier: Some(ClusterSpecifier::Cluster(cluster.into())),
+        ..Default::default()
+    };
+    let route = Route {
+        r#match: Some(RouteMatch {
+            path_specifier: Some(PathSpecifier::Prefix("/".into())),
+            ..Default::default()
+        }),
+        action: Some(route::Action::Route(action)),
+        ..Default::default()
+    };
+    let host = VirtualHost {
+        name: "v".into(),
+        domains: vec!["*".into()],
+        routes: vec![route],
+        ..Default::default()
+    };
+    RouteConfiguration { name: "r".into(), virtual_hosts: vec![host], ..Default::default() }
+}
+
+fn cluster(name: &str) -> ClusterMessage {
+    ClusterMessage {
+        name: name.into(),
+        cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::Eds as i32)),
+        ..Default::default()
+    }
+}
+
+fn assignment(name: &str, ports: &[u32]) -> ClusterLoadAssignment {
+    let endpoint = |port: &u32| LbEndpoint {
+        host_identifier: Some(HostIdentifier::Endpoint(Endpoint {
+            address: address(*port),
+            ..Default::default()
+        })),
+        ..Default::default()
+    };
+    let locality =
+        LocalityLbEndpoints { lb_endpoints: ports.iter().map(endpoint).collect(), ..Default::default() };
+    ClusterLoadAssignment { cluster_name: name.into(), endpoints: vec![locality], ..Default::default() }
+}
+
+struct Given {
+    store: Store,
+    now: Instant,
+}
+
+impl Given {
+    fn nothing() -> Given {
+        Given { store: Store::default(), now: Instant::now() }
+    }
+
+    /// A store in which everything is in force.
+    fn serving() -> Given {
+        let mut given = Given::nothing();
+        given.put(&cluster("a")).put(&assignment("a", &[1, 2])).put(&listener(8080)).put(&routes("a"));
+        assert!(given.store.is_ready());
+        given
+    }
+
+    fn put<M: ResourceMessage>(&mut self, message: &M) -> &mut Given {
+        assert_eq!(self.try_put(message), []);
+        self
+    }
+
+    fn try_put<M: ResourceMessage>(&mut self, message: &M) -> Vec<Rejected> {
+        let update = Update { ty: M::TYPE, changed: vec![Resource::encode(message)], removed: Vec::new() };
+        self.store.apply(update, self.now)
+    }
+
+    fn remove(&mut self, ty: ResourceType, name: &str) {
+        let update = Update { ty, changed: Vec::new(), removed: vec![name.into()] };
+        assert_eq!(self.store.apply(update, self.now), []);
+    }
+
+    fn table(&self) -> Option<Arc<crate::route::RouteTable>> {
+        self.store.listeners.get("l")?.value.http.load().routes.table.load_full()
+    }
+
+    fn cluster(&self, name: &str) -> Arc<Cluster> {
+        self.store.handles.get(name).unwrap().clone()
+    }
+}
+
+#[test]
+fn a_listener_goes_live_once_its_routes_are_there_and_warm() {
+    let mut given = Given::nothing();
+    given.put(&listener(8080));
+    assert_eq!(given.store.wanted(ResourceType::Route), BTreeSet::from(["r".into()]));
+    given.put(&routes("a"));
+    assert!(given.store.live_listeners().is_empty() && !given.store.is_ready());
+    given.put(&cluster("a"));
+    assert_eq!(given.store.wanted(ResourceType::Endpoint), BTreeSet::from(["a".into()]));
+    assert_eq!(given.store.waiting_for(), ["r: cluster a is not warm"]);
+    given.put(&assignment("a", &[]));
+    assert_eq!(given.store.live_listeners().len(), 1);
+    assert!(given.store.is_ready());
+}
+
+#[test]
+fn a_table_does_not_wait_for_ever() {
+    let mut given = Given::nothing();
+    given.put(&listener(8080)).put(&routes("missing"));
+    assert!(given.store.live_listeners().is_empty());
+    given.now = given.store.deadline().unwrap();
+    given.store.settle(given.now);
+    assert_eq!(given.store.live_listeners().len(), 1);
+}
+
+#[test]
+fn a_new_table_is_put_in_force_when_its_new_cluster_is_warm() {
+    let mut given = Given::serving();
+    let before = given.table().unwrap();
+    given.put(&routes("b"));
+    assert!(Arc::ptr_eq(&before, &given.table().unwrap()), "the old table serves on");
+    given.put(&cluster("b"));
+    given.put(&assignment("b", &[3]));
+    assert!(!Arc::ptr_eq(&before, &given.table().unwrap()));
+}
+
+#[test]
+fn a_bad_resource_is_refused_alone_and_the_last_good_one_stays() {
+    let mut given = Given::serving();
+    let before = given.table().unwrap();
+    let mut bad = routes("a");
+    bad.virtual_hosts[0].routes[0].r#match.as_mut().unwrap().grpc = Some(Default::default());
+    let rejected = given.try_put(&bad);
+    assert_eq!(&*rejected[0].name, "r");
+    assert_eq!(
+        rejected[0].reason,
+        "virtual_hosts[0].routes[0].match.grpc: is set, but this proxy does not support it"
+    );
+    assert!(Arc::ptr_eq(&before, &given.table().unwrap()));
+    let refused = given.store.dump().iter().find(|d| d.ty == ResourceType::Route).unwrap().refused.clone();
+    assert!(refused.unwrap().reason.contains("grpc"));
+
+    given.put(&routes("a"));
+    assert!(given.store.dump().iter().all(|d| d.refused.is_none()));
+}
+
+#[test]
+fn endpoints_that_stay_keep_their_object() {
+    let mut given = Given::serving();
+    let before = given.cluster("a").endpoints.load_full();
+    given.put(&assignment("a", &[2, 3]));
+    let after = given.cluster("a").endpoints.load_full();
+    assert!(Arc::ptr_eq(&before.endpoints[1], &after.endpoints[0]));
+    assert_eq!(after.endpoints.len(), 2);
+}
+
+#[test]
+fn an_emptied_cluster_is_counted() {
+    let mut given = Given::serving();
+    given.put(&assignment("a", &[]));
+    assert!(given.cluster("a").endpoints.load().endpoints.is_empty());
+    assert_eq!(given.store.emptied(), 1);
+}
+
+#[test]
+fn a_cluster_that_is_gone_keeps_its_handle_while_a_route_names_it() {
+    let mut given = Given::serving();
+    given.remove(ResourceType::Cluster, "a");
+    assert!(given.cluster("a").settings.load().is_none());
+    given.put(&cluster("a"));
+    assert!(given.cluster("a").settings.load().is_some(), "the same handle, in the table in force");
+    given.put(&cluster("b")).put(&assignment("b", &[1])).put(&routes("b"));
+    given.remove(ResourceType::Cluster, "a");
+    assert!(!given.store.handles.contains_key("a"));
+}
+
+#[test]
+fn a_listener_at_another_address_is_another_listener() {
+    let mut given = Given::serving();
+    let before = given.store.live_listeners();
+    given.put(&listener(8080));
+    assert!(Arc::ptr_eq(&before[0], &given.store.live_listeners()[0]));
+    given.put(&listener(9090));
+    assert!(!Arc::ptr_eq(&before[0], &given.store.live_listeners()[0]));
+    given.remove(ResourceType::Listener, "l");
+    assert!(given.store.live_listeners().is_empty());
+}
+
+#[test]
+fn what_is_not_a_resource_at_all_is_refused() {
+    let mut given = Given::serving();
+    let resource = Resource { name: "x".into(), version: "1".into(), body: vec![0xff, 0xff].into() };
+    let update = Update { ty: ResourceType::Cluster, changed: vec![resource], removed: Vec::new() };
+    let rejected = given.store.apply(update, given.now);
+    assert!(rejected[0].reason.contains("cannot be decoded"), "{}", rejected[0].reason);
+    let alone = given.store.dump().into_iter().find(|d| &*d.name == "x").unwrap();
+    assert!(alone.in_force.is_none() && alone.refused.is_some());
+}

@@ -1,0 +1,131 @@
+//! When what has arrived is put in force.
+
+use std::sync::Arc;
+
+use pontoon_xds::ResourceType;
+use tokio::time::Instant;
+
+use super::{RouteEntry, Store, is_inline};
+use crate::config::listener::Listener;
+use crate::route::{Action, RouteTable, Targets};
+use crate::upstream::cluster::{Cluster, EndpointSource};
+
+/// A table that waits for its clusters.
+#[derive(Debug)]
+pub(super) struct Pending {
+    table: Arc<RouteTable>,
+    deadline: Instant,
+}
+
+impl Pending {
+    pub(super) fn new(table: RouteTable, deadline: Instant) -> Pending {
+        Pending { table: Arc::new(table), deadline }
+    }
+}
+
+impl Store {
+    /// Puts in force what can be, and drops what nothing refers to any more.
+    pub fn settle(&mut self, now: Instant) {
+        for entry in self.routes.values_mut() {
+            entry.settle(now);
+        }
+        let used: std::collections::BTreeSet<Arc<str>> =
+            self.listeners.values().map(|e| e.value.http.load().routes.name.clone()).collect();
+        self.routes.retain(|name, _| used.contains(name));
+        let wanted = self.wanted(ResourceType::Endpoint);
+        self.assignments.retain(|name, _| wanted.contains(name));
+        self.handles.retain(|name, handle| self.clusters.contains_key(name) || Arc::strong_count(handle) > 1);
+        let complete = self.seen.contains(&ResourceType::Listener)
+            && self.seen.contains(&ResourceType::Cluster)
+            && self.deadline().is_none()
+            && self.listeners.values().all(|e| e.value.http.load().routes.table.load().is_some());
+        self.was_ready |= complete;
+    }
+
+    /// When [`Store::settle`] should be called again although nothing arrived.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.routes.values().filter_map(|entry| entry.pending.as_ref()).map(|p| p.deadline).min()
+    }
+
+    /// Whether the first full configuration has been put in force. It stays so.
+    pub fn is_ready(&self) -> bool {
+        self.was_ready
+    }
+
+    /// The listeners that have routes.
+    pub fn live_listeners(&self) -> Vec<Arc<Listener>> {
+        let has_table = |l: &&Arc<Listener>| l.http.load().routes.table.load().is_some();
+        self.listeners.values().map(|entry| &entry.value).filter(has_table).cloned().collect()
+    }
+
+    /// What is not in force yet, in words.
+    pub fn waiting_for(&self) -> Vec<String> {
+        let mut waiting: Vec<String> = [ResourceType::Cluster, ResourceType::Listener]
+            .into_iter()
+            .filter(|ty| !self.seen.contains(ty))
+            .map(|ty| format!("no {} answer yet", ty.short_name()))
+            .collect();
+        for (name, entry) in &self.routes {
+            let shown = if is_inline(name) { "inline routes" } else { name };
+            match &entry.pending {
+                Some(pending) => waiting.extend(
+                    cold_clusters(&pending.table)
+                        .into_iter()
+                        .map(|c| format!("{shown}: cluster {c} is not warm")),
+                ),
+                None if entry.handle.table.load().is_none() => {
+                    waiting.push(format!("{shown}: not received"));
+                }
+                None => {}
+            }
+        }
+        waiting
+    }
+}
+
+impl RouteEntry {
+    fn settle(&mut self, now: Instant) {
+        let Some(pending) = &self.pending else { return };
+        let cold = cold_clusters(&pending.table);
+        if !cold.is_empty() && now < pending.deadline {
+            return;
+        }
+        if !cold.is_empty() {
+            tracing::warn!(routes = %self.handle.name, ?cold, "put in force although clusters are not warm");
+        }
+        self.handle.table.store(Some(pending.table.clone()));
+        self.pending = None;
+    }
+}
+
+/// Clusters that a table can send to and that cannot take a request yet.
+fn cold_clusters(table: &RouteTable) -> Vec<Arc<str>> {
+    let mut cold: Vec<Arc<str>> = Vec::new();
+    let mut look = |cluster: &Arc<Cluster>| {
+        if !is_warm(cluster) && !cold.contains(&cluster.name) {
+            cold.push(cluster.name.clone());
+        }
+    };
+    for route in table.virtual_hosts.iter().flat_map(|host| &host.routes) {
+        if let Action::Forward(forward) = &route.action {
+            match &forward.targets {
+                Targets::One(cluster) => look(cluster),
+                Targets::Weighted { clusters, .. } => {
+                    clusters.iter().filter(|arm| arm.weight > 0).for_each(|arm| look(&arm.cluster));
+                }
+            }
+        }
+    }
+    cold
+}
+
+/// Its settings are there and, where they come apart, its first endpoints, be they none.
+fn is_warm(cluster: &Cluster) -> bool {
+    match cluster.settings.load().as_ref().map(|s| &s.source) {
+        None => false,
+        Some(EndpointSource::Static) => true,
+        Some(EndpointSource::Eds(_) | EndpointSource::Dns { .. }) => {
+            !cluster.endpoints.load().version.is_empty()
+        }
+    }
+}

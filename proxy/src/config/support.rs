@@ -1,0 +1,97 @@
+//! Which fields of which messages are read, which have no effect here and may be set, and which are refused when
+//! set. The lists are held against the messages by the compiler: a field in none of them, as a newer version of
+//! the types may bring, does not compile.
+
+use super::problem::Problem;
+use super::{cds, eds, hcm, lds, matching, rds};
+
+/// The treatment of one message's fields.
+#[derive(Debug, Clone, Copy)]
+pub struct Message {
+    /// Full protobuf name.
+    pub name: &'static str,
+    /// Read and obeyed.
+    pub read: &'static [&'static str],
+    /// Set without effect, and why that changes nothing for traffic.
+    pub ignored: &'static [(&'static str, &'static str)],
+    /// Refused when set to anything but the default.
+    pub refused: &'static [&'static str],
+}
+
+/// Every message that is read.
+pub const MESSAGES: &[&[Message]] =
+    &[lds::MESSAGES, hcm::MESSAGES, rds::MESSAGES, matching::MESSAGES, cds::MESSAGES, eds::MESSAGES];
+
+/// Refuses a field that is set.
+pub(super) fn refuse<T: Default + PartialEq>(field: &'static str, value: &T) -> Result<(), Problem> {
+    if *value == T::default() {
+        return Ok(());
+    }
+    Err(Problem::new(field.trim_start_matches("r#"), "is set, but this proxy does not support it"))
+}
+
+/// Declares a message's table and the function that refuses what the table refuses.
+macro_rules! support {
+    (
+        $table:ident, $check:ident: $message:ident = $name:literal;
+        read: $($read:ident),*;
+        ignored: $($ignored:ident => $why:literal),*;
+        refused: $($refused:ident),*;
+    ) => {
+        const $table: crate::config::support::Message = crate::config::support::Message {
+            name: $name,
+            read: &[$(stringify!($read)),*],
+            ignored: &[$((stringify!($ignored), $why)),*],
+            refused: &[$(stringify!($refused)),*],
+        };
+
+        #[allow(deprecated, reason = "a deprecated field is refused too")]
+        fn $check(message: &$message) -> Result<(), crate::config::problem::Problem> {
+            let $message { $($read: _,)* $($ignored: _,)* $($refused,)* } = message;
+            $(crate::config::support::refuse(stringify!($refused), $refused)?;)*
+            Ok(())
+        }
+    };
+}
+pub(super) use support;
+
+/// The table of the reference, in Markdown.
+pub fn markdown() -> String {
+    let mut text = String::from(concat!(
+        "# Supported fields\n\n",
+        "Made from the code that reads them (`UPDATE=1 cargo test -p pontoon-proxy supported_fields`). A field ",
+        "that is *refused* makes its resource a NACK with the field's path when it is set; one that is *ignored* ",
+        "has no effect on traffic here, for the reason given.\n",
+    ));
+    for message in MESSAGES.iter().copied().flatten() {
+        text.push_str(&format!("\n## {}\n\n| field | |\n|---|---|\n", message.name));
+        for field in message.read {
+            text.push_str(&format!("| {} | supported |\n", field.trim_start_matches("r#")));
+        }
+        for (field, why) in message.ignored {
+            text.push_str(&format!("| {field} | ignored: {why} |\n"));
+        }
+        for field in message.refused {
+            text.push_str(&format!("| {} | refused |\n", field.trim_start_matches("r#")));
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_reference_lists_the_supported_fields() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/reference/supported-fields.md");
+        if std::env::var_os("UPDATE").is_some() {
+            std::fs::write(path, markdown()).unwrap();
+        }
+        let written = std::fs::read_to_string(path).unwrap_or_default();
+        assert!(
+            written == markdown(),
+            "docs/reference/supported-fields.md is old: run this test with UPDATE=1"
+        );
+    }
+}
