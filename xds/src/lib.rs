@@ -5,6 +5,7 @@
 //! <https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol>.
 
 pub mod client;
+pub mod json;
 pub mod resource;
 pub mod server;
 pub mod snapshot;

@@ -1,0 +1,168 @@
+//! Resources as protobuf's JSON, for people: configuration dumps and `explain`. Field names are those of the
+//! proto files, as in Envoy's own dumps; what the proto files mark as sensitive is left out. Costs a few
+//! megabytes from the first use on, nothing before.
+
+use std::io::Read;
+use std::sync::OnceLock;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use bytes::Bytes;
+use flate2::read::GzDecoder;
+use prost::Message;
+use prost_reflect::{
+    DescriptorPool, DynamicMessage, FieldDescriptor, ReflectMessage, SerializeOptions, Value as Field,
+};
+use serde_json::{Map, Value, json};
+
+use crate::pb::google::protobuf::{Struct, Value as ProtoValue, value::Kind};
+
+/// Made by `cargo xtask descriptors`.
+static DESCRIPTORS: &[u8] = include_bytes!("../descriptors.bin.gz");
+/// `Any` in `Any` in `Any`: deeper is shown as bytes.
+const MAX_DEPTH: usize = 32;
+const ANY: &str = "google.protobuf.Any";
+const STRUCT_URL: &str = "type.googleapis.com/google.protobuf.Struct";
+/// The option that marks a secret.
+const SENSITIVE: &str = "udpa.annotations.sensitive";
+const REDACTED: &str = "[redacted]";
+
+/// An encoded message as JSON, with its type as `@type`. A message (or an `Any` inside it) of a type that is
+/// not known here, or whose bytes are not of its type, is shown as `@type`, `undecoded` (base64) and `why`.
+pub fn to_json(type_url: &str, bytes: &[u8]) -> Value {
+    let known = match decode(type_url, bytes) {
+        Ok(known) => known,
+        Err(why) => return undecoded(type_url, bytes, &why),
+    };
+    let mut message = known;
+    tidy(&mut message, 0);
+    let options = SerializeOptions::new().use_proto_field_name(true);
+    match message.serialize_with_options(serde_json::value::Serializer, &options) {
+        Ok(Value::Object(fields)) => {
+            let mut all = Map::with_capacity(fields.len() + 1);
+            all.insert(String::from("@type"), Value::from(type_url));
+            all.extend(fields);
+            let mut value = Value::Object(all);
+            unwrap_undecoded(&mut value);
+            value
+        }
+        Ok(value) => json!({ "@type": type_url, "value": value }),
+        Err(error) => undecoded(type_url, bytes, &error.to_string()),
+    }
+}
+
+/// Whether messages of this type can be shown.
+pub fn is_known(type_url: &str) -> bool {
+    pool().is_ok_and(|pool| pool.get_message_by_name(type_name(type_url)).is_some())
+}
+
+fn pool() -> Result<&'static DescriptorPool, &'static str> {
+    static POOL: OnceLock<Result<DescriptorPool, String>> = OnceLock::new();
+    POOL.get_or_init(|| {
+        let mut unpacked = Vec::new();
+        GzDecoder::new(DESCRIPTORS).read_to_end(&mut unpacked).map_err(|e| e.to_string())?;
+        DescriptorPool::decode(Bytes::from(unpacked)).map_err(|e| e.to_string())
+    })
+    .as_ref()
+    .map_err(String::as_str)
+}
+
+fn type_name(type_url: &str) -> &str {
+    type_url.rsplit('/').next().unwrap_or(type_url)
+}
+
+fn decode(type_url: &str, bytes: &[u8]) -> Result<DynamicMessage, String> {
+    let descriptor = pool()?
+        .get_message_by_name(type_name(type_url))
+        .ok_or_else(|| String::from("the type is not known here"))?;
+    DynamicMessage::decode(descriptor, bytes).map_err(|error| error.to_string())
+}
+
+fn undecoded(type_url: &str, bytes: &[u8], why: &str) -> Value {
+    json!({ "@type": type_url, "undecoded": BASE64.encode(bytes), "why": why })
+}
+
+/// Makes a message fit to be shown: no secrets, and no `Any` that the serializer would fail on.
+fn tidy(message: &mut DynamicMessage, depth: usize) {
+    if message.descriptor().full_name() == ANY {
+        tidy_any(message, depth);
+        return;
+    }
+    for (field, value) in message.fields_mut() {
+        if is_sensitive(&field) {
+            redact(value);
+        } else {
+            each_message(value, &mut |inner| tidy(inner, depth));
+        }
+    }
+}
+
+fn tidy_any(any: &mut DynamicMessage, depth: usize) {
+    let text =
+        |any: &DynamicMessage| any.get_field_by_name("type_url").and_then(|v| v.as_str().map(str::to_owned));
+    let bytes = |any: &DynamicMessage| any.get_field_by_name("value").and_then(|v| v.as_bytes().cloned());
+    let (type_url, value) = (text(any).unwrap_or_default(), bytes(any).unwrap_or_default());
+    let inner =
+        if depth < MAX_DEPTH { decode(&type_url, &value) } else { Err(String::from("nested too deep")) };
+    match inner {
+        Ok(mut inner) => {
+            tidy(&mut inner, depth + 1);
+            any.set_field_by_name("value", Field::Bytes(inner.encode_to_vec().into()));
+        }
+        Err(why) => {
+            let fields = [("@type", type_url), ("undecoded", BASE64.encode(&value)), ("why", why)];
+            let fields = fields
+                .map(|(key, text)| (key.to_owned(), ProtoValue { kind: Some(Kind::StringValue(text)) }));
+            let shown = Struct { fields: fields.into_iter().collect() };
+            any.set_field_by_name("type_url", Field::String(STRUCT_URL.to_owned()));
+            any.set_field_by_name("value", Field::Bytes(shown.encode_to_vec().into()));
+        }
+    }
+}
+
+/// Takes the detour over `Struct` back.
+fn unwrap_undecoded(value: &mut Value) {
+    match value {
+        Value::Object(fields) => {
+            let stands_in = fields.get("@type").is_some_and(|url| url == STRUCT_URL)
+                && fields.get("value").is_some_and(|inner| inner.get("undecoded").is_some());
+            if stands_in && let Some(inner) = fields.remove("value") {
+                *value = inner;
+                return;
+            }
+            fields.values_mut().for_each(unwrap_undecoded);
+        }
+        Value::Array(items) => items.iter_mut().for_each(unwrap_undecoded),
+        _ => {}
+    }
+}
+
+fn is_sensitive(field: &FieldDescriptor) -> bool {
+    let options = field.options();
+    let extension = options.extensions().find(|(extension, _)| extension.full_name() == SENSITIVE);
+    extension.is_some_and(|(_, value)| value.as_bool() == Some(true))
+}
+
+/// Keeps the shape, so that one still sees which kind of source a secret comes from.
+fn redact(value: &mut Field) {
+    match value {
+        Field::String(text) => *text = REDACTED.to_owned(),
+        Field::Bytes(bytes) => *bytes = Bytes::from_static(REDACTED.as_bytes()),
+        Field::List(items) => items.iter_mut().for_each(redact),
+        Field::Map(entries) => entries.values_mut().for_each(redact),
+        Field::Message(message) => message.fields_mut().for_each(|(_, inner)| redact(inner)),
+        _ => {}
+    }
+}
+
+fn each_message(value: &mut Field, act: &mut impl FnMut(&mut DynamicMessage)) {
+    match value {
+        Field::Message(message) => act(message),
+        Field::List(items) => items.iter_mut().for_each(|item| each_message(item, act)),
+        Field::Map(entries) => entries.values_mut().for_each(|entry| each_message(entry, act)),
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,114 @@
+use super::*;
+use crate::pb::envoy::config::core::v3::data_source::Specifier;
+use crate::pb::envoy::config::core::v3::{DataSource, TransportSocket, transport_socket};
+use crate::pb::envoy::config::listener::v3::{Filter, FilterChain, Listener, filter};
+use crate::pb::envoy::extensions::filters::http::router::v3::Router;
+use crate::pb::envoy::extensions::filters::network::http_connection_manager::v3::{
+    HttpConnectionManager, HttpFilter, http_filter,
+};
+use crate::pb::envoy::extensions::transport_sockets::tls::v3::{
+    CommonTlsContext, DownstreamTlsContext, TlsCertificate,
+};
+use crate::pb::google::protobuf::Any;
+use crate::resource::ResourceType;
+
+fn any<M: prost::Name>(message: &M) -> Any {
+    Any { type_url: format!("type.googleapis.com/{}", M::full_name()), value: message.encode_to_vec() }
+}
+
+fn listener(http_filter: Any) -> Listener {
+    let manager = HttpConnectionManager {
+        stat_prefix: "edge".into(),
+        http_filters: vec![HttpFilter {
+            name: "router".into(),
+            config_type: Some(http_filter::ConfigType::TypedConfig(http_filter)),
+            ..Default::default()
+        }],
+        ..Default::default()
+    };
+    let filter =
+        Filter { name: "http".into(), config_type: Some(filter::ConfigType::TypedConfig(any(&manager))) };
+    Listener {
+        name: "edge".into(),
+        filter_chains: vec![FilterChain { filters: vec![filter], ..Default::default() }],
+        ..Default::default()
+    }
+}
+
+fn shown(listener: &Listener) -> Value {
+    to_json(ResourceType::Listener.type_url(), &listener.encode_to_vec())
+}
+
+#[test]
+fn messages_inside_any_are_shown_with_the_names_of_the_proto_files() {
+    let value = shown(&listener(any(&Router { suppress_envoy_headers: true, ..Default::default() })));
+    assert_eq!(value["@type"], ResourceType::Listener.type_url());
+    let manager = &value["filter_chains"][0]["filters"][0]["typed_config"];
+    assert_eq!(manager["stat_prefix"], "edge");
+    assert_eq!(manager["http_filters"][0]["typed_config"]["suppress_envoy_headers"], true);
+}
+
+#[test]
+fn an_unknown_type_inside_is_shown_as_bytes_and_the_rest_as_always() {
+    let strange = Any { type_url: "type.googleapis.com/nobody.knows.This".into(), value: vec![1, 2, 3] };
+    let value = shown(&listener(strange));
+    let manager = &value["filter_chains"][0]["filters"][0]["typed_config"];
+    assert_eq!(manager["stat_prefix"], "edge");
+    let unknown = &manager["http_filters"][0]["typed_config"];
+    assert_eq!(unknown["@type"], "type.googleapis.com/nobody.knows.This");
+    assert_eq!(unknown["undecoded"], "AQID");
+}
+
+#[test]
+fn bytes_of_another_type_are_shown_as_bytes() {
+    let value = to_json(ResourceType::Cluster.type_url(), &[0xff; 7]);
+    assert_eq!(value["@type"], ResourceType::Cluster.type_url());
+    assert!(value["undecoded"].is_string() && value["why"].is_string(), "{value}");
+    assert!(to_json("", &[])["why"].is_string());
+}
+
+#[test]
+fn a_private_key_is_not_shown() {
+    let inline = |text: &str| {
+        Some(DataSource { specifier: Some(Specifier::InlineString(text.into())), ..Default::default() })
+    };
+    let certificate = TlsCertificate {
+        certificate_chain: inline("in public"),
+        private_key: inline("in private"),
+        ..Default::default()
+    };
+    let context = DownstreamTlsContext {
+        common_tls_context: Some(CommonTlsContext {
+            tls_certificates: vec![certificate],
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    let socket = TransportSocket {
+        name: "tls".into(),
+        config_type: Some(transport_socket::ConfigType::TypedConfig(any(&context))),
+    };
+    let chain = FilterChain { transport_socket: Some(socket), ..Default::default() };
+    let text = shown(&Listener { filter_chains: vec![chain], ..Default::default() }).to_string();
+    assert!(text.contains("in public") && text.contains(REDACTED), "{text}");
+    assert!(!text.contains("in private"), "{text}");
+}
+
+#[test]
+fn every_resource_type_and_every_extension_that_we_send_is_known() {
+    for ty in ResourceType::ALL {
+        assert!(is_known(ty.type_url()), "{}", ty.type_url());
+    }
+    for name in [
+        "envoy.extensions.access_loggers.file.v3.FileAccessLog",
+        "envoy.extensions.access_loggers.stream.v3.StdoutAccessLog",
+        "envoy.extensions.filters.http.router.v3.Router",
+        "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
+        "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy",
+        "envoy.extensions.path.match.uri_template.v3.UriTemplateMatchConfig",
+        "envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
+        "envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+    ] {
+        assert!(is_known(&format!("type.googleapis.com/{name}")), "{name}");
+    }
+}
