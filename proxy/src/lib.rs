@@ -1,6 +1,7 @@
 //! The data plane. Rooms follow a request: `listener`, then `http`, then `route`, `balance`, `resilience`,
 //! `upstream`. Beside the path: `config` (resource to snapshot), `discovery`, `telemetry`, `admin`.
 
+pub mod admin;
 pub mod balance;
 pub mod bootstrap;
 pub mod config;
@@ -11,6 +12,10 @@ pub mod http;
 mod listener;
 pub mod resilience;
 pub mod route;
+mod run;
 pub mod telemetry;
 pub mod upstream;
 pub mod worker;
+
+pub use explain::explain;
+pub use run::{LogFilter, run, start_logging};

@@ -1,0 +1,330 @@
+//! What an operator sees and may do: health, metrics, the configuration in force, the reason for a decision.
+//! It runs on the control runtime and has no access control, so it listens on loopback unless told otherwise.
+
+mod clusters;
+mod config_dump;
+
+use std::convert::Infallible;
+use std::fmt::Write as _;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
+use http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::TcpListener;
+use tokio::sync::{Semaphore, watch};
+
+use crate::bootstrap::Bootstrap;
+use crate::discovery::Shared;
+use crate::explain;
+use crate::run::LogFilter;
+use crate::telemetry::metrics::Metrics;
+use crate::worker::Bound;
+
+/// Connections to the admin port at once; more wait.
+const CONNECTIONS: usize = 64;
+/// For the headers of a request.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Where the process is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// Taking requests.
+    Serving,
+    /// Finishing what is in flight.
+    Draining,
+    /// Ending at once.
+    Quit,
+}
+
+/// What the admin port shows.
+#[derive(Debug)]
+pub(crate) struct Admin {
+    pub(crate) bootstrap: Bootstrap,
+    pub(crate) discovery: Shared,
+    pub(crate) metrics: Metrics,
+    pub(crate) bound: watch::Receiver<Vec<Bound>>,
+    pub(crate) phase: Arc<watch::Sender<Phase>>,
+    pub(crate) logging: LogFilter,
+}
+
+type Answer = Response<Full<Bytes>>;
+
+/// Serves until the process ends.
+pub(crate) async fn serve(admin: Arc<Admin>, socket: TcpListener) {
+    let permits = Arc::new(Semaphore::new(CONNECTIONS));
+    loop {
+        let Ok(permit) = permits.clone().acquire_owned().await else { return };
+        let connection = match socket.accept().await {
+            Ok((connection, _)) => connection,
+            Err(error) => {
+                tracing::warn!(%error, "the admin port cannot accept; trying again");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        let admin = admin.clone();
+        tokio::spawn(async move {
+            let service = service_fn(|request| {
+                let answer = admin.answer(&request);
+                async move { Ok::<_, Infallible>(answer) }
+            });
+            let served = hyper::server::conn::http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(HEADER_TIMEOUT)
+                .serve_connection(TokioIo::new(connection), service)
+                .await;
+            if let Err(error) = served {
+                tracing::debug!(%error, "an admin connection ended early");
+            }
+            drop(permit);
+        });
+    }
+}
+
+impl Admin {
+    fn answer(&self, request: &Request<Incoming>) -> Answer {
+        let query = Query::of(request.uri());
+        match (request.method(), request.uri().path()) {
+            (&Method::GET, "/") => text(StatusCode::OK, HELP),
+            (&Method::GET, "/ready") => self.ready(query.has("verbose")),
+            (&Method::GET, "/live") => text(StatusCode::OK, "LIVE\n"),
+            (&Method::GET, "/metrics") => self.metrics(),
+            (&Method::GET, "/config_dump") => json(&config_dump::render(&self.discovery.store())),
+            (&Method::GET, "/clusters") if query.get("format").as_deref() == Some("json") => {
+                json(&clusters::json(&self.discovery.store()))
+            }
+            (&Method::GET, "/clusters") => text(StatusCode::OK, clusters::text(&self.discovery.store())),
+            (&Method::GET, "/listeners") => self.listeners(),
+            (&Method::GET, "/explain") => self.explain(&query),
+            (&Method::POST, "/drain") => {
+                self.phase.send_if_modified(|phase| {
+                    let starts = *phase == Phase::Serving;
+                    if starts {
+                        *phase = Phase::Draining;
+                    }
+                    starts
+                });
+                text(StatusCode::OK, "draining\n")
+            }
+            (&Method::POST, "/quitquitquit") => {
+                self.phase.send_replace(Phase::Quit);
+                text(StatusCode::OK, "ending\n")
+            }
+            (&Method::POST, "/logging") => self.log(&query),
+            (_, path) => {
+                text(StatusCode::NOT_FOUND, format!("no {} {path} here\n\n{HELP}", request.method()))
+            }
+        }
+    }
+
+    /// Ready means: the first full configuration is in force, and the process is not on its way out.
+    fn ready(&self, verbose: bool) -> Answer {
+        let (ready, waiting, emptied) = {
+            let store = self.discovery.store();
+            (store.is_ready(), store.waiting_for(), store.emptied())
+        };
+        let phase = *self.phase.borrow();
+        let unbound: Vec<String> = self
+            .bound
+            .borrow()
+            .iter()
+            .filter_map(|b| b.address.as_ref().err().map(|e| format!("listener {}: {e}", b.name)))
+            .collect();
+        let serving = ready && unbound.is_empty();
+        let (status, word) = match (phase, serving) {
+            (Phase::Serving, true) => (StatusCode::OK, "READY"),
+            (Phase::Serving, false) => (StatusCode::SERVICE_UNAVAILABLE, "NOT READY"),
+            (Phase::Draining | Phase::Quit, _) => (StatusCode::SERVICE_UNAVAILABLE, "DRAINING"),
+        };
+        let mut body = format!("{word}\n");
+        if verbose {
+            let xds = self.discovery.status();
+            let state = if xds.connected { "connected" } else { "not connected: serving what is in force" };
+            let Bootstrap { node_id, cluster, xds_server, .. } = &self.bootstrap;
+            let _ = writeln!(body, "node: {node_id}, configured as {cluster}");
+            let _ = writeln!(body, "control plane {xds_server}: {state}, for {}", age(xds.since));
+            if let Some(last) = xds.last_update {
+                let _ = writeln!(body, "last update: {} ago", age(last));
+            }
+            if let Some(error) = xds.last_error.filter(|_| !xds.connected) {
+                let _ = writeln!(body, "last error: {error}");
+            }
+            let _ = writeln!(body, "updates refused: {}", xds.nacks);
+            let _ = writeln!(body, "clusters emptied: {emptied}");
+            for line in waiting.into_iter().chain(unbound) {
+                let _ = writeln!(body, "waiting: {line}");
+            }
+        }
+        text(status, body)
+    }
+
+    fn metrics(&self) -> Answer {
+        let mut out = String::new();
+        self.metrics.render(&mut out);
+        let xds = self.discovery.status();
+        let (ready, emptied) = {
+            let store = self.discovery.store();
+            (store.is_ready(), store.emptied())
+        };
+        let since_update =
+            xds.last_update.and_then(|at| at.elapsed().ok()).map_or(f64::NAN, |age| age.as_secs_f64());
+        let rows: [(&str, &str, &str, f64); 7] = [
+            (
+                "pontoon_xds_connected",
+                "gauge",
+                "Whether a stream to the control plane is open.",
+                flag(xds.connected),
+            ),
+            ("pontoon_xds_streams_total", "counter", "Streams opened.", xds.streams as f64),
+            ("pontoon_xds_updates_total", "counter", "Responses taken.", xds.updates as f64),
+            (
+                "pontoon_xds_nacks_total",
+                "counter",
+                "Responses refused in whole or in part.",
+                xds.nacks as f64,
+            ),
+            ("pontoon_xds_last_update_age_seconds", "gauge", "Since the last response.", since_update),
+            ("pontoon_ready", "gauge", "Whether the first full configuration is in force.", flag(ready)),
+            (
+                "pontoon_clusters_emptied_total",
+                "counter",
+                "Clusters that lost their last endpoint.",
+                emptied as f64,
+            ),
+        ];
+        for (name, kind, help, value) in rows {
+            let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}");
+        }
+        typed("text/plain; version=0.0.4; charset=utf-8", out)
+    }
+
+    fn listeners(&self) -> Answer {
+        let mut out = String::new();
+        for bound in self.bound.borrow().iter() {
+            let _ = match &bound.address {
+                Ok(address) => writeln!(out, "{}::{address}", bound.name),
+                Err(error) => writeln!(out, "{}::not bound: {error}", bound.name),
+            };
+        }
+        text(StatusCode::OK, out)
+    }
+
+    fn explain(&self, query: &Query) -> Answer {
+        match explain_request(query) {
+            Ok(request) => {
+                let explanation = explain::over(&self.discovery.store(), &request);
+                json(&serde_json::to_value(&explanation).unwrap_or_default())
+            }
+            Err(reason) => text(StatusCode::BAD_REQUEST, format!("{reason}\n")),
+        }
+    }
+
+    fn log(&self, query: &Query) -> Answer {
+        let level = query.get("level").unwrap_or_default();
+        let filter = tracing_subscriber::EnvFilter::try_new(&level);
+        match filter.map(|filter| self.logging.reload(filter)) {
+            Ok(Ok(())) if !level.is_empty() => text(StatusCode::OK, format!("logging {level}\n")),
+            _ => text(
+                StatusCode::BAD_REQUEST,
+                "expected ?level=debug, or any filter such as info,hyper=warn\n",
+            ),
+        }
+    }
+}
+
+const HELP: &str = "\
+GET  /ready[?verbose]     200 once the first full configuration is in force, 503 while draining
+GET  /live                200 while the process runs
+GET  /metrics             Prometheus
+GET  /config_dump         every resource in force, and what was refused
+GET  /clusters[?format=json]
+GET  /listeners
+GET  /explain?url=http://HOST/PATH[&method=GET][&header=NAME:VALUE]...
+POST /drain               finish what is in flight and end
+POST /quitquitquit        end at once
+POST /logging?level=FILTER
+";
+
+fn explain_request(query: &Query) -> Result<explain::Request, String> {
+    let url = query.get("url").ok_or("expected ?url=http://HOST/PATH")?;
+    let uri: Uri = url.parse().map_err(|e| format!("url is {url:?}: {e}"))?;
+    if uri.authority().is_none() {
+        return Err(format!("url is {url:?}: expected http://HOST/PATH"));
+    }
+    let method = query.get("method").unwrap_or_else(|| "GET".into());
+    let mut headers = HeaderMap::new();
+    for line in query.all("header") {
+        let pair = line.split_once(':').and_then(|(name, value)| {
+            let name = name.trim().parse::<HeaderName>().ok()?;
+            Some((name, HeaderValue::from_str(value.trim()).ok()?))
+        });
+        let (name, value) = pair.ok_or_else(|| format!("header is {line:?}: expected NAME:VALUE"))?;
+        headers.append(name, value);
+    }
+    let method = method.parse().map_err(|_| format!("method is {method:?}"))?;
+    Ok(explain::Request { method, uri, headers, client: None })
+}
+
+/// A query string, decoded.
+struct Query(Vec<(String, String)>);
+
+impl Query {
+    fn of(uri: &Uri) -> Query {
+        let pairs = uri.query().unwrap_or_default().split('&').filter(|pair| !pair.is_empty());
+        Query(
+            pairs
+                .map(|pair| {
+                    let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+                    (decoded(name), decoded(value))
+                })
+                .collect(),
+        )
+    }
+
+    fn get(&self, name: &str) -> Option<String> {
+        self.all(name).next().map(ToOwned::to_owned)
+    }
+
+    fn all<'q>(&'q self, name: &'q str) -> impl Iterator<Item = &'q str> {
+        self.0.iter().filter(move |(n, _)| n == name).map(|(_, value)| value.as_str())
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.all(name).next().is_some()
+    }
+}
+
+fn decoded(text: &str) -> String {
+    let spaced = text.replace('+', " ");
+    percent_encoding::percent_decode_str(&spaced).decode_utf8_lossy().into_owned()
+}
+
+fn flag(value: bool) -> f64 {
+    if value { 1.0 } else { 0.0 }
+}
+
+fn age(since: SystemTime) -> String {
+    format!("{:.1} s", since.elapsed().unwrap_or_default().as_secs_f64())
+}
+
+fn text(status: StatusCode, body: impl Into<Bytes>) -> Answer {
+    let mut answer = typed("text/plain; charset=utf-8", body);
+    *answer.status_mut() = status;
+    answer
+}
+
+fn json(value: &serde_json::Value) -> Answer {
+    typed("application/json", format!("{value:#}\n"))
+}
+
+fn typed(content_type: &'static str, body: impl Into<Bytes>) -> Answer {
+    let mut answer = Response::new(Full::new(body.into()));
+    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    answer
+}
