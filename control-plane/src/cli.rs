@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 
 pub mod client;
+mod explain;
 mod inspect;
 mod migration;
 mod output;

@@ -126,6 +126,11 @@ async fn a_migration_is_moved_looked_at_and_taken_back() {
     let show = served.run(&["migration", "show", "default/inventory"]).await;
     assert!(text(&show.stdout).contains("revision    2, by jo"), "{show:?}");
 
+    let explain = ["migration", "explain", "inventory", "-H", "x-user-id: 42", "http://shop:18080/stock/1"];
+    let explain = served.run(&explain).await;
+    assert!(text(&explain.stdout).contains("of default/inventory, which is at split 5%"), "{explain:?}");
+    assert!(text(&explain.stdout).contains("pool/default/new 0 to 499"), "{explain:?}");
+
     let stale = served.run(&["migration", "set", "inventory", "--stage", "cutover", "--revision", "1"]).await;
     assert_eq!(stale.status.code(), Some(1));
     assert!(text(&stale.stderr).contains("at revision 2"), "{stale:?}");
@@ -137,6 +142,9 @@ async fn a_migration_is_moved_looked_at_and_taken_back() {
     let steps: Vec<&str> = log.as_array().unwrap().iter().map(|e| e["action"].as_str().unwrap()).collect();
     assert_eq!(steps, ["created", "set", "rollback"]);
     assert_eq!(log[2]["reason"], "just in case");
+    let lines = served.run(&["audit", "--lines"]).await;
+    let last = text(&lines.stdout).lines().next_back().unwrap();
+    assert!(last.ends_with(&format!(r#","hash":{}}}"#, log[2]["hash"])), "{last}");
 }
 
 #[tokio::test]

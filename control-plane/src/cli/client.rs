@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
+use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue};
 use reqwest::{Method, Url};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use super::ApiArgs;
 use crate::objects::DEFAULT_NAMESPACE;
+use crate::serve::api::LINES;
 use crate::serve::api::auth::{ACTOR_HEADER, DEFAULT_FILE, TokenError, first_token};
 use crate::serve::api::problem::Problem;
 use crate::serve::api::types::{Changed, MigrationView, Progress, RollbackRequest, SetRequest};
@@ -162,6 +163,13 @@ impl Client {
         self.call(method, path, &[], Some(body)).await
     }
 
+    /// The audit log after `after`, as it is stored: one JSON object a line.
+    pub async fn audit_lines(&self, after: u64) -> Result<String, CliError> {
+        let query = [("after", after.to_string())];
+        let body = self.ask(Method::GET, &["audit"], &query, None::<&()>, LINES).await?;
+        String::from_utf8(body.into()).map_err(|error| CliError::Other(error.to_string()))
+    }
+
     async fn call<T: DeserializeOwned>(
         &self,
         method: Method,
@@ -169,6 +177,20 @@ impl Client {
         query: &[(&str, String)],
         body: Option<&impl Serialize>,
     ) -> Result<T, CliError> {
+        let body = self.ask(method, path, query, body, "application/json").await?;
+        serde_json::from_slice(&body).map_err(|error| {
+            CliError::Other(format!("{} answers what this version does not understand: {error}", self.base))
+        })
+    }
+
+    async fn ask(
+        &self,
+        method: Method,
+        path: &[&str],
+        query: &[(&str, String)],
+        body: Option<&impl Serialize>,
+        accept: &'static str,
+    ) -> Result<bytes::Bytes, CliError> {
         let mut url = self.base.clone();
         if let Ok(mut segments) = url.path_segments_mut() {
             segments.pop_if_empty().extend(["api", "v1"]).extend(path);
@@ -176,7 +198,8 @@ impl Client {
         if !query.is_empty() {
             url.query_pairs_mut().extend_pairs(query);
         }
-        let mut request = self.http.request(method, url).header(AUTHORIZATION, self.token.clone());
+        let mut request = self.http.request(method, url).header(ACCEPT, accept);
+        request = request.header(AUTHORIZATION, self.token.clone());
         if let Some(actor) = &self.actor {
             request = request.header(ACTOR_HEADER, actor.clone());
         }
@@ -195,12 +218,7 @@ impl Client {
             .is_some_and(|value| value.as_bytes().starts_with(b"application/problem+json"));
         let body = response.bytes().await.map_err(unreachable)?;
         if status.is_success() {
-            return serde_json::from_slice(&body).map_err(|error| {
-                CliError::Other(format!(
-                    "{} answers what this version does not understand: {error}",
-                    self.base
-                ))
-            });
+            return Ok(body);
         }
         match serde_json::from_slice(&body) {
             Ok(problem) if is_problem => Err(CliError::Refused(problem)),

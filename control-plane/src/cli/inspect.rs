@@ -49,7 +49,7 @@ pub(super) struct AuditArgs {
     #[arg(short, long)]
     follow: bool,
     /// Print the lines as they are stored, for keeping and for checking their hashes.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "migration")]
     lines: bool,
     #[command(flatten)]
     api: ApiArgs,
@@ -120,6 +120,9 @@ pub(super) async fn audit(args: AuditArgs) -> Result<(), CliError> {
         None => Vec::new(),
     };
     let mut after = args.after;
+    if args.lines {
+        return audit_lines(&client, after, args.follow).await;
+    }
     let mut printed = Vec::new();
     loop {
         let mut query = migration.clone();
@@ -130,9 +133,9 @@ pub(super) async fn audit(args: AuditArgs) -> Result<(), CliError> {
         }
         let more = page.next > after;
         after = page.next;
-        if args.lines || args.follow {
+        if args.follow {
             for entry in &page.entries {
-                let text = if args.lines || args.api.output != Format::Table {
+                let text = if args.api.output != Format::Table {
                     serde_json::to_string(entry).map_err(|error| CliError::Other(error.to_string()))?
                 } else {
                     row(entry).join("  ")
@@ -148,13 +151,27 @@ pub(super) async fn audit(args: AuditArgs) -> Result<(), CliError> {
             (false, false) => break,
         }
     }
-    if args.lines {
-        return Ok(());
-    }
     print(args.api.output, &printed, |entries| {
         let rows: Vec<Vec<String>> = entries.iter().map(row).collect();
         table(&["seq", "at", "actor", "migration", "rev", "from", "to", "version", "reason"], &rows)
     })
+}
+
+/// Byte for byte as stored, so that hashes can be checked.
+async fn audit_lines(client: &Client, mut after: u64, follow: bool) -> Result<(), CliError> {
+    loop {
+        let lines = client.audit_lines(after).await?;
+        if let Some(last) = lines.lines().next_back() {
+            let last: Entry =
+                serde_json::from_str(last).map_err(|error| CliError::Other(error.to_string()))?;
+            after = last.seq;
+            line(lines.trim_end())?;
+        } else if follow {
+            tokio::time::sleep(FOLLOW_INTERVAL).await;
+        } else {
+            return Ok(());
+        }
+    }
 }
 
 fn row(entry: &Entry) -> Vec<String> {

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
+use super::explain::ExplainArgs;
 use super::output::{or_dash, print, table};
 use super::{ApiArgs, CliError, Client};
 use crate::migration::stage::{Stage, Weight};
@@ -58,6 +59,9 @@ pub(super) enum MigrationCommand {
         #[command(flatten)]
         api: ApiArgs,
     },
+    /// Why a request goes where it goes, by the proxies' own code: rule, bucket, pool, endpoints, and why not
+    /// the others.
+    Explain(ExplainArgs),
 }
 
 #[derive(Debug, Args)]
@@ -83,6 +87,7 @@ pub(super) async fn run(command: MigrationCommand) -> Result<(), CliError> {
     match command {
         MigrationCommand::List { api } => list(&api).await,
         MigrationCommand::Show { name, api } => show(&name, &api).await,
+        MigrationCommand::Explain(args) => super::explain::run(args).await,
         MigrationCommand::Set { name, stage, weight, force, how, api } => {
             let client = Client::from_args(&api)?;
             let body = SetRequest {

@@ -21,6 +21,7 @@ use auth::Tokens;
 use problem::{Json, Problem};
 
 pub mod auth;
+mod explain;
 mod health;
 mod look;
 mod migrations;
@@ -33,6 +34,9 @@ const BODY_BYTES: usize = 64 * 1024;
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
 /// The longest wait on purpose (`wait_ms`).
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
+
+/// The content type of the audit log's stored lines.
+pub const LINES: &str = "application/x-ndjson";
 
 /// What the handlers share.
 #[derive(Clone)]
@@ -71,6 +75,7 @@ impl Api {
             .route("/migrations/{namespace}/{name}", get(migrations::show))
             .route("/migrations/{namespace}/{name}/stage", put(migrations::set))
             .route("/migrations/{namespace}/{name}/rollback", post(migrations::rollback))
+            .route("/explain", post(explain::explain))
             .route("/proxies", get(look::proxies))
             .route("/objects", get(look::objects))
             .route("/registry", get(look::registry))
@@ -141,6 +146,7 @@ pub fn document() -> utoipa::openapi::OpenApi {
         migrations::show,
         migrations::set,
         migrations::rollback,
+        explain::explain,
         look::proxies,
         look::objects,
         look::registry,

@@ -5,17 +5,15 @@ use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, header};
 
-use super::Api;
 use super::problem::{Problem, Query};
 use super::types::{AuditPage, AuditQuery, ObjectsView, ProxyView, RegistrySummary};
+use super::{Api, LINES};
 use crate::migration::audit::Entry;
 
 /// Entries of an answer, where the request does not say.
 const DEFAULT_ENTRIES: usize = 1_000;
 /// Entries of an answer at most.
 const MOST_ENTRIES: usize = 10_000;
-/// The content type of the stored lines.
-const LINES: &str = "application/x-ndjson";
 
 /// The connected proxies: what each follows, what it has acknowledged, what it refused.
 #[utoipa::path(

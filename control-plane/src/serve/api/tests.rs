@@ -349,6 +349,44 @@ async fn a_changed_file_acts_as_a_command_of_its_own() {
 }
 
 #[tokio::test]
+async fn an_explanation_is_the_serving_codes_own() {
+    let rig = Rig::start().await;
+    rig.call("PUT", STAGE, json!({ "weight": 5000 })).await;
+    let mut sides = std::collections::BTreeSet::new();
+    for user in 0..20 {
+        let body = json!({
+            "url": "http://shop:18080/stock/1", "headers": [["x-user-id", user.to_string()]],
+            "migration": "default/inventory",
+        });
+        let (status, answer) = rig.call("POST", "/api/v1/explain", body).await;
+        assert_eq!(status, 200, "{answer}");
+        let explanation = &answer["explanation"];
+        let below = explanation["bucket"].as_u64().unwrap() < 5000;
+        let (side, cluster) =
+            if below { ("target", "pool/default/new") } else { ("legacy", "pool/default/old") };
+        assert_eq!(explanation["cluster"], cluster, "{answer}");
+        assert_eq!(answer["migrations"][0]["side"], side, "{answer}");
+        assert_eq!(explanation["version"], answer["migrations"][0]["migration"]["in_force"]["version"]);
+        sides.insert(side);
+    }
+    assert_eq!(sides.len(), 2);
+
+    let staff = json!({ "url": "http://shop:18080/", "headers": [["x-group", "staff"]] });
+    let (_, staff) = rig.call("POST", "/api/v1/explain", staff).await;
+    assert_eq!(staff["explanation"]["cluster"], "pool/default/new", "{staff}");
+
+    for (body, status) in [
+        (json!({ "url": "/stock" }), 400),
+        (json!({ "url": "http://shop/", "headers": [["bad name", "x"]] }), 400),
+        (json!({ "url": "http://shop/", "gateway": "default/none" }), 404),
+        (json!({ "url": "http://shop/", "migration": "default/none" }), 404),
+    ] {
+        let (got, problem) = rig.call("POST", "/api/v1/explain", body).await;
+        assert_eq!(got, status, "{problem}");
+    }
+}
+
+#[tokio::test]
 async fn before_everything_is_loaded_nothing_is_changed() {
     let rig = Rig::start().await;
     rig.ready.send_replace(false);

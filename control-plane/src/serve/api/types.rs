@@ -318,8 +318,27 @@ pub struct ExplainResponse {
     /// The serving code's own account.
     #[schema(value_type = Object)]
     pub explanation: serde_json::Value,
-    /// The migrations of the chosen route, as they stand.
-    pub migrations: Vec<MigrationView>,
+    /// The migrations that the chosen pool is a side of.
+    pub migrations: Vec<ExplainedMigration>,
+}
+
+/// A migration that decided on a request.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct ExplainedMigration {
+    /// The side that the request goes to.
+    pub side: SplitSide,
+    /// The migration as it stands.
+    pub migration: MigrationView,
+}
+
+/// A side of a migration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum SplitSide {
+    /// The new pool.
+    Target,
+    /// The old one.
+    Legacy,
 }
 
 /// Whether the process serves.
