@@ -1,5 +1,6 @@
 //! Golden tests of the compiler: a folder a feature under `golden/`, with what goes in (`objects.yaml`,
-//! `registry.json`, `states.json`) and what comes out (`xds.txt`, `status.json`) side by side.
+//! `registry.json`, `states.json`, `requests.txt`) and what comes out (`xds.txt`, `status.json`, and of each request
+//! what the proxy's own code decides, `decisions.txt`) side by side.
 //! `UPDATE=1 cargo test -p pontoon --test golden` writes what comes out anew; read the difference.
 #![allow(clippy::expect_used, clippy::panic, reason = "a broken helper is a failed test")]
 
@@ -8,11 +9,15 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use http::{HeaderName, HeaderValue};
 use pontoon::compile::{self, Compiled};
 use pontoon::model::Model;
 use pontoon::model::instance::{Application, Instance, InstanceStatus, RegistryView};
 use pontoon::model::migration::{MigrationState, Stage};
 use pontoon::objects::{self, ObjectName};
+use pontoon_proxy::config::Store;
+use pontoon_proxy::explain::{Request, explain};
+use pontoon_xds::client::Update;
 use pontoon_xds::pb::envoy::config::cluster::v3::Cluster;
 use pontoon_xds::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
 use pontoon_xds::pb::envoy::config::listener::v3::{Listener, filter};
@@ -21,6 +26,7 @@ use pontoon_xds::pb::envoy::extensions::filters::network::http_connection_manage
 use pontoon_xds::{ResourceType, Snapshot};
 use prost::Message;
 use serde::Deserialize;
+use tokio::time::Instant;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -168,6 +174,52 @@ fn status(compiled: &Compiled) -> String {
     serde_json::to_string_pretty(&all).expect("JSON") + "\n"
 }
 
+/// One line a request: `METHOD URL | header: value | ...`, and what becomes of it.
+fn decisions(folder: &Path, compiled: &Compiled) -> Option<String> {
+    let requests = read(&folder.join("requests.txt"))?;
+    let snapshot = compiled.views.values().next().expect("a view");
+    let mut text = String::new();
+    for line in requests.lines().filter(|line| !line.trim().is_empty()) {
+        let mut parts = line.split(" | ");
+        let (method, uri) = parts.next().and_then(|head| head.split_once(' ')).expect("METHOD URL");
+        let headers = parts.map(|part| {
+            let (name, value) = part.split_once(": ").expect("name: value");
+            (name.parse::<HeaderName>().expect("a name"), value.parse::<HeaderValue>().expect("a value"))
+        });
+        let request = Request {
+            method: method.parse().expect("a method"),
+            uri: uri.trim().parse().expect("a URL"),
+            headers: headers.collect(),
+            client: None,
+        };
+        let explained = explain(snapshot, &request);
+        let route = explained.route.as_deref().unwrap_or("-");
+        let bucket = explained.bucket.filter(|_| !explained.random);
+        let outcome = if explained.random { "one of several at random" } else { &explained.outcome };
+        let bucket = bucket.map_or(String::new(), |bucket| format!(" (bucket {bucket})"));
+        writeln!(text, "{line}\n    {route}: {outcome}{bucket}").expect("text");
+    }
+    Some(text)
+}
+
+/// A proxy takes every resource, and waits for nothing but names that it has to look up.
+#[test]
+fn the_proxy_takes_it_all_at_once() {
+    for folder in folders() {
+        for snapshot in compile::compile(&model(&folder)).views.values() {
+            let mut store = Store::default();
+            for ty in ResourceType::ALL {
+                let changed = snapshot.resources(ty).values().cloned().collect();
+                let update = Update { ty, changed, removed: Vec::new() };
+                assert_eq!(store.apply(update, Instant::now()), [], "{}", folder.display());
+            }
+            if store.dns_clusters().is_empty() {
+                assert_eq!(store.waiting_for(), Vec::<String>::new(), "{}", folder.display());
+            }
+        }
+    }
+}
+
 fn folders() -> Vec<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
     let mut folders =
@@ -183,7 +235,9 @@ fn what_goes_in_gives_what_comes_out() {
     let mut different = Vec::new();
     for folder in folders() {
         let compiled = compile::compile(&model(&folder));
-        for (name, is) in [("xds.txt", rendered(&compiled)), ("status.json", status(&compiled))] {
+        let mut all = vec![("xds.txt", rendered(&compiled)), ("status.json", status(&compiled))];
+        all.extend(decisions(&folder, &compiled).map(|text| ("decisions.txt", text)));
+        for (name, is) in all {
             let path = folder.join(name);
             if read(&path).as_deref() == Some(&is) {
                 continue;

@@ -1,11 +1,13 @@
 //! What the compiler puts on the wire for a migration keeps its promises, whoever reads it: the split is
-//! sticky, exact and monotone. The reader here is Envoy's rule in four lines: `xxHash64(key) % total` falls
-//! into the running sum of the weights.
+//! sticky, exact and monotone. One reader here is Envoy's rule in a few lines: `xxHash64(key) % total` falls
+//! into the running sum of the weights. The other is the proxy's own code, which has to say the same.
 #![allow(clippy::expect_used, clippy::panic, reason = "a broken helper is a failed test")]
 
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 
+use http::{HeaderMap, Method};
 use imbl::OrdMap;
 use pontoon::compile;
 use pontoon::model::Model;
@@ -13,11 +15,15 @@ use pontoon::model::migration::{MigrationState, Stage};
 use pontoon::objects::migration::{CanaryMatch, HeaderMatch, Key, MigrationSpec, Side};
 use pontoon::objects::pool::EurekaSource;
 use pontoon::objects::{Gateway, HttpRoute, Migration, ObjectName, Objects};
+use pontoon_proxy::config::Store;
+use pontoon_proxy::route::RequestHead;
 use pontoon_xds::ResourceType;
+use pontoon_xds::client::Update;
 use pontoon_xds::pb::envoy::config::route::v3::route_action::ClusterSpecifier;
 use pontoon_xds::pb::envoy::config::route::v3::weighted_cluster::RandomValueSpecifier;
 use pontoon_xds::pb::envoy::config::route::v3::{RouteConfiguration, WeightedCluster, route};
 use proptest::prelude::*;
+use tokio::time::Instant;
 use twox_hash::XxHash64;
 
 const TARGET: &str = "eureka/INVENTORY-NEW";
@@ -58,11 +64,14 @@ fn objects() -> Arc<Objects> {
     })
 }
 
-fn routes(objects: &Arc<Objects>, stage: Stage, weight: u16) -> RouteConfiguration {
+fn model(objects: &Arc<Objects>, stage: Stage, weight: u16) -> Model {
     let state = MigrationState { stage, weight, ..MigrationState::initial(&MigrationSpec::default()) };
     let migrations = BTreeMap::from([(ObjectName::new("default", "inventory"), state)]);
-    let model = Model { objects: objects.clone(), migrations: Arc::new(migrations), ..Model::default() };
-    let compiled = compile::compile(&model);
+    Model { objects: objects.clone(), migrations: Arc::new(migrations), ..Model::default() }
+}
+
+fn routes(objects: &Arc<Objects>, stage: Stage, weight: u16) -> RouteConfiguration {
+    let compiled = compile::compile(&model(objects, stage, weight));
     let snapshot = &compiled.views["default/inventory"];
     let resource = snapshot.get(ResourceType::Route, "default/inventory/http").expect("the routes");
     resource.decode().expect("a route configuration")
@@ -120,6 +129,45 @@ fn raising_the_weight_moves_users_to_the_target_only_and_lowering_brings_the_sam
         before = now;
     }
     assert_eq!(at(500), at(500));
+}
+
+/// What the proxy decides for each key.
+fn by_the_proxy(objects: &Arc<Objects>, weight: u16) -> Vec<bool> {
+    let compiled = compile::compile(&model(objects, Stage::Split, weight));
+    let mut store = Store::default();
+    for ty in ResourceType::ALL {
+        let changed = compiled.views["default/inventory"].resources(ty).values().cloned().collect();
+        let rejected = store.apply(Update { ty, changed, removed: Vec::new() }, Instant::now());
+        assert_eq!(rejected, []);
+    }
+    let listeners = store.live_listeners();
+    let table = listeners[0].http.load().routes.table.load_full().expect("a table");
+    let uri = "/".parse().expect("a path");
+    let target = |key: String| {
+        let mut headers = HeaderMap::new();
+        headers.insert("x-user", key.parse().expect("a value"));
+        let head = RequestHead {
+            method: &Method::GET,
+            uri: &uri,
+            host: "localhost",
+            headers: &headers,
+            client: Ipv4Addr::LOCALHOST.into(),
+            random: 0,
+        };
+        let decision = table.decide(&head, &mut ()).expect("a route");
+        &*decision.target.expect("a cluster").cluster.name == TARGET
+    };
+    keys().map(target).collect()
+}
+
+#[test]
+fn the_proxy_splits_as_envoys_rule_says() {
+    let objects = objects();
+    for weight in [0, 1, 500, 5_000, 10_000] {
+        let choice = choice(&objects, Stage::Split, weight);
+        let expected = keys().map(|key| decide(&choice, &key) == TARGET).collect::<Vec<_>>();
+        assert!(by_the_proxy(&objects, weight) == expected, "at {weight}");
+    }
 }
 
 #[test]

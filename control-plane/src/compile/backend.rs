@@ -20,9 +20,8 @@ const MAX_WEIGHT: u32 = 1_000_000;
 pub(super) enum Destination<'s> {
     /// A migration's two sides.
     Migration(&'s ObjectName, &'s Split),
-    /// One cluster or several by weight; `None` is a backend that cannot be used and whose share is answered
-    /// with an error.
-    Clusters(Vec<(Option<Upstream>, u32)>),
+    /// One cluster or several by weight.
+    Clusters(Vec<(Upstream, u32)>),
 }
 
 /// All migrations, compiled, by name.
@@ -44,13 +43,14 @@ pub(super) fn resolve<'s>(
     errors: &mut Vec<FieldError>,
 ) -> Option<Destination<'s>> {
     let mut clusters = Vec::with_capacity(refs.len());
+    let mut usable = false;
     for (index, backend) in refs.iter().enumerate() {
         let field = format!("{field}.backendRefs[{index}]");
         let weight = u32::try_from(backend.weight.unwrap_or(1)).ok().filter(|weight| *weight <= MAX_WEIGHT);
         let Some(weight) = weight else {
             let message = "expected a weight from 0 to 1000000";
             errors.push(FieldError::new(format!("{field}.weight"), "UnsupportedValue", message));
-            clusters.push((None, 1));
+            clusters.push((Upstream::unresolved(), 1));
             continue;
         };
         match one(objects, splits, namespace, backend, &field) {
@@ -63,17 +63,19 @@ pub(super) fn resolve<'s>(
                     let message = "a service under migration has to be the only backend of its rule with a \
                                    weight: its own split would be mixed with the rule's";
                     errors.push(FieldError::new(&field, "UnsupportedValue", message));
-                    clusters.push((None, weight));
+                    clusters.push((Upstream::unresolved(), weight));
                 }
             }
-            Ok(Backend::Cluster(upstream)) => clusters.push((Some(upstream), weight)),
+            Ok(Backend::Cluster(upstream)) => {
+                usable |= weight > 0;
+                clusters.push((upstream, weight));
+            }
             Err(error) => {
                 errors.push(error);
-                clusters.push((None, weight));
+                clusters.push((Upstream::unresolved(), weight));
             }
         }
     }
-    let usable = clusters.iter().any(|(upstream, weight)| upstream.is_some() && *weight > 0);
     usable.then_some(Destination::Clusters(clusters))
 }
 

@@ -153,9 +153,7 @@ fn action<'s>(
     };
     match &destination {
         Destination::Migration(_, split) => split.upstreams().for_each(&mut used),
-        Destination::Clusters(clusters) => {
-            clusters.iter().filter_map(|(u, _)| u.as_ref()).for_each(&mut used)
-        }
+        Destination::Clusters(clusters) => clusters.iter().map(|(upstream, _)| upstream).for_each(&mut used),
     }
     if let Destination::Migration(migration, _) = &destination {
         compiled.migrations.insert((*migration).clone());
@@ -310,13 +308,12 @@ fn canaries<'s>(
     })
 }
 
-fn cluster_specifier(clusters: &[(Option<Upstream>, u32)]) -> ClusterSpecifier {
-    if let [(Some(upstream), _)] = clusters {
+fn cluster_specifier(clusters: &[(Upstream, u32)]) -> ClusterSpecifier {
+    if let [(upstream, _)] = clusters {
         return ClusterSpecifier::Cluster(upstream.name.to_string());
     }
-    let weights = clusters.iter().enumerate().map(|(index, (upstream, weight))| ClusterWeight {
-        // No cluster has this name: the share of a backend that cannot be used is answered with an error.
-        name: upstream.as_ref().map_or_else(|| format!("unresolved/{index}"), |u| u.name.to_string()),
+    let weights = clusters.iter().map(|(upstream, weight)| ClusterWeight {
+        name: upstream.name.to_string(),
         weight: wire::number(*weight),
         ..ClusterWeight::default()
     });

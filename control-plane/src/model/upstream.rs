@@ -71,6 +71,18 @@ impl Upstream {
         }
     }
 
+    /// Stands in for a backend that cannot be used: a cluster without endpoints, so that its share is answered
+    /// 503. A name without a cluster would make proxies wait for one.
+    pub fn unresolved() -> Self {
+        Self {
+            name: "unresolved".into(),
+            source: Source::Static(Vec::new()),
+            protocol: Protocol::default(),
+            connect_timeout: CONNECT_TIMEOUT,
+            load_balancer: LoadBalancer::default(),
+        }
+    }
+
     /// A `Pool`.
     pub fn of_pool(name: &ObjectName, spec: &PoolSpec) -> Result<Self, FieldError> {
         let source = match (&spec.endpoints, &spec.dns, &spec.eureka) {
