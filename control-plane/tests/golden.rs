@@ -1,5 +1,5 @@
 //! Golden tests of the compiler: a folder a feature under `golden/`, with what goes in (`objects.yaml`,
-//! `registry.json`, `states.json`, `requests.txt`) and what comes out (`xds.txt`, `status.json`, and of each request
+//! `registry.json`, `states.json`, `requests.txt`) and what comes out (`xds.json`, `status.json`, and of each request
 //! what the proxy's own code decides, `decisions.txt`) side by side.
 //! `UPDATE=1 cargo test -p pontoon --test golden` writes what comes out anew; read the difference.
 #![allow(clippy::expect_used, clippy::panic, reason = "a broken helper is a failed test")]
@@ -18,13 +18,7 @@ use pontoon::objects::{self, ObjectName};
 use pontoon_proxy::config::Store;
 use pontoon_proxy::explain::{Request, explain};
 use pontoon_xds::client::Update;
-use pontoon_xds::pb::envoy::config::cluster::v3::Cluster;
-use pontoon_xds::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
-use pontoon_xds::pb::envoy::config::listener::v3::{Listener, filter};
-use pontoon_xds::pb::envoy::config::route::v3::RouteConfiguration;
-use pontoon_xds::pb::envoy::extensions::filters::network::http_connection_manager::v3::HttpConnectionManager;
-use pontoon_xds::{ResourceType, Snapshot};
-use prost::Message;
+use pontoon_xds::{ResourceType, Snapshot, json};
 use serde::Deserialize;
 use tokio::time::Instant;
 
@@ -99,63 +93,18 @@ fn model(folder: &Path) -> Model {
     }
 }
 
-/// The resources as text, defaults left out.
+/// The resources as JSON, by view and type.
 fn rendered(compiled: &Compiled) -> String {
-    let mut text = String::new();
-    for (view, snapshot) in &compiled.views {
-        for ty in ResourceType::ALL {
-            for resource in snapshot.resources(ty).values() {
-                let body = &resource.body[..];
-                let shown = match ty {
-                    ResourceType::Cluster => format!("{:#?}", Cluster::decode(body).expect("a cluster")),
-                    ResourceType::Endpoint => {
-                        format!("{:#?}", ClusterLoadAssignment::decode(body).expect("endpoints"))
-                    }
-                    ResourceType::Route => {
-                        format!("{:#?}", RouteConfiguration::decode(body).expect("routes"))
-                    }
-                    ResourceType::Listener => listener(&Listener::decode(body).expect("a listener")),
-                };
-                writeln!(text, "# {view}: {} {}", ty.short_name(), resource.name).expect("text");
-                text.push_str(&pruned(&shown));
-                text.push('\n');
-            }
-        }
-    }
-    text
-}
-
-fn listener(listener: &Listener) -> String {
-    let mut shown = format!("{listener:#?}");
-    for filter in listener.filter_chains.iter().flat_map(|chain| &chain.filters) {
-        if let Some(filter::ConfigType::TypedConfig(any)) = &filter.config_type {
-            let manager = HttpConnectionManager::decode(&any.value[..]).expect("a connection manager");
-            write!(shown, "\n{manager:#?}").expect("text");
-        }
-    }
-    shown
-}
-
-/// Leaves out what is at its default, wrappers, and the bytes of what is packed.
-fn pruned(debug: &str) -> String {
-    let mut lines: Vec<&str> = Vec::new();
-    let mut in_bytes = false;
-    for line in debug.lines() {
-        let trimmed = line.trim();
-        let (name, value) = trimmed.split_once(": ").unwrap_or(("", trimmed));
-        if in_bytes {
-            in_bytes = trimmed != "],";
-            continue;
-        }
-        in_bytes = name == "value" && value == "[";
-        let default = matches!(value, "None," | "[]," | "\"\"," | "0," | "false," | "{},");
-        let wrapper = matches!(trimmed, ")," | ")");
-        let shown = !wrapper && (!default || name.is_empty());
-        if shown && !in_bytes {
-            lines.push(line);
-        }
-    }
-    lines.join("\n").replace("Some(\n", "\n") + "\n"
+    let views = compiled.views.iter().map(|(view, snapshot)| {
+        let types = ResourceType::ALL.map(|ty| {
+            let resources = snapshot.resources(ty).values();
+            let resources = resources.map(|resource| json::to_json(ty.type_url(), &resource.body));
+            (ty.short_name().to_owned(), serde_json::Value::Array(resources.collect()))
+        });
+        (view.to_string(), types.into_iter().collect::<serde_json::Map<_, _>>().into())
+    });
+    let views = views.collect::<serde_json::Map<_, _>>();
+    serde_json::to_string_pretty(&views).expect("JSON") + "\n"
 }
 
 fn status(compiled: &Compiled) -> String {
@@ -235,7 +184,7 @@ fn what_goes_in_gives_what_comes_out() {
     let mut different = Vec::new();
     for folder in folders() {
         let compiled = compile::compile(&model(&folder));
-        let mut all = vec![("xds.txt", rendered(&compiled)), ("status.json", status(&compiled))];
+        let mut all = vec![("xds.json", rendered(&compiled)), ("status.json", status(&compiled))];
         all.extend(decisions(&folder, &compiled).map(|text| ("decisions.txt", text)));
         for (name, is) in all {
             let path = folder.join(name);
