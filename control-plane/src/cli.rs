@@ -46,6 +46,9 @@ enum Command {
     Registry(inspect::PlainArgs),
     /// Print the API's OpenAPI document.
     Openapi,
+    /// Be a `pontoon-proxy`: for the quickstart, which has one binary only.
+    #[command(hide = true)]
+    Proxy(pontoon_proxy::bootstrap::Args),
 }
 
 /// How to reach a running control plane.
@@ -71,6 +74,9 @@ pub struct ApiArgs {
 /// Runs the command line of this process.
 pub fn run() -> ExitCode {
     let cli = Cli::parse();
+    if let Command::Proxy(args) = cli.command {
+        return proxy(args);
+    }
     let mut builder = match cli.command {
         Command::Serve(_) => tokio::runtime::Builder::new_multi_thread(),
         _ => tokio::runtime::Builder::new_current_thread(),
@@ -84,6 +90,8 @@ pub fn run() -> ExitCode {
             Command::Serve(args) => serve::run(args).await,
             Command::Validate(args) => inspect::validate(&args),
             Command::Openapi => inspect::openapi(),
+            // It has runtimes of its own.
+            Command::Proxy(_) => Ok(()),
             Command::Migration(command) => migration::run(command).await,
             Command::Proxies(args) => inspect::proxies(args).await,
             Command::Audit(args) => inspect::audit(args).await,
@@ -92,6 +100,19 @@ pub fn run() -> ExitCode {
         }
     });
     match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&error),
+    }
+}
+
+fn proxy(args: pontoon_proxy::bootstrap::Args) -> ExitCode {
+    let ended = pontoon_proxy::bootstrap::Bootstrap::from_args(args)
+        .map_err(|error| CliError::Other(error.to_string()))
+        .and_then(|bootstrap| {
+            pontoon_proxy::run(bootstrap, pontoon_proxy::start_logging())
+                .map_err(|error| CliError::Other(format!("{error:#}")))
+        });
+    match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(&error),
     }

@@ -1,17 +1,11 @@
 //! The command line, by the binary that ships: a control plane as a process, and commands against it.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
-use std::path::Path;
-use std::process::{Output, Stdio};
-use std::time::Duration;
-
+use rig::{Served, pontoon, text};
 use serde_json::Value;
-use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::process::{Child, Command};
 
-const PONTOON: &str = env!("CARGO_BIN_EXE_pontoon");
-/// A condition that does not hold by then never will.
-const PATIENCE: Duration = Duration::from_secs(30);
+#[path = "rig/served.rs"]
+mod rig;
 
 const OBJECTS: &str = r"
 apiVersion: gateway.networking.k8s.io/v1
@@ -43,77 +37,9 @@ spec:
   key: { header: x-user-id }
 ";
 
-/// A control plane in a process of its own.
-struct Served {
-    child: Child,
-    api: String,
-    dir: tempfile::TempDir,
-}
-
-impl Served {
-    async fn start() -> Served {
-        let dir = tempfile::tempdir().unwrap();
-        std::fs::create_dir(dir.path().join("objects")).unwrap();
-        std::fs::write(dir.path().join("objects/shop.yaml"), OBJECTS).unwrap();
-        Served::in_dir(dir).await
-    }
-
-    async fn in_dir(dir: tempfile::TempDir) -> Served {
-        let mut child = Command::new(PONTOON)
-            .args(["serve", "--log-format", "json"])
-            .args(["--api-listen", "127.0.0.1:0", "--xds-listen", "127.0.0.1:0"])
-            .current_dir(dir.path())
-            .env_clear()
-            .stderr(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .unwrap();
-        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
-        let ready = async {
-            while let Some(line) = lines.next_line().await.unwrap() {
-                let line: Value = serde_json::from_str(&line).unwrap();
-                if line["fields"]["message"] == "ready" {
-                    return line;
-                }
-            }
-            panic!("the control plane ended before it was ready");
-        };
-        let ready = tokio::time::timeout(PATIENCE, ready).await.unwrap();
-        tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
-        let api = format!("http://{}", ready["fields"]["api"].as_str().unwrap());
-        Served { child, api, dir }
-    }
-
-    async fn run(&self, args: &[&str]) -> Output {
-        let mut command = pontoon(self.dir.path());
-        command.env("PONTOON_API", &self.api).env("USER", "jo").args(args).output().await.unwrap()
-    }
-
-    async fn json(&self, args: &[&str]) -> Value {
-        let output = self.run(&[args, &["-o", "json"]].concat()).await;
-        serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{args:?}: {output:?}"))
-    }
-
-    async fn stop(mut self) -> (std::process::ExitStatus, tempfile::TempDir) {
-        let pid = self.child.id().unwrap().to_string();
-        assert!(Command::new("kill").arg(pid).status().await.unwrap().success());
-        (tokio::time::timeout(PATIENCE, self.child.wait()).await.unwrap().unwrap(), self.dir)
-    }
-}
-
-fn pontoon(dir: &Path) -> Command {
-    let mut command = Command::new(PONTOON);
-    command.current_dir(dir).env_clear();
-    command
-}
-
-fn text(bytes: &[u8]) -> &str {
-    std::str::from_utf8(bytes).unwrap()
-}
-
 #[tokio::test]
 async fn a_migration_is_moved_looked_at_and_taken_back() {
-    let served = Served::start().await;
+    let served = Served::start(OBJECTS).await;
     let set =
         served.run(&["migration", "set", "inventory", "--weight", "5%", "--reason", "first users"]).await;
     assert_eq!(set.status.code(), Some(0), "{set:?}");
@@ -149,7 +75,7 @@ async fn a_migration_is_moved_looked_at_and_taken_back() {
 
 #[tokio::test]
 async fn a_restart_finds_everything_as_it_was() {
-    let served = Served::start().await;
+    let served = Served::start(OBJECTS).await;
     served.run(&["migration", "set", "inventory", "--weight", "0.25%"]).await;
     let before = served.json(&["migration", "show", "inventory"]).await;
     let (status, dir) = served.stop().await;
@@ -162,7 +88,7 @@ async fn a_restart_finds_everything_as_it_was() {
 
 #[tokio::test]
 async fn two_control_planes_do_not_share_a_data_folder() {
-    let served = Served::start().await;
+    let served = Served::start(OBJECTS).await;
     let second = pontoon(served.dir.path())
         .args(["serve", "--api-listen", "127.0.0.1:0", "--xds-listen", "127.0.0.1:0"])
         .output()
@@ -195,7 +121,7 @@ async fn errors_say_where_and_which_flag() {
 
 #[tokio::test]
 async fn a_wrong_token_is_told_apart_from_no_server() {
-    let served = Served::start().await;
+    let served = Served::start(OBJECTS).await;
     std::fs::write(served.dir.path().join("t"), "0123456789abcdef").unwrap();
     let other = served.run(&["migration", "list", "--token-file", "t"]).await;
     assert_eq!(other.status.code(), Some(1));
