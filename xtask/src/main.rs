@@ -1,11 +1,22 @@
 //! `cargo xtask`: what the project does with itself.
 
+mod bench;
+mod book;
+mod check;
 mod descriptors;
+mod e2e;
+mod step;
+mod tally;
+mod tools;
 
 use std::path::Path;
+use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
+
+use step::Steps;
+use tools::Tools;
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", about = "What the project does with itself")]
@@ -16,14 +27,57 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Task {
+    /// Build, lint, build the book, and run all tests and all groups of end-to-end tests.
+    Test,
+    /// Run one group of end-to-end tests.
+    E2e {
+        /// Which.
+        group: e2e::Group,
+        /// Handed to the group: names of the cases to run.
+        cases: Vec<String>,
+    },
+    /// Measure Pontoon and its peers side by side, and write docs/benchmarks.md.
+    Bench(bench::Arguments),
+    /// Fetch all programs that tests and benchmarks run against.
+    Peers,
+    /// Build the book into target/book.
+    Book,
     /// Write xds/descriptors.bin.gz anew, from the proto files of the envoy-types crate.
     Descriptors,
 }
 
-fn main() -> anyhow::Result<()> {
+fn main() -> ExitCode {
+    match run(Arguments::parse().task) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(task: Task) -> anyhow::Result<bool> {
     let workspace =
         Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("xtask is not inside the workspace")?;
-    match Arguments::parse().task {
-        Task::Descriptors => descriptors::write(workspace),
+    let (steps, tools) = (Steps::new(workspace)?, Tools::new()?);
+    match task {
+        Task::Test => return check::run(workspace, &steps, &tools),
+        Task::E2e { group, cases } => {
+            let tally = e2e::run(group, workspace, &steps, &tools, &cases)?;
+            println!("{} passed, {} failed", tally.passed, tally.failed);
+            return Ok(tally.failed == 0);
+        }
+        Task::Bench(arguments) => bench::run(&arguments, workspace, &steps, &tools)?,
+        Task::Peers => {
+            tools.debian(&steps)?;
+            tools.envoy(&steps)?;
+            tools.cargo_deny(&steps)?;
+            tools.mdbook(&steps)?;
+            tools.spring(&steps, workspace)?;
+        }
+        Task::Book => book::build(workspace, &steps, &tools)?,
+        Task::Descriptors => descriptors::write(workspace)?,
     }
+    Ok(true)
 }

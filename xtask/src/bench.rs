@@ -1,0 +1,63 @@
+//! `cargo xtask bench`: release builds and peers, then `pontoon-load-tests`, which measures and writes
+//! `docs/benchmarks.md`.
+
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::bail;
+use clap::Args;
+
+use crate::step::Steps;
+use crate::tools::Tools;
+
+/// What to measure, and how long.
+#[derive(Debug, Args)]
+pub(crate) struct Arguments {
+    /// Under five minutes: shorter runs, without the phases that wait for leases and caches.
+    #[arg(long)]
+    quick: bool,
+    /// Only these phases.
+    #[arg(long = "phase", value_name = "NAME")]
+    phases: Vec<String>,
+    /// Only these peers beside ourselves.
+    #[arg(long, value_name = "PEER")]
+    against: Vec<String>,
+    /// Where the results go as JSON; without it, beside the logs in target/bench.
+    #[arg(long, value_name = "FILE")]
+    json: Option<String>,
+}
+
+pub(crate) fn run(
+    arguments: &Arguments,
+    workspace: &Path,
+    steps: &Steps,
+    tools: &Tools,
+) -> anyhow::Result<()> {
+    tools.debian(steps)?;
+    let envoy = tools.envoy(steps)?;
+    let mut build = Command::new("cargo");
+    build.current_dir(workspace).args(["build", "--release", "--locked", "--bins"]);
+    build.args(["-p", "pontoon", "-p", "pontoon-proxy", "-p", "pontoon-load-tests"]);
+    steps.run("build for release", &mut build)?;
+
+    let release = workspace.join("target/release");
+    let mut command = Command::new(release.join("pontoon-load-tests"));
+    command.current_dir(workspace);
+    command.env("PONTOON_BENCH_PONTOON", release.join("pontoon"));
+    command.env("PONTOON_BENCH_PROXY", release.join("pontoon-proxy"));
+    command.env("PONTOON_BENCH_ENVOY", envoy);
+    if !arguments.quick {
+        command.env("PONTOON_E2E_SPRING", tools.spring(steps, workspace)?);
+    }
+    command.env("PONTOON_BENCH_ARTIFACTS", workspace.join("target/bench"));
+    command.args(arguments.quick.then_some("--quick"));
+    for (flag, values) in [("--phase", &arguments.phases), ("--against", &arguments.against)] {
+        command.args(values.iter().flat_map(|value| [flag, value]));
+    }
+    command.args(arguments.json.iter().flat_map(|file| ["--json", file]));
+    let status = command.status()?;
+    if !status.success() {
+        bail!("the benchmark ended with {status}");
+    }
+    Ok(())
+}

