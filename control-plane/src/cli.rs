@@ -13,6 +13,8 @@ mod migration;
 mod output;
 mod serve;
 
+use crate::quickstart::sample::SampleArgs;
+use crate::quickstart::{self, QuickstartArgs};
 pub use client::{CliError, Client};
 pub use output::Format;
 
@@ -24,7 +26,16 @@ pub use output::Format;
 #[command(name = "pontoon", version, max_term_width = 110, arg_required_else_help = true)]
 struct Cli {
     #[command(subcommand)]
-    command: Command,
+    program: Program,
+}
+
+#[derive(Debug, Subcommand)]
+enum Program {
+    #[command(flatten)]
+    Command(Command),
+    /// Run the data plane; `pontoon-proxy` is the same.
+    #[command(hide = true)]
+    Proxy(pontoon_proxy::bootstrap::Args),
 }
 
 #[derive(Debug, Subcommand)]
@@ -46,9 +57,11 @@ enum Command {
     Registry(inspect::PlainArgs),
     /// Print the API's OpenAPI document.
     Openapi,
-    /// Be a `pontoon-proxy`: for the quickstart, which has one binary only.
+    /// See the whole of it on this machine: one service moves under load.
+    Quickstart(QuickstartArgs),
+    /// Run one instance of the quickstart's service.
     #[command(hide = true)]
-    Proxy(pontoon_proxy::bootstrap::Args),
+    Sample(SampleArgs),
 }
 
 /// How to reach a running control plane.
@@ -73,49 +86,46 @@ pub struct ApiArgs {
 
 /// Runs the command line of this process.
 pub fn run() -> ExitCode {
-    let cli = Cli::parse();
-    if let Command::Proxy(args) = cli.command {
-        return proxy(args);
-    }
-    let mut builder = match cli.command {
-        Command::Serve(_) => tokio::runtime::Builder::new_multi_thread(),
-        _ => tokio::runtime::Builder::new_current_thread(),
+    let result = match Cli::parse().program {
+        // It brings its own runtimes.
+        Program::Proxy(args) => proxy(args).map_err(other),
+        Program::Command(command) => run_command(command),
     };
-    let runtime = match builder.enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => return fail(&CliError::Other(format!("cannot start: {error}"))),
-    };
-    let result = runtime.block_on(async {
-        match cli.command {
-            Command::Serve(args) => serve::run(args).await,
-            Command::Validate(args) => inspect::validate(&args),
-            Command::Openapi => inspect::openapi(),
-            // It has runtimes of its own.
-            Command::Proxy(_) => Ok(()),
-            Command::Migration(command) => migration::run(command).await,
-            Command::Proxies(args) => inspect::proxies(args).await,
-            Command::Audit(args) => inspect::audit(args).await,
-            Command::Objects(args) => inspect::objects(args).await,
-            Command::Registry(args) => inspect::registry(args).await,
-        }
-    });
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(&error),
     }
 }
 
-fn proxy(args: pontoon_proxy::bootstrap::Args) -> ExitCode {
-    let ended = pontoon_proxy::bootstrap::Bootstrap::from_args(args)
-        .map_err(|error| CliError::Other(error.to_string()))
-        .and_then(|bootstrap| {
-            pontoon_proxy::run(bootstrap, pontoon_proxy::start_logging())
-                .map_err(|error| CliError::Other(format!("{error:#}")))
-        });
-    match ended {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => fail(&error),
-    }
+fn run_command(command: Command) -> Result<(), CliError> {
+    let mut builder = match command {
+        Command::Serve(_) => tokio::runtime::Builder::new_multi_thread(),
+        _ => tokio::runtime::Builder::new_current_thread(),
+    };
+    let runtime =
+        builder.enable_all().build().map_err(|error| CliError::Other(format!("cannot start: {error}")))?;
+    runtime.block_on(async {
+        match command {
+            Command::Serve(args) => serve::run(args).await,
+            Command::Validate(args) => inspect::validate(&args),
+            Command::Openapi => inspect::openapi(),
+            Command::Quickstart(args) => quickstart::run(args).await.map_err(other),
+            Command::Sample(args) => quickstart::sample::run(args).await.map_err(other),
+            Command::Migration(command) => migration::run(command).await,
+            Command::Proxies(args) => inspect::proxies(args).await,
+            Command::Audit(args) => inspect::audit(args).await,
+            Command::Objects(args) => inspect::objects(args).await,
+            Command::Registry(args) => inspect::registry(args).await,
+        }
+    })
+}
+
+fn proxy(args: pontoon_proxy::bootstrap::Args) -> anyhow::Result<()> {
+    pontoon_proxy::run(pontoon_proxy::bootstrap::Bootstrap::from_args(args)?, pontoon_proxy::start_logging())
+}
+
+fn other(error: anyhow::Error) -> CliError {
+    CliError::Other(format!("{error:#}"))
 }
 
 fn fail(error: &CliError) -> ExitCode {

@@ -6,5 +6,6 @@ pub mod compile;
 pub mod migration;
 pub mod model;
 pub mod objects;
+pub mod quickstart;
 pub mod registry;
 pub mod serve;

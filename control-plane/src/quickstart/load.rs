@@ -20,37 +20,37 @@ const KEPT_SAMPLES: usize = 100_000;
 
 /// What is sent.
 #[derive(Debug, Clone)]
-pub struct Plan {
+pub(super) struct Plan {
     /// The gateway, without a trailing slash.
-    pub base: String,
+    pub(super) base: String,
     /// Requests a second.
-    pub rate: u32,
+    pub(super) rate: u32,
     /// Users `user-0` to `user-N`, in turn.
-    pub users: u32,
+    pub(super) users: u32,
     /// The first so many users belong to the canary group and send its header.
-    pub canary_users: u32,
+    pub(super) canary_users: u32,
     /// The header that carries the user's id.
-    pub user_header: &'static str,
+    pub(super) user_header: &'static str,
     /// The header and value that mark the canary group.
-    pub canary_header: (&'static str, &'static str),
+    pub(super) canary_header: (&'static str, &'static str),
 }
 
 /// One answered or failed request.
 #[derive(Debug, Clone)]
-pub struct Sample {
+pub(super) struct Sample {
     /// When it was due.
-    pub due: Instant,
+    pub(super) due: Instant,
     /// The user's number.
-    pub user: u32,
+    pub(super) user: u32,
     /// From due to the last byte of the answer.
-    pub latency: Duration,
+    pub(super) latency: Duration,
     /// Who answered, or what went wrong.
-    pub outcome: Result<Side, String>,
+    pub(super) outcome: Result<Side, String>,
 }
 
 /// The running load. Dropping it stops it.
 #[derive(Debug)]
-pub struct Load {
+pub(super) struct Load {
     shared: Arc<Shared>,
     task: tokio::task::JoinHandle<()>,
 }
@@ -65,7 +65,7 @@ struct Shared {
 
 impl Load {
     /// Starts sending.
-    pub fn start(plan: Plan) -> anyhow::Result<Load> {
+    pub(super) fn start(plan: Plan) -> anyhow::Result<Load> {
         let client = reqwest::Client::builder()
             .timeout(REQUEST_TIMEOUT)
             .pool_max_idle_per_host(MAX_IN_FLIGHT)
@@ -82,18 +82,18 @@ impl Load {
     }
 
     /// Requests sent, and how many of them failed, since the start.
-    pub fn totals(&self) -> (u64, u64) {
+    pub(super) fn totals(&self) -> (u64, u64) {
         (self.shared.sent.load(Ordering::Relaxed), self.shared.failed.load(Ordering::Relaxed))
     }
 
     /// The finished requests that were due at or after `since`.
-    pub fn samples_since(&self, since: Instant) -> Vec<Sample> {
+    pub(super) fn samples_since(&self, since: Instant) -> Vec<Sample> {
         let samples = self.shared.samples.lock().unwrap_or_else(PoisonError::into_inner);
         samples.iter().filter(|s| s.due >= since).cloned().collect()
     }
 
     /// Stops sending, waits for what is under way, and gives the totals.
-    pub async fn finish(mut self) -> (u64, u64) {
+    pub(super) async fn finish(mut self) -> (u64, u64) {
         self.shared.stop.store(true, Ordering::Relaxed);
         if let Err(error) = (&mut self.task).await {
             tracing::error!(%error, "the load generator ended early");
@@ -136,8 +136,7 @@ async fn send_all(client: reqwest::Client, plan: Plan, shared: Arc<Shared>) {
 }
 
 fn request(client: &reqwest::Client, plan: &Plan, user: u32) -> reqwest::RequestBuilder {
-    let request =
-        client.get(format!("{}/stock/{user}", plan.base)).header(plan.user_header, user_id(user));
+    let request = client.get(format!("{}/stock/{user}", plan.base)).header(plan.user_header, user_id(user));
     if user < plan.canary_users {
         request.header(plan.canary_header.0, plan.canary_header.1)
     } else {
@@ -146,7 +145,7 @@ fn request(client: &reqwest::Client, plan: &Plan, user: u32) -> reqwest::Request
 }
 
 /// The id that user `number` sends.
-pub fn user_id(number: u32) -> String {
+pub(super) fn user_id(number: u32) -> String {
     format!("user-{number}")
 }
 

@@ -2,7 +2,9 @@
 //! answers as a Spring application would, and when told of a Eureka server registers and renews there over
 //! the real protocol. SIGTERM takes the same steps as Spring's: say DOWN, deregister, finish what is in flight.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use axum::extract::{Path, State};
@@ -10,6 +12,9 @@ use axum::response::IntoResponse;
 use axum::{Json, Router, routing};
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::registry::eureka::client::{Client, Registration};
 
 /// The response header that names the side that answered.
 pub const SIDE_HEADER: &str = "x-side";
@@ -63,4 +68,52 @@ struct Stock {
 struct Instance {
     side: Side,
     port: u16,
+}
+
+/// Runs the instance until SIGTERM or SIGINT.
+pub async fn run(args: SampleArgs) -> anyhow::Result<()> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, args.port))
+        .await
+        .with_context(|| format!("cannot listen on 127.0.0.1:{}", args.port))?;
+    let instance = Instance { side: args.side, port: listener.local_addr()?.port() };
+    let client = args.eureka.as_deref().map(|eureka| register(&args.app, eureka, instance)).transpose()?;
+    let app = Router::new().route("/stock/{sku}", routing::get(stock)).with_state(instance);
+    axum::serve(listener, app).with_graceful_shutdown(goodbye(client)).await?;
+    Ok(())
+}
+
+async fn stock(State(instance): State<Instance>, Path(sku): Path<String>) -> impl IntoResponse {
+    let Instance { side, port } = instance;
+    ([(SIDE_HEADER, side.as_str())], Json(Stock { sku, side, port }))
+}
+
+fn register(app: &str, eureka: &str, instance: Instance) -> anyhow::Result<Client> {
+    let port = instance.port;
+    let registration = Registration {
+        base_url: eureka.to_owned(),
+        app: app.to_uppercase(),
+        instance_id: format!("127.0.0.1:{app}:{port}"),
+        host: "localhost".into(),
+        ip: Ipv4Addr::LOCALHOST.into(),
+        port,
+        vip: app.to_owned(),
+        metadata: BTreeMap::from([("side".into(), instance.side.as_str().into())]),
+        renewal_interval: Duration::from_secs(30),
+        lease_duration: Duration::from_secs(90),
+    };
+    Client::start(registration).context("cannot register")
+}
+
+/// Waits to be told to end, then says so to the registry before the last answers are given.
+async fn goodbye(client: Option<Client>) {
+    let (terminate, interrupt) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()));
+    if let (Ok(mut terminate), Ok(mut interrupt)) = (terminate, interrupt) {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    }
+    if let Some(client) = client {
+        client.stop().await;
+    }
 }
