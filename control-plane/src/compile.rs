@@ -27,8 +27,27 @@ pub use listener::GATEWAY_CLASS;
 use crate::model::Model;
 use crate::model::migration::MigrationState;
 use crate::model::upstream::{Resolved, Source, SourceStatus, Upstream};
-use crate::objects::{Kind, ObjectName, ObjectRef, Objects};
+use crate::objects::problem::FieldError;
+use crate::objects::{Gateway, HttpRoute, Kind, ObjectName, ObjectRef, Objects};
 use status::{ConditionType, Statuses};
+
+/// The reason of an error that no version could serve: what an API server would not have let in.
+const INVALID: &str = "invalid_value";
+
+/// What is wrong with a gateway by itself, so that it cannot take the place of its last good version.
+pub fn invalid_gateway(gateway: &Gateway) -> Vec<FieldError> {
+    let mut errors = listener::parse(gateway).errors;
+    errors.retain(|error| error.reason == INVALID);
+    errors
+}
+
+/// What is wrong with a route by itself, so that it cannot take the place of its last good version.
+pub fn invalid_route(route: &HttpRoute) -> Vec<FieldError> {
+    let mut errors = gateway::hostnames(route).1;
+    errors.extend(route::invalid(route));
+    errors.retain(|error| error.reason == INVALID);
+    errors
+}
 
 /// What a model becomes.
 #[derive(Debug, Clone, Default)]
@@ -245,7 +264,7 @@ impl Plan {
                     "service {} is already under Migration {first}, which is the one in force",
                     object.spec.service
                 );
-                let error = crate::objects::problem::FieldError::new("spec.service", "Conflicted", message);
+                let error = FieldError::new("spec.service", "Conflicted", message);
                 statuses.refuse(&status, ConditionType::Accepted, error);
             }
         }
@@ -257,7 +276,7 @@ impl Plan {
             if wire.routes.is_empty() {
                 let message =
                     "no route of a gateway sends to this service, so the migration moves nothing yet";
-                let error = crate::objects::problem::FieldError::new("spec.service", "Unused", message);
+                let error = FieldError::new("spec.service", "Unused", message);
                 let object = ObjectRef { kind: Kind::Migration, name: name.clone() };
                 statuses.refuse(&object, ConditionType::Effective, error);
             }

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 
 use gateway_api::httproutes::HttpRouteRulesBackendRefs;
 
+use super::INVALID;
 use super::migration::Split;
 use crate::model::upstream::Upstream;
 use crate::objects::pool::EurekaSource;
@@ -46,12 +47,13 @@ pub(super) fn resolve<'s>(
     let mut usable = false;
     for (index, backend) in refs.iter().enumerate() {
         let field = format!("{field}.backendRefs[{index}]");
-        let weight = u32::try_from(backend.weight.unwrap_or(1)).ok().filter(|weight| *weight <= MAX_WEIGHT);
-        let Some(weight) = weight else {
-            let message = "expected a weight from 0 to 1000000";
-            errors.push(FieldError::new(format!("{field}.weight"), "UnsupportedValue", message));
-            clusters.push((Upstream::unresolved(), 1));
-            continue;
+        let weight = match weight(backend, &field) {
+            Ok(weight) => weight,
+            Err(error) => {
+                errors.push(error);
+                clusters.push((Upstream::unresolved(), 1));
+                continue;
+            }
         };
         match one(objects, splits, namespace, backend, &field) {
             Ok(Backend::Migration(name, split)) => {
@@ -77,6 +79,15 @@ pub(super) fn resolve<'s>(
         }
     }
     usable.then_some(Destination::Clusters(clusters))
+}
+
+/// A backend's share against the others of its rule.
+pub(super) fn weight(backend: &HttpRouteRulesBackendRefs, field: &str) -> Result<u32, FieldError> {
+    let weight = u32::try_from(backend.weight.unwrap_or(1)).ok().filter(|weight| *weight <= MAX_WEIGHT);
+    weight.ok_or_else(|| {
+        let message = format!("expected a weight from 0 to {MAX_WEIGHT}");
+        FieldError::new(format!("{field}.weight"), INVALID, message)
+    })
 }
 
 fn one<'s>(

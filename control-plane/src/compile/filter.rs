@@ -15,6 +15,7 @@ use gateway_api::httproutes::{
 
 use crate::objects::problem::FieldError;
 
+use super::INVALID;
 use super::hostname::Hostname;
 use super::wire;
 
@@ -46,9 +47,8 @@ pub(super) fn compile(written: &[HttpRouteRulesFilters], field: &str) -> Result<
     let mut filters = Filters::default();
     for (index, filter) in written.iter().enumerate() {
         let field = format!("{field}.filters[{index}]");
-        let missing = |name: &str| {
-            FieldError::new(&field, "UnsupportedValue", format!("a filter of this type needs {name}"))
-        };
+        let missing =
+            |name: &str| FieldError::new(&field, INVALID, format!("a filter of this type needs {name}"));
         match filter.r#type {
             FilterType::RequestHeaderModifier => {
                 let modifier = filter
@@ -107,7 +107,7 @@ pub(super) fn compile(written: &[HttpRouteRulesFilters], field: &str) -> Result<
     }
     if filters.redirect.is_some() && (filters.rewrite_path.is_some() || filters.rewrite_host.is_some()) {
         let message = "a rule has either a RequestRedirect or a URLRewrite, not both";
-        return Err(FieldError::new(format!("{field}.filters"), "IncompatibleFilters", message));
+        return Err(FieldError::new(format!("{field}.filters"), INVALID, message));
     }
     Ok(filters)
 }
@@ -118,7 +118,7 @@ fn host(written: Option<&str>, field: &str) -> Result<Option<String>, FieldError
         Ok(Hostname::Exact(name)) => Ok(Some(name)),
         _ => {
             let message = "expected a hostname such as shop.example.com";
-            Err(FieldError::new(format!("{field}.hostname"), "UnsupportedValue", message))
+            Err(FieldError::new(format!("{field}.hostname"), INVALID, message))
         }
     }
 }
@@ -139,7 +139,7 @@ fn path<'w>(written: Option<&'w str>, field: &str) -> Result<&'w str, FieldError
     let fits = |path: &&str| path.starts_with('/') && path.bytes().all(|b| b.is_ascii_graphic() && b != b'#');
     written.filter(fits).ok_or_else(|| {
         let message = "expected a path that starts with /, anything odd in it percent-encoded";
-        FieldError::new(field, "UnsupportedValue", message)
+        FieldError::new(field, INVALID, message)
     })
 }
 
@@ -160,7 +160,7 @@ fn header_changes<'a>(
             let at = |part: &str| format!("{field}.{list}[{index}].{part}");
             check_header_name(name, &at("name"))?;
             if http::HeaderValue::from_str(value).is_err() {
-                return Err(FieldError::new(at("value"), "UnsupportedValue", "expected a header value"));
+                return Err(FieldError::new(at("value"), INVALID, "expected a header value"));
             }
             Ok(wire::header_value(name, value, action))
         })
@@ -181,7 +181,7 @@ fn removals(names: Option<&[String]>, field: &str) -> Result<Vec<String>, FieldE
 fn check_header_name(name: &str, field: &str) -> Result<(), FieldError> {
     let lower = name.to_ascii_lowercase();
     if http::HeaderName::from_bytes(lower.as_bytes()).is_err() {
-        return Err(FieldError::new(field, "UnsupportedValue", "expected a header name"));
+        return Err(FieldError::new(field, INVALID, "expected a header name"));
     }
     match lower.as_str() {
         "host" => Err(FieldError::new(
@@ -208,7 +208,7 @@ fn redirect(
         308 => RedirectResponseCode::PermanentRedirect,
         _ => {
             let at = format!("{field}.statusCode");
-            return Err(FieldError::new(at, "UnsupportedValue", "expected 301, 302, 303, 307 or 308"));
+            return Err(FieldError::new(at, INVALID, "expected 301, 302, 303, 307 or 308"));
         }
     };
     let scheme = written.scheme.as_ref().map(|scheme| match scheme {
@@ -218,7 +218,7 @@ fn redirect(
     // Without a port the Gateway API means the scheme's own; a new host has no port to lose.
     let port = match (written.port, scheme, &written.hostname) {
         (Some(port), _, _) => u16::try_from(port).ok().filter(|port| *port != 0).ok_or_else(|| {
-            FieldError::new(format!("{field}.port"), "UnsupportedValue", "expected a port, 1 to 65535")
+            FieldError::new(format!("{field}.port"), INVALID, "expected a port, 1 to 65535")
         })?,
         (None, Some((_, port)), None) => port,
         _ => 0,

@@ -8,6 +8,7 @@ use envoy_types::pb::envoy::config::listener::v3::Listener;
 use envoy_types::pb::envoy::config::route::v3::{RouteConfiguration, VirtualHost};
 use gateway_api::httproutes::HttpRouteParentRefs;
 
+use super::INVALID;
 use super::hostname::Hostname;
 use super::listener::{self, GATEWAY_CLASS, Parsed, Served};
 use super::route;
@@ -57,20 +58,8 @@ pub(super) fn attach(
     attachments: &mut BTreeMap<ObjectName, Vec<Attachment>>,
 ) -> Vec<(ConditionType, FieldError)> {
     let mut errors = Vec::new();
-    let mut hostnames = Vec::new();
-    let written = route.spec.hostnames.as_deref().unwrap_or_default();
-    for (index, text) in written.iter().enumerate() {
-        match Hostname::parse(Some(text)) {
-            Ok(hostname) => hostnames.push(hostname),
-            Err(message) => {
-                let at = format!("spec.hostnames[{index}]");
-                errors.push((ConditionType::Accepted, FieldError::new(at, "UnsupportedValue", message)));
-            }
-        }
-    }
-    if written.is_empty() {
-        hostnames.push(Hostname::Any);
-    }
+    let (hostnames, wrong) = hostnames(route);
+    errors.extend(wrong.into_iter().map(|error| (ConditionType::Accepted, error)));
     let parents = route.spec.parent_refs.as_deref().unwrap_or_default();
     if parents.is_empty() {
         let message = "the route names no gateway, so nothing uses it";
@@ -84,6 +73,24 @@ pub(super) fn attach(
         }
     }
     errors
+}
+
+/// The hosts that a route is for, and what is no hostname.
+pub(super) fn hostnames(route: &HttpRoute) -> (Vec<Hostname>, Vec<FieldError>) {
+    let written = route.spec.hostnames.as_deref().unwrap_or_default();
+    if written.is_empty() {
+        return (vec![Hostname::Any], Vec::new());
+    }
+    let (mut hostnames, mut errors) = (Vec::new(), Vec::new());
+    for (index, text) in written.iter().enumerate() {
+        match Hostname::parse(Some(text)) {
+            Ok(hostname) => hostnames.push(hostname),
+            Err(message) => {
+                errors.push(FieldError::new(format!("spec.hostnames[{index}]"), INVALID, message));
+            }
+        }
+    }
+    (hostnames, errors)
 }
 
 fn attach_one(

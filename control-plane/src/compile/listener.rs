@@ -15,6 +15,7 @@ use envoy_types::pb::envoy::extensions::filters::network::http_connection_manage
 use envoy_types::util::pack_any;
 use gateway_api::gateways::{GatewayListeners, GatewayListenersAllowedRoutesNamespacesFrom as AllowedFrom};
 
+use super::INVALID;
 use super::hostname::Hostname;
 use super::log_format;
 use super::wire;
@@ -105,14 +106,14 @@ fn listener_of(written: &GatewayListeners, before: &[Served], field: &str) -> Re
         return wrong("protocol", "UnsupportedProtocol", message.into());
     }
     let Some(port) = u16::try_from(written.port).ok().filter(|port| *port != 0) else {
-        return wrong("port", "PortUnavailable", "expected a port, 1 to 65535".into());
+        return wrong("port", INVALID, "expected a port, 1 to 65535".into());
     };
     let hostname = match Hostname::parse(written.hostname.as_deref()) {
         Ok(hostname) => hostname,
-        Err(message) => return wrong("hostname", "UnsupportedValue", message),
+        Err(message) => return wrong("hostname", INVALID, message),
     };
     if written.name.is_empty() || before.iter().any(|other| other.name == written.name) {
-        return wrong("name", "NameConflict", "each listener of a gateway needs a name of its own".into());
+        return wrong("name", INVALID, "each listener of a gateway needs a name of its own".into());
     }
     if let Some(other) = before.iter().find(|other| other.port == port && other.hostname == hostname) {
         let message =

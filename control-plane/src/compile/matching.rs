@@ -9,6 +9,7 @@ use gateway_api::httproutes::{
     HttpRouteRulesMatchesPathType, HttpRouteRulesMatchesQueryParamsType,
 };
 
+use super::INVALID;
 use super::wire::{self, Comparison};
 use crate::objects::check;
 use crate::objects::problem::FieldError;
@@ -81,11 +82,7 @@ pub(super) fn compile(written: &HttpRouteRulesMatches, field: &str) -> Result<Ma
         let field = format!("{field}.headers[{index}]");
         let name = header.name.to_ascii_lowercase();
         if http::HeaderName::from_bytes(name.as_bytes()).is_err() {
-            return Err(FieldError::new(
-                format!("{field}.name"),
-                "UnsupportedValue",
-                "expected a header name",
-            ));
+            return Err(FieldError::new(format!("{field}.name"), INVALID, "expected a header name"));
         }
         if names.contains(&name) {
             continue;
@@ -144,9 +141,8 @@ fn rank(path: &PathMatch, method: bool, headers: usize, query: usize) -> Rank {
 fn path(written: &HttpRouteRulesMatches, field: &str) -> Result<PathMatch, FieldError> {
     let Some(path) = &written.path else { return Ok(PathMatch::Prefix(String::new())) };
     let value = path.value.as_deref().unwrap_or("/");
-    let wrong = |message: &str| {
-        Err(FieldError::new(format!("{field}.path.value"), "UnsupportedValue", message.to_owned()))
-    };
+    let wrong =
+        |message: &str| Err(FieldError::new(format!("{field}.path.value"), INVALID, message.to_owned()));
     match path.r#type {
         Some(HttpRouteRulesMatchesPathType::RegularExpression) => {
             checked_regex(value, &format!("{field}.path")).map(PathMatch::Regex)
@@ -165,7 +161,7 @@ fn path(written: &HttpRouteRulesMatches, field: &str) -> Result<PathMatch, Field
 pub(super) fn checked_regex(text: &str, field: &str) -> Result<String, FieldError> {
     match check::regex(text) {
         Ok(()) => Ok(text.to_owned()),
-        Err(message) => Err(FieldError::new(format!("{field}.value"), "UnsupportedValue", message)),
+        Err(message) => Err(FieldError::new(format!("{field}.value"), INVALID, message)),
     }
 }
 

@@ -15,6 +15,7 @@ use envoy_types::pb::envoy::config::route::v3::{
 };
 use gateway_api::httproutes::{HttpRouteRules, HttpRouteRulesTimeouts};
 
+use super::INVALID;
 use super::backend::{self, Destination, Splits};
 use super::filter::{self, Filters, RewritePath};
 use super::matching::{self, Matched, PathMatch, Rank};
@@ -96,6 +97,28 @@ pub(super) fn compile(objects: &Objects, splits: &Splits, name: &ObjectName, obj
     compiled
 }
 
+/// What no version could serve, whatever else there is.
+pub(super) fn invalid(object: &HttpRoute) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    for (index, rule) in object.spec.rules.iter().flatten().enumerate() {
+        let field = format!("spec.rules[{index}]");
+        let numbered = rule.matches.iter().flatten().enumerate();
+        errors.extend(
+            numbered
+                .filter_map(|(number, m)| matching::compile(m, &format!("{field}.matches[{number}]")).err()),
+        );
+        errors.extend(filter::compile(rule.filters.as_deref().unwrap_or_default(), &field).err());
+        errors.extend(rule.timeouts.as_ref().and_then(|written| timeouts(written, &field).err()));
+        let weights = rule.backend_refs.iter().flatten().enumerate();
+        errors.extend(
+            weights.filter_map(|(number, b)| {
+                backend::weight(b, &format!("{field}.backendRefs[{number}]")).err()
+            }),
+        );
+    }
+    errors
+}
+
 fn matches(rule: &HttpRouteRules, field: &str) -> Result<Vec<Matched>, FieldError> {
     let written = rule.matches.as_deref().unwrap_or_default();
     if written.is_empty() {
@@ -167,7 +190,7 @@ fn timeouts(written: &HttpRouteRulesTimeouts, field: &str) -> Result<Timeouts, F
         text.as_deref()
             .map(crate::objects::duration::parse)
             .transpose()
-            .map_err(|message| FieldError::new(at(), "UnsupportedValue", message))
+            .map_err(|message| FieldError::new(at(), INVALID, message))
     };
     let timeouts = Timeouts {
         request: read(&written.request, "request")?,
@@ -178,7 +201,7 @@ fn timeouts(written: &HttpRouteRulesTimeouts, field: &str) -> Result<Timeouts, F
         && per_try > request
     {
         let at = format!("{field}.timeouts.backendRequest");
-        return Err(FieldError::new(at, "UnsupportedValue", "expected no more than timeouts.request"));
+        return Err(FieldError::new(at, INVALID, "expected no more than timeouts.request"));
     }
     Ok(timeouts)
 }

@@ -6,9 +6,9 @@ use serde_json::json;
 use super::*;
 use crate::model::instance::{Application, Instance, InstanceStatus, RegistryView};
 use crate::model::migration::Stage;
+use crate::objects::Migration;
 use crate::objects::migration::{Key, MigrationSpec, Side};
 use crate::objects::pool::EurekaSource;
-use crate::objects::{Gateway, HttpRoute, Migration};
 
 const SERVICES: usize = 50;
 

@@ -9,6 +9,7 @@ use super::problem::{FieldError, Position, Problem, Severity, did_you_mean};
 use super::yaml::decode::{DecodeError, decode};
 use super::yaml::{self, Node};
 use super::{DEFAULT_NAMESPACE, Gateway, HttpRoute, Kind, Migration, ObjectName, ObjectRef, Pool, check};
+use crate::compile;
 
 /// An object of any kind, read.
 #[derive(Debug, Clone, PartialEq)]
@@ -158,26 +159,29 @@ fn read_object(file: &Arc<str>, tree: &Node, object: &ObjectRef) -> Result<Objec
     let problems = |errors: Vec<FieldError>| {
         errors.into_iter().map(|error| located(file, tree, Some(object), error)).collect::<Vec<_>>()
     };
-    match object.kind {
-        Kind::Gateway => typed(file, tree, object, |o: &mut Gateway| &mut o.metadata)
-            .map(|gateway| Object::Gateway(Arc::new(gateway))),
-        Kind::HttpRoute => typed(file, tree, object, |o: &mut HttpRoute| &mut o.metadata)
-            .map(|route| Object::HttpRoute(Arc::new(route))),
+    let (read, errors) = match object.kind {
+        Kind::Gateway => {
+            let gateway = typed(file, tree, object, |o: &mut Gateway| &mut o.metadata)?;
+            let errors = compile::invalid_gateway(&gateway);
+            (Object::Gateway(Arc::new(gateway)), errors)
+        }
+        Kind::HttpRoute => {
+            let route = typed(file, tree, object, |o: &mut HttpRoute| &mut o.metadata)?;
+            let errors = compile::invalid_route(&route);
+            (Object::HttpRoute(Arc::new(route)), errors)
+        }
         Kind::Migration => {
-            let migration: Migration = typed(file, tree, object, |o: &mut Migration| &mut o.metadata)?;
-            match check::migration(&migration.spec) {
-                errors if errors.is_empty() => Ok(Object::Migration(Arc::new(migration))),
-                errors => Err(problems(errors)),
-            }
+            let migration = typed(file, tree, object, |o: &mut Migration| &mut o.metadata)?;
+            let errors = check::migration(&migration.spec);
+            (Object::Migration(Arc::new(migration)), errors)
         }
         Kind::Pool => {
-            let pool: Pool = typed(file, tree, object, |o: &mut Pool| &mut o.metadata)?;
-            match check::pool(&pool.spec) {
-                errors if errors.is_empty() => Ok(Object::Pool(Arc::new(pool))),
-                errors => Err(problems(errors)),
-            }
+            let pool = typed(file, tree, object, |o: &mut Pool| &mut o.metadata)?;
+            let errors = check::pool(&pool.spec);
+            (Object::Pool(Arc::new(pool)), errors)
         }
-    }
+    };
+    if errors.is_empty() { Ok(read) } else { Err(problems(errors)) }
 }
 
 /// Reads the type; a `status` that came along from a cluster is none of the user's writing and not read.

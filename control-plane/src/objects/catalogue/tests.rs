@@ -183,3 +183,30 @@ fn what_a_type_cannot_say_is_checked() {
         ]
     );
 }
+
+/// What an API server would not let in does not take the place of what is served.
+#[test]
+fn a_gateway_or_route_that_no_version_could_serve_keeps_its_last_good_version() {
+    let good = "apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {name: edge}\nspec:\n  gatewayClassName: pontoon\n  listeners: [{name: http, port: 8080, protocol: HTTP, hostname: a.example.com}]\n---\napiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {name: shop}\nspec:\n  hostnames: [a.example.com]\n  parentRefs: [{name: edge}]\n  rules:\n  - matches: [{path: {value: /shop}, headers: [{name: x, value: a.*, type: RegularExpression}]}]\n    timeouts: {request: 5s}\n    filters: [{type: RequestRedirect, requestRedirect: {statusCode: 301}}]\n    backendRefs: [{name: shop, weight: 1}]\n";
+    let mut directory = Directory::default();
+    let before = directory.write("a.yaml", good).look();
+    assert!(before.problems.is_empty(), "{:?}", before.problems);
+    for (right, wrong, field) in [
+        ("port: 8080", "port: 80800", "spec.listeners[0].port"),
+        ("hostname: a.example.com", "hostname: a.example.com:80", "spec.listeners[0].hostname"),
+        ("[a.example.com]", "[10.0.0.1]", "spec.hostnames[0]"),
+        ("/shop", "shop", "spec.rules[0].matches[0].path.value"),
+        ("a.*,", "'(',", "spec.rules[0].matches[0].headers[0].value"),
+        ("request: 5s", "request: 5", "spec.rules[0].timeouts.request"),
+        ("request: 5s", "request: 5 s", "spec.rules[0].timeouts.request"),
+        ("statusCode: 301", "statusCode: 300", "spec.rules[0].filters[0].requestRedirect.statusCode"),
+        ("weight: 1", "weight: -1", "spec.rules[0].backendRefs[0].weight"),
+    ] {
+        let after = directory.write("a.yaml", &good.replace(right, wrong)).look();
+        assert_eq!(after.objects, before.objects, "{wrong}");
+        let fields =
+            after.problems.iter().filter(|p| p.severity == Severity::Error).map(|p| p.field.as_str());
+        assert_eq!(fields.collect::<Vec<_>>(), [field], "{wrong}");
+        assert!(after.problems.iter().any(|p| p.reason == "kept"), "{wrong}");
+    }
+}

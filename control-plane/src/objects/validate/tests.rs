@@ -31,7 +31,7 @@ fn a_good_directory_has_nothing_to_say() {
 #[test]
 fn what_the_compiler_refuses_has_file_and_line() {
     let shop = route(
-        "  - backendRefs:\n    - {name: inventori, kind: Pool, group: pontoon.dev}\n  - matches:\n    - path: {type: PathPrefix, value: shop}\n    backendRefs: [{name: shop}]\n  - filters:\n    - type: CORS\n      cors: {}\n    backendRefs: [{name: shop}]\n",
+        "  - backendRefs:\n    - {name: inventori, kind: Pool, group: pontoon.dev}\n  - matches:\n    - path: {type: PathPrefix, value: /shop}\n    backendRefs: [{name: shop, namespace: other}]\n  - filters:\n    - type: CORS\n      cors: {}\n    backendRefs: [{name: shop}]\n",
     )
     .replace("name: edge", "name: edg");
     let pool = "apiVersion: pontoon.dev/v1alpha1\nkind: Pool\nmetadata: {name: inventory}\nspec:\n  dns: {name: a, port: 1}\n";
@@ -45,7 +45,7 @@ fn what_the_compiler_refuses_has_file_and_line() {
             "gateway.yaml:9:5: Gateway default/edge: spec.listeners[2].hostname: listener http has the same port and hostname; it is the one that is served (HostnameConflict)",
             "route.yaml:5:17: HTTPRoute default/shop: spec.parentRefs[0].name: \"edg\": there is no Gateway default/edg; did you mean edge? (NoMatchingParent)",
             "route.yaml:8:8: HTTPRoute default/shop: spec.rules[0].backendRefs[0].name: \"inventori\": there is no Pool default/inventori; did you mean inventory? (BackendNotFound)",
-            "route.yaml:10:32: HTTPRoute default/shop: spec.rules[1].matches[0].path.value: \"shop\": expected a path that starts with / (UnsupportedValue)",
+            "route.yaml:11:32: HTTPRoute default/shop: spec.rules[1].backendRefs[0].namespace: \"other\": a backend in another namespace needs a ReferenceGrant, which this version does not read (RefNotPermitted)",
             "route.yaml:13:7: HTTPRoute default/shop: spec.rules[2].filters[0].type: \"CORS\": the filter CORS is not supported by this version; the rule answers 500 (UnsupportedValue)",
         ]
     );
