@@ -29,7 +29,8 @@ pub type LogFilter = reload::Handle<EnvFilter, tracing_subscriber::Registry>;
 pub fn start_logging() -> LogFilter {
     let filter = EnvFilter::try_from_env("PONTOON_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     let (filter, handle) = reload::Layer::new(filter);
-    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let colours = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(colours);
     // A second call in one process (tests) keeps the first subscriber.
     let _installed = tracing_subscriber::registry().with(filter).with(lines).try_init();
     handle
