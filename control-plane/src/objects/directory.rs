@@ -108,6 +108,11 @@ fn signature(path: &Path) -> Option<Signature> {
     })
 }
 
+/// Tells a folder from another in its place; `None` where there is none.
+pub(super) fn identity(root: &Path) -> Option<u64> {
+    std::fs::metadata(root).ok().map(|metadata| inode(&metadata))
+}
+
 #[cfg(unix)]
 fn inode(metadata: &std::fs::Metadata) -> u64 {
     std::os::unix::fs::MetadataExt::ino(metadata)

@@ -29,6 +29,7 @@ pub struct DirectorySource {
     /// As the files were when they were read.
     read: Listing,
     publish: watch::Sender<Loaded>,
+    rescan: Duration,
 }
 
 impl DirectorySource {
@@ -41,6 +42,7 @@ impl DirectorySource {
             files: BTreeMap::new(),
             read: Listing::new(),
             publish: watch::Sender::new(Loaded::default()),
+            rescan: RESCAN,
         };
         if let Some(Ok(listing)) = source.list().await {
             let settled = listing.clone();
@@ -60,15 +62,22 @@ impl DirectorySource {
     pub async fn run(mut self) {
         // One place: an event that finds it taken is covered by the look to come.
         let (wake, mut woken) = mpsc::channel(1);
+        let mut folder = directory::identity(&self.root);
         let mut watcher = watcher(&self.root, wake.clone());
-        let mut rescan = time::interval_at(Instant::now() + RESCAN, RESCAN);
+        let mut rescan = time::interval_at(Instant::now() + self.rescan, self.rescan);
         rescan.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // What changed between the first read and the watch had no event.
+        let _ = wake.try_send(());
         loop {
             tokio::select! {
                 _ = woken.recv() => time::sleep(SETTLE).await,
                 _ = rescan.tick() => {
-                    if watcher.is_none() {
+                    // A watch stays with the folder that it was set on, also when another takes its place.
+                    let now = directory::identity(&self.root);
+                    if watcher.is_none() || now != folder {
+                        folder = now;
                         watcher = self::watcher(&self.root, wake.clone());
+                        let _ = wake.try_send(());
                     }
                 }
             }

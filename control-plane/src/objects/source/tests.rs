@@ -102,7 +102,8 @@ async fn a_directory_that_goes_away_deletes_nothing_and_is_found_again() {
     })
     .await;
     let inner = watched.path("in");
-    let source = DirectorySource::open(&inner).await;
+    let mut source = DirectorySource::open(&inner).await;
+    source.rescan = Duration::from_millis(100);
     watched.task.abort();
     watched.loaded = source.loaded();
     watched.task = tokio::spawn(source.run());
@@ -111,6 +112,12 @@ async fn a_directory_that_goes_away_deletes_nothing_and_is_found_again() {
     assert_eq!(port(&watched.until("gone", gone).await, "a"), Some(1));
     fs::rename(watched.path("moved"), &inner).expect("renamed");
     watched.until("back", |loaded| loaded.problems.is_empty() && port(loaded, "a") == Some(1)).await;
+    // Another folder in its place.
+    fs::create_dir(watched.path("next")).expect("a folder");
+    fs::write(watched.path("next/a.yaml"), pool("a", 2)).expect("written");
+    fs::rename(&inner, watched.path("moved")).expect("renamed");
+    fs::rename(watched.path("next"), &inner).expect("renamed");
+    watched.until("replaced", |loaded| port(loaded, "a") == Some(2)).await;
 }
 
 #[cfg(unix)]
