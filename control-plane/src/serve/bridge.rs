@@ -20,7 +20,7 @@ use crate::migration::stage::Order;
 use crate::model::Model;
 use crate::model::instance::RegistryView;
 use crate::model::migration::MigrationState;
-use crate::objects::{Kind, Loaded, ObjectName, ObjectRef};
+use crate::objects::{Kind, Loaded, ObjectName, ObjectRef, semantic_problems};
 
 /// Commands that may wait; the API answers 503 beyond.
 pub const QUEUE: usize = 64;
@@ -258,7 +258,18 @@ impl Bridge {
 
     fn publish(&mut self, translation: Translation, folder: Loaded) {
         let Translation { model, compiled } = translation;
-        let before = self.world.borrow().compiled.clone();
+        let (before, folder_before) = {
+            let world = self.world.borrow();
+            (world.compiled.clone(), world.folder.clone())
+        };
+        if !Arc::ptr_eq(&before.statuses, &compiled.statuses) {
+            let known = semantic_problems(&folder_before, &before.statuses);
+            for problem in semantic_problems(&folder, &compiled.statuses) {
+                if !known.contains(&problem) {
+                    tracing::warn!(reason = problem.reason, "{problem}");
+                }
+            }
+        }
         for (view, snapshot) in &compiled.views {
             self.proxies.server.publish(view, snapshot.clone());
         }
