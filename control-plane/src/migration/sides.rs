@@ -1,9 +1,11 @@
 //! What the control plane knows of a migration's two sides: how many endpoints there are and how many would
 //! take traffic. Of a DNS name it knows nothing: the proxies resolve it.
 
+use std::collections::BTreeMap;
+
 use super::stage::Circumstances;
 use crate::model::Model;
-use crate::model::instance::InstanceStatus;
+use crate::model::upstream::Upstream;
 use crate::objects::ObjectName;
 use crate::objects::migration::Side;
 use crate::objects::pool::EurekaSource;
@@ -73,12 +75,11 @@ fn instances(model: &Model, source: &EurekaSource) -> Endpoints {
     let Some(application) = model.registry.applications.get(application.as_str()) else {
         return Endpoints::default();
     };
-    let chosen = application
-        .instances
-        .values()
-        .filter(|i| source.selector.iter().all(|(key, value)| i.metadata.get(key) == Some(value)));
-    chosen.fold(Endpoints::default(), |count, instance| Endpoints {
-        healthy: count.healthy + usize::from(instance.status == InstanceStatus::Up),
-        known: count.known + 1,
-    })
+    let chosen = |metadata: &BTreeMap<String, String>| {
+        source.selector.iter().all(|(key, value)| metadata.get(key) == Some(value))
+    };
+    let known = application.instances.values().filter(|instance| chosen(&instance.metadata)).count();
+    // What the proxies would be given: an instance that is UP but has no address is none of it.
+    let healthy = Upstream::of_eureka(source).source.resolve(&model.registry).endpoints.len();
+    Endpoints { healthy, known }
 }
