@@ -86,9 +86,18 @@ impl Stream {
     }
 
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
-        ready!(self.poll_gate(cx));
+        if self.exchange.abandoned.get() {
+            return Poll::Ready(Some(Err(Error::ClientGone)));
+        }
+        let polled = match self.poll_gate(cx) {
+            Poll::Ready(()) => Pin::new(&mut self.incoming).poll_frame(cx),
+            Poll::Pending => Poll::Pending,
+        };
         let exchange = &self.exchange;
-        match ready!(Pin::new(&mut self.incoming).poll_frame(cx)) {
+        if polled.is_pending() {
+            exchange.body_waker.replace(Some(cx.waker().clone()));
+        }
+        match ready!(polled) {
             Some(Ok(frame)) => {
                 exchange.progressed();
                 if let Some(data) = frame.data_ref() {
@@ -194,13 +203,20 @@ impl ResponseBody {
 
     fn finish(&mut self) {
         self.exchange.response_done.set(true);
-        if let Kind::Upstream { lease: Some(lease), .. } = std::mem::replace(&mut self.kind, Kind::Done)
-            // An upstream that answered before it had read the request: what is left of that would be in the
-            // way of the next.
-            && self.exchange.request_done.get()
-        {
+        let kind = std::mem::replace(&mut self.kind, Kind::Done);
+        // An upstream that answered before it had read the request: what is left of that would be in the way of
+        // the next.
+        if !self.exchange.request_done.get() {
+            self.exchange.abandon_request();
+        } else if let Kind::Upstream { lease: Some(lease), .. } = kind {
             lease.give_back(self.exchange.worker().coarse_now());
         }
+    }
+}
+
+impl Drop for ResponseBody {
+    fn drop(&mut self) {
+        self.exchange.abandon_request();
     }
 }
 

@@ -3,6 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::Waker;
 use std::time::SystemTime;
 
 use http::{HeaderValue, Method, Uri, Version};
@@ -33,6 +34,10 @@ pub(crate) struct Exchange {
     pub(crate) response_done: Cell<bool>,
     /// Counts frames either way, so that a timer can tell progress from none.
     pub(crate) progress: Cell<u32>,
+    /// The answer has ended without the rest of the request's body: nobody wants that any more.
+    pub(crate) abandoned: Cell<bool>,
+    /// Of whoever waits for the request's body.
+    pub(crate) body_waker: RefCell<Option<Waker>>,
     log: RefCell<Option<Box<LogHead>>>,
 }
 
@@ -83,6 +88,8 @@ impl Exchange {
             request_done: Cell::new(false),
             response_done: Cell::new(false),
             progress: Cell::new(0),
+            abandoned: Cell::new(false),
+            body_waker: RefCell::new(None),
             log: RefCell::new(log),
         })
     }
@@ -94,6 +101,17 @@ impl Exchange {
     pub(crate) fn progressed(&self) {
         self.progress.set(self.progress.get().wrapping_add(1));
         self.conn.frames.set(self.conn.frames.get().wrapping_add(1));
+    }
+
+    /// Ends the request's body where it is not done: without it, an upstream connection would wait for a client
+    /// that has nothing more to say, and the client's for the upstream.
+    pub(crate) fn abandon_request(&self) {
+        if !self.request_done.get() {
+            self.abandoned.set(true);
+            if let Some(waker) = self.body_waker.take() {
+                waker.wake();
+            }
+        }
     }
 
     /// Notes the error that ends the exchange; the first one counts.

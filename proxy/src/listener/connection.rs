@@ -28,8 +28,9 @@ use crate::upstream::connect::LocalExec;
 /// The connection's clock. Idle for one whole tick: parked.
 const TICK: Duration = Duration::from_millis(500);
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-/// HTTP/2 flow control, as Envoy's edge settings have it.
-const STREAM_WINDOW: u32 = 64 * 1024;
+/// HTTP/2 flow control: the connection's window is what bounds memory, as in Envoy's edge settings; a stream may
+/// use a quarter of it, so that one upload is not held to 64 KiB a round trip.
+const STREAM_WINDOW: u32 = 256 * 1024;
 const CONNECTION_WINDOW: u32 = 1024 * 1024;
 const MAX_SEND_BUFFER: usize = 64 * 1024;
 /// Streams reset by the peer before we have looked at them (rapid reset), and by us for its errors (made you

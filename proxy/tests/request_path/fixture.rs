@@ -213,7 +213,9 @@ pub(crate) enum Client {
 
 impl Client {
     pub(crate) async fn connect(address: SocketAddr, http: Http) -> Self {
-        let io = TokioIo::new(TcpStream::connect(address).await.unwrap());
+        let stream = TcpStream::connect(address).await.unwrap();
+        stream.set_nodelay(true).unwrap();
+        let io = TokioIo::new(stream);
         match http {
             Http::One => {
                 let (sender, connection) = hyper::client::conn::http1::handshake(io).await.unwrap();
@@ -333,6 +335,7 @@ impl Upstream {
         let task = tokio::spawn(async move {
             let mut connections = tokio::task::JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
+                stream.set_nodelay(true).unwrap();
                 count.fetch_add(1, Ordering::Relaxed);
                 let service = hyper::service::service_fn(service.clone());
                 connections.spawn(async move {

@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // clippy.toml exempts #[test] functions, not their helpers
 
 mod draining;
+mod failing;
 mod fixture;
 mod forwarding;
 mod framing;
+mod streaming;
