@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tonic::transport::{Endpoint, Uri};
 
 use crate::pb::envoy::config::core::v3::Node;
@@ -159,11 +160,12 @@ pub async fn run(
         .http2_keep_alive_interval(config.keepalive)
         .keep_alive_timeout(config.keepalive)
         .keep_alive_while_idle(true)
+        .http2_max_header_list_size(MAX_HEADER_LIST_BYTES)
         .tcp_nodelay(true);
     let mut known = session::Known::default();
     let mut failures: u32 = 0;
     loop {
-        let updates_before = status.borrow().updates;
+        let (started, updates_before) = (Instant::now(), status.borrow().updates);
         let ended = session::run(&config, &endpoint, &subscriptions, &mut handler, &mut known, &status).await;
         status.send_modify(|s| {
             if s.connected {
@@ -172,12 +174,17 @@ pub async fn run(
             s.connected = false;
             s.last_error = Some(ended.clone());
         });
-        failures = if status.borrow().updates > updates_before { 0 } else { failures.saturating_add(1) };
+        // A stream that brings one response and ends, again and again, is no healthy one.
+        let healthy = started.elapsed() >= config.max_backoff && status.borrow().updates > updates_before;
+        failures = if healthy { 0 } else { failures.saturating_add(1) };
         let wait = backoff(&config, failures, fastrand::f64());
         tracing::warn!(server = %config.server, reason = ended, ?wait, "no xDS stream; serving what is in force");
         tokio::time::sleep(wait).await;
     }
 }
+
+/// Of a response's headers and trailers; a status message travels in there.
+const MAX_HEADER_LIST_BYTES: u32 = 16 * 1024;
 
 /// Full jitter: between nothing and the doubled base, so that a thousand clients do not return at once.
 fn backoff(config: &Config, failures: u32, random: f64) -> Duration {

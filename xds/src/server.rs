@@ -31,6 +31,9 @@ pub struct Options {
     pub view_of: Arc<ViewOf>,
     /// Names that one stream may subscribe to, per type. Above: `RESOURCE_EXHAUSTED`. Default 100,000.
     pub max_names: usize,
+    /// Resources of one response together, if they may be split over several (all but the state of the world
+    /// of clusters and listeners); a larger one travels alone. Default 2 MiB: many gRPC clients take 4 MiB.
+    pub max_response_bytes: usize,
     /// Streams at once. Above: `RESOURCE_EXHAUSTED`. Default 10,000.
     pub max_streams: usize,
     /// How long listeners and routes wait for clusters and endpoints to be acknowledged, and removals for
@@ -44,6 +47,7 @@ impl Options {
         Options {
             view_of: Arc::new(view_of),
             max_names: 100_000,
+            max_response_bytes: 2 * 1024 * 1024,
             max_streams: 10_000,
             order_timeout: Duration::from_secs(5),
         }
@@ -54,6 +58,7 @@ impl std::fmt::Debug for Options {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Options")
             .field("max_names", &self.max_names)
+            .field("max_response_bytes", &self.max_response_bytes)
             .field("max_streams", &self.max_streams)
             .field("order_timeout", &self.order_timeout)
             .finish_non_exhaustive()
@@ -124,6 +129,7 @@ impl Server {
     /// The gRPC service. Serve it with [`crate::server::grpc_server`], whose limits it relies on.
     pub fn service(&self) -> AggregatedDiscoveryServiceServer<AdsService> {
         AggregatedDiscoveryServiceServer::new(AdsService::new(self.clone()))
+            .max_decoding_message_size(MAX_REQUEST_BYTES)
     }
 
     /// Every connected client that has said who it is.
@@ -205,6 +211,8 @@ pub fn grpc_server() -> tonic::transport::Server {
         .tcp_nodelay(true)
 }
 
+/// A client that returns after a break names all that it has, with versions: 100,000 of them fit.
+const MAX_REQUEST_BYTES: usize = 16 * 1024 * 1024;
 /// A client needs one.
 const MAX_CONCURRENT_STREAMS: u32 = 100;
 /// Envoy sends under 1 KiB.

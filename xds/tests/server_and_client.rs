@@ -9,13 +9,17 @@ use pontoon_xds::client::{Config, Handler, Rejected, Status, Subscriptions, Upda
 use pontoon_xds::pb::envoy::config::cluster::v3::Cluster;
 use pontoon_xds::pb::envoy::config::core::v3::Node;
 use pontoon_xds::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
+use pontoon_xds::pb::envoy::service::discovery::v3::DiscoveryRequest;
+use pontoon_xds::pb::envoy::service::discovery::v3::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
 use pontoon_xds::server::{Options, Server, grpc_server};
 use pontoon_xds::{Resource, ResourceType, Snapshot};
+use prost::Message;
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tokio_stream::wrappers::TcpListenerStream;
+use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 
 const CDS: ResourceType = ResourceType::Cluster;
 const EDS: ResourceType = ResourceType::Endpoint;
@@ -106,9 +110,13 @@ impl Drop for Connected {
 }
 
 fn connect(port: u16, cluster: &str) -> Connected {
+    connect_with(port, cluster, Duration::from_secs(10))
+}
+
+fn connect_with(port: u16, cluster: &str, keepalive: Duration) -> Connected {
     let node = Node { id: "n1".into(), cluster: cluster.into(), ..Node::default() };
     let server = format!("http://127.0.0.1:{port}").parse().unwrap();
-    let config = Config { max_backoff: Duration::from_millis(50), ..Config::new(server, node) };
+    let config = Config { keepalive, max_backoff: Duration::from_millis(50), ..Config::new(server, node) };
     let (kept, subscriptions) = (Kept::default(), Subscriptions::default());
     subscriptions.wildcard(CDS);
     let (sender, status) = watch::channel(Status::default());
@@ -226,4 +234,114 @@ async fn a_client_without_a_view_is_refused_and_told_why() {
         client.status.borrow().last_error.as_ref().is_some_and(|e| e.contains("node.cluster names no view"))
     })
     .await;
+}
+
+/// Publishes `count` revisions of three clusters while nobody reads.
+fn churn(server: &Server, count: u32) -> Snapshot {
+    let mut snapshot = Snapshot::default();
+    for revision in 0..count {
+        for name in ["a", "b", "c"] {
+            snapshot.insert(&cluster(name, revision));
+        }
+        server.publish("edge", snapshot.clone());
+    }
+    snapshot
+}
+
+#[tokio::test]
+async fn a_slow_reader_in_state_of_the_world_gets_the_newest_state_and_little_else() {
+    let running = serve(0).await;
+    running.server.publish("edge", clusters(&["a"]));
+    let address = format!("http://127.0.0.1:{}", running.port);
+    let mut client = AggregatedDiscoveryServiceClient::connect(address).await.unwrap();
+    let (requests, outbound) = tokio::sync::mpsc::channel(4);
+    let node = Some(Node { id: "slow".into(), cluster: "edge".into(), ..Node::default() });
+    let type_url = CDS.type_url().to_owned();
+    let first = DiscoveryRequest { node, type_url: type_url.clone(), ..Default::default() };
+    requests.send(first).await.unwrap();
+    let answer = client.stream_aggregated_resources(ReceiverStream::new(outbound)).await.unwrap();
+    let mut responses = answer.into_inner();
+    let newest = churn(&running.server, 5_000);
+
+    let mut received = 0;
+    loop {
+        let response = responses.message().await.unwrap().unwrap();
+        received += 1;
+        assert!(received < 10, "updates are not coalesced");
+        let sent: Vec<Cluster> =
+            response.resources.iter().map(|any| Cluster::decode(&*any.value).unwrap()).collect();
+        let acknowledge = DiscoveryRequest {
+            type_url: type_url.clone(),
+            version_info: response.version_info,
+            response_nonce: response.nonce,
+            ..Default::default()
+        };
+        requests.send(acknowledge).await.unwrap();
+        if sent.iter().all(|c| c.alt_stat_name == "4999") {
+            break;
+        }
+    }
+    let version = newest.get(CDS, "b").unwrap().version.clone();
+    eventually("acknowledged", || running.server.acknowledged("edge", CDS, "b", &version).yes == ["slow"])
+        .await;
+}
+
+#[tokio::test]
+async fn a_client_follows_thousands_of_updates_to_the_last() {
+    let running = serve(0).await;
+    let client = connect(running.port, "edge");
+    let newest = churn(&running.server, 5_000);
+    let wanted: Vec<&Resource> = newest.resources(CDS).values().collect();
+    eventually("the newest of each", || {
+        let state = client.kept.state.lock().unwrap();
+        state.values().eq(wanted.iter().copied())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_server_that_sends_garbage_or_nothing_is_left_and_the_next_one_found() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let client = connect_with(port, "edge", Duration::from_millis(100));
+    let (mut garbled, _) = listener.accept().await.unwrap();
+    garbled.write_all(b"220 mail.example ESMTP\r\n").await.unwrap();
+    eventually("the garbage is noticed", || client.status.borrow().last_error.is_some()).await;
+    let (silent, _) = listener.accept().await.unwrap();
+    // Only a client that gives the silent one up comes back.
+    let (third, _) = listener.accept().await.unwrap();
+    drop((listener, silent, third, garbled));
+    let running = serve(port).await;
+    running.server.publish("edge", clusters(&["a"]));
+    eventually("the next server is followed", || client.kept.names() == ["a"]).await;
+    assert!(client.status.borrow().connected);
+}
+
+#[tokio::test]
+async fn a_subscription_changes_while_the_server_has_not_answered_the_call_yet() {
+    let running = serve(0).await;
+    let client = connect(running.port, "edge");
+    let mut snapshot = Snapshot::default();
+    snapshot.insert(&ClusterLoadAssignment { cluster_name: "a".into(), ..Default::default() });
+    eventually("it is known", || running.server.nodes().len() == 1).await;
+    client.subscriptions.set(EDS, BTreeSet::from(["a".into()]));
+    eventually("the server has been asked", || running.server.nodes()[0].types.len() == 2).await;
+    running.server.publish("edge", snapshot);
+    eventually("a", || client.kept.names() == ["a"]).await;
+}
+
+#[tokio::test]
+async fn a_stream_that_does_not_say_who_it_is_is_refused() {
+    let running = serve(0).await;
+    let address = format!("http://127.0.0.1:{}", running.port);
+    let mut client = AggregatedDiscoveryServiceClient::connect(address).await.unwrap();
+    let ids = [String::new(), "x".repeat(2_000)];
+    let nodes = ids.map(|id| Some(Node { id, cluster: "edge".into(), ..Node::default() }));
+    for node in nodes.into_iter().chain([None]) {
+        let request = DiscoveryRequest { node, type_url: CDS.type_url().into(), ..Default::default() };
+        let answer = client.stream_aggregated_resources(tokio_stream::iter([request])).await.unwrap();
+        let status = answer.into_inner().message().await.unwrap_err();
+        assert_eq!(status.code(), tonic::Code::InvalidArgument, "{status}");
+    }
+    assert!(running.server.nodes().is_empty());
 }

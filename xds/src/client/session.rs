@@ -1,6 +1,7 @@
 //! One stream of the client, from connecting to its end.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -18,6 +19,8 @@ use crate::resource::{Resource, ResourceType};
 const INVALID_ARGUMENT: i32 = 3;
 /// Refusals told in one NACK; the rest is counted.
 const TOLD_REFUSALS: usize = 16;
+/// A server that does not read acknowledgements is not read either.
+const MAX_WAITING: usize = 64;
 /// Requests between this task and the wire.
 const OUTBOUND: usize = 4;
 
@@ -46,13 +49,21 @@ pub(super) async fn run(
     let mut changed = subscriptions.wanted.subscribe();
     let mut session = Session::new(config, known);
     session.follow(&changed.borrow_and_update().clone());
-    // The server answers the call only once the first request has come: send it before waiting.
-    if let Some(first) = session.outbound.pop_front() {
-        let _queued = sender.try_send(first);
-    }
-    let mut inbound = match client.delta_aggregated_resources(ReceiverStream::new(receiver)).await {
-        Ok(response) => response.into_inner(),
-        Err(status) => return format!("the server refuses the stream: {}", describe(&status)),
+    // Many servers begin their answer to the call only with their first response: requests go out meanwhile.
+    let mut call = pin!(client.delta_aggregated_resources(ReceiverStream::new(receiver)));
+    let mut inbound = loop {
+        tokio::select! {
+            answer = &mut call => match answer {
+                Ok(response) => break response.into_inner(),
+                Err(status) => return format!("the server refuses the stream: {}", describe(&status)),
+            },
+            Ok(permit) = sender.reserve(), if !session.outbound.is_empty() => {
+                if let Some(request) = session.outbound.pop_front() {
+                    permit.send(request);
+                }
+            }
+            _ = changed.changed() => session.follow(&changed.borrow_and_update().clone()),
+        }
     };
     status.send_modify(|s| {
         s.connected = true;
@@ -67,7 +78,7 @@ pub(super) async fn run(
                     permit.send(request);
                 }
             }
-            message = inbound.message() => match message {
+            message = inbound.message(), if session.outbound.len() < MAX_WAITING => match message {
                 Ok(Some(response)) => session.take(response, handler, status),
                 Ok(None) => return String::from("the server ended the stream"),
                 Err(status) => return describe(&status),
@@ -82,7 +93,7 @@ struct Session<'c> {
     config: &'c Config,
     known: &'c mut Known,
     subscribed: BTreeMap<ResourceType, Wanted>,
-    /// One acknowledgement a response and one subscription a change: bounded by what the server sends.
+    /// One acknowledgement a response and one request a change of subscriptions: about [`MAX_WAITING`].
     outbound: VecDeque<DeltaDiscoveryRequest>,
     introduced: bool,
 }

@@ -2,6 +2,7 @@
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use futures_util::Stream as FuturesStream;
 use tokio::sync::{mpsc, watch};
@@ -9,7 +10,7 @@ use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Status, Streaming};
 
-use super::stream::{Outcome, Response, Stream, TooManyNames, Variant};
+use super::stream::{Outcome, Response, Stream, TooMuch, Variant};
 use super::{Server, lock};
 use crate::pb::envoy::config::core::v3::Node;
 use crate::pb::envoy::service::discovery::v3::aggregated_discovery_service_server::AggregatedDiscoveryService;
@@ -23,6 +24,8 @@ use crate::snapshot::Snapshot;
 const MAX_ID_BYTES: usize = 1024;
 /// Responses between a stream's task and the wire; a slow reader holds this many and no more.
 const OUTBOUND: usize = 1;
+/// A stream that says nothing for so long takes the place of another.
+const FIRST_REQUEST: Duration = Duration::from_secs(15);
 
 /// Serves the streams of one [`Server`].
 #[derive(Debug, Clone)]
@@ -46,12 +49,15 @@ impl AdsService {
         let (sender, receiver) = mpsc::channel(OUTBOUND);
         let server = self.server.clone();
         tokio::spawn(async move {
-            if let Err(status) = run::<P>(&server, &stream, inbound, &sender).await {
+            let ended = {
+                let _close = CloseStream { server: &server, id };
+                run::<P>(&server, &stream, inbound, &sender).await
+            };
+            if let Err(status) = ended {
                 tracing::info!(code = ?status.code(), reason = status.message(), "an xDS stream ended");
                 // The stream may be gone already; then nobody needs to be told.
                 let _gone = sender.send(Err(status)).await;
             }
-            server.close(id);
         });
         Ok(Box::pin(ReceiverStream::new(receiver)))
     }
@@ -85,7 +91,7 @@ trait Protocol {
 
     fn node(request: &Self::Request) -> Option<&Node>;
     fn type_url(request: &Self::Request) -> &str;
-    fn take(stream: &mut Stream, ty: ResourceType, request: &Self::Request) -> Result<Outcome, TooManyNames>;
+    fn take(stream: &mut Stream, ty: ResourceType, request: &Self::Request) -> Result<Outcome, TooMuch>;
     fn error(request: &Self::Request) -> Option<&str>;
     fn encode(response: Response) -> Self::Response;
 }
@@ -105,11 +111,7 @@ impl Protocol for Sotw {
         &request.type_url
     }
 
-    fn take(
-        stream: &mut Stream,
-        ty: ResourceType,
-        request: &DiscoveryRequest,
-    ) -> Result<Outcome, TooManyNames> {
+    fn take(stream: &mut Stream, ty: ResourceType, request: &DiscoveryRequest) -> Result<Outcome, TooMuch> {
         stream.on_sotw(ty, request)
     }
 
@@ -141,7 +143,7 @@ impl Protocol for Delta {
         stream: &mut Stream,
         ty: ResourceType,
         request: &DeltaDiscoveryRequest,
-    ) -> Result<Outcome, TooManyNames> {
+    ) -> Result<Outcome, TooMuch> {
         stream.on_delta(ty, request)
     }
 
@@ -161,7 +163,9 @@ async fn run<P: Protocol>(
     mut inbound: Streaming<P::Request>,
     outbound: &mpsc::Sender<Result<P::Response, Status>>,
 ) -> Result<(), Status> {
-    let Some(first) = inbound.message().await? else { return Ok(()) };
+    let first = tokio::time::timeout(FIRST_REQUEST, inbound.message()).await;
+    let first = first.map_err(|_| Status::deadline_exceeded("no request came on this stream"))??;
+    let Some(first) = first else { return Ok(()) };
     let node = P::node(&first).ok_or_else(|| Status::invalid_argument("the first request names no node"))?;
     let view = identify(server, node, stream)?;
     tracing::info!(node = %node.id, view, variant = ?P::VARIANT, "an xDS stream opened");
@@ -211,8 +215,12 @@ fn take<P: Protocol>(server: &Server, stream: &Mutex<Stream>, request: &P::Reque
     };
     let (outcome, node) = {
         let mut stream = lock(stream);
-        let outcome =
-            P::take(&mut stream, ty, request).map_err(|e| Status::resource_exhausted(e.to_string()))?;
+        let outcome = P::take(&mut stream, ty, request).map_err(|error| match error {
+            TooMuch::Name => Status::invalid_argument(error.to_string()),
+            TooMuch::Names { .. } | TooMuch::NameBytes { .. } => {
+                Status::resource_exhausted(error.to_string())
+            }
+        })?;
         (outcome, stream.node_id().to_owned())
     };
     if outcome == Outcome::Nack {
@@ -241,6 +249,18 @@ async fn until(deadline: Option<Instant>) {
     match deadline {
         Some(deadline) => tokio::time::sleep_until(deadline).await,
         None => std::future::pending().await,
+    }
+}
+
+/// Closes also when the stream's task is dropped or panics.
+struct CloseStream<'s> {
+    server: &'s Server,
+    id: u64,
+}
+
+impl Drop for CloseStream<'_> {
+    fn drop(&mut self) {
+        self.server.close(self.id);
     }
 }
 

@@ -61,17 +61,35 @@ pub struct Response {
 
 /// A client that asked for too much.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a stream may subscribe to at most {max} names of one type")]
-pub struct TooManyNames {
-    /// The limit.
-    pub max: usize,
+pub enum TooMuch {
+    /// Of names.
+    #[error("a stream may subscribe to at most {max} names of one type")]
+    Names {
+        /// The limit.
+        max: usize,
+    },
+    /// Of one name.
+    #[error("a resource name may have at most {MAX_NAME_BYTES} bytes")]
+    Name,
+    /// Of all names.
+    #[error("the names of one type that a stream subscribes to may have at most {max} bytes together")]
+    NameBytes {
+        /// The limit.
+        max: usize,
+    },
 }
+
+/// Longer names are refused.
+pub const MAX_NAME_BYTES: usize = 1024;
+/// Room for each of [`super::Options::max_names`], on average.
+const BYTES_PER_NAME: usize = 96;
 
 /// One stream.
 #[derive(Debug)]
 pub struct Stream {
     variant: Variant,
     max_names: usize,
+    max_response_bytes: usize,
     order_timeout: Duration,
     connected_at: SystemTime,
     client: Option<Client>,
@@ -95,10 +113,11 @@ impl Stream {
         Stream {
             variant,
             max_names: options.max_names,
+            max_response_bytes: options.max_response_bytes,
             order_timeout: options.order_timeout,
             connected_at: SystemTime::now(),
             client: None,
-            types: ResourceType::ALL.map(TypeState::new),
+            types: ResourceType::ALL.map(|ty| TypeState::new(ty, variant)),
             next_nonce: 1,
             held_since: None,
         }
@@ -131,14 +150,13 @@ impl Stream {
     ///
     /// # Errors
     /// When it subscribes to too many names.
-    pub fn on_sotw(&mut self, ty: ResourceType, request: &DiscoveryRequest) -> Result<Outcome, TooManyNames> {
-        self.bounded(request.resource_names.len())?;
+    pub fn on_sotw(&mut self, ty: ResourceType, request: &DiscoveryRequest) -> Result<Outcome, TooMuch> {
+        self.bounded(&request.resource_names, None)?;
         let nack = request.error_detail.as_ref().map(|e| e.message.as_str());
         let state = &mut self.types[ty.index()];
-        if !state.is_current(&request.response_nonce) {
-            return Ok(Outcome::None);
-        }
-        let outcome = state.answered(&request.response_nonce, nack, false);
+        // A stale nonce acknowledges nothing. The names are those that the client wanted when it sent the
+        // request all the same, and requests come in order.
+        let outcome = state.answered(&request.response_nonce, nack);
         state.subscribe_exactly(&request.resource_names);
         Ok(outcome)
     }
@@ -151,18 +169,17 @@ impl Stream {
         &mut self,
         ty: ResourceType,
         request: &DeltaDiscoveryRequest,
-    ) -> Result<Outcome, TooManyNames> {
-        let state = &mut self.types[ty.index()];
-        let already = state.names().len();
-        let named = already + request.resource_names_subscribe.len();
-        if named.max(request.initial_resource_versions.len()) > self.max_names {
-            return Err(TooManyNames { max: self.max_names });
+    ) -> Result<Outcome, TooMuch> {
+        if request.initial_resource_versions.len() > self.max_names {
+            return Err(TooMuch::Names { max: self.max_names });
         }
+        self.bounded(&request.resource_names_subscribe, Some(&self.types[ty.index()]))?;
+        let state = &mut self.types[ty.index()];
         let nack = request.error_detail.as_ref().map(|e| e.message.as_str());
         let outcome = if request.response_nonce.is_empty() {
             Outcome::None
         } else {
-            state.answered(&request.response_nonce, nack, true)
+            state.answered(&request.response_nonce, nack)
         };
         state.start_delta(&request.resource_names_subscribe, &request.initial_resource_versions);
         state.subscribe(&request.resource_names_subscribe);
@@ -202,11 +219,22 @@ impl Stream {
             if refers && !overdue && self.any_in_flight(&[ResourceType::Cluster, ResourceType::Endpoint]) {
                 return None;
             }
-            if let Some(part) = self.types[ty.index()].take_changes(self.variant) {
+            if let Some(part) = self.types[ty.index()].take_changes(self.max_response_bytes) {
+                if ty == ResourceType::Cluster {
+                    self.warm(&part);
+                }
                 return Some(self.respond(ty, part));
             }
         }
         None
+    }
+
+    /// A client that gets a changed cluster sets up a new one in its place, and waits for endpoints of that
+    /// name before using it, even if they are what it had.
+    fn warm(&mut self, clusters: &type_state::Part) {
+        for cluster in &clusters.changed {
+            self.types[ResourceType::Endpoint.index()].send_again(&cluster.name);
+        }
     }
 
     /// Referrers go before what they refer to.
@@ -217,7 +245,7 @@ impl Stream {
             if !overdue && self.any_in_flight(&ResourceType::ALL) {
                 return None;
             }
-            if let Some(part) = self.types[ty.index()].take_removals(self.variant) {
+            if let Some(part) = self.types[ty.index()].take_removals(self.max_response_bytes) {
                 return Some(self.respond(ty, part));
             }
         }
@@ -235,8 +263,21 @@ impl Stream {
         Response { ty, nonce, version, resources: part.resources, removed: part.removed }
     }
 
-    fn bounded(&self, names: usize) -> Result<(), TooManyNames> {
-        if names > self.max_names { Err(TooManyNames { max: self.max_names }) } else { Ok(()) }
+    /// `to`: what `names` come on top of.
+    fn bounded(&self, names: &[String], to: Option<&TypeState>) -> Result<(), TooMuch> {
+        if names.iter().any(|name| name.len() > MAX_NAME_BYTES) {
+            return Err(TooMuch::Name);
+        }
+        let is_new = |name: &&String| to.is_none_or(|state| !state.names().contains(name.as_str()));
+        let (count, bytes) = names
+            .iter()
+            .filter(is_new)
+            .fold(to.map_or((0, 0), TypeState::size), |(n, bytes), name| (n + 1, bytes + name.len()));
+        if count > self.max_names {
+            return Err(TooMuch::Names { max: self.max_names });
+        }
+        let max = self.max_names.saturating_mul(BYTES_PER_NAME).max(MAX_NAME_BYTES);
+        if bytes > max { Err(TooMuch::NameBytes { max }) } else { Ok(()) }
     }
 
     pub(super) fn status(&self) -> Option<NodeStatus> {
@@ -306,5 +347,7 @@ fn any(type_url: &str, resource: &Resource) -> Any {
     Any { type_url: type_url.to_owned(), value: resource.body.to_vec() }
 }
 
+#[cfg(test)]
+mod simulation;
 #[cfg(test)]
 mod tests;

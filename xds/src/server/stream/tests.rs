@@ -320,5 +320,110 @@ fn too_many_names_are_refused() {
         ..Default::default()
     };
     assert_eq!(stream.on_delta(EDS, &request(3)), Ok(Outcome::None));
-    assert_eq!(stream.on_delta(EDS, &request(1)), Err(TooManyNames { max: 3 }));
+    assert_eq!(stream.on_delta(EDS, &request(3)), Ok(Outcome::None), "the same names again");
+    assert_eq!(stream.on_delta(EDS, &request(4)), Err(TooMuch::Names { max: 3 }));
+    let long = |length: usize| DeltaDiscoveryRequest {
+        resource_names_subscribe: vec!["x".repeat(length)],
+        ..Default::default()
+    };
+    assert_eq!(stream.on_delta(CDS, &long(MAX_NAME_BYTES + 1)), Err(TooMuch::Name));
+    assert_eq!(stream.on_delta(CDS, &long(MAX_NAME_BYTES)), Ok(Outcome::None));
+    assert_eq!(stream.on_delta(CDS, &long(MAX_NAME_BYTES - 1)), Err(TooMuch::NameBytes { max: 1024 }));
+}
+
+#[test]
+fn in_state_of_the_world_a_bad_resource_does_not_take_the_good_ones_with_it() {
+    let mut peer = Peer::new(Variant::Sotw);
+    peer.subscribe(CDS, &[]);
+    let mut snapshot = Snapshot::default();
+    snapshot.insert(&cluster("good", 1));
+    snapshot.insert(&cluster("bad", 1));
+    let first = peer.next(&snapshot).unwrap();
+    // More is published before the refusal comes. A client like Envoy has taken the good one.
+    snapshot.insert(&cluster("more", 1));
+    assert_eq!(peer.next(&snapshot), None);
+    peer.answer(&first, Some("bad: no"));
+    let second = peer.next(&snapshot).unwrap();
+    assert_eq!(names(&second), ["bad", "good", "more"]);
+    peer.answer(&second, Some("bad: no"));
+    assert_eq!(peer.next(&snapshot), None, "nothing changed");
+    snapshot.remove(CDS, "bad");
+    let third = peer.next(&snapshot).unwrap();
+    assert_eq!(names(&third), ["good", "more"]);
+    peer.answer(&third, None);
+    assert_eq!(peer.next(&snapshot), None);
+    let status = peer.stream.types[CDS.index()].status().unwrap();
+    assert!(status.in_sync && status.nack.is_none(), "{status:?}");
+}
+
+#[test]
+fn a_refused_resource_that_is_withdrawn_is_no_longer_held_against_the_client() {
+    let mut peer = Peer::new(Variant::Delta);
+    peer.subscribe(CDS, &[]);
+    let mut snapshot = Snapshot::default();
+    snapshot.insert(&cluster("bad", 1));
+    let response = peer.next(&snapshot).unwrap();
+    peer.answer(&response, Some("no"));
+    snapshot.remove(CDS, "bad");
+    assert_eq!(peer.next(&snapshot), None, "the client never took it");
+    assert!(peer.stream.types[CDS.index()].status().unwrap().in_sync);
+}
+
+#[test]
+fn in_state_of_the_world_a_cluster_name_that_does_not_exist_is_answered_without_it() {
+    let mut peer = Peer::new(Variant::Sotw);
+    peer.subscribe(CDS, &["a", "nowhere"]);
+    let response = peer.next(&world()).unwrap();
+    assert_eq!(names(&response), ["a"]);
+    peer.answer(&response, None);
+    assert_eq!(peer.next(&world()), None);
+}
+
+#[test]
+fn a_changed_cluster_gets_its_endpoints_again() {
+    both(|mut peer| {
+        peer.subscribe(CDS, &[]);
+        peer.subscribe(EDS, &["a"]);
+        let mut snapshot = world();
+        peer.drain(&snapshot);
+        snapshot.insert(&cluster("a", 2));
+        let sent: Vec<_> = peer.drain(&snapshot).iter().map(|response| response.ty).collect();
+        assert_eq!(sent, [CDS, EDS], "the new cluster is not used before its endpoints come");
+        snapshot.insert(&cluster("b", 2));
+        let sent: Vec<_> = peer.drain(&snapshot).iter().map(|response| response.ty).collect();
+        assert_eq!(sent, [CDS], "not subscribed to the endpoints of b");
+    });
+}
+
+#[test]
+fn names_on_top_of_an_implicit_wildcard_do_not_end_it_in_delta() {
+    let mut peer = Peer::new(Variant::Delta);
+    peer.subscribe(CDS, &[]);
+    let mut snapshot = world();
+    peer.drain(&snapshot);
+    peer.subscribe(CDS, &["nowhere"]);
+    let answer = peer.next(&snapshot).unwrap();
+    assert_eq!(answer.removed.iter().map(|name| &**name).collect::<Vec<_>>(), ["nowhere"]);
+    peer.answer(&answer, None);
+    snapshot.insert(&cluster("c", 1));
+    assert_eq!(names(&peer.next(&snapshot).unwrap()), ["c"]);
+}
+
+#[test]
+fn a_large_answer_comes_in_parts_and_routes_wait_for_the_last() {
+    let options = Options { max_response_bytes: 4096, ..Options::new(|_| Ok(String::new())) };
+    let mut peer = Peer { stream: Stream::new(Variant::Delta, &options), now: Instant::now() };
+    let mut snapshot = world();
+    for n in 0..1000 {
+        snapshot.insert(&cluster(&format!("cluster-{n}"), 1));
+    }
+    peer.subscribe(RDS, &["r"]);
+    peer.subscribe(CDS, &[]);
+    let sent = peer.drain(&snapshot);
+    assert!(sent.len() > 10, "{} responses", sent.len());
+    assert_eq!(sent.last().map(|response| response.ty), Some(RDS));
+    assert_eq!(sent.iter().map(|response| response.resources.len()).sum::<usize>(), 1003);
+    let gone = peer.drain(&Snapshot::default());
+    assert_eq!(gone.iter().map(|response| response.removed.len()).sum::<usize>(), 1003);
+    assert!(gone.len() > 3 && gone[0].ty == RDS, "{} responses", gone.len());
 }

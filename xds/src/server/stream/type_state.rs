@@ -12,10 +12,13 @@ use crate::snapshot::{ResourceMap, changed_names};
 
 /// Subscribes to everything.
 const WILDCARD: &str = "*";
+/// Of a refusal's message, which is kept and shown.
+const MAX_NACK_BYTES: usize = 8 * 1024;
 
 #[derive(Debug)]
 pub(super) struct TypeState {
     ty: ResourceType,
+    variant: Variant,
     /// A request of this type has come.
     asked: bool,
     wildcard: bool,
@@ -24,6 +27,8 @@ pub(super) struct TypeState {
     /// The wildcard came from an empty first request, so that the first name ends it.
     implicit_wildcard: bool,
     names: BTreeSet<Arc<str>>,
+    /// Of all `names` together.
+    name_bytes: usize,
     /// The published resources as last looked at.
     published: ResourceMap,
     /// What the client has been sent; under a wildcard shared with `published` once they agree.
@@ -33,12 +38,15 @@ pub(super) struct TypeState {
     acknowledged_fingerprint: u64,
     /// Names whose state may have to be told.
     dirty: BTreeSet<Arc<str>>,
-    /// Subscribed names that do not exist and of which the client must be told so (delta).
+    /// Names that do not exist and of which the client must be told so (delta).
     absent: BTreeSet<Arc<str>>,
     /// Versions that were refused; not sent again.
     refused: BTreeMap<Arc<str>, Arc<str>>,
     /// After a refusal of many, they are sent again in halves, to find out which are at fault (delta).
     halves: Vec<Vec<Arc<str>>>,
+    /// The next response is due even if nothing in it is new: after a refusal nobody knows how much of that
+    /// state of the world a client took, and a new name is to be answered even if it does not exist.
+    owes_world: bool,
     in_flight: Option<InFlight>,
     nack: Option<Nack>,
 }
@@ -56,20 +64,22 @@ pub(super) struct Part {
     pub(super) resources: Vec<Resource>,
     pub(super) removed: Vec<Arc<str>>,
     /// What of `resources` is new to the client.
-    changed: Vec<Resource>,
+    pub(super) changed: Vec<Resource>,
     /// What the client is rid of with this response.
     gone: Vec<Arc<str>>,
 }
 
 impl TypeState {
-    pub(super) fn new(ty: ResourceType) -> TypeState {
+    pub(super) fn new(ty: ResourceType, variant: Variant) -> TypeState {
         TypeState {
             ty,
+            variant,
             asked: false,
             told: false,
             wildcard: false,
             implicit_wildcard: false,
             names: BTreeSet::new(),
+            name_bytes: 0,
             published: ResourceMap::new(),
             sent: ResourceMap::new(),
             sent_fingerprint: 0,
@@ -79,6 +89,7 @@ impl TypeState {
             absent: BTreeSet::new(),
             refused: BTreeMap::new(),
             halves: Vec::new(),
+            owes_world: false,
             in_flight: None,
             nack: None,
         }
@@ -86,6 +97,16 @@ impl TypeState {
 
     pub(super) fn names(&self) -> &BTreeSet<Arc<str>> {
         &self.names
+    }
+
+    /// Number and total length of the subscribed names.
+    pub(super) fn size(&self) -> (usize, usize) {
+        (self.names.len(), self.name_bytes)
+    }
+
+    /// Whether each response carries all resources, so that what is missing in it is gone.
+    fn sends_world(&self) -> bool {
+        self.variant == Variant::Sotw && self.ty.is_wildcard_capable()
     }
 
     pub(super) fn is_in_flight(&self) -> bool {
@@ -100,16 +121,8 @@ impl TypeState {
         self.acknowledged.get(name).map(|r| &r.version)
     }
 
-    /// State of the world: a request counts only if it answers the newest response, or is the first.
-    pub(super) fn is_current(&self, nonce: &str) -> bool {
-        match &self.in_flight {
-            Some(in_flight) => nonce.is_empty() || in_flight.nonce == nonce,
-            None => true,
-        }
-    }
-
     /// An ACK or NACK for the response under way; anything else is stale and ignored.
-    pub(super) fn answered(&mut self, nonce: &str, nack: Option<&str>, may_split: bool) -> Outcome {
+    pub(super) fn answered(&mut self, nonce: &str, nack: Option<&str>) -> Outcome {
         let Some(in_flight) = self.in_flight.take_if(|f| f.nonce == nonce) else { return Outcome::None };
         match nack {
             None => {
@@ -121,10 +134,10 @@ impl TypeState {
                 Outcome::Ack
             }
             Some(message) => {
-                self.refuse(&in_flight.resources, may_split);
+                self.refuse(&in_flight.resources);
                 self.nack = Some(Nack {
                     at: SystemTime::now(),
-                    message: message.to_owned(),
+                    message: shortened(message),
                     resources: in_flight.resources,
                 });
                 Outcome::Nack
@@ -133,7 +146,7 @@ impl TypeState {
     }
 
     /// The client keeps what it had before. One of many may be at fault: each half is tried again alone.
-    fn refuse(&mut self, resources: &[(Arc<str>, Arc<str>)], may_split: bool) {
+    fn refuse(&mut self, resources: &[(Arc<str>, Arc<str>)]) {
         for (name, version) in resources {
             if self.sent.get(name).is_some_and(|r| r.version == *version) {
                 match self.acknowledged.get(name).cloned() {
@@ -142,13 +155,18 @@ impl TypeState {
                 }
             }
         }
-        if may_split && resources.len() > 1 {
+        if !self.sends_world() && resources.len() > 1 {
             let (left, right) = resources.split_at(resources.len() / 2);
             for half in [right, left] {
                 self.halves.push(half.iter().map(|(name, _)| name.clone()).collect());
             }
         } else {
-            self.refused.extend(resources.iter().cloned());
+            let is_published = |(name, version): &&(Arc<str>, Arc<str>)| {
+                self.published.get(name).is_some_and(|resource| resource.version == *version)
+            };
+            let (lasting, outdated): (Vec<_>, Vec<_>) = resources.iter().partition(is_published);
+            self.refused.extend(lasting.into_iter().cloned());
+            self.owes_world |= self.sends_world() && !outdated.is_empty();
         }
         self.dirty.extend(resources.iter().map(|(name, _)| name.clone()));
     }
@@ -166,7 +184,11 @@ impl TypeState {
         let wanted: BTreeSet<Arc<str>> =
             names.iter().filter(|n| *n != WILDCARD).map(|n| Arc::from(n.as_str())).collect();
         let dropped: Vec<Arc<str>> = self.names.difference(&wanted).cloned().collect();
-        self.dirty.extend(wanted.difference(&self.names).cloned());
+        self.name_bytes = wanted.iter().map(|name| name.len()).sum();
+        let added: Vec<Arc<str>> = wanted.difference(&self.names).cloned().collect();
+        // That a name does not exist is told by a response without it.
+        self.owes_world |= self.sends_world() && !added.is_empty();
+        self.dirty.extend(added);
         self.names = wanted;
         for name in dropped {
             self.forget_unsubscribed(&name);
@@ -179,7 +201,6 @@ impl TypeState {
             return;
         }
         if names.is_empty() && self.ty.is_wildcard_capable() {
-            self.implicit_wildcard = true;
             self.set_wildcard(true);
         }
         for (name, version) in initial {
@@ -194,16 +215,15 @@ impl TypeState {
     /// Delta: further names. A name that is subscribed already is told anew.
     pub(super) fn subscribe(&mut self, names: &[String]) {
         for name in names {
+            // In delta an implicit wildcard is as good as an explicit one: names come on top of it.
             if name == WILDCARD {
-                self.implicit_wildcard = false;
                 self.set_wildcard(true);
                 continue;
             }
-            if std::mem::take(&mut self.implicit_wildcard) {
-                self.set_wildcard(false);
-            }
             let name: Arc<str> = name.as_str().into();
-            if !self.names.insert(name.clone()) {
+            if self.names.insert(name.clone()) {
+                self.name_bytes += name.len();
+            } else {
                 self.forget_sent(&name);
             }
             self.absent.insert(name.clone());
@@ -215,10 +235,11 @@ impl TypeState {
     pub(super) fn unsubscribe(&mut self, names: &[String]) {
         for name in names {
             if name == WILDCARD {
-                self.implicit_wildcard = false;
                 self.set_wildcard(false);
-            } else {
-                self.names.remove(name.as_str());
+                continue;
+            }
+            if self.names.remove(name.as_str()) {
+                self.name_bytes -= name.len();
                 self.absent.remove(name.as_str());
                 self.forget_unsubscribed(name);
             }
@@ -241,7 +262,8 @@ impl TypeState {
         }
     }
 
-    /// The client has dropped it; under a wildcard it is wanted all the same, and told anew.
+    /// The client has dropped it; under a wildcard it is wanted all the same, and told anew, even if what
+    /// there is to tell is that it does not exist.
     fn forget_unsubscribed(&mut self, name: &str) {
         self.forget_sent(name);
         if let Some(resource) = self.acknowledged.remove(name) {
@@ -250,6 +272,7 @@ impl TypeState {
         self.refused.remove(name);
         if self.wildcard {
             self.dirty.insert(name.into());
+            self.absent.insert(name.into());
         } else {
             self.dirty.remove(name);
         }
@@ -257,16 +280,31 @@ impl TypeState {
 
     /// Looks at what is published now.
     pub(super) fn catch_up(&mut self, published: &ResourceMap) {
-        for name in changed_names(&self.published, published) {
+        let changed = changed_names(&self.published, published);
+        self.published = published.clone();
+        let mut is_concerned = false;
+        for name in changed {
+            self.refused.remove(&name);
             if self.is_subscribed(&name) {
                 self.dirty.insert(name);
+                is_concerned = true;
             }
         }
-        self.published = published.clone();
+        self.owes_world |= is_concerned && self.sends_world() && self.nack.is_some();
+    }
+
+    /// Sends a resource again although it has not changed, because the client is about to forget it.
+    pub(super) fn send_again(&mut self, name: &str) {
+        if self.sent.contains_key(name) && self.published.contains_key(name) && self.is_subscribed(name) {
+            self.forget_sent(name);
+            self.dirty.insert(name.into());
+            // Should it be withdrawn before it is sent: the client has it still.
+            self.absent.insert(name.into());
+        }
     }
 
     pub(super) fn has_work(&self) -> bool {
-        self.asked && (!self.dirty.is_empty() || self.owes_first())
+        self.asked && (!self.dirty.is_empty() || self.owes_first() || self.owes_world)
     }
 
     fn owes_first(&self) -> bool {
@@ -274,10 +312,11 @@ impl TypeState {
     }
 
     /// New and changed resources, and names that do not exist, if nothing is under way.
-    pub(super) fn take_changes(&mut self, variant: Variant) -> Option<Part> {
+    pub(super) fn take_changes(&mut self, max_bytes: usize) -> Option<Part> {
         if self.in_flight.is_some() || !self.has_work() {
             return None;
         }
+        self.reinstate();
         let mut part = Part::default();
         while let Some(half) = self.halves.pop() {
             part.changed = half.iter().filter_map(|name| self.change(name)).collect();
@@ -288,6 +327,11 @@ impl TypeState {
         if part.changed.is_empty() {
             part.changed = self.dirty.iter().filter_map(|name| self.change(name)).collect();
             part.removed = self.dirty.iter().filter(|name| self.is_absent(name)).cloned().collect();
+            if !self.sends_world() {
+                let resource_bytes = |r: &Resource| r.body.len() + 2 * r.name.len() + r.version.len();
+                let rest = shorten(&mut part.changed, max_bytes, resource_bytes);
+                shorten(&mut part.removed, rest, |name| name.len());
+            }
         }
         for resource in &part.changed {
             self.dirty.remove(&resource.name);
@@ -298,7 +342,7 @@ impl TypeState {
             self.absent.remove(name);
         }
         self.dirty_settled();
-        match variant {
+        match self.variant {
             Variant::Delta => {
                 part.resources = part.changed.clone();
                 let says = !part.resources.is_empty() || !part.removed.is_empty() || self.owes_first();
@@ -306,7 +350,7 @@ impl TypeState {
             }
             Variant::Sotw => {
                 part.removed.clear();
-                if part.changed.is_empty() && !self.owes_first() {
+                if part.changed.is_empty() && !self.owes_first() && !self.owes_world {
                     return None;
                 }
                 part.resources = self.world(&part);
@@ -315,13 +359,26 @@ impl TypeState {
         }
     }
 
+    /// The good ones of a refused state of the world were refused with it. The next one must not lack them,
+    /// or it would remove them.
+    fn reinstate(&mut self) {
+        if !self.sends_world() || self.refused.is_empty() {
+            return;
+        }
+        if self.owes_world || self.dirty.iter().any(|name| self.change(name).is_some()) {
+            self.dirty.extend(std::mem::take(&mut self.refused).into_keys());
+        }
+    }
+
     /// What is gone, if nothing is under way.
-    pub(super) fn take_removals(&mut self, variant: Variant) -> Option<Part> {
+    pub(super) fn take_removals(&mut self, max_bytes: usize) -> Option<Part> {
         if !self.asked || self.in_flight.is_some() || self.dirty.is_empty() {
             return None;
         }
-        let is_gone = |name: &&Arc<str>| self.sent.contains_key(*name) && !self.published.contains_key(*name);
-        let gone: Vec<Arc<str>> = self.dirty.iter().filter(is_gone).cloned().collect();
+        let mut gone: Vec<Arc<str>> = self.dirty.iter().filter(|name| self.is_gone(name)).cloned().collect();
+        if self.variant == Variant::Delta {
+            shorten(&mut gone, max_bytes, |name| name.len());
+        }
         for name in &gone {
             self.dirty.remove(name);
         }
@@ -330,12 +387,16 @@ impl TypeState {
             return None;
         }
         let mut part = Part { gone, ..Part::default() };
-        match variant {
+        if self.sends_world() {
+            // As in `reinstate`.
+            part.changed = self.refused.keys().filter_map(|name| self.published.get(name).cloned()).collect();
+        }
+        match self.variant {
             Variant::Delta => part.removed = part.gone.clone(),
             Variant::Sotw => part.resources = self.world(&part),
         }
         // State of the world has no words for the end of an endpoint set or a route configuration.
-        let said = variant == Variant::Delta || self.ty.is_wildcard_capable();
+        let said = self.variant == Variant::Delta || self.ty.is_wildcard_capable();
         if said {
             Some(part)
         } else {
@@ -354,6 +415,10 @@ impl TypeState {
         (!has && !refused).then(|| resource.clone())
     }
 
+    fn is_gone(&self, name: &Arc<str>) -> bool {
+        self.sent.contains_key(name) && !self.published.contains_key(name)
+    }
+
     fn is_absent(&self, name: &Arc<str>) -> bool {
         self.absent.contains(name) && !self.published.contains_key(name) && !self.sent.contains_key(name)
     }
@@ -361,11 +426,7 @@ impl TypeState {
     /// Drops the names about which nothing is left to say.
     fn dirty_settled(&mut self) {
         let mut dirty = std::mem::take(&mut self.dirty);
-        dirty.retain(|name| {
-            self.change(name).is_some()
-                || self.is_absent(name)
-                || (self.sent.contains_key(name) && !self.published.contains_key(name))
-        });
+        dirty.retain(|name| self.change(name).is_some() || self.is_absent(name) || self.is_gone(name));
         self.dirty = dirty;
     }
 
@@ -399,6 +460,7 @@ impl TypeState {
             self.sent = self.published.clone();
         }
         self.told = true;
+        self.owes_world = false;
         let resources = part.changed.iter().map(|r| (r.name.clone(), r.version.clone())).collect();
         self.in_flight = Some(InFlight { nonce: nonce.to_owned(), resources });
         format!("{:016x}", self.sent_fingerprint)
@@ -433,4 +495,23 @@ impl TypeState {
             nack: self.nack.clone(),
         })
     }
+}
+
+/// Keeps the first items, at least one, up to so many bytes; gives the bytes that are left. The rest waits
+/// for the next response, so that none grows beyond what gRPC clients take.
+fn shorten<T>(items: &mut Vec<T>, max_bytes: usize, size: impl Fn(&T) -> usize) -> usize {
+    let mut left = max_bytes;
+    let mut kept = 0;
+    for item in items.iter() {
+        let Some(less) = left.checked_sub(size(item)) else { break };
+        left = less;
+        kept += 1;
+    }
+    items.truncate(kept.max(1));
+    left
+}
+
+/// The client's words, as far as they are kept.
+fn shortened(message: &str) -> String {
+    message[..message.floor_char_boundary(MAX_NACK_BYTES)].to_owned()
 }
