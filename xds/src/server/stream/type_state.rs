@@ -160,6 +160,8 @@ impl TypeState {
             for half in [right, left] {
                 self.halves.push(half.iter().map(|(name, _)| name.clone()).collect());
             }
+            // The client may have taken the good ones: should they be withdrawn now, it has to be told.
+            self.absent.extend(resources.iter().map(|(name, _)| name.clone()));
         } else {
             let is_published = |(name, version): &&(Arc<str>, Arc<str>)| {
                 self.published.get(name).is_some_and(|resource| resource.version == *version)
@@ -252,7 +254,13 @@ impl TypeState {
         }
         self.wildcard = wildcard;
         if wildcard {
+            self.owes_world |= self.sends_world();
             self.dirty.extend(self.published.keys().cloned());
+            // The client wants, from now on, what is under way to it, and may be gone meanwhile.
+            for (name, _) in self.in_flight.iter().flat_map(|under_way| &under_way.resources) {
+                self.dirty.insert(name.clone());
+                self.absent.insert(name.clone());
+            }
         } else {
             let unnamed: Vec<Arc<str>> =
                 self.sent.keys().filter(|name| !self.names.contains(*name)).cloned().collect();
@@ -282,13 +290,17 @@ impl TypeState {
     pub(super) fn catch_up(&mut self, published: &ResourceMap) {
         let changed = changed_names(&self.published, published);
         self.published = published.clone();
-        let mut is_concerned = false;
+        let (mut is_concerned, had_refused) = (false, !self.refused.is_empty());
         for name in changed {
             self.refused.remove(&name);
             if self.is_subscribed(&name) {
                 self.dirty.insert(name);
                 is_concerned = true;
             }
+        }
+        if had_refused && self.refused.is_empty() && self.halves.is_empty() && !self.sends_world() {
+            // What was refused is withdrawn, or about to be sent in a new version.
+            self.nack = None;
         }
         self.owes_world |= is_concerned && self.sends_world() && self.nack.is_some();
     }
@@ -420,7 +432,10 @@ impl TypeState {
     }
 
     fn is_absent(&self, name: &Arc<str>) -> bool {
-        self.absent.contains(name) && !self.published.contains_key(name) && !self.sent.contains_key(name)
+        self.absent.contains(name)
+            && self.is_subscribed(name)
+            && !self.published.contains_key(name)
+            && !self.sent.contains_key(name)
     }
 
     /// Drops the names about which nothing is left to say.
