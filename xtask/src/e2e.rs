@@ -14,6 +14,8 @@ use crate::tools::Tools;
 /// The groups, each with its own peers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Group {
+    /// Envoy as a client of the xDS server.
+    Envoy,
     /// Spring Cloud applications of two generations.
     Spring,
 }
@@ -21,6 +23,7 @@ pub(crate) enum Group {
 impl Group {
     pub(crate) fn name(self) -> &'static str {
         match self {
+            Group::Envoy => "envoy",
             Group::Spring => "spring",
         }
     }
@@ -34,6 +37,9 @@ pub(crate) fn run(
     tools: &Tools,
     passed_on: &[String],
 ) -> anyhow::Result<Tally> {
+    if group == Group::Envoy {
+        return envoy(workspace, steps, tools, passed_on);
+    }
     let target = workspace.join("target/debug");
     let mut build = Command::new("cargo");
     build.current_dir(workspace).args(["build", "--locked", "--bins"]);
@@ -47,6 +53,7 @@ pub(crate) fn run(
     command.env("PONTOON_E2E_ARTIFACTS", workspace.join("target/e2e"));
     match group {
         Group::Spring => command.env("PONTOON_E2E_SPRING", tools.spring(steps, workspace)?),
+        Group::Envoy => &mut command,
     };
     // A person follows the cases as they end; the results come by a file.
     let status = command.status().context("pontoon-e2e does not start")?;
@@ -56,6 +63,19 @@ pub(crate) fn run(
     let tally: Tally = serde_json::from_str(&text)?;
     if !status.success() && tally.failed == 0 {
         bail!("the group ended with {status}, and all of its cases passed");
+    }
+    Ok(tally)
+}
+
+/// The wire against a real client: a test of the xds crate, which needs no program of ours.
+fn envoy(workspace: &Path, steps: &Steps, tools: &Tools, cases: &[String]) -> anyhow::Result<Tally> {
+    let mut command = Command::new("cargo");
+    command.current_dir(workspace).args(["test", "--locked", "-p", "pontoon-xds", "--test", "envoy", "--"]);
+    command.args(cases).env("PONTOON_E2E_ENVOY", tools.envoy(steps)?);
+    let output = steps.try_run("e2e envoy", &mut command)?;
+    let mut tally = Tally::of_cargo_test(&output.text);
+    if !output.success && tally.failed == 0 {
+        tally.failed = 1;
     }
     Ok(tally)
 }
