@@ -127,6 +127,11 @@ pub(crate) fn remove_hop(headers: &mut HeaderMap, found: &Found, underscores: Un
 }
 
 fn remove_listed(headers: &mut HeaderMap, hop: &mut Hop, upgrade: Option<HeaderValue>) {
+    // The usual values list nothing, and are not worth a copy.
+    if headers.get_all(CONNECTION).iter().all(|value| value == "keep-alive" || value == "close") {
+        headers.remove(CONNECTION);
+        return;
+    }
     let listed: Vec<HeaderValue> = headers.get_all(CONNECTION).iter().cloned().collect();
     headers.remove(CONNECTION);
     for value in &listed {

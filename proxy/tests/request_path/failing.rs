@@ -282,3 +282,47 @@ async fn a_stream_without_progress_ends() {
     until("the metric", || proxy.metric(series) == 1).await;
     let _ = closed;
 }
+
+/// Two instances under load, of which one is killed: its connections break in the middle of whatever they do.
+async fn killed_under_load(back: Http) {
+    let kept = Upstream::named(back, "ok").await;
+    let killed = Upstream::named(back, "ok").await;
+    let setup = Setup { protocol: back.upstream(), ..Setup::default() };
+    let proxy = Proxy::with(&[kept.address, killed.address], setup).await;
+    let (answered, stop) = (Arc::new(AtomicUsize::new(0)), tokio::sync::watch::channel(false));
+    let clients: Vec<_> = (0..16)
+        .map(|_| {
+            let (answered, stop, address) = (Arc::clone(&answered), stop.1.clone(), proxy.address);
+            tokio::spawn(async move {
+                let mut client = Client::connect(address, Http::One).await;
+                let mut failures = Vec::new();
+                while !*stop.borrow() {
+                    let (status, reason) = reason(&mut client, get()).await;
+                    if status != 200 {
+                        failures.push((status, reason));
+                    }
+                    answered.fetch_add(1, Ordering::Relaxed);
+                }
+                failures
+            })
+        })
+        .collect();
+    until("load", || answered.load(Ordering::Relaxed) > 300).await;
+    drop(killed);
+    let at_kill = answered.load(Ordering::Relaxed);
+    until("load after the kill", || answered.load(Ordering::Relaxed) > at_kill + 500).await;
+    stop.0.send(true).unwrap();
+    for client in clients {
+        assert_eq!(client.await.unwrap(), []);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_instance_killed_under_load_costs_no_get_h1() {
+    killed_under_load(Http::One).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_instance_killed_under_load_costs_no_get_h2() {
+    killed_under_load(Http::Two).await;
+}
