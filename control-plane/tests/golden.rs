@@ -12,7 +12,7 @@ use std::sync::Arc;
 use http::{HeaderName, HeaderValue};
 use pontoon::compile::{self, Compiled};
 use pontoon::model::Model;
-use pontoon::model::instance::{Application, Instance, InstanceStatus, RegistryView};
+use pontoon::model::instance::{Instance, InstanceStatus, RegistryView};
 use pontoon::model::migration::{MigrationState, Stage};
 use pontoon::objects::{self, ObjectName};
 use pontoon_proxy::config::Store;
@@ -62,7 +62,8 @@ fn model(folder: &Path) -> Model {
     let mut registry = RegistryView::default();
     for instance in registered {
         let name: Arc<str> = instance.application.to_uppercase().into();
-        let application = registry.applications.entry(name.clone()).or_insert_with(Application::default);
+        let application = registry.applications.entry(name.clone()).or_default();
+        let application = std::sync::Arc::make_mut(application);
         application.held |= instance.held;
         let id: Arc<str> = instance.id.into();
         let instance = Instance {

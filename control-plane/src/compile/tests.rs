@@ -68,7 +68,9 @@ fn registry(moved: Option<usize>) -> RegistryView {
         };
         (name, Application { instances: BTreeMap::from([("a".into(), Arc::new(instance))]), held: false })
     };
-    RegistryView { applications: (0..SERVICES).map(application).collect() }
+    RegistryView {
+        applications: (0..SERVICES).map(application).map(|(name, of)| (name, Arc::new(of))).collect(),
+    }
 }
 
 fn model() -> Model {

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct RegistryView {
     /// By application name in upper case (Eureka compares names without case).
-    pub applications: BTreeMap<Arc<str>, Application>,
+    pub applications: BTreeMap<Arc<str>, Arc<Application>>,
 }
 
 /// One application's instances.
@@ -59,4 +59,31 @@ pub enum InstanceStatus {
     OutOfService,
     /// Not said.
     Unknown,
+}
+
+impl InstanceStatus {
+    /// In the order of their names, which is the order that Eureka's hash code goes by.
+    pub const ALL: [InstanceStatus; 5] = [
+        InstanceStatus::Down,
+        InstanceStatus::OutOfService,
+        InstanceStatus::Starting,
+        InstanceStatus::Unknown,
+        InstanceStatus::Up,
+    ];
+
+    /// As it stands on the wire.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            InstanceStatus::Up => "UP",
+            InstanceStatus::Down => "DOWN",
+            InstanceStatus::Starting => "STARTING",
+            InstanceStatus::OutOfService => "OUT_OF_SERVICE",
+            InstanceStatus::Unknown => "UNKNOWN",
+        }
+    }
+
+    /// The status of this name, in any case.
+    pub fn from_word(word: &str) -> Option<InstanceStatus> {
+        InstanceStatus::ALL.into_iter().find(|status| status.as_str().eq_ignore_ascii_case(word.trim()))
+    }
 }

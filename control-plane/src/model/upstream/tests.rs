@@ -17,7 +17,9 @@ fn instance(id: &str, ip: &str, status: InstanceStatus, lab: &str) -> Arc<Instan
 
 fn registry(instances: &[Arc<Instance>], held: bool) -> RegistryView {
     let instances = instances.iter().map(|instance| (instance.id.clone(), instance.clone())).collect();
-    RegistryView { applications: BTreeMap::from([("INVENTORY".into(), Application { instances, held })]) }
+    RegistryView {
+        applications: BTreeMap::from([("INVENTORY".into(), Application { instances, held }.into())]),
+    }
 }
 
 fn source(lab: Option<&str>) -> Source {
