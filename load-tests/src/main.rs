@@ -1,0 +1,77 @@
+//! Measures Pontoon's proxy and its peers side by side in one run. Every figure is read as a ratio: this may run
+//! on a shared machine, and CPU time per request is what noise touches least. Started by `cargo xtask bench`.
+
+mod configuration;
+mod measure;
+mod peer;
+mod phase;
+mod report;
+mod xds;
+
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use clap::Parser;
+
+use crate::peer::{Bench, Name};
+use crate::phase::Phase;
+
+/// Measures Pontoon's proxy and its peers.
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// Shorter runs.
+    #[arg(long)]
+    quick: bool,
+    /// Only these phases.
+    #[arg(long = "phase", value_enum)]
+    phases: Vec<Phase>,
+    /// Only these peers beside ourselves.
+    #[arg(long, value_enum)]
+    against: Vec<Name>,
+    /// Where the results go as JSON.
+    #[arg(long)]
+    json: Option<PathBuf>,
+    /// Our proxy.
+    #[arg(long, env = "PONTOON_BENCH_PROXY")]
+    proxy: PathBuf,
+    /// Envoy.
+    #[arg(long, env = "PONTOON_BENCH_ENVOY")]
+    envoy: PathBuf,
+    /// For configurations, logs and results.
+    #[arg(long, env = "PONTOON_BENCH_ARTIFACTS")]
+    artifacts: PathBuf,
+}
+
+fn main() -> anyhow::Result<()> {
+    let arguments = Arguments::parse();
+    std::fs::create_dir_all(&arguments.artifacts)
+        .with_context(|| format!("cannot make {}", arguments.artifacts.display()))?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+    let bench = Bench {
+        folder: arguments.artifacts.clone(),
+        proxy: arguments.proxy,
+        envoy: arguments.envoy,
+        runtime: runtime.handle().clone(),
+        quick: arguments.quick,
+    };
+    let mut peers = vec![Name::Pontoon];
+    let others = [Name::Haproxy, Name::Nginx, Name::Envoy];
+    peers
+        .extend(others.into_iter().filter(|p| arguments.against.is_empty() || arguments.against.contains(p)));
+    let phases = if arguments.phases.is_empty() { Phase::ALL.to_vec() } else { arguments.phases };
+
+    let mut results = report::Results::begin(&peers, arguments.quick);
+    for phase in phases {
+        println!("{}", phase.title());
+        let table = phase.run(&bench, &peers).with_context(|| format!("phase {}", phase.name()))?;
+        println!("{}", table.markdown());
+        results.tables.push(table);
+    }
+    let json = arguments.json.unwrap_or_else(|| arguments.artifacts.join("results.json"));
+    results.write_json(&json)?;
+    if results.is_complete() {
+        results.write_page()?;
+    }
+    println!("results: {}", json.display());
+    Ok(())
+}

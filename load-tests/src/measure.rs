@@ -1,0 +1,81 @@
+//! Reading what a process has used, and driving wrk.
+
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::Context as _;
+
+/// CPU time of a process so far, user and system, of all its threads.
+pub(crate) fn cpu_time(pid: u32) -> anyhow::Result<Duration> {
+    let path = format!("/proc/{pid}/stat");
+    let stat = std::fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
+    // The second field is the name in brackets and may hold spaces; user and system time are the 14th and 15th.
+    let rest = stat.rsplit_once(')').context("no name in stat")?.1;
+    let ticks: u64 = rest.split_whitespace().skip(11).take(2).filter_map(|f| f.parse::<u64>().ok()).sum();
+    let second = rustix::param::clock_ticks_per_second();
+    Ok(Duration::from_micros(ticks * 1_000_000 / second))
+}
+
+/// Resident memory of a process, in bytes.
+pub(crate) fn resident(pid: u32) -> anyhow::Result<u64> {
+    let path = format!("/proc/{pid}/status");
+    let status = std::fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
+    let line = status.lines().find(|l| l.starts_with("VmRSS:")).context("no VmRSS")?;
+    let kib: u64 = line.split_whitespace().nth(1).and_then(|n| n.parse().ok()).context("no VmRSS")?;
+    Ok(kib * 1024)
+}
+
+/// What wrk saw.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Load {
+    pub(crate) requests: u64,
+    pub(crate) errors: u64,
+    pub(crate) per_second: f64,
+}
+
+/// A closed loop over keep-alive connections.
+pub(crate) fn wrk(url: &str, connections: u32, seconds: u32) -> anyhow::Result<Load> {
+    let output = Command::new("wrk")
+        .args(["-t1", &format!("-c{connections}"), &format!("-d{seconds}s"), url])
+        .output()
+        .context("cannot start wrk")?;
+    parse(&String::from_utf8_lossy(&output.stdout))
+}
+
+fn parse(text: &str) -> anyhow::Result<Load> {
+    let number_before = |mark: &str| {
+        let line = text.lines().find(|line| line.contains(mark))?;
+        line.split_whitespace().next()?.parse::<u64>().ok()
+    };
+    let requests =
+        number_before(" requests in ").with_context(|| format!("wrk says nothing useful:\n{text}"))?;
+    let rate = text.lines().find_map(|line| line.trim().strip_prefix("Requests/sec:"));
+    let sum = |line: &str| -> u64 {
+        line.split(|c: char| !c.is_ascii_digit()).filter_map(|n| n.parse::<u64>().ok()).sum()
+    };
+    let errors = text.lines().filter(|l| l.contains("Non-2xx") || l.contains("Socket errors")).map(sum).sum();
+    Ok(Load { requests, errors, per_second: rate.and_then(|r| r.trim().parse().ok()).unwrap_or(0.0) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_wrk_prints_is_read() {
+        let text = "  1 threads and 64 connections\n  20000 requests in 2.00s, 23.42MB read\n  \
+                    Socket errors: connect 0, read 3, write 0, timeout 0\n  Non-2xx or 3xx responses: 7\n\
+                    Requests/sec:  10000.50\nTransfer/sec:     11.71MB\n";
+        // "Non-2xx or 3xx" holds two digits of its own.
+        let load = parse(text).unwrap();
+        assert_eq!((load.requests, load.per_second), (20_000, 10_000.5));
+        assert!(load.errors >= 10);
+    }
+
+    #[test]
+    fn this_process_uses_memory() {
+        let pid = std::process::id();
+        assert!(resident(pid).unwrap() > 100_000);
+        assert!(cpu_time(pid).is_ok());
+    }
+}

@@ -1,0 +1,178 @@
+//! Starting a peer: one process with one thread for traffic, ended by pid.
+
+use std::fs::File;
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use clap::ValueEnum;
+use rustix::process::{Pid, Signal, kill_process};
+use serde::Serialize;
+use tokio::time::Instant;
+
+use crate::{configuration, xds};
+
+const START_TIMEOUT: Duration = Duration::from_secs(20);
+const STOP_TIMEOUT: Duration = Duration::from_secs(10);
+const POLL: Duration = Duration::from_millis(20);
+
+/// Who is measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Name {
+    /// `pontoon-proxy`.
+    Pontoon,
+    /// HAProxy of the distribution.
+    Haproxy,
+    /// nginx of the distribution.
+    Nginx,
+    /// Envoy.
+    Envoy,
+}
+
+impl Name {
+    pub(crate) fn text(self) -> &'static str {
+        match self {
+            Name::Pontoon => "Pontoon",
+            Name::Haproxy => "HAProxy",
+            Name::Nginx => "nginx",
+            Name::Envoy => "Envoy",
+        }
+    }
+}
+
+/// Where things are.
+#[derive(Debug)]
+pub(crate) struct Bench {
+    pub(crate) folder: PathBuf,
+    pub(crate) proxy: PathBuf,
+    pub(crate) envoy: PathBuf,
+    /// Runs the xDS server for our proxy.
+    pub(crate) runtime: tokio::runtime::Handle,
+    pub(crate) quick: bool,
+}
+
+/// A running process that listens.
+#[derive(Debug)]
+pub(crate) struct Running {
+    child: Child,
+    pub(crate) port: u16,
+}
+
+impl Running {
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
+        // It may have ended by itself.
+        let _ended = pid.map(|pid| kill_process(pid, Signal::TERM));
+        let deadline = Instant::now() + STOP_TIMEOUT;
+        while matches!(self.child.try_wait(), Ok(None)) && Instant::now() < deadline {
+            pause(POLL);
+        }
+        let _ended = self.child.kill();
+        let _ended = self.child.wait();
+    }
+}
+
+impl Bench {
+    /// The fixed answer behind every proxy.
+    pub(crate) fn upstream(&self) -> anyhow::Result<Running> {
+        let port = free_port()?;
+        let file = self.write("upstream.conf", &configuration::upstream(&self.folder, port))?;
+        let mut command = Command::new("nginx");
+        command.arg("-c").arg(file).arg("-e").arg(self.folder.join("upstream.err"));
+        self.start("upstream", command, port)
+    }
+
+    /// One proxy in front of it.
+    pub(crate) fn proxy(&self, name: Name, upstream: u16) -> anyhow::Result<Running> {
+        let port = free_port()?;
+        let command = match name {
+            Name::Pontoon => {
+                let server = self.runtime.block_on(xds::serve(port, upstream))?;
+                let mut command = Command::new(&self.proxy);
+                command.args(["--workers", "1", "--admin", "127.0.0.1:0", "--drain-seconds", "1"]);
+                command.args(["--xds-server", &format!("http://{server}")]);
+                command
+            }
+            Name::Haproxy => {
+                let file = self.write("haproxy.cfg", &configuration::haproxy(port, upstream))?;
+                let mut command = Command::new("haproxy");
+                command.arg("-db").arg("-f").arg(file);
+                command
+            }
+            Name::Nginx => {
+                let file = self.write("nginx.conf", &configuration::nginx(&self.folder, port, upstream))?;
+                let mut command = Command::new("nginx");
+                command.arg("-c").arg(file).arg("-e").arg(self.folder.join("nginx.err"));
+                command
+            }
+            Name::Envoy => {
+                let file = self.write("envoy.yaml", &configuration::envoy(port, upstream))?;
+                let mut command = Command::new(&self.envoy);
+                command.args(["--concurrency", "1", "--use-dynamic-base-id", "-l", "warn", "-c"]).arg(file);
+                command
+            }
+        };
+        self.start(name.text(), command, port)
+    }
+
+    fn write(&self, name: &str, text: &str) -> anyhow::Result<PathBuf> {
+        let path = self.folder.join(name);
+        std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
+        Ok(path)
+    }
+
+    fn start(&self, name: &str, mut command: Command, port: u16) -> anyhow::Result<Running> {
+        let log = self.folder.join(format!("{name}.log"));
+        let out = File::create(&log).with_context(|| format!("cannot make {}", log.display()))?;
+        let path = std::env::var("PATH").unwrap_or_default();
+        let child = command
+            // Debian keeps nginx and HAProxy where a user's PATH may not look.
+            .env("PATH", format!("{path}:/usr/sbin"))
+            .stdin(Stdio::null())
+            .stdout(out.try_clone()?)
+            .stderr(out)
+            .spawn()
+            .with_context(|| format!("cannot start {name}"))?;
+        let mut running = Running { child, port };
+        let deadline = Instant::now() + START_TIMEOUT;
+        while TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_err() {
+            if let Some(status) = running.child.try_wait()? {
+                bail!("{name} ended early ({status}); see {}", log.display());
+            }
+            if Instant::now() > deadline {
+                bail!("{name} does not listen after {START_TIMEOUT:?}; see {}", log.display());
+            }
+            pause(POLL);
+        }
+        Ok(running)
+    }
+}
+
+/// Below the range from which the kernel takes outgoing ports.
+fn free_port() -> anyhow::Result<u16> {
+    let start = 20_000 + (std::process::id() % 10_000) as u16;
+    static NEXT: std::sync::atomic::AtomicU16 = std::sync::atomic::AtomicU16::new(0);
+    for _ in 0..2_000 {
+        let offset = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let port = start + offset % 2_000;
+        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+            return Ok(port);
+        }
+    }
+    bail!("no free port from {start} on")
+}
+
+/// A benchmark has nothing else to do meanwhile.
+#[allow(clippy::disallowed_methods, reason = "no async code runs on this thread")]
+pub(crate) fn pause(length: Duration) {
+    std::thread::sleep(length);
+}

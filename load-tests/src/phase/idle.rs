@@ -1,0 +1,63 @@
+//! Resident memory: at start, and with idle keep-alive connections that have each had one request.
+
+use std::io::{Read as _, Write as _};
+use std::net::{Ipv4Addr, TcpStream};
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+
+use crate::configuration;
+use crate::measure::resident;
+use crate::peer::{Bench, Name, pause};
+use crate::report::{Row, Table};
+
+pub(super) const TITLE: &str = "Resident memory (one worker, 100 routes)";
+
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+/// For what a proxy does with a connection that has fallen idle; Pontoon's takes half a second.
+const SETTLE: Duration = Duration::from_secs(3);
+
+pub(super) fn run(bench: &Bench, peers: &[Name]) -> anyhow::Result<Table> {
+    // The client's end is in this process: together they stay under 20,000 open files.
+    let count = if bench.quick { 2_000 } else { 9_000 };
+    let upstream = bench.upstream()?;
+    let mut rows = Vec::new();
+    for peer in peers {
+        let proxy = bench.proxy(*peer, upstream.port)?;
+        let mut row = Row::new(*peer);
+        pause(SETTLE);
+        let at_start = resident(proxy.pid())?;
+        row.push("MiB at start", at_start as f64 / 1_048_576.0);
+        let mut held = Vec::with_capacity(count);
+        for number in 0..count {
+            held.push(ask(proxy.port).with_context(|| format!("{}: connection {number}", peer.text()))?);
+        }
+        pause(SETTLE);
+        let with = resident(proxy.pid())?;
+        row.push("KiB per idle connection", (with.saturating_sub(at_start)) as f64 / 1024.0 / count as f64);
+        row.push("idle connections", count as f64);
+        rows.push(row);
+    }
+    Ok(Table { phase: "idle", title: TITLE, ratio_of: "KiB per idle connection", rows })
+}
+
+/// One request over a connection that is then kept.
+fn ask(port: u16) -> anyhow::Result<TcpStream> {
+    let mut connection = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
+    connection.set_read_timeout(Some(ANSWER_TIMEOUT))?;
+    let path = configuration::path();
+    connection.write_all(format!("GET {path} HTTP/1.1\r\nHost: bench\r\n\r\n").as_bytes())?;
+    let mut answer = Vec::new();
+    let mut part = [0; 4096];
+    loop {
+        let length = connection.read(&mut part)?;
+        if length == 0 {
+            bail!("closed after {} bytes", answer.len());
+        }
+        answer.extend_from_slice(&part[..length]);
+        let head = answer.windows(4).position(|w| w == b"\r\n\r\n");
+        if head.is_some_and(|head| answer.len() >= head + 4 + 1024) {
+            return Ok(connection);
+        }
+    }
+}

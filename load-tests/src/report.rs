@@ -1,0 +1,168 @@
+//! Results as a table for the terminal and the book, and as JSON for a later comparison.
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use anyhow::Context as _;
+use serde::Serialize;
+
+use crate::peer::Name;
+use crate::phase::Phase;
+
+/// One phase's figures.
+#[derive(Debug, Serialize)]
+pub(crate) struct Table {
+    pub(crate) phase: &'static str,
+    pub(crate) title: &'static str,
+    /// The figure whose ratio to the best peer is shown; less is better.
+    pub(crate) ratio_of: &'static str,
+    pub(crate) rows: Vec<Row>,
+}
+
+/// One peer's figures, each with every round's value.
+#[derive(Debug, Serialize)]
+pub(crate) struct Row {
+    pub(crate) peer: Name,
+    figures: Vec<(&'static str, Vec<f64>)>,
+}
+
+impl Row {
+    pub(crate) fn new(peer: Name) -> Row {
+        Row { peer, figures: Vec::new() }
+    }
+
+    pub(crate) fn push(&mut self, figure: &'static str, value: f64) {
+        match self.figures.iter_mut().find(|(name, _)| *name == figure) {
+            Some((_, values)) => values.push(value),
+            None => self.figures.push((figure, vec![value])),
+        }
+    }
+
+    fn median(&self, figure: &str) -> Option<f64> {
+        self.figures.iter().find(|(name, _)| *name == figure).and_then(|(_, values)| median(values))
+    }
+}
+
+fn median(values: &[f64]) -> Option<f64> {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted.get(sorted.len() / 2).copied()
+}
+
+fn number(value: f64) -> String {
+    if value >= 1000.0 { format!("{value:.0}") } else { format!("{value:.1}") }
+}
+
+impl Table {
+    /// Medians with the spread, and the ratio to the best peer.
+    pub(crate) fn markdown(&self) -> String {
+        let names: Vec<&str> =
+            self.rows.first().map(|r| r.figures.iter().map(|(n, _)| *n).collect()).unwrap_or_default();
+        let mut out = format!("| proxy | {} | ratio to the best peer |\n|---|", names.join(" | "));
+        out.push_str(&"---|".repeat(names.len() + 1));
+        let best = self
+            .rows
+            .iter()
+            .filter(|row| row.peer != Name::Pontoon)
+            .filter_map(|row| row.median(self.ratio_of))
+            .min_by(f64::total_cmp);
+        for row in &self.rows {
+            let _ = write!(out, "\n| {} |", row.peer.text());
+            for (_, values) in &row.figures {
+                let (low, high) =
+                    values.iter().fold((f64::MAX, f64::MIN), |(l, h), v| (l.min(*v), h.max(*v)));
+                let middle = median(values).map_or_else(|| "-".into(), number);
+                if values.len() > 1 {
+                    let _ = write!(out, " {middle} ({}–{}) |", number(low), number(high));
+                } else {
+                    let _ = write!(out, " {middle} |");
+                }
+            }
+            let ratio = row.median(self.ratio_of).zip(best).map(|(own, best)| own / best);
+            let _ = write!(out, " {} |", ratio.map_or_else(|| "-".into(), |r| format!("{r:.2}")));
+        }
+        out
+    }
+}
+
+/// A whole run.
+#[derive(Debug, Serialize)]
+pub(crate) struct Results {
+    machine: Vec<(String, String)>,
+    quick: bool,
+    pub(crate) tables: Vec<Table>,
+}
+
+const PAGE: &str = "docs/benchmarks.md";
+
+impl Results {
+    pub(crate) fn begin(peers: &[Name], quick: bool) -> Results {
+        let first = |path: &str, mark: &str| {
+            let text = std::fs::read_to_string(path).unwrap_or_default();
+            let line = text.lines().find(|l| l.starts_with(mark)).unwrap_or_default().to_owned();
+            line.split_once(':').map_or(line.clone(), |(_, value)| value.trim().to_owned())
+        };
+        let processors = std::thread::available_parallelism().map_or(0, usize::from);
+        let mut machine = vec![
+            (String::from("processor"), first("/proc/cpuinfo", "model name")),
+            (String::from("processors"), processors.to_string()),
+            (String::from("memory"), first("/proc/meminfo", "MemTotal")),
+            (String::from("kernel"), first("/proc/sys/kernel/osrelease", "")),
+        ];
+        machine.extend(peers.iter().map(|peer| (peer.text().to_owned(), version(*peer))));
+        Results { machine, quick, tables: Vec::new() }
+    }
+
+    pub(crate) fn is_complete(&self) -> bool {
+        self.tables.len() == Phase::ALL.len()
+    }
+
+    pub(crate) fn write_json(&self, path: &Path) -> anyhow::Result<()> {
+        let text = serde_json::to_string_pretty(self)?;
+        std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
+    }
+
+    pub(crate) fn write_page(&self) -> anyhow::Result<()> {
+        std::fs::write(PAGE, self.page()).with_context(|| format!("cannot write {PAGE}"))
+    }
+
+    fn page(&self) -> String {
+        let mut out = String::from(concat!(
+            "# Benchmarks\n\n",
+            "Written by `cargo xtask bench`, which installs the peers, runs all of them on loopback in one run, ",
+            "loads them in turn, round after round, and shows medians with the lowest and highest round. Read the ",
+            "ratios: absolute figures belong to the machine and the moment. The load generator and the upstream ",
+            "share the machine with the proxy, so requests/s is what all three together reach; CPU time per request ",
+            "is the proxy's own.\n\n",
+            "Every proxy has one worker thread, 100 prefix routes, keep-alive to one upstream (nginx with a fixed ",
+            "answer of 1 KiB), sets `X-Forwarded-For` and a request id, and writes no access log. Pontoon is ",
+            "configured by xDS, the others by their files (`load-tests/src/configuration.rs`).\n\n",
+        ));
+        if self.quick {
+            out.push_str("These are the figures of a short run (`--quick`).\n\n");
+        }
+        out.push_str("| | |\n|---|---|\n");
+        for (name, value) in &self.machine {
+            let _ = writeln!(out, "| {name} | {value} |");
+        }
+        for table in &self.tables {
+            let _ = write!(out, "\n## {}\n\n{}\n", table.title, table.markdown());
+        }
+        out
+    }
+}
+
+fn version(peer: Name) -> String {
+    let (program, flag) = match peer {
+        Name::Pontoon => return env!("CARGO_PKG_VERSION").into(),
+        Name::Haproxy => ("haproxy", "-v"),
+        Name::Nginx => ("nginx", "-v"),
+        Name::Envoy => return String::from("1.40.0"),
+    };
+    let path = std::env::var("PATH").unwrap_or_default();
+    let output =
+        std::process::Command::new(program).env("PATH", format!("{path}:/usr/sbin")).arg(flag).output();
+    let text = output.map(|o| [o.stdout, o.stderr].concat()).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    text.lines().next().unwrap_or_default().trim_start_matches("nginx version: ").to_owned()
+}
