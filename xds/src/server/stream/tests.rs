@@ -427,3 +427,34 @@ fn a_large_answer_comes_in_parts_and_routes_wait_for_the_last() {
     assert_eq!(gone.iter().map(|response| response.removed.len()).sum::<usize>(), 1003);
     assert!(gone.len() > 3 && gone[0].ty == RDS, "{} responses", gone.len());
 }
+
+#[test]
+fn endpoints_wait_for_nothing_but_endpoints() {
+    both(|mut peer| {
+        peer.subscribe(CDS, &[]);
+        peer.subscribe(LDS, &[]);
+        peer.subscribe(EDS, &["a"]);
+        peer.subscribe(RDS, &["r"]);
+        let mut snapshot = world();
+        peer.drain(&snapshot);
+        // Clusters, listeners and routes are under way, and nobody answers.
+        snapshot.insert(&Listener { name: "l".into(), stat_prefix: "2".into(), ..Default::default() });
+        snapshot.insert(&RouteConfiguration {
+            name: "r".into(),
+            ignore_port_in_host_matching: true,
+            ..Default::default()
+        });
+        assert_eq!(peer.next(&snapshot).map(|response| response.ty), Some(LDS));
+        assert_eq!(peer.next(&snapshot).map(|response| response.ty), Some(RDS));
+        snapshot.insert(&cluster("b", 2));
+        assert_eq!(peer.next(&snapshot).map(|response| response.ty), Some(CDS));
+        assert_eq!(peer.next(&snapshot), None);
+        let policy = crate::pb::envoy::config::endpoint::v3::cluster_load_assignment::Policy::default();
+        snapshot.insert(&ClusterLoadAssignment {
+            cluster_name: "a".into(),
+            policy: Some(policy),
+            ..Default::default()
+        });
+        assert_eq!(peer.next(&snapshot).map(|response| response.ty), Some(EDS));
+    });
+}
