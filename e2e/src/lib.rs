@@ -1,1 +1,12 @@
-//! Filled in by the following commits.
+//! What tests against real programs are made of: processes that end with their owner, ports, waiting on
+//! conditions, a steady load with user ids, and a tap that records what a client says to its registry. The groups
+//! themselves are in the `pontoon-e2e` binary; the benchmarks use the same parts.
+
+pub mod load;
+pub mod pontoon;
+pub mod ports;
+pub mod process;
+pub mod report;
+pub mod spring;
+pub mod tap;
+pub mod wait;

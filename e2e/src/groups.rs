@@ -1,0 +1,14 @@
+//! One file a group.
+
+pub(crate) mod spring;
+
+use std::path::PathBuf;
+
+use anyhow::Context;
+
+/// A place that `cargo xtask` gives.
+fn place(variable: &str) -> anyhow::Result<PathBuf> {
+    let place =
+        std::env::var_os(variable).with_context(|| format!("{variable} is not set; use cargo xtask e2e"))?;
+    Ok(std::path::absolute(PathBuf::from(place))?)
+}

@@ -1,0 +1,163 @@
+//! `inventory` moves under load: shares, instances that stop and die, a control plane that restarts.
+
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use pontoon_e2e::load::{Load, Sample, by_side, none_failed};
+use pontoon_e2e::pontoon::ControlPlane;
+use pontoon_e2e::process::Process;
+use pontoon_e2e::report::Report;
+use pontoon_e2e::wait::until;
+use tokio::time::Instant;
+use twox_hash::XxHash64;
+
+use super::apps::{Apps, SEEN_WITHIN};
+use super::registering::known_inventory;
+
+/// Requests that are judged at each share: each of the 500 users, and some more.
+const REQUESTS: usize = 600;
+/// The stages in order, and the share in hundredths of a percent that the target has in each.
+const STEPS: [(&[&str], u64); 7] = [
+    (&["migration", "show", "inventory"], 0),
+    (&["migration", "set", "inventory", "--stage", "split", "--weight", "20%"], 2000),
+    (&["migration", "set", "inventory", "--weight", "50%"], 5000),
+    (&["migration", "set", "inventory", "--stage", "cutover"], 10_000),
+    (&["migration", "rollback", "inventory", "--to", "split"], 5000),
+    (&["migration", "set", "inventory", "--weight", "20%"], 2000),
+    (&["migration", "rollback", "inventory", "--to", "observe"], 0),
+];
+
+pub(super) async fn cases(
+    report: &mut Report,
+    plane: &ControlPlane,
+    serving: &mut Process,
+    apps: &mut Apps,
+    load: &Load,
+) {
+    for (command, share) in STEPS {
+        let name =
+            format!("{}: {} % of the users are answered by the target", command[1..].join(" "), share / 100);
+        report.case(&name, moved(plane, load, command, share)).await;
+    }
+    let half = ["migration", "set", "inventory", "--stage", "split", "--weight", "50%"];
+    report.case("both sides take half", moved(plane, load, &half, 5000)).await;
+    report.case("an instance that is stopped (SIGTERM) costs no request", stopped(apps, load)).await;
+    report.case("an instance that is killed (SIGKILL) costs no request", killed(apps, load)).await;
+    report.case("clients lose sight of both", lost_sight(apps)).await;
+    report
+        .case("a restart of the control plane costs no request", restarted(plane, serving, apps, load))
+        .await;
+    let all = ["migration", "set", "inventory", "--stage", "cutover"];
+    report.case("after the restart the migration goes on", moved(plane, load, &all, 10_000)).await;
+}
+
+/// From the moment at which the command says that it is in force, each user is on the side of their bucket.
+async fn moved(plane: &ControlPlane, load: &Load, command: &[&str], share: u64) -> anyhow::Result<String> {
+    let from = Instant::now();
+    plane.run(command).await?;
+    let took = from.elapsed();
+    let seen = load.next(REQUESTS).await?;
+    none_failed(&load.since(from))?;
+    on_their_side(&seen, share)?;
+    let sides = by_side(&seen);
+    Ok(format!("in force after {} ms; {sides:?}, 0 failed, 0 on the wrong side", took.as_millis()))
+}
+
+fn on_their_side(samples: &[Sample], share: u64) -> anyhow::Result<()> {
+    for sample in samples {
+        let bucket = XxHash64::oneshot(0, sample.user.as_bytes()) % 10_000;
+        let side = if bucket < share { "modern" } else { "legacy" };
+        if let Ok(answer) = &sample.outcome {
+            ensure!(
+                answer.side == side,
+                "{} (bucket {bucket}, share {share}) was answered by {}",
+                sample.user,
+                answer.side
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Stops a legacy instance and follows the load until it is gone and for a while after.
+async fn stopped(apps: &mut Apps, load: &Load) -> anyhow::Result<String> {
+    let victim = apps.legacy.first_mut().context("no legacy instance")?;
+    let port = victim.app.port.to_string();
+    let from = Instant::now();
+    victim.app.process.terminate()?;
+    victim.app.process.ended(Duration::from_secs(60)).await?;
+    let ended = from.elapsed();
+    load.next(200).await?;
+    ensure!(victim.tap.count(|e| e.is_cancel()) > 0, "it did not deregister");
+    summary(load, from, &port, &format!("ended after {} ms", ended.as_millis()))
+}
+
+async fn killed(apps: &mut Apps, load: &Load) -> anyhow::Result<String> {
+    let victim = apps.modern.first_mut().context("no modern instance")?;
+    let port = victim.app.port.to_string();
+    let from = Instant::now();
+    victim.app.process.kill()?;
+    load.next(300).await?;
+    summary(load, from, &port, "killed")
+}
+
+fn summary(load: &Load, from: Instant, port: &str, what: &str) -> anyhow::Result<String> {
+    let seen = load.since(from);
+    none_failed(&seen)?;
+    let last = seen
+        .iter()
+        .filter(|sample| sample.outcome.as_ref().is_ok_and(|answer| answer.port == port))
+        .map(|sample| sample.sent.duration_since(from).as_millis())
+        .max();
+    Ok(format!("{what}; {} requests, 0 failed; it answered last after {} ms", seen.len(), last.unwrap_or(0)))
+}
+
+async fn lost_sight(apps: &Apps) -> anyhow::Result<String> {
+    let gone = [&apps.legacy[0], &apps.modern[0]].map(|one| one.app.port.to_string());
+    for one in &apps.orders {
+        until(one.name(), SEEN_WITHIN, async || {
+            let known = known_inventory(one).await?;
+            ensure!(
+                !gone.iter().any(|port| known.contains(port)),
+                "it knows {known:?}, and {gone:?} are gone"
+            );
+            ensure!(known.len() == 2, "it knows {known:?}");
+            Ok(())
+        })
+        .await?;
+    }
+    Ok(String::new())
+}
+
+/// Stops the control plane, looks at what passes without it, starts it again: nothing that it knew is forgotten,
+/// and the gateway comes back to it.
+async fn restarted(
+    plane: &ControlPlane,
+    serving: &mut Process,
+    apps: &Apps,
+    load: &Load,
+) -> anyhow::Result<String> {
+    let from = Instant::now();
+    serving.terminate()?;
+    serving.ended(Duration::from_secs(30)).await?;
+    let without = load.next(150).await?;
+    none_failed(&without)?;
+    on_their_side(&without, 5000)?;
+    *serving = plane.start().await?;
+    let registry = plane.run(&["registry"]).await?;
+    let remaining = apps.legacy[1..].iter().chain(&apps.modern[1..]).chain(&apps.orders);
+    for one in remaining {
+        let port = one.app.port.to_string();
+        ensure!(registry.contains(&port), "{} is forgotten: {registry}", one.name());
+    }
+    until("the gateway to come back", Duration::from_secs(60), async || {
+        let proxies = plane.run(&["proxies"]).await?;
+        ensure!(proxies.contains("e2e-gateway"), "not yet: {proxies}");
+        Ok(())
+    })
+    .await?;
+    let after = load.next(REQUESTS).await?;
+    none_failed(&load.since(from))?;
+    on_their_side(&after, 5000)?;
+    Ok(format!("{} requests, 0 failed", load.since(from).len()))
+}

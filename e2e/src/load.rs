@@ -1,0 +1,199 @@
+//! A steady load of GET requests, each on behalf of a user. The loop is open: a slow answer does not slow the
+//! next request. Every request is kept with its time, user and outcome, so a test can say afterwards who was
+//! answered by whom, and a failure has its moment.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, MissedTickBehavior};
+use tokio_util::sync::CancellationToken;
+
+use crate::wait::until;
+
+/// Requests under way at once. One more counts as failed.
+const MAX_IN_FLIGHT: usize = 500;
+/// Kept at most; a load ends there, so that a forgotten one does not grow.
+const MAX_SAMPLES: usize = 1_000_000;
+
+/// What is sent.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// The address.
+    pub url: String,
+    /// Requests a second.
+    pub rate: u32,
+    /// Users `user-0` to `user-N`, in turn.
+    pub users: u32,
+    /// The header that names the user.
+    pub user_header: &'static str,
+    /// An answer that takes longer has failed.
+    pub timeout: Duration,
+}
+
+/// One request that has ended.
+#[derive(Debug, Clone)]
+pub struct Sample {
+    /// When it was sent.
+    pub sent: Instant,
+    /// When its outcome was known.
+    pub ended: Instant,
+    /// The user.
+    pub user: String,
+    /// Who answered, or what went wrong.
+    pub outcome: Result<Answer, String>,
+}
+
+/// A good answer of `inventory`.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Deserialize)]
+pub struct Answer {
+    /// `legacy` or `modern`.
+    pub side: String,
+    /// The instance's port.
+    pub port: String,
+}
+
+/// A running load. Dropping it stops it.
+#[derive(Debug)]
+pub struct Load {
+    samples: Arc<Mutex<Vec<Sample>>>,
+    in_flight: Arc<Semaphore>,
+    stop: CancellationToken,
+}
+
+impl Load {
+    /// Starts sending.
+    ///
+    /// # Errors
+    /// When no client can be made.
+    pub fn start(plan: Plan) -> anyhow::Result<Load> {
+        let client = reqwest::Client::builder()
+            .no_proxy()
+            .timeout(plan.timeout)
+            .pool_max_idle_per_host(MAX_IN_FLIGHT)
+            .build()?;
+        let load = Load {
+            samples: Arc::default(),
+            in_flight: Arc::new(Semaphore::new(MAX_IN_FLIGHT)),
+            stop: CancellationToken::new(),
+        };
+        let (samples, in_flight, stop) = (load.samples.clone(), load.in_flight.clone(), load.stop.clone());
+        tokio::spawn(stop.run_until_cancelled_owned(send_all(client, plan, samples, in_flight)));
+        Ok(load)
+    }
+
+    /// All requests so far that were sent after a moment.
+    pub fn since(&self, from: Instant) -> Vec<Sample> {
+        let samples = self.samples.lock().unwrap_or_else(PoisonError::into_inner);
+        samples.iter().filter(|sample| sample.sent >= from).cloned().collect()
+    }
+
+    /// How many have ended.
+    pub fn count(&self) -> usize {
+        self.samples.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
+    /// Waits for so many more requests to end, and gives those that were sent meanwhile.
+    ///
+    /// # Errors
+    /// When they do not come within a minute.
+    pub async fn next(&self, requests: usize) -> anyhow::Result<Vec<Sample>> {
+        let from = Instant::now();
+        until("requests to end", Duration::from_secs(60), async || {
+            let seen = self.since(from);
+            ensure!(seen.len() >= requests, "{} of {requests} have", seen.len());
+            Ok(seen)
+        })
+        .await
+    }
+
+    /// Stops sending, waits for what is under way, and gives everything.
+    ///
+    /// # Errors
+    /// When something is under way for longer than a minute.
+    pub async fn finish(self) -> anyhow::Result<Vec<Sample>> {
+        self.stop.cancel();
+        let all = u32::try_from(MAX_IN_FLIGHT)?;
+        let drained = tokio::time::timeout(Duration::from_secs(60), self.in_flight.acquire_many(all)).await;
+        let _permits = drained.context("requests are still under way")??;
+        Ok(std::mem::take(&mut *self.samples.lock().unwrap_or_else(PoisonError::into_inner)))
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+async fn send_all(
+    client: reqwest::Client,
+    plan: Plan,
+    samples: Arc<Mutex<Vec<Sample>>>,
+    in_flight: Arc<Semaphore>,
+) {
+    let mut ticks = tokio::time::interval(Duration::from_secs(1) / plan.rate.max(1));
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
+    for turn in 0..MAX_SAMPLES {
+        ticks.tick().await;
+        let user = format!("user-{}", u32::try_from(turn).unwrap_or_default() % plan.users.max(1));
+        let (samples, sent) = (samples.clone(), Instant::now());
+        let keep = move |user, outcome| {
+            let sample = Sample { sent, ended: Instant::now(), user, outcome };
+            samples.lock().unwrap_or_else(PoisonError::into_inner).push(sample);
+        };
+        let Ok(permit) = in_flight.clone().try_acquire_owned() else {
+            keep(user, Err(format!("{MAX_IN_FLIGHT} requests are under way")));
+            continue;
+        };
+        let request = client.get(&plan.url).header(plan.user_header, &user);
+        tokio::spawn(async move {
+            let outcome = answer(request).await.map_err(|error| format!("{error:#}"));
+            keep(user, outcome);
+            drop(permit);
+        });
+    }
+}
+
+async fn answer(request: reqwest::RequestBuilder) -> anyhow::Result<Answer> {
+    let response = request.send().await?;
+    let status = response.status();
+    let body = response.text().await?;
+    ensure!(status == 200, "{status}: {}", body.chars().take(200).collect::<String>());
+    serde_json::from_str(&body).with_context(|| format!("not inventory's answer: {body:?}"))
+}
+
+/// Fails with the first few failures and their count, if there are any.
+///
+/// # Errors
+/// As said.
+pub fn none_failed(samples: &[Sample]) -> anyhow::Result<()> {
+    let Some(start) = samples.first().map(|sample| sample.sent) else { return Ok(()) };
+    let failed: Vec<String> = samples
+        .iter()
+        .filter_map(|sample| {
+            let error = sample.outcome.as_ref().err()?;
+            let at = sample.sent.saturating_duration_since(start).as_millis();
+            Some(format!("after {at} ms, {}: {error}", sample.user))
+        })
+        .collect();
+    ensure!(
+        failed.is_empty(),
+        "{} of {} requests failed:\n  {}",
+        failed.len(),
+        samples.len(),
+        failed[..failed.len().min(10)].join("\n  ")
+    );
+    Ok(())
+}
+
+/// How many requests each side answered.
+pub fn by_side(samples: &[Sample]) -> BTreeMap<&str, usize> {
+    let mut sides = BTreeMap::new();
+    for answer in samples.iter().filter_map(|sample| sample.outcome.as_ref().ok()) {
+        *sides.entry(answer.side.as_str()).or_default() += 1;
+    }
+    sides
+}

@@ -1,0 +1,31 @@
+//! `pontoon-e2e GROUP`: the groups of tests against real programs. `cargo xtask e2e GROUP` builds what they need
+//! and says where it is.
+
+mod groups;
+
+use std::process::ExitCode;
+
+use anyhow::bail;
+
+// The thread that starts a process must outlive it, so there is but one.
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    let mut arguments = std::env::args().skip(1);
+    let group = arguments.next().unwrap_or_default();
+    let result = match group.as_str() {
+        "spring" => groups::spring::run(arguments.collect()).await,
+        _ => usage(&group),
+    };
+    match result {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn usage(group: &str) -> anyhow::Result<bool> {
+    bail!("there is no group {group:?}; there is: spring");
+}
