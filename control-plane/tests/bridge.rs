@@ -4,10 +4,12 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use axum::Router;
 use axum::routing::any;
@@ -15,21 +17,17 @@ use rig::{PATIENCE, PONTOON, Served};
 use tokio::net::TcpListener;
 use tokio::process::{Child, Command};
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use twox_hash::XxHash64;
 
 #[path = "rig/served.rs"]
 mod rig;
 
 const USERS: u32 = 300;
+/// From the answer to `DOWN` to the last request that its sender gets.
+const DOWN_IN_FORCE: Duration = Duration::from_millis(100);
 
-fn objects(gateway: u16, legacy: SocketAddr, target: SocketAddr) -> String {
-    let pool = |name: &str, at: SocketAddr| {
-        let (ip, port) = (at.ip(), at.port());
-        format!(
-            "---\napiVersion: pontoon.dev/v1alpha1\nkind: Pool\nmetadata: {{ name: {name} }}\n\
-             spec: {{ endpoints: [{{ address: {ip}, port: {port} }}] }}\n"
-        )
-    };
+fn objects(gateway: u16, target: SocketAddr) -> String {
     format!(
         "apiVersion: gateway.networking.k8s.io/v1
 kind: Gateway
@@ -50,13 +48,18 @@ kind: Migration
 metadata: {{ name: inventory }}
 spec:
   service: inventory
-  legacy: {{ pool: old }}
+  legacy: {{ eureka: {{ application: inventory }} }}
   target: {{ pool: new }}
   key: {{ header: x-user-id }}
   canary: [{{ header: {{ name: x-group, value: staff }} }}]
-{}{}",
-        pool("old", legacy),
-        pool("new", target)
+---
+apiVersion: pontoon.dev/v1alpha1
+kind: Pool
+metadata: {{ name: new }}
+spec: {{ endpoints: [{{ address: {}, port: {} }}] }}
+",
+        target.ip(),
+        target.port()
     )
 }
 
@@ -67,6 +70,21 @@ async fn instance(side: &'static str) -> SocketAddr {
     let router = Router::new().fallback(any(move || async move { side }));
     tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
     address
+}
+
+/// Registers an instance of the legacy side, as a Eureka client does.
+async fn register(served: &Served, id: &str, at: SocketAddr, status: &str) {
+    let body = serde_json::json!({ "instance": {
+        "instanceId": id, "app": "INVENTORY", "hostName": id, "ipAddr": at.ip(), "vipAddress": "inventory",
+        "status": status, "port": { "$": at.port(), "@enabled": "true" },
+        "dataCenterInfo": {
+            "@class": "com.netflix.appinfo.InstanceInfo$DefaultDataCenterInfo", "name": "MyOwn",
+        },
+    } });
+    let url = format!("http://{}/eureka/apps/INVENTORY", served.eureka);
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let answer = client.post(url).json(&body).send().await.unwrap();
+    assert_eq!(answer.status(), 204, "{:?}", answer.text().await);
 }
 
 /// A port that was free a moment ago, below those that the kernel gives away itself.
@@ -89,8 +107,8 @@ struct Chain {
 impl Chain {
     async fn start() -> Chain {
         let gateway = free_port().await;
-        let text = objects(gateway, instance("legacy").await, instance("target").await);
-        let served = Served::start(&text).await;
+        let served = Served::start(&objects(gateway, instance("target").await)).await;
+        register(&served, "legacy-1", instance("legacy").await, "UP").await;
         let proxy = Command::new(PONTOON)
             .args(["proxy", "--node-id", "edge-1", "--cluster", "default/edge", "--workers", "2"])
             .args(["--admin", "127.0.0.1:0", "--drain-seconds", "2"])
@@ -225,11 +243,11 @@ async fn a_restart_of_the_control_plane_loses_no_request() {
     chain.migration(&["set", "inventory", "--weight", "50%"]).await;
     let load = Load::start(&chain);
     load.send(50).await;
-    let xds = chain.served.xds.clone();
+    let (eureka, xds) = (chain.served.eureka.clone(), chain.served.xds.clone());
     let (status, dir) = chain.served.stop().await;
     assert!(status.success(), "{status}");
     load.send(200).await;
-    chain.served = Served::at(dir, &xds).await;
+    chain.served = Served::at(dir, &eureka, &xds).await;
     load.send(50).await;
     chain.everybody_is_where(5000).await;
     // The proxy comes back by itself, and the next change reaches it.
@@ -256,4 +274,43 @@ async fn an_explanation_agrees_with_what_is_served() {
         let served = chain.ask(user).await.unwrap();
         assert_eq!(told["migrations"][0]["side"], *served, "{told}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_instance_that_says_down_is_out_of_the_balancing_at_once() {
+    let chain = Chain::start().await;
+    let leaving = instance("leaving").await;
+    register(&chain.served, "legacy-2", leaving, "UP").await;
+    let seen = async {
+        while !sides(&chain).await.contains("leaving") {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, seen).await.expect("the new instance takes no traffic");
+
+    register(&chain.served, "legacy-2", leaving, "DOWN").await;
+    let said = Instant::now();
+    let gone = async {
+        let mut quiet_since = Instant::now();
+        // Gone is: not seen in 50 requests one after the other.
+        let mut unseen = 0;
+        while unseen < 50 {
+            match chain.ask(0).await.as_deref() {
+                Ok("leaving") => (unseen, quiet_since) = (0, Instant::now()),
+                Ok(_) => unseen += 1,
+                Err(error) => panic!("{error}"),
+            }
+        }
+        quiet_since.duration_since(said)
+    };
+    let took = tokio::time::timeout(PATIENCE, gone).await.expect("it still takes traffic");
+    assert!(took < DOWN_IN_FORCE, "the last request reached it {took:?} after it had said DOWN");
+}
+
+async fn sides(chain: &Chain) -> BTreeSet<String> {
+    let mut sides = BTreeSet::new();
+    for user in 0..20 {
+        sides.insert(chain.ask(user).await.unwrap());
+    }
+    sides
 }

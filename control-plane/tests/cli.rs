@@ -91,6 +91,7 @@ async fn two_control_planes_do_not_share_a_data_folder() {
     let served = Served::start(OBJECTS).await;
     let second = pontoon(served.dir.path())
         .args(["serve", "--api-listen", "127.0.0.1:0", "--xds-listen", "127.0.0.1:0"])
+        .args(["--eureka-listen", "127.0.0.1:0"])
         .output()
         .await
         .unwrap();

@@ -9,6 +9,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 use super::CliError;
+use crate::registry::eureka::Options as EurekaOptions;
 use crate::serve::start::{Options, start};
 
 #[derive(Debug, Args)]
@@ -19,6 +20,18 @@ pub(super) struct ServeArgs {
     /// The folder of everything that is kept; made where it is missing.
     #[arg(long, env = "PONTOON_DATA", value_name = "DIR", default_value = "data")]
     data: PathBuf,
+    /// Where applications register: the address in their `eureka.client.serviceUrl.defaultZone`.
+    #[arg(long, env = "PONTOON_EUREKA_LISTEN", value_name = "ADDR:PORT", default_value = "0.0.0.0:8761")]
+    eureka_listen: SocketAddr,
+    /// Stop evicting when so many leases run out at once that the network is the likelier cause.
+    #[arg(
+        long,
+        env = "PONTOON_EUREKA_SELF_PRESERVATION",
+        value_name = "BOOL",
+        default_value_t = true,
+        action = clap::ArgAction::Set
+    )]
+    eureka_self_preservation: bool,
     /// Where proxies come for xDS. It is plain text: more than loopback is for networks you trust.
     #[arg(long, env = "PONTOON_XDS_LISTEN", value_name = "ADDR:PORT", default_value = "127.0.0.1:18000")]
     xds_listen: SocketAddr,
@@ -59,6 +72,11 @@ pub(super) async fn run(args: ServeArgs) -> Result<(), CliError> {
     let options = Options {
         objects: args.objects,
         data: args.data,
+        eureka_listen: args.eureka_listen,
+        eureka: EurekaOptions {
+            self_preservation: args.eureka_self_preservation,
+            ..EurekaOptions::default()
+        },
         xds_listen: args.xds_listen,
         api_listen: args.api_listen,
         token_file: args.token_file,

@@ -23,6 +23,8 @@ use super::world::{Proxies, World};
 use crate::migration::book::Book;
 use crate::migration::ledger::{Ledger, LedgerError};
 use crate::objects::{DirectorySource, ObjectName};
+use crate::registry::eureka::store::StoreError;
+use crate::registry::eureka::{Eureka, Options as EurekaOptions};
 
 /// The database in the data folder.
 const DATABASE: &str = "pontoon.redb";
@@ -37,6 +39,10 @@ pub struct Options {
     pub objects: PathBuf,
     /// The folder of everything that is kept. Made where it is missing.
     pub data: PathBuf,
+    /// Where applications register.
+    pub eureka_listen: SocketAddr,
+    /// How the registry behaves.
+    pub eureka: EurekaOptions,
     /// Where xDS is served.
     pub xds_listen: SocketAddr,
     /// Where the API is served.
@@ -79,6 +85,9 @@ pub enum StartError {
     /// What it holds cannot be read.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
+    /// What it holds of the registry cannot be read.
+    #[error(transparent)]
+    Registry(#[from] StoreError),
     /// The token file.
     #[error(transparent)]
     Token(#[from] TokenError),
@@ -87,6 +96,8 @@ pub enum StartError {
 /// A running control plane.
 #[derive(Debug)]
 pub struct Running {
+    /// Where applications register.
+    pub eureka: SocketAddr,
     /// Where xDS is served.
     pub xds: SocketAddr,
     /// Where the API is served.
@@ -101,8 +112,10 @@ pub struct Running {
 
 /// Starts everything. On return objects and registry are loaded, and proxies are answered.
 pub async fn start(options: Options) -> Result<Running, StartError> {
+    let eureka_listener = bind("Eureka", options.eureka_listen, "--eureka-listen").await?;
     let xds_listener = bind("xDS", options.xds_listen, "--xds-listen").await?;
     let api_listener = bind("the API", options.api_listen, "--api-listen").await?;
+    let eureka = local(&eureka_listener, options.eureka_listen);
     let (xds, api) = (local(&xds_listener, options.xds_listen), local(&api_listener, options.api_listen));
 
     create_private(&options.data)
@@ -113,11 +126,14 @@ pub async fn start(options: Options) -> Result<Running, StartError> {
         Some(file) => Tokens::read(file)?,
         None => Tokens::read_or_create(&token_file)?,
     };
-    let ledger = Ledger::new(database);
+    let ledger = Ledger::new(database.clone());
     let reader = ledger.clone();
-    let loaded = tokio::task::spawn_blocking(move || reader.load())
-        .await
-        .map_err(|error| LedgerError::Lost(error.to_string()))??;
+    let eureka_options = options.eureka;
+    let (loaded, registry) = tokio::task::spawn_blocking(move || {
+        Ok::<_, StartError>((reader.load()?, Eureka::new(eureka_options, Some(database))?))
+    })
+    .await
+    .map_err(|error| LedgerError::Lost(error.to_string()))??;
     if let Some(broken) = &loaded.broken {
         tracing::error!(%broken, "the audit log was changed from outside");
     }
@@ -138,27 +154,28 @@ pub async fn start(options: Options) -> Result<Running, StartError> {
     let api_router =
         Api::new(world_out, ready_out, commands, proxies.clone(), ledger.clone(), tokens, audit_broken)
             .router();
-    let request_tasks =
+    let mut request_tasks =
         vec![tokio::spawn(serve(api_listener, api_router, Limits::API, stop_requests.clone()))];
 
     let folder = DirectorySource::open(&options.objects).await;
-    let (registry, registry_in) = watch::channel(Arc::default());
-    let sources = Sources { registry: registry_in, folder: folder.loaded(), commands: commands_in };
+    let sources = Sources { registry: registry.views(), folder: folder.loaded(), commands: commands_in };
     let mut bridge = Bridge::new(sources, ledger, book, proxies, world);
     bridge.refresh().await;
 
     let until = stop_rest.clone();
     let folder_task = tokio::spawn(async move {
-        // The registry's sender lives as long as the folder's watcher.
-        let _registry = registry;
         tokio::select! { () = folder.run() => {}, () = until.cancelled() => {} }
     });
+    let registry_router = registry.router();
+    let registry_task = tokio::spawn(registry.run(stop_rest.clone()));
+    let serving = serve(eureka_listener, registry_router, Limits::EUREKA, stop_requests.clone());
+    request_tasks.push(tokio::spawn(serving));
     let bridge_task = tokio::spawn(bridge.run(stop_rest.clone()));
     let xds_task = tokio::spawn(serve_xds(xds_listener, server, stop_rest.clone()));
     ready.send_replace(true);
-    let rest_tasks = vec![folder_task, bridge_task, xds_task, hold(ready, stop_rest.clone())];
-    tracing::info!(%api, %xds, objects = %options.objects.display(), data = %options.data.display(), "ready");
-    Ok(Running { xds, api, token_file, stop_requests, stop_rest, request_tasks, rest_tasks })
+    let rest_tasks = vec![registry_task, folder_task, bridge_task, xds_task, hold(ready, stop_rest.clone())];
+    tracing::info!(%eureka, %api, %xds, objects = %options.objects.display(), data = %options.data.display(), "ready");
+    Ok(Running { eureka, xds, api, token_file, stop_requests, stop_rest, request_tasks, rest_tasks })
 }
 
 impl Running {

@@ -19,6 +19,7 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 pub struct Served {
     child: Child,
     pub api: String,
+    pub eureka: String,
     pub xds: String,
     pub dir: tempfile::TempDir,
 }
@@ -32,14 +33,14 @@ impl Served {
     }
 
     pub async fn in_dir(dir: tempfile::TempDir) -> Served {
-        Served::at(dir, "127.0.0.1:0").await
+        Served::at(dir, "127.0.0.1:0", "127.0.0.1:0").await
     }
 
-    /// With xDS at an address of its own.
-    pub async fn at(dir: tempfile::TempDir, xds: &str) -> Served {
+    /// With Eureka and xDS at addresses of their own.
+    pub async fn at(dir: tempfile::TempDir, eureka: &str, xds: &str) -> Served {
         let mut child = Command::new(PONTOON)
             .args(["serve", "--log-format", "json"])
-            .args(["--api-listen", "127.0.0.1:0", "--xds-listen", xds])
+            .args(["--api-listen", "127.0.0.1:0", "--eureka-listen", eureka, "--xds-listen", xds])
             .current_dir(dir.path())
             .env_clear()
             .stderr(Stdio::piped())
@@ -60,7 +61,8 @@ impl Served {
         tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
         let api = format!("http://{}", ready["fields"]["api"].as_str().unwrap());
         let xds = ready["fields"]["xds"].as_str().unwrap().to_owned();
-        Served { child, api, xds, dir }
+        let eureka = ready["fields"]["eureka"].as_str().unwrap().to_owned();
+        Served { child, api, eureka, xds, dir }
     }
 
     pub async fn run(&self, args: &[&str]) -> Output {
