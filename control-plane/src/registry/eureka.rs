@@ -18,7 +18,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axum::Router;
 use redb::Database;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
@@ -82,6 +82,7 @@ struct Shared {
     written: watch::Sender<u64>,
     changed: Notify,
     started: Instant,
+    large_bodies: Semaphore,
 }
 
 impl Eureka {
@@ -115,6 +116,7 @@ impl Eureka {
                 written,
                 changed: Notify::new(),
                 started: now.instant,
+                large_bodies: Semaphore::new(http::body::LARGE_AT_ONCE),
             }),
         })
     }

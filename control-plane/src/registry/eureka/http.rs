@@ -1,7 +1,7 @@
 //! Eureka over HTTP: from a path to an operation, from the operation to the registry, and back in the format
 //! that the client takes. Nothing is decided here that a client could not see.
 
-mod body;
+pub(super) mod body;
 mod format;
 mod operation;
 
@@ -218,7 +218,8 @@ impl Eureka {
         body: Body,
     ) -> Result<Response, Refusal> {
         let format = format::of_body(&head.headers)?;
-        let body = body::read(&head.headers, body, self.shared.options.body_bytes).await?;
+        let body = body::read(&head.headers, body, self.shared.options.body_bytes, &self.shared.large_bodies)
+            .await?;
         let info = match format {
             Format::Json => json::read_instance(&body)?,
             Format::Xml => xml::read_instance(&body)?,
@@ -240,7 +241,9 @@ impl Eureka {
         if format::of_body(&head.headers)? != Format::Json {
             return Err(Refusal::MediaType);
         }
-        let body = body::read(&head.headers, body, self.shared.options.batch_bytes).await?;
+        let body =
+            body::read(&head.headers, body, self.shared.options.batch_bytes, &self.shared.large_bodies)
+                .await?;
         let Batch { replication_list } = json::read_batch(&body)?;
         let outcomes: Vec<(StatusCode, Option<Box<Listed>>)> =
             replication_list.into_iter().map(|item| self.replicate(item)).collect();

@@ -6,58 +6,30 @@
 //! holds eviction back). The balancer gets [`RegistryView`]: no expired lease, except where an application has
 //! nothing else left; then its last known instances stay, marked as held, because nobody said that they went.
 
+mod expiry;
+mod listing;
 mod log;
 mod rate;
+mod types;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
+pub use self::expiry::{PRESERVE_FROM, PRESERVE_PERCENT};
 use self::log::Log;
 use self::rate::Rate;
+pub use self::types::{Batch, Checked, Key, NotRenewed, Now, Recent, Settings, Stored, Summary};
 use super::instance::{Action, InstanceInfo};
 use super::refusal::Refusal;
 use super::wire::incoming::metadata_fits;
-use super::wire::{Listed, ListedApplication, Listing};
+use super::wire::{Listed, ListedApplication};
 use crate::model::instance::{Application, Instance, InstanceStatus, RegistryView};
 
-/// Self-preservation never sets in below this many expired leases: in a small system every death is a large
-/// share, and must still be believed.
-pub const PRESERVE_FROM: usize = 3;
-/// Self-preservation sets in when more than this share of the leases has expired: Eureka's own 15 %.
-pub const PRESERVE_PERCENT: usize = 15;
 /// Registrations and departures remembered for the pages.
 const RECENT: usize = 100;
-
-/// What the registry allows.
-#[derive(Debug, Clone, Copy)]
-pub struct Settings {
-    /// Instances, held ones included.
-    pub max_instances: usize,
-    /// What their descriptions may take in memory, roughly.
-    pub max_bytes: usize,
-    /// How long a change stays in the delta.
-    pub delta_retention: Duration,
-    /// Whether eviction stops when many leases run out at once.
-    pub self_preservation: bool,
-    /// Whether changes are collected for a store.
-    pub durable: bool,
-}
-
-/// The present, by both clocks.
-#[derive(Debug, Clone, Copy)]
-pub struct Now {
-    /// Decides.
-    pub instant: Instant,
-    /// Is shown: milliseconds since 1970.
-    pub unix_ms: u64,
-}
-
-/// An application's and an instance's name.
-pub type Key = (Arc<str>, Arc<str>);
 
 /// Leases and what is derived from them.
 #[derive(Debug)]
@@ -106,84 +78,10 @@ struct Departed {
     at: Instant,
 }
 
-/// One line of the pages' list of what happened lately.
-#[derive(Debug, Clone)]
-pub struct Recent {
-    /// When, in milliseconds since 1970.
-    pub unix_ms: u64,
-    /// The application.
-    pub app: Arc<str>,
-    /// The instance.
-    pub id: Arc<str>,
-    /// `registered`, `cancelled` or `evicted`.
-    pub what: &'static str,
-}
-
-/// An instance as it is kept on disk.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Stored {
-    /// The instance.
-    pub info: InstanceInfo,
-    /// Its override.
-    pub overriding: Option<InstanceStatus>,
-    /// Whether it was evicted and is kept only to be held.
-    pub departed: bool,
-}
-
-/// What a store has to write to be as new as the registry was.
-#[derive(Debug)]
-pub struct Batch {
-    /// Everything is in `writes`; what else the store has must go.
-    pub rewrite: bool,
-    /// `None` where the instance is gone.
-    pub writes: Vec<(Key, Option<Stored>)>,
-}
-
 #[derive(Debug, Default)]
 struct Dirty {
     keys: BTreeSet<Key>,
     all: bool,
-}
-
-/// Why a renewal did not count.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum NotRenewed {
-    /// 404: the client is to register.
-    Unknown,
-    /// 409, for peers: their copy is older than ours.
-    Conflict(Box<Listed>),
-}
-
-/// What a check of the leases found.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub struct Checked {
-    /// Leases taken out.
-    pub evicted: usize,
-    /// Leases that ran out and are left in by self-preservation.
-    pub preserved: usize,
-}
-
-/// Figures for metrics and pages.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Summary {
-    /// Leases.
-    pub instances: usize,
-    /// Applications with a lease.
-    pub applications: usize,
-    /// Applications whose instances are held.
-    pub held: usize,
-    /// Roughly, in memory.
-    pub bytes: usize,
-    /// Renewals in the last minute.
-    pub renewals_per_minute: u64,
-    /// What the leases' own intervals promise.
-    pub renewals_expected_per_minute: f64,
-    /// Leases that have run out and are still listed.
-    pub expired: usize,
-    /// Whether self-preservation holds eviction back.
-    pub preserving: bool,
-    /// Whether it may.
-    pub self_preservation: bool,
 }
 
 impl Registry {
@@ -374,44 +272,6 @@ impl Registry {
         self.amend(app, id, now, |_, changed| changed.metadata = info.metadata)
     }
 
-    /// Takes out leases that have run out, or holds back where too many have. To be called every few seconds.
-    pub fn check(&mut self, now: Now) -> Checked {
-        let mut expired: Vec<Key> = Vec::new();
-        let mut turned: BTreeSet<Arc<str>> = BTreeSet::new();
-        for (app, leases) in &mut self.applications {
-            for (id, lease) in &mut leases.leases {
-                if now.instant.saturating_duration_since(lease.renewed) < lease.duration() {
-                    continue;
-                }
-                expired.push((app.clone(), id.clone()));
-                if !std::mem::replace(&mut lease.expired, true) {
-                    turned.insert(app.clone());
-                }
-            }
-        }
-        let many =
-            expired.len() >= PRESERVE_FROM && expired.len() * 100 > self.instances() * PRESERVE_PERCENT;
-        self.preserving = self.settings.self_preservation && many;
-        let mut checked = Checked::default();
-        if self.preserving {
-            checked.preserved = expired.len();
-        } else {
-            checked.evicted = expired.len();
-            for (app, id) in expired {
-                self.evict(&app, &id, now);
-                turned.insert(app);
-            }
-        }
-        turned.extend(self.prune_departed(now));
-        for app in turned {
-            self.refresh(&app);
-        }
-        if self.log.prune(now.instant) {
-            self.revision += 1;
-        }
-        checked
-    }
-
     /// What the balancer may use, if it has changed since it was last asked for.
     pub fn take_view(&mut self) -> Option<Arc<RegistryView>> {
         std::mem::take(&mut self.view_changed).then(|| Arc::new(self.view.clone()))
@@ -445,107 +305,6 @@ impl Registry {
     /// Goes up with each change that an answer shows.
     pub fn revision(&self) -> u64 {
         self.revision
-    }
-
-    /// `GET apps`.
-    pub fn full(&self) -> Listing {
-        let applications = self.applications.iter().filter(|(_, of)| !of.leases.is_empty());
-        Listing {
-            version: "1".to_owned(),
-            hash: self.hash(),
-            applications: applications.map(|(name, of)| of.listed(name)).collect(),
-        }
-    }
-
-    /// `GET apps/delta`; `None` when too much has changed to tell.
-    pub fn delta(&self, now: Now) -> Option<Listing> {
-        let mut applications: BTreeMap<Arc<str>, Vec<Listed>> = BTreeMap::new();
-        for listed in self.log.entries(now.instant)? {
-            applications.entry(listed.info.app.clone()).or_default().push(listed.clone());
-        }
-        let applications = applications.into_iter();
-        Some(Listing {
-            version: self.revision.to_string(),
-            hash: self.hash(),
-            applications: applications
-                .map(|(name, instances)| ListedApplication { name, instances })
-                .collect(),
-        })
-    }
-
-    /// `GET apps/APP`; the name in any case.
-    pub fn application(&self, app: &str) -> Option<ListedApplication> {
-        let (name, of) = self.applications.get_key_value(app.to_uppercase().as_str())?;
-        (!of.leases.is_empty()).then(|| of.listed(name))
-    }
-
-    /// `GET apps/APP/ID`.
-    pub fn instance(&self, app: &str, id: &str) -> Option<Listed> {
-        self.lease(app, id).map(Lease::listed)
-    }
-
-    /// `GET instances/ID`: the first of that id, whatever its application.
-    pub fn by_id(&self, id: &str) -> Option<Listed> {
-        self.applications.values().find_map(|of| of.leases.get(id)).map(Lease::listed)
-    }
-
-    /// `GET vips/NAME` and `svips/NAME`; an instance may have several names, comma-separated.
-    pub fn by_vip(&self, name: &str, secure: bool) -> Listing {
-        let named = |info: &InstanceInfo| {
-            let names = if secure { &info.secure_vip } else { &info.vip };
-            let mut names = names.as_deref().unwrap_or_default().split(',');
-            names.any(|one| one.trim().eq_ignore_ascii_case(name))
-        };
-        let mut statuses = [0; 5];
-        let mut applications = Vec::new();
-        for (app, of) in &self.applications {
-            let found = of.leases.values().filter(|lease| named(&lease.info));
-            let instances: Vec<Listed> = found.map(Lease::listed).collect();
-            for listed in &instances {
-                statuses[slot(listed.info.status)] += 1;
-            }
-            if !instances.is_empty() {
-                applications.push(ListedApplication { name: app.clone(), instances });
-            }
-        }
-        Listing { version: "-1".to_owned(), hash: hash_of(statuses), applications }
-    }
-
-    /// The balancer's view at this moment.
-    pub fn view(&self) -> &RegistryView {
-        &self.view
-    }
-
-    /// What happened lately, the newest first.
-    pub fn recent(&self) -> impl Iterator<Item = &Recent> {
-        self.recent.iter().rev()
-    }
-
-    /// Leases.
-    pub fn instances(&self) -> usize {
-        self.statuses.iter().sum()
-    }
-
-    /// Walks all leases: for pages and metrics, not for requests.
-    pub fn summary(&mut self, now: Now) -> Summary {
-        let leases = || self.applications.values().flat_map(|of| of.leases.values());
-        let expected = leases().map(|lease| 60.0 / f64::from(lease.info.lease.renewal_interval_s.max(1)));
-        Summary {
-            instances: self.instances(),
-            applications: self.applications.values().filter(|of| !of.leases.is_empty()).count(),
-            held: self.view.applications.values().filter(|of| of.held).count(),
-            bytes: self.bytes,
-            renewals_expected_per_minute: expected.sum(),
-            expired: leases().filter(|lease| lease.expired).count(),
-            renewals_per_minute: self.renewals.last_minute(now.instant),
-            preserving: self.preserving,
-            self_preservation: self.settings.self_preservation,
-        }
-    }
-
-    /// Eureka's hash code: how many instances there are of each status.
-    pub fn hash(&self) -> String {
-        hash_of(self.statuses)
     }
 
     fn lease(&self, app: &str, id: &str) -> Option<&Lease> {
@@ -628,43 +387,6 @@ impl Registry {
         gone.last_updated_ms = now.unix_ms;
         self.record(Arc::new(gone), now);
         Some(lease.info)
-    }
-
-    fn evict(&mut self, app: &Arc<str>, id: &Arc<str>, now: Now) {
-        let overriding = self.lease(app, id).and_then(|lease| lease.overriding);
-        let Some(info) = self.remove(app, id, now) else { return };
-        self.note("evicted", app, id, now);
-        // It said itself that it goes: nothing to hold.
-        if info.status == InstanceStatus::Down {
-            return;
-        }
-        let instance = Arc::new(info.to_model());
-        self.bytes += info.size_bytes();
-        self.departed += 1;
-        let departed = Departed { info, instance, overriding, at: now.instant };
-        self.applications.entry(app.clone()).or_default().departed.insert(id.clone(), departed);
-    }
-
-    /// Those that went before their siblings are kept for as long as their lease was: leases that are lost
-    /// together do not run out in the same second.
-    fn prune_departed(&mut self, now: Now) -> Vec<Arc<str>> {
-        let mut gone: Vec<Key> = Vec::new();
-        for (app, leases) in &self.applications {
-            if leases.leases.values().all(|lease| lease.expired) {
-                continue;
-            }
-            for (id, departed) in &leases.departed {
-                let kept = Duration::from_secs(u64::from(departed.info.lease.duration_s));
-                if now.instant.saturating_duration_since(departed.at) >= kept {
-                    gone.push((app.clone(), id.clone()));
-                }
-            }
-        }
-        for key in &gone {
-            self.forget_departed(&key.0, &key.1);
-            self.mark(key.clone());
-        }
-        gone.into_iter().map(|(app, _)| app).collect()
     }
 
     fn forget_departed(&mut self, app: &str, id: &str) -> Option<Key> {

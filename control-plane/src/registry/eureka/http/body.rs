@@ -6,6 +6,7 @@ use axum::body::Body;
 use axum::http::HeaderMap;
 use axum::http::header::CONTENT_LENGTH;
 use futures_util::StreamExt;
+use tokio::sync::Semaphore;
 
 use crate::registry::eureka::refusal::Refusal;
 
@@ -15,17 +16,33 @@ const READ_TIMEOUT: Duration = Duration::from_secs(10);
 /// more finds the connection closed.
 const DISCARD_BYTES: usize = 32 << 20;
 
-pub(super) async fn read(headers: &HeaderMap, body: Body, limit_bytes: usize) -> Result<Vec<u8>, Refusal> {
-    match tokio::time::timeout(READ_TIMEOUT, collect(headers, body, limit_bytes)).await {
+/// A body up to that size is read whenever it comes; registrations are 2 to 8 KiB.
+const SMALL_BYTES: usize = 64 << 10;
+/// Larger ones at once; more of them wait.
+pub(in crate::registry::eureka) const LARGE_AT_ONCE: usize = 32;
+
+pub(super) async fn read(
+    headers: &HeaderMap,
+    body: Body,
+    limit_bytes: usize,
+    large: &Semaphore,
+) -> Result<Vec<u8>, Refusal> {
+    match tokio::time::timeout(READ_TIMEOUT, collect(headers, body, limit_bytes, large)).await {
         Ok(read) => read,
         Err(_) => Err(Refusal::Incomplete(format!("nothing more within {} s", READ_TIMEOUT.as_secs()))),
     }
 }
 
-async fn collect(headers: &HeaderMap, body: Body, limit_bytes: usize) -> Result<Vec<u8>, Refusal> {
+async fn collect(
+    headers: &HeaderMap,
+    body: Body,
+    limit_bytes: usize,
+    large: &Semaphore,
+) -> Result<Vec<u8>, Refusal> {
+    let mut permit = None;
     let said = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
     let mut too_large = said.is_some_and(|length| length > limit_bytes);
-    let mut collected = Vec::with_capacity(said.filter(|_| !too_large).unwrap_or(0).min(64 * 1024));
+    let mut collected = Vec::with_capacity(said.filter(|_| !too_large).unwrap_or(0).min(SMALL_BYTES));
     let mut read_bytes = 0;
     let mut parts = body.into_data_stream();
     while let Some(part) = parts.next().await {
@@ -39,6 +56,9 @@ async fn collect(headers: &HeaderMap, body: Body, limit_bytes: usize) -> Result<
             break;
         }
         if !too_large {
+            if permit.is_none() && read_bytes > SMALL_BYTES {
+                permit = Some(large.acquire().await.map_err(|error| Refusal::Incomplete(error.to_string()))?);
+            }
             collected.extend_from_slice(&part);
         }
     }

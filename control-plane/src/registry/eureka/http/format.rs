@@ -13,7 +13,7 @@ pub(super) fn accepted(accept: Option<&str>) -> Option<Format> {
     for range in accept.split(',') {
         let (range, weight) = weighted(range);
         let format = match range.to_ascii_lowercase().as_str() {
-            "application/json" => Format::Json,
+            "application/json" | "application/*+json" => Format::Json,
             "application/xml" | "application/*" | "*/*" => Format::Xml,
             _ => continue,
         };

@@ -1,7 +1,7 @@
 use super::*;
 use proptest::prelude::*;
 
-use crate::registry::eureka::wire::json;
+use crate::registry::eureka::wire::{Listing, json};
 
 const UP: InstanceStatus = InstanceStatus::Up;
 const DOWN: InstanceStatus = InstanceStatus::Down;
@@ -337,6 +337,21 @@ fn the_registry_is_full_when_it_says_so() {
     let mut large = info("A", "1", UP, 1);
     large.metadata.insert("k".into(), "v".repeat(2000));
     assert_eq!(bench.registry.register(large, false, bench.now).unwrap_err().reason(), "registry_full");
+}
+
+#[test]
+fn a_flood_of_100_000_registrations_is_bounded() {
+    let mut bench = Bench::new(settings());
+    let template = info("A", "0", UP, 1);
+    let refused = (0..100_000).filter(|n| {
+        let mut of = template.clone();
+        (of.app, of.id) = (format!("A{}", n % 100).into(), n.to_string().into());
+        bench.registry.register(of, false, bench.now).is_err()
+    });
+    assert_eq!(refused.count(), 99_000);
+    let summary = bench.registry.summary(bench.now);
+    assert_eq!((summary.instances, summary.applications), (1000, 100));
+    assert!(summary.bytes < settings().max_bytes);
 }
 
 /// Applies batches as a store does.
