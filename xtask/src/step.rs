@@ -1,5 +1,5 @@
-//! One step of a task: a command whose output goes to a file under `target/xtask/`, with its end printed when it
-//! fails. What a person watches stays one line a step.
+//! One step of a task: a command whose output goes to a file under `target/xtask/`, with what failed, or its end,
+//! printed when it fails. What a person watches stays one line a step.
 
 use std::fs::File;
 use std::io::{IsTerminal, Write};
@@ -8,6 +8,8 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, bail};
+
+use crate::tally::failures_of_cargo_test;
 
 /// Lines of a failed step's output that are printed.
 const TAIL_LINES: usize = 60;
@@ -59,8 +61,12 @@ impl Steps {
         let took = started.elapsed().unwrap_or_default();
         conclude(name, status.success(), took);
         if !status.success() {
-            let lines: Vec<&str> = text.lines().collect();
-            for line in &lines[lines.len().saturating_sub(TAIL_LINES)..] {
+            let mut lines = failures_of_cargo_test(&text);
+            if lines.is_empty() {
+                lines = text.lines().collect();
+                lines.drain(..lines.len().saturating_sub(TAIL_LINES));
+            }
+            for line in lines {
                 println!("    {line}");
             }
         }

@@ -43,6 +43,27 @@ impl Tally {
     }
 }
 
+/// What cargo's test harness prints of the tests that failed, without backtraces.
+pub(crate) fn failures_of_cargo_test(output: &str) -> Vec<&str> {
+    let mut inside = false;
+    let mut failures = Vec::new();
+    for line in output.lines() {
+        let text = line.trim_start();
+        if text.starts_with("---- ") && text.ends_with(" ----") {
+            inside = true;
+        } else if text.starts_with("failures:")
+            || text.starts_with("test result:")
+            || text == "stack backtrace:"
+        {
+            inside = false;
+        }
+        if (inside && !text.is_empty()) || text.ends_with("... FAILED") {
+            failures.push(line);
+        }
+    }
+    failures
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -56,5 +77,33 @@ test result: ok. 3 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; fini
 test result: FAILED. 4 passed; 2 failed; 1 ignored; 0 measured; 0 filtered out; finished in 1.5s
 ";
         assert_eq!(Tally::of_cargo_test(output), Tally { passed: 7, failed: 2, skipped: 1 });
+    }
+
+    #[test]
+    fn what_failed_is_told_without_its_backtrace() {
+        let output = "
+test a_b ... ok
+test c_d ... FAILED
+
+failures:
+
+---- c_d stdout ----
+thread 'c_d' panicked at src/lib.rs:3:5:
+left is not right
+stack backtrace:
+   0: __rustc::rust_begin_unwind
+
+failures:
+    c_d
+
+test result: FAILED. 1 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.10s
+";
+        let expected = [
+            "test c_d ... FAILED",
+            "---- c_d stdout ----",
+            "thread 'c_d' panicked at src/lib.rs:3:5:",
+            "left is not right",
+        ];
+        assert_eq!(failures_of_cargo_test(output), expected);
     }
 }
