@@ -149,10 +149,10 @@ pub(crate) struct ResponseBody {
 }
 
 enum Kind {
-    /// Our own words.
-    Local(Option<Bytes>),
-    /// The upstream's. The lease goes back to its pool with the last frame.
-    Upstream { incoming: Incoming, lease: Option<Lease>, timer: Timer, bounds: Bounds },
+    /// All of it is here: our own words, or an upstream's answer that came in one piece.
+    Whole(Option<Bytes>),
+    /// The upstream's, of which `first` was read already. The lease goes back to its pool with the last frame.
+    Upstream { incoming: Incoming, first: Option<Bytes>, lease: Option<Lease>, timer: Timer, bounds: Bounds },
     /// Nothing more.
     Done,
 }
@@ -176,34 +176,37 @@ impl ResponseBody {
         if body.is_empty() {
             exchange.response_done.set(true);
         }
-        Self { kind: Kind::Local((!body.is_empty()).then_some(body)), exchange: Rc::clone(exchange) }
+        Self { kind: Kind::Whole((!body.is_empty()).then_some(body)), exchange: Rc::clone(exchange) }
     }
 
     pub(crate) fn upstream(
         exchange: Rc<Exchange>,
         incoming: Incoming,
+        first: Option<Bytes>,
         lease: Lease,
         timer: Timer,
         bounds: Bounds,
     ) -> Self {
         let mut this =
-            Self { kind: Kind::Upstream { incoming, lease: Some(lease), timer, bounds }, exchange };
+            Self { kind: Kind::Upstream { incoming, first, lease: Some(lease), timer, bounds }, exchange };
         this.finish_if_ended();
         this
     }
 
     /// Gives the connection back as soon as the last frame is known, rather than when the body is dropped.
     fn finish_if_ended(&mut self) {
-        if let Kind::Upstream { incoming, .. } = &self.kind
+        if let Kind::Upstream { incoming, first, .. } = &mut self.kind
             && incoming.is_end_stream()
         {
-            self.finish();
+            let left = first.take().map_or(Kind::Done, |first| Kind::Whole(Some(first)));
+            self.finish(left);
         }
     }
 
-    fn finish(&mut self) {
-        self.exchange.response_done.set(true);
-        let kind = std::mem::replace(&mut self.kind, Kind::Done);
+    /// The upstream is done; `left` is what the client has not had yet.
+    fn finish(&mut self, left: Kind) {
+        self.exchange.response_done.set(matches!(left, Kind::Done));
+        let kind = std::mem::replace(&mut self.kind, left);
         // An upstream that answered before it had read the request: what is left of that would be in the way of
         // the next.
         if !self.exchange.request_done.get() {
@@ -229,14 +232,14 @@ impl Body for ResponseBody {
         let exchange = &this.exchange;
         match &mut this.kind {
             Kind::Done => Poll::Ready(None),
-            Kind::Local(body) => {
+            Kind::Whole(body) => {
                 exchange.response_done.set(true);
                 let body = body.take();
                 exchange.sent.set(body.as_ref().map_or(0, |body| body.len() as u64));
                 this.kind = Kind::Done;
                 Poll::Ready(body.map(|body| Ok(Frame::data(body))))
             }
-            Kind::Upstream { incoming, timer, bounds, .. } => match Pin::new(incoming).poll_frame(cx) {
+            Kind::Upstream { incoming, first, timer, bounds, .. } => match poll_next(incoming, first, cx) {
                 Poll::Ready(Some(Ok(frame))) => {
                     exchange.progressed();
                     if let Some(data) = frame.data_ref() {
@@ -251,7 +254,7 @@ impl Body for ResponseBody {
                     Poll::Ready(Some(Err(error)))
                 }
                 Poll::Ready(None) => {
-                    this.finish();
+                    this.finish(Kind::Done);
                     Poll::Ready(None)
                 }
                 Poll::Pending => {
@@ -266,7 +269,7 @@ impl Body for ResponseBody {
 
     fn is_end_stream(&self) -> bool {
         match &self.kind {
-            Kind::Local(body) => body.is_none(),
+            Kind::Whole(body) => body.is_none(),
             Kind::Upstream { incoming, .. } => incoming.is_end_stream(),
             Kind::Done => true,
         }
@@ -274,10 +277,25 @@ impl Body for ResponseBody {
 
     fn size_hint(&self) -> SizeHint {
         match &self.kind {
-            Kind::Local(body) => SizeHint::with_exact(body.as_ref().map_or(0, |body| body.len() as u64)),
-            Kind::Upstream { incoming, .. } => incoming.size_hint(),
+            Kind::Whole(body) => SizeHint::with_exact(body.as_ref().map_or(0, |body| body.len() as u64)),
+            // Only a body of known length has bytes that were read already.
+            Kind::Upstream { incoming, first, .. } => match (first, incoming.size_hint().exact()) {
+                (Some(first), Some(rest)) => SizeHint::with_exact(first.len() as u64 + rest),
+                _ => incoming.size_hint(),
+            },
             Kind::Done => SizeHint::with_exact(0),
         }
+    }
+}
+
+fn poll_next(
+    incoming: &mut Incoming,
+    first: &mut Option<Bytes>,
+    cx: &mut Context<'_>,
+) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
+    match first.take() {
+        Some(first) => Poll::Ready(Some(Ok(Frame::data(first)))),
+        None => Pin::new(incoming).poll_frame(cx),
     }
 }
 

@@ -8,8 +8,10 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
 
+use bytes::Bytes;
 use http::header::{CONNECTION, SET_COOKIE, UPGRADE};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
+use http_body_util::BodyExt as _;
 use hyper::body::{Body as _, Incoming};
 use tokio::time::Instant;
 
@@ -60,6 +62,10 @@ pub(super) async fn forward(
         exchange.attempts.set(tries);
         let endpoint = pick(exchange, &plan, now, &tried)?;
         let attempt = try_once(exchange, &plan, &endpoint, &mut slot, tries > 1, now);
+        let attempt = async {
+            let answer = attempt.await?;
+            if copy.is_some() { answer.begun().await } else { Ok(answer) }
+        };
         let result = bound(
             exchange,
             attempt,
@@ -69,7 +75,7 @@ pub(super) async fn forward(
         )
         .await;
         let failure = match result {
-            Ok((response, lease)) => return answer(exchange, plan, response, lease, bounds, timer),
+            Ok(received) => return answer(exchange, plan, received, bounds, timer),
             Err(error) => Failure { error, unsent: slot.is_some() },
         };
         // An error of the client's, noted by its body, is the cause of what the upstream hop reports.
@@ -87,6 +93,32 @@ pub(super) async fn forward(
         }
         tried.push(endpoint);
         now = Instant::now();
+    }
+}
+
+/// An answer as it comes from the upstream.
+struct Answer {
+    response: Response<Incoming>,
+    /// What of the body was read already.
+    first: Option<Bytes>,
+    lease: Lease,
+}
+
+impl Answer {
+    /// Waits for the first bytes of a body of known length. An upstream that dies between head and body has not
+    /// answered, and as long as nothing was passed on the request can still go elsewhere. A body of unknown length
+    /// may be a stream of events, whose head is an answer of its own.
+    async fn begun(mut self) -> Result<Self, Error> {
+        let body = self.response.body_mut();
+        if body.is_end_stream() || body.size_hint().exact().is_none() {
+            return Ok(self);
+        }
+        match body.frame().await {
+            Some(Ok(frame)) => self.first = Some(frame.into_data().map_err(|_| Error::UpstreamProtocol)?),
+            Some(Err(error)) => return Err(classify(&error)),
+            None => {}
+        }
+        Ok(self)
     }
 }
 
@@ -130,7 +162,7 @@ async fn try_once(
     slot: &mut Option<Request<RequestBody>>,
     fresh: bool,
     now: Instant,
-) -> Result<(Response<Incoming>, Lease), Error> {
+) -> Result<Answer, Error> {
     exchange.note_endpoint(endpoint);
     let worker = exchange.worker();
     let leased = worker.pool(endpoint).lease(endpoint, &plan.settings, fresh, now).await;
@@ -154,7 +186,7 @@ async fn try_once(
     }
     let Some(request) = slot.take() else { return Err(Error::UpstreamReset) };
     match lease.send(request).await {
-        Ok(response) => Ok((response, lease)),
+        Ok(response) => Ok(Answer { response, first: None, lease }),
         Err(mut failed) => {
             *slot = failed.take_message();
             Err(classify(failed.error()))
@@ -212,13 +244,13 @@ where
 fn answer(
     exchange: &Rc<Exchange>,
     plan: ForwardPlan,
-    response: Response<Incoming>,
-    lease: Lease,
+    received: Answer,
     bounds: Bounds,
     timer: Timer,
 ) -> Result<Response<ResponseBody>, Error> {
     exchange.progressed();
     exchange.note_first_byte();
+    let Answer { response, first, lease } = received;
     let (mut parts, incoming) = response.into_parts();
     parts.version = Version::HTTP_11;
     let switching = parts.status == StatusCode::SWITCHING_PROTOCOLS;
@@ -243,12 +275,12 @@ fn answer(
         let upstream = hyper::upgrade::on(&mut response);
         response.extensions_mut().clear();
         exchange.conn.tunnel.replace(Some(Tunnel { upstream, exchange: Rc::clone(exchange), lease }));
-        return Ok(response.map(|()| ResponseBody::local(exchange, bytes::Bytes::new())));
+        return Ok(response.map(|()| ResponseBody::local(exchange, Bytes::new())));
     }
     if plan.upgrade {
         // What follows an upgrade that was declined may be meant for the other protocol: not read as a request.
         parts.headers.insert(CONNECTION, HeaderValue::from_static("close"));
     }
-    let body = ResponseBody::upstream(Rc::clone(exchange), incoming, lease, timer, bounds);
+    let body = ResponseBody::upstream(Rc::clone(exchange), incoming, first, lease, timer, bounds);
     Ok(Response::from_parts(parts, body))
 }
