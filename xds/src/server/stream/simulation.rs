@@ -343,3 +343,21 @@ proptest! {
         run(Variant::Sotw, &steps);
     }
 }
+
+/// Found by a random history.
+#[test]
+fn a_name_that_is_dropped_under_a_wildcard_while_its_end_is_under_way_ends() {
+    let (ty, name) = (ResourceType::Cluster, 0);
+    let steps = [
+        Step::Publish { ty, name, revision: 0 },
+        Step::Subscribe { ty, name },
+        Step::Send,
+        Step::Wildcard { ty, on: true },
+        Step::Withdraw { ty, name },
+        Step::Answer,
+        Step::Send,
+        Step::Unsubscribe { ty, name },
+    ];
+    run(Variant::Sotw, &steps);
+    run(Variant::Delta, &steps);
+}

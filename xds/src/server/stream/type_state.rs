@@ -281,6 +281,7 @@ impl TypeState {
         if self.wildcard {
             self.dirty.insert(name.into());
             self.absent.insert(name.into());
+            self.owes_world |= self.sends_world();
         } else {
             self.dirty.remove(name);
         }
