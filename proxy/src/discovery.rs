@@ -4,6 +4,7 @@
 mod dns;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use pontoon_xds::ResourceType;
 use pontoon_xds::client::{self, Config, Handler, Rejected, Status, Subscriptions, Update};
@@ -12,6 +13,9 @@ use tokio::time::Instant;
 
 use crate::config::Store;
 use crate::config::listener::Listener;
+
+/// For the control plane to take note of our end.
+const LEAVE: Duration = Duration::from_secs(1);
 
 /// The store as the control side shares it, with what follows from it.
 #[derive(Debug, Clone)]
@@ -37,6 +41,15 @@ impl Shared {
     /// How the connection to the control plane does.
     pub fn status(&self) -> Status {
         self.status.borrow().clone()
+    }
+
+    /// Says goodbye to the control plane, so that it does not wait for us.
+    pub async fn leave(&self) {
+        self.subscriptions.leave();
+        let mut status = self.status.clone();
+        let gone = status.wait_for(|status| !status.connected);
+        // A control plane that does not answer waits in vain for a while.
+        let _ = tokio::time::timeout(LEAVE, gone).await;
     }
 
     /// Lets the store settle, then subscribes to what it names and hands out its listeners.

@@ -77,7 +77,7 @@ async fn serve(bootstrap: Bootstrap, logging: LogFilter) -> anyhow::Result<()> {
         phase: phase.clone(),
         logging,
     });
-    tokio::spawn(admin::serve(admin, socket));
+    tokio::spawn(admin::serve(admin.clone(), socket));
 
     let mut asked = phase.subscribe();
     let mut terminate = signal(SignalKind::terminate())?;
@@ -95,6 +95,7 @@ async fn serve(bootstrap: Bootstrap, logging: LogFilter) -> anyhow::Result<()> {
         _ = interrupt.recv() => tracing::warn!("told to end twice: ending at once"),
         _ = asked.wait_for(|phase| *phase == Phase::Quit) => tracing::warn!("told to quit: ending at once"),
     }
+    admin.discovery.leave().await;
     Ok(())
 }
 

@@ -80,6 +80,7 @@ impl Config {
 #[derive(Debug, Clone)]
 pub struct Subscriptions {
     wanted: Arc<watch::Sender<BTreeMap<ResourceType, Wanted>>>,
+    leaving: Arc<watch::Sender<bool>>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -90,7 +91,10 @@ pub(crate) struct Wanted {
 
 impl Default for Subscriptions {
     fn default() -> Subscriptions {
-        Subscriptions { wanted: Arc::new(watch::Sender::new(BTreeMap::new())) }
+        Subscriptions {
+            wanted: Arc::new(watch::Sender::new(BTreeMap::new())),
+            leaving: Arc::new(watch::Sender::new(false)),
+        }
     }
 }
 
@@ -103,6 +107,16 @@ impl Subscriptions {
     /// Subscribes to exactly these names of a type.
     pub fn set(&self, ty: ResourceType, names: BTreeSet<Arc<str>>) {
         self.update(ty, |wanted| wanted.names = names);
+    }
+
+    /// Ends the stream as one does who will not come back; [`run`] returns when the server has taken note.
+    pub fn leave(&self) {
+        self.leaving.send_replace(true);
+    }
+
+    async fn left(&self) {
+        // The sender is in `self`.
+        let _ = self.leaving.subscribe().wait_for(|leaving| *leaving).await;
     }
 
     fn update(&self, ty: ResourceType, change: impl FnOnce(&mut Wanted)) {
@@ -148,7 +162,7 @@ impl Default for Status {
     }
 }
 
-/// Stays connected until dropped; `status` follows it.
+/// Stays connected until dropped or told to [leave](Subscriptions::leave); `status` follows it.
 pub async fn run(
     config: Config,
     subscriptions: Subscriptions,
@@ -174,12 +188,18 @@ pub async fn run(
             s.connected = false;
             s.last_error = Some(ended.clone());
         });
+        if *subscriptions.leaving.borrow() {
+            return;
+        }
         // A stream that brings one response and ends, again and again, is no healthy one.
         let healthy = started.elapsed() >= config.max_backoff && status.borrow().updates > updates_before;
         failures = if healthy { 0 } else { failures.saturating_add(1) };
         let wait = backoff(&config, failures, fastrand::f64());
         tracing::warn!(server = %config.server, reason = ended, ?wait, "no xDS stream; serving what is in force");
-        tokio::time::sleep(wait).await;
+        tokio::select! {
+            () = tokio::time::sleep(wait) => {}
+            () = subscriptions.left() => return,
+        }
     }
 }
 

@@ -2,23 +2,26 @@
 //! every stream is brought to the newest snapshot of its view, and what it acknowledged is kept for all to
 //! see. Bookkeeping is in [`stream`], without I/O; `service` feeds it.
 
+mod away;
 mod service;
 mod status;
 pub mod stream;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::pb::envoy::config::core::v3::Node;
 use crate::pb::envoy::service::discovery::v3::aggregated_discovery_service_server::AggregatedDiscoveryServiceServer;
 use crate::resource::ResourceType;
 use crate::snapshot::Snapshot;
 
+use away::Away;
 pub use service::AdsService;
-pub use status::{Acknowledged, Nack, NodeStatus, TypeStatus};
+pub use status::{Acknowledged, Client, Nack, NodeStatus, TypeStatus};
 use stream::Stream;
 
 /// Which view a client belongs to; the error is told to the client with `PERMISSION_DENIED`.
@@ -39,6 +42,9 @@ pub struct Options {
     /// How long listeners and routes wait for clusters and endpoints to be acknowledged, and removals for
     /// all of them, before they are sent all the same. Default 5 s.
     pub order_timeout: Duration,
+    /// How long a client whose stream broke off is expected back. Default 30 s: our own client tries at least
+    /// every 10 s.
+    pub expected_back: Duration,
 }
 
 impl Options {
@@ -50,6 +56,7 @@ impl Options {
             max_response_bytes: 2 * 1024 * 1024,
             max_streams: 10_000,
             order_timeout: Duration::from_secs(5),
+            expected_back: Duration::from_secs(30),
         }
     }
 }
@@ -77,12 +84,14 @@ struct Shared {
     views: Mutex<HashMap<String, watch::Sender<Option<Snapshot>>>>,
     streams: Mutex<Streams>,
     changes: watch::Sender<u64>,
+    members: watch::Sender<u64>,
 }
 
 #[derive(Debug, Default)]
 struct Streams {
     next_id: u64,
     open: HashMap<u64, Arc<Mutex<Stream>>>,
+    away: Away,
 }
 
 impl Server {
@@ -93,6 +102,7 @@ impl Server {
             views: Mutex::default(),
             streams: Mutex::default(),
             changes: watch::Sender::new(0),
+            members: watch::Sender::new(0),
         };
         Server { shared: Arc::new(shared) }
     }
@@ -143,10 +153,50 @@ impl Server {
     /// Which connected clients of `view` that subscribe to a resource have acknowledged this version of it.
     pub fn acknowledged(&self, view: &str, ty: ResourceType, name: &str, version: &str) -> Acknowledged {
         let mut answer = Acknowledged::default();
-        for stream in self.streams() {
-            lock(&stream).tell_acknowledged(view, ty, name, version, &mut answer);
+        let open = self.streams();
+        for stream in &open {
+            lock(stream).tell_acknowledged(view, ty, name, version, &mut answer);
         }
+        answer.away = lock(&self.shared.streams).away.of_resource(view, ty, name, &open);
         answer
+    }
+
+    /// Expects clients that an earlier server knew, as if their streams had broken off now.
+    pub fn expect(&self, clients: impl IntoIterator<Item = Client>) {
+        let Options { max_streams, expected_back, .. } = self.shared.options;
+        let until = Instant::now() + expected_back;
+        let mut streams = lock(&self.shared.streams);
+        for client in clients {
+            streams.away.expect(client, None, until, max_streams);
+        }
+    }
+
+    /// The connected clients and those that are expected back.
+    pub fn known(&self) -> BTreeSet<Client> {
+        let open = self.streams();
+        let mut known: BTreeSet<Client> =
+            open.iter().filter_map(|stream| lock(stream).client().cloned()).collect();
+        known.extend(lock(&self.shared.streams).away.clients().cloned());
+        known
+    }
+
+    /// When [`Server::give_up`] should be called next.
+    pub fn overdue_at(&self) -> Option<Instant> {
+        lock(&self.shared.streams).away.deadline()
+    }
+
+    /// Stops expecting those who have stayed away for too long, and gives them.
+    pub fn give_up(&self) -> Vec<Client> {
+        let given_up = lock(&self.shared.streams).away.give_up(Instant::now());
+        if !given_up.is_empty() {
+            self.bump_members();
+        }
+        given_up
+    }
+
+    /// Changes whenever [`Server::known`] or [`Server::overdue_at`] may.
+    pub fn members(&self) -> watch::Receiver<u64> {
+        self.shared.members.subscribe()
     }
 
     /// Changes with every connect, disconnect, ACK and NACK.
@@ -184,8 +234,26 @@ impl Server {
         Some((id, stream))
     }
 
-    fn close(&self, id: u64) {
-        lock(&self.shared.streams).open.remove(&id);
+    /// `left`: the client ended it, and is not expected back.
+    fn close(&self, id: u64, left: bool) {
+        {
+            let mut streams = lock(&self.shared.streams);
+            let stream = streams.open.remove(&id);
+            let client = stream.as_ref().and_then(|stream| lock(stream).client().cloned());
+            if let Some(client) = client {
+                if left {
+                    streams.away.forget(&client);
+                } else {
+                    let Options { max_streams, expected_back, .. } = self.shared.options;
+                    streams.away.expect(client, stream, Instant::now() + expected_back, max_streams);
+                }
+            }
+        }
+        self.bump_members();
+    }
+
+    fn bump_members(&self) {
+        self.shared.members.send_modify(|n| *n = n.wrapping_add(1));
         self.bump();
     }
 

@@ -345,3 +345,47 @@ async fn a_stream_that_does_not_say_who_it_is_is_refused() {
     }
     assert!(running.server.nodes().is_empty());
 }
+
+#[tokio::test]
+async fn whoever_breaks_off_is_waited_for_and_whoever_leaves_is_not() {
+    let running = serve(0).await;
+    let mut members = running.server.members();
+    running.server.publish("edge", clusters(&["a"]));
+    let version = clusters(&["a"]).get(CDS, "a").unwrap().version.clone();
+    let acknowledged = || running.server.acknowledged("edge", CDS, "a", &version);
+    let process = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let client = {
+        let _entered = process.enter();
+        connect(running.port, "edge")
+    };
+    eventually("the client has it", || acknowledged().yes == ["n1"]).await;
+    assert_eq!(running.server.overdue_at(), None);
+
+    process.shutdown_background();
+    eventually("it is missed", || acknowledged().away == ["n1"]).await;
+    assert_eq!(running.server.known().len(), 1);
+    assert!(running.server.overdue_at().is_some());
+    assert_eq!(running.server.give_up(), []);
+    assert_eq!(running.server.acknowledged("other", CDS, "a", &version), Default::default());
+    drop(client);
+
+    let client = connect(running.port, "edge");
+    eventually("it is back", || acknowledged().yes == ["n1"] && acknowledged().away.is_empty()).await;
+    client.subscriptions.leave();
+    eventually("it has left", || running.server.known().is_empty()).await;
+    assert_eq!(acknowledged(), Default::default());
+    assert!(members.has_changed().unwrap());
+    members.borrow_and_update();
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_was_known_before_is_expected_for_a_time_and_then_given_up() {
+    let server = Server::new(Options::new(|_| Ok(String::new())));
+    let client = pontoon_xds::server::Client { view: "edge".into(), node: "n1".into() };
+    server.expect([client.clone()]);
+    assert_eq!(server.acknowledged("edge", CDS, "a", "1").away, ["n1"]);
+    assert_eq!(server.give_up(), []);
+    tokio::time::advance(Duration::from_secs(31)).await;
+    assert_eq!(server.give_up(), [client]);
+    assert_eq!(server.overdue_at(), None);
+}

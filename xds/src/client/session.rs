@@ -84,9 +84,14 @@ pub(super) async fn run(
                 Err(status) => return describe(&status),
             },
             _ = changed.changed() => {}
+            () = subscriptions.left() => break,
         }
         session.follow(&changed.borrow_and_update().clone());
     }
+    drop(sender);
+    // The server's end of the stream says that it has read ours.
+    while let Ok(Some(_)) = inbound.message().await {}
+    String::from("we leave")
 }
 
 struct Session<'c> {

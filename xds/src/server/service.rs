@@ -50,8 +50,10 @@ impl AdsService {
         let server = self.server.clone();
         tokio::spawn(async move {
             let ended = {
-                let _close = CloseStream { server: &server, id };
-                run::<P>(&server, &stream, inbound, &sender).await
+                let mut close = CloseStream { server: &server, id, left: false };
+                let ended = run::<P>(&server, &stream, inbound, &sender).await;
+                close.left = matches!(ended, Ok(End::Left));
+                ended
             };
             if let Err(status) = ended {
                 tracing::info!(code = ?status.code(), reason = status.message(), "an xDS stream ended");
@@ -156,16 +158,25 @@ impl Protocol for Delta {
     }
 }
 
+/// How a stream ended that broke no rule.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// The client said so.
+    Left,
+    /// It does not read any more, or we stop.
+    Broken,
+}
+
 /// Until the client ends the stream, breaks the protocol, or goes.
 async fn run<P: Protocol>(
     server: &Server,
     stream: &Arc<Mutex<Stream>>,
     mut inbound: Streaming<P::Request>,
     outbound: &mpsc::Sender<Result<P::Response, Status>>,
-) -> Result<(), Status> {
+) -> Result<End, Status> {
     let first = tokio::time::timeout(FIRST_REQUEST, inbound.message()).await;
     let first = first.map_err(|_| Status::deadline_exceeded("no request came on this stream"))??;
-    let Some(first) = first else { return Ok(()) };
+    let Some(first) = first else { return Ok(End::Left) };
     let node = P::node(&first).ok_or_else(|| Status::invalid_argument("the first request names no node"))?;
     let view = identify(server, node, stream)?;
     tracing::info!(node = %node.id, view, variant = ?P::VARIANT, "an xDS stream opened");
@@ -183,18 +194,18 @@ async fn run<P: Protocol>(
         }
         tokio::select! {
             permit = outbound.reserve(), if waiting.is_some() => {
-                let Ok(permit) = permit else { return Ok(()) };
+                let Ok(permit) = permit else { return Ok(End::Broken) };
                 if let Some(response) = waiting.take() {
                     permit.send(Ok(P::encode(response)));
                 }
             }
             message = inbound.message() => match message? {
                 Some(request) => take::<P>(server, stream, &request)?,
-                None => return Ok(()),
+                None => return Ok(End::Left),
             },
             changed = published.changed() => {
                 if changed.is_err() {
-                    return Ok(());
+                    return Ok(End::Broken);
                 }
             }
             () = until(deadline) => {}
@@ -241,7 +252,7 @@ fn identify(server: &Server, node: &Node, stream: &Mutex<Stream>) -> Result<Stri
     }
     let view = (server.shared.options.view_of)(node).map_err(Status::permission_denied)?;
     lock(stream).identify(node, &view);
-    server.bump();
+    server.bump_members();
     Ok(view)
 }
 
@@ -256,11 +267,12 @@ async fn until(deadline: Option<Instant>) {
 struct CloseStream<'s> {
     server: &'s Server,
     id: u64,
+    left: bool,
 }
 
 impl Drop for CloseStream<'_> {
     fn drop(&mut self) {
-        self.server.close(self.id);
+        self.server.close(self.id, self.left);
     }
 }
 

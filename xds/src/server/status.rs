@@ -5,6 +5,15 @@ use std::time::SystemTime;
 
 use crate::resource::ResourceType;
 
+/// Who a client is.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Client {
+    /// The view it belongs to.
+    pub view: String,
+    /// `Node.id`.
+    pub node: String,
+}
+
 /// One connected client.
 #[derive(Debug, Clone, PartialEq)]
 pub struct NodeStatus {
@@ -63,4 +72,6 @@ pub struct Acknowledged {
     pub yes: Vec<String>,
     /// Ids of the nodes that subscribe to it and have not.
     pub no: Vec<String>,
+    /// Ids of the nodes that followed it, whose stream broke off, and that are expected back.
+    pub away: Vec<String>,
 }

@@ -13,7 +13,7 @@ use std::time::{Duration, SystemTime};
 use tokio::time::Instant;
 
 use self::type_state::TypeState;
-use super::status::{Acknowledged, NodeStatus};
+use super::status::{Acknowledged, Client, NodeStatus};
 use crate::pb::envoy::config::core::v3::Node;
 use crate::pb::envoy::config::core::v3::node::UserAgentVersionType;
 use crate::pb::envoy::service::discovery::v3::{
@@ -92,7 +92,7 @@ pub struct Stream {
     max_response_bytes: usize,
     order_timeout: Duration,
     connected_at: SystemTime,
-    client: Option<Client>,
+    identity: Option<Identity>,
     types: [TypeState; ResourceType::ALL.len()],
     next_nonce: u64,
     /// Since when something has been held back for the sake of the order.
@@ -100,11 +100,10 @@ pub struct Stream {
 }
 
 #[derive(Debug)]
-struct Client {
-    id: String,
+struct Identity {
+    client: Client,
     cluster: String,
     user_agent: String,
-    view: String,
 }
 
 impl Stream {
@@ -116,7 +115,7 @@ impl Stream {
             max_response_bytes: options.max_response_bytes,
             order_timeout: options.order_timeout,
             connected_at: SystemTime::now(),
-            client: None,
+            identity: None,
             types: ResourceType::ALL.map(|ty| TypeState::new(ty, variant)),
             next_nonce: 1,
             held_since: None,
@@ -134,16 +133,15 @@ impl Stream {
                 .unwrap_or_default(),
             None => String::new(),
         };
-        self.client = Some(Client {
-            id: node.id.clone(),
+        self.identity = Some(Identity {
+            client: Client { view: view.to_owned(), node: node.id.clone() },
             cluster: node.cluster.clone(),
             user_agent: format!("{}{version}", node.user_agent_name),
-            view: view.to_owned(),
         });
     }
 
     pub(super) fn node_id(&self) -> &str {
-        self.client.as_ref().map_or("", |client| &client.id)
+        self.client().map_or("", |client| &client.node)
     }
 
     /// Takes a state-of-the-world request.
@@ -281,16 +279,29 @@ impl Stream {
     }
 
     pub(super) fn status(&self) -> Option<NodeStatus> {
-        let client = self.client.as_ref()?;
+        let identity = self.identity.as_ref()?;
         Some(NodeStatus {
-            id: client.id.clone(),
-            cluster: client.cluster.clone(),
-            user_agent: client.user_agent.clone(),
-            view: client.view.clone(),
+            id: identity.client.node.clone(),
+            cluster: identity.cluster.clone(),
+            user_agent: identity.user_agent.clone(),
+            view: identity.client.view.clone(),
             delta: self.variant == Variant::Delta,
             connected_at: self.connected_at,
             types: self.types.iter().filter_map(TypeState::status).collect(),
         })
+    }
+
+    /// Who the client is, once it has said so.
+    pub(super) fn client(&self) -> Option<&Client> {
+        self.identity.as_ref().map(|identity| &identity.client)
+    }
+
+    pub(super) fn follows(&self, ty: ResourceType, name: &str) -> bool {
+        self.types[ty.index()].is_subscribed(name)
+    }
+
+    pub(super) fn has_acknowledged(&self, ty: ResourceType) -> bool {
+        self.types[ty.index()].has_acknowledged()
     }
 
     pub(super) fn tell_acknowledged(
@@ -301,11 +312,11 @@ impl Stream {
         version: &str,
         answer: &mut Acknowledged,
     ) {
-        let Some(client) = self.client.as_ref().filter(|c| c.view == view) else { return };
+        let Some(client) = self.client().filter(|c| c.view == view) else { return };
         let state = &self.types[ty.index()];
         if state.is_subscribed(name) {
             let has = state.acknowledged_version(name).is_some_and(|v| &**v == version);
-            if has { &mut answer.yes } else { &mut answer.no }.push(client.id.clone());
+            if has { &mut answer.yes } else { &mut answer.no }.push(client.node.clone());
         }
     }
 }

@@ -117,6 +117,10 @@ impl TypeState {
         self.wildcard || self.names.contains(name)
     }
 
+    pub(super) fn has_acknowledged(&self) -> bool {
+        !self.acknowledged.is_empty()
+    }
+
     pub(super) fn acknowledged_version(&self, name: &str) -> Option<&Arc<str>> {
         self.acknowledged.get(name).map(|r| &r.version)
     }
