@@ -6,5 +6,6 @@ pub mod bridge;
 pub mod http;
 pub mod in_force;
 pub mod metrics;
+pub mod roster;
 pub mod start;
 pub mod world;

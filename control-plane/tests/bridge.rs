@@ -250,13 +250,7 @@ async fn a_restart_of_the_control_plane_loses_no_request() {
     chain.served = Served::at(dir, &eureka, &xds).await;
     load.send(50).await;
     chain.everybody_is_where(5000).await;
-    // The proxy comes back by itself, and the next change reaches it.
-    let back = async {
-        while chain.served.json(&["proxies"]).await.as_array().is_none_or(Vec::is_empty) {
-            tokio::task::yield_now().await;
-        }
-    };
-    tokio::time::timeout(PATIENCE, back).await.expect("the proxy never came back");
+    // The proxy comes back by itself. A change is not in force before it has, though nobody is connected yet.
     chain.migration(&["rollback", "inventory"]).await;
     chain.everybody_is_where(0).await;
     load.finish().await;

@@ -9,7 +9,7 @@ use super::output::{or_dash, print, table};
 use super::{ApiArgs, CliError, Client};
 use crate::migration::stage::{Stage, Weight};
 use crate::serve::api::types::{
-    Changed, InForce, MigrationView, PoolView, Progress, RollbackRequest, SetRequest,
+    Changed, InForce, MigrationView, PoolView, Progress, RollbackRequest, SetRequest, Straggler,
 };
 
 #[derive(Debug, Subcommand)]
@@ -203,11 +203,7 @@ fn full(m: &MigrationView) -> String {
             row("", format!("{node}  acknowledged"));
         }
         for straggler in &route.waiting {
-            let state = match &straggler.refused {
-                Some(refused) => format!("refused: {refused}"),
-                None => "has not acknowledged yet".to_owned(),
-            };
-            row("", format!("{}  {state}", straggler.node));
+            row("", format!("{}  {}", straggler.node, state_of(straggler)));
         }
     }
     text
@@ -231,12 +227,18 @@ fn stragglers(m: &MigrationView, timeout: Duration) -> String {
         format!("the change is made, but not in force after {timeout:?}; still on another version:");
     for route in &m.in_force.routes {
         for straggler in &route.waiting {
-            let state =
-                straggler.refused.as_ref().map_or("no answer yet".to_owned(), |r| format!("refused: {r}"));
-            text.push_str(&format!("\n  {}  {state}", straggler.node));
+            text.push_str(&format!("\n  {}  {}", straggler.node, state_of(straggler)));
         }
     }
     text
+}
+
+fn state_of(straggler: &Straggler) -> String {
+    match (&straggler.refused, straggler.connected) {
+        (Some(refused), _) => format!("refused: {refused}"),
+        (None, true) => "has not acknowledged yet".to_owned(),
+        (None, false) => "is not connected, and serves what it had; expected back".to_owned(),
+    }
 }
 
 fn pool(pool: Option<&PoolView>) -> String {

@@ -1,5 +1,5 @@
-//! Whether a change is in force: every connected proxy that follows the routes concerned has acknowledged the
-//! very versions that carry it. Plain values; who has acknowledged what is asked of the xDS server.
+//! Whether a change is in force: every proxy that follows the routes concerned has acknowledged the very versions
+//! that carry it, those included that broke off and are expected back. Plain values; who has acknowledged what is asked of the xDS server.
 
 use std::collections::BTreeMap;
 
@@ -90,7 +90,10 @@ mod tests {
             name: "default/edge/http".into(),
             version: "v1".into(),
             acknowledged: acknowledged.iter().map(|n| n.to_string()).collect(),
-            waiting: waiting.iter().map(|n| Straggler { node: n.to_string(), refused: None }).collect(),
+            waiting: waiting
+                .iter()
+                .map(|n| Straggler { node: n.to_string(), refused: None, connected: true })
+                .collect(),
         }
     }
 

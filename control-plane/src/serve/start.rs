@@ -19,6 +19,7 @@ use super::api::Api;
 use super::api::auth::{DEFAULT_FILE, TokenError, Tokens};
 use super::bridge::{Bridge, QUEUE, Sources};
 use super::http::{Limits, serve};
+use super::roster::Roster;
 use super::world::{Proxies, World};
 use crate::migration::book::Book;
 use crate::migration::ledger::{Ledger, LedgerError};
@@ -128,9 +129,12 @@ pub async fn start(options: Options) -> Result<Running, StartError> {
     };
     let ledger = Ledger::new(database.clone());
     let reader = ledger.clone();
+    let roster = Roster::new(database.clone());
+    let roster_reader = roster.clone();
     let eureka_options = options.eureka;
-    let (loaded, registry) = tokio::task::spawn_blocking(move || {
-        Ok::<_, StartError>((reader.load()?, Eureka::new(eureka_options, Some(database))?))
+    let (loaded, known, registry) = tokio::task::spawn_blocking(move || {
+        let known = roster_reader.load().map_err(LedgerError::Database)?;
+        Ok::<_, StartError>((reader.load()?, known, Eureka::new(eureka_options, Some(database))?))
     })
     .await
     .map_err(|error| LedgerError::Lost(error.to_string()))??;
@@ -144,6 +148,7 @@ pub async fn start(options: Options) -> Result<Running, StartError> {
     let book = Book::new(states.collect());
 
     let server = Server::new(XdsOptions::new(|node| Ok(node.cluster.clone())));
+    server.expect(known.iter().cloned());
     let proxies = Proxies::new(server.clone());
     let (commands, commands_in) = mpsc::channel(QUEUE);
     let (world, world_out) = watch::channel(Arc::new(World::default()));
@@ -171,9 +176,11 @@ pub async fn start(options: Options) -> Result<Running, StartError> {
     let serving = serve(eureka_listener, registry_router, Limits::EUREKA, stop_requests.clone());
     request_tasks.push(tokio::spawn(serving));
     let bridge_task = tokio::spawn(bridge.run(stop_rest.clone()));
+    let roster_task = tokio::spawn(roster.follow(server.clone(), known, stop_rest.clone()));
     let xds_task = tokio::spawn(serve_xds(xds_listener, server, stop_rest.clone()));
     ready.send_replace(true);
-    let rest_tasks = vec![registry_task, folder_task, bridge_task, xds_task, hold(ready, stop_rest.clone())];
+    let rest_tasks =
+        vec![registry_task, folder_task, bridge_task, roster_task, xds_task, hold(ready, stop_rest.clone())];
     tracing::info!(%eureka, %api, %xds, objects = %options.objects.display(), data = %options.data.display(), "ready");
     Ok(Running { eureka, xds, api, token_file, stop_requests, stop_rest, request_tasks, rest_tasks })
 }

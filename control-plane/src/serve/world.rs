@@ -110,15 +110,21 @@ impl World {
                 let mut who = proxies.server.acknowledged(view, ResourceType::Route, route, version);
                 who.yes.sort_unstable();
                 who.no.sort_unstable();
+                who.away.sort_unstable();
                 // Only asked for where somebody waits: it copies all that is known of every stream.
                 let nodes = if who.no.is_empty() { Vec::new() } else { proxies.server.nodes() };
-                let straggler =
-                    |node: &String| Straggler { refused: refusal(&nodes, node), node: node.clone() };
+                let here = who.no.into_iter().map(|node| Straggler {
+                    refused: refusal(&nodes, &node),
+                    node,
+                    connected: true,
+                });
+                let away =
+                    who.away.into_iter().map(|node| Straggler { node, refused: None, connected: false });
                 RouteVersion {
                     view: view.to_owned(),
                     name: route.to_owned(),
                     version: version.to_owned(),
-                    waiting: who.no.iter().map(straggler).collect(),
+                    waiting: here.chain(away).collect(),
                     acknowledged: who.yes,
                 }
             })

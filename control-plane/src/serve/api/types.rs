@@ -112,7 +112,7 @@ pub struct RouteVersion {
     pub version: String,
     /// The node ids of the proxies that have acknowledged it.
     pub acknowledged: Vec<String>,
-    /// The connected proxies that have not.
+    /// The proxies that have not: connected ones, and ones that broke off and are expected back.
     pub waiting: Vec<Straggler>,
 }
 
@@ -123,6 +123,8 @@ pub struct Straggler {
     pub node: String,
     /// What it refused and why, where it did.
     pub refused: Option<String>,
+    /// Whether it is connected. A proxy that broke off serves what it had.
+    pub connected: bool,
 }
 
 /// A change of stage or weight.

@@ -7,7 +7,7 @@ use pontoon_e2e::load::{Load, Sample, by_side, none_failed};
 use pontoon_e2e::pontoon::ControlPlane;
 use pontoon_e2e::process::Process;
 use pontoon_e2e::report::Report;
-use pontoon_e2e::wait::until;
+use pontoon_e2e::wait::{get, until};
 use tokio::time::Instant;
 use twox_hash::XxHash64;
 
@@ -144,7 +144,7 @@ async fn restarted(
     none_failed(&without)?;
     on_their_side(&without, 5000)?;
     *serving = plane.start().await?;
-    let registry = plane.run(&["registry"]).await?;
+    let registry = get(&format!("http://{}/eureka/apps", plane.eureka)).await?;
     let remaining = apps.legacy[1..].iter().chain(&apps.modern[1..]).chain(&apps.orders);
     for one in remaining {
         let port = one.app.port.to_string();
