@@ -57,6 +57,14 @@ macro_rules! errors {
 errors! {
     /// hyper could not parse the request.
     Malformed: Downstream, BAD_REQUEST, "DPE", "malformed_request", "the request is not valid HTTP";
+    /// A line of the head ends without a carriage return.
+    BareLineFeed: Downstream, BAD_REQUEST, "DPE", "bare_line_feed", "a line of the request's head does not end with CR LF";
+    /// `Content-Length` and `Transfer-Encoding` in one request.
+    LengthAndChunked: Downstream, BAD_REQUEST, "DPE", "length_and_chunked", "the request has both Content-Length and Transfer-Encoding; what one reader takes for its end another does not";
+    /// A transfer coding other than `chunked`.
+    TransferCoding: Downstream, NOT_IMPLEMENTED, "DPE", "transfer_coding", "the only transfer coding served here is chunked, once";
+    /// A client that opens streams only to reset them.
+    RapidReset: Downstream, TOO_MANY_REQUESTS, "DPE", "rapid_reset", "the client reset most of its streams within a second of opening them; its connection was closed";
     /// All headers did not arrive in time.
     HeaderTimeout: Downstream, REQUEST_TIMEOUT, "DPE", "request_header_timeout", "the request's headers did not arrive in time";
     /// The request target is no path we would send on.

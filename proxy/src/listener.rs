@@ -2,6 +2,7 @@
 //! removed, or a proxy that stops, goes through [`Phase`]s; connections read the phase whenever they are polled.
 
 pub(crate) mod connection;
+mod guard;
 pub(crate) mod io;
 
 use std::cell::{Cell, RefCell};
@@ -18,7 +19,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 
 use crate::config::listener::{HttpSettings, Listener};
-use crate::telemetry::access_log::Sink;
+use crate::telemetry::access_log::{Entry, Sink};
 use crate::telemetry::metrics::ListenerCells;
 use crate::worker::local::Worker;
 
@@ -45,6 +46,17 @@ pub(crate) struct Settings {
     pub(crate) http: Arc<HttpSettings>,
     pub(crate) sinks: Vec<Sink>,
     pub(crate) server: HeaderValue,
+}
+
+impl Settings {
+    /// Writes a line to every access log; makes it only where there is one.
+    pub(crate) fn log(&self, entry: impl FnOnce() -> Entry) {
+        if let Some((last, rest)) = self.sinks.split_last() {
+            let entry = entry();
+            rest.iter().for_each(|sink| sink.log(entry.clone()));
+            last.log(entry);
+        }
+    }
 }
 
 /// One worker's part of a listener.

@@ -175,6 +175,8 @@ pub async fn run(
         .keep_alive_timeout(config.keepalive)
         .keep_alive_while_idle(true)
         .http2_max_header_list_size(MAX_HEADER_LIST_BYTES)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(STREAM_WINDOW)
         .tcp_nodelay(true);
     let mut known = session::Known::default();
     let mut failures: u32 = 0;
@@ -205,6 +207,8 @@ pub async fn run(
 
 /// Of a response's headers and trailers; a status message travels in there.
 const MAX_HEADER_LIST_BYTES: u32 = 16 * 1024;
+/// One stream, whose responses come in pieces of 2 MiB.
+const STREAM_WINDOW: u32 = 1024 * 1024;
 
 /// Full jitter: between nothing and the doubled base, so that a thousand clients do not return at once.
 fn backoff(config: &Config, failures: u32, random: f64) -> Duration {

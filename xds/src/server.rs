@@ -273,6 +273,9 @@ pub fn grpc_server() -> tonic::transport::Server {
     tonic::transport::Server::builder()
         .max_concurrent_streams(MAX_CONCURRENT_STREAMS)
         .http2_max_header_list_size(MAX_HEADER_LIST_BYTES)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_frame_size(MAX_FRAME)
         .http2_max_pending_accept_reset_streams(Some(MAX_PENDING_RESETS))
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
@@ -281,8 +284,13 @@ pub fn grpc_server() -> tonic::transport::Server {
 
 /// A client that returns after a break names all that it has, with versions: 100,000 of them fit.
 const MAX_REQUEST_BYTES: usize = 16 * 1024 * 1024;
-/// A client needs one.
-const MAX_CONCURRENT_STREAMS: u32 = 100;
+/// A client needs one, and one more for what else it reports; each may hold a whole request.
+const MAX_CONCURRENT_STREAMS: u32 = 10;
+/// Requests are small but for the first after a break.
+const STREAM_WINDOW: u32 = 256 * 1024;
+const CONNECTION_WINDOW: u32 = 1024 * 1024;
+/// Bounds, with the header list, how many CONTINUATION frames a head may have.
+const MAX_FRAME: u32 = 16 * 1024;
 /// Envoy sends under 1 KiB.
 const MAX_HEADER_LIST_BYTES: u32 = 16 * 1024;
 /// h2's own default, made explicit (CVE-2023-44487).

@@ -175,7 +175,7 @@ impl Drop for Exchange {
             }
         }
         if let Some(log) = self.log.take() {
-            let entry = Entry {
+            self.settings.log(|| Entry {
                 time: log.time,
                 listener: Arc::clone(&listener.listener.name),
                 method: log.method,
@@ -194,12 +194,8 @@ impl Drop for Exchange {
                 sent: self.sent.get(),
                 duration: elapsed,
                 first_byte: log.first_byte.map(|at| at - self.start),
-            };
-            if let Some((last, rest)) = self.settings.sinks.split_last() {
-                rest.iter().for_each(|sink| sink.log(entry.clone()));
-                last.log(entry);
-            }
+            });
         }
-        self.conn.ended_one();
+        self.conn.ended_one(error == Some(Error::ClientGone), elapsed);
     }
 }

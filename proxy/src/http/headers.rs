@@ -67,6 +67,14 @@ pub(crate) fn scan(headers: &HeaderMap, limits: &Limits, underscores: Underscore
     if bytes > limits.max_header_bytes as usize {
         return Err(Error::HeadersTooLarge);
     }
+    if found.transfer_encoding {
+        // hyper undoes `chunked` where it stands last, and would hand on a body that is still coded otherwise.
+        let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+        let once = codings.next().is_some_and(|coding| coding.as_bytes().eq_ignore_ascii_case(b"chunked"));
+        if !once || codings.next().is_some() {
+            return Err(Error::TransferCoding);
+        }
+    }
     if found.underscore && underscores == Underscores::Reject {
         return Err(Error::UnderscoreHeader);
     }

@@ -89,6 +89,7 @@ fn remove_dots(path: &[u8]) -> Result<Vec<u8>, Error> {
                     out.push(b'/');
                 }
             }
+            _ if hides_dots(segment) => return Err(Error::BadPath),
             _ => {
                 out.push(b'/');
                 out.extend_from_slice(segment);
@@ -99,6 +100,28 @@ fn remove_dots(path: &[u8]) -> Result<Vec<u8>, Error> {
         out.push(b'/');
     }
     Ok(out)
+}
+
+/// A segment that we keep and another reader takes for dot segments: Tomcat drops path parameters (`..;x`) before
+/// it looks, others decode slashes (`..%2fx`).
+fn hides_dots(segment: &[u8]) -> bool {
+    if !segment.contains(&b'.') {
+        return false;
+    }
+    let text = segment.to_ascii_lowercase();
+    let mut rest = &text[..];
+    loop {
+        let end = rest.windows(3).position(|window| window == b"%2f" || window == b"%5c");
+        let part = &rest[..end.unwrap_or(rest.len())];
+        let name = part.split(|byte| *byte == b';').next().unwrap_or_default();
+        if name == b"." || name == b".." {
+            return true;
+        }
+        match end {
+            Some(end) => rest = &rest[end + 3..],
+            None => return false,
+        }
+    }
 }
 
 fn hex(byte: u8) -> Option<u8> {
@@ -150,6 +173,18 @@ mod tests {
         }
         for (path, expected) in [("//a///b", "/a/b"), ("/", "/"), ("//", "/"), ("/a/./../b//", "/b/")] {
             assert_eq!(normal(path, MERGE).as_deref(), Ok(expected), "{path}");
+        }
+    }
+
+    #[test]
+    fn dot_segments_that_other_readers_would_see_are_refused() {
+        for path in
+            ["/a/..;/b", "/a/..;x=y/b", "/a/.;/b", "/a/..%2fb", "/a%2F..%2Fb", "/a%5c..", "/a/%2e%2e;/b"]
+        {
+            assert_eq!(normalise(path, EDGE), Err(Error::BadPath), "{path}");
+        }
+        for path in ["/a/b;x=..", "/a/...;x", "/a/b..;x", "/a%2fb.c", "/a/..b%2f"] {
+            assert_eq!(normal(path, EDGE).as_deref(), Ok(path));
         }
     }
 

@@ -7,7 +7,7 @@ use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -23,6 +23,7 @@ use super::{ListenerLocal, Phase, Settings};
 use crate::error::Error;
 use crate::http::service::ProxyService;
 use crate::http::tunnel::Tunnel;
+use crate::telemetry::access_log::Entry;
 use crate::upstream::connect::LocalExec;
 
 /// The connection's clock. Idle for one whole tick: parked.
@@ -33,10 +34,16 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const STREAM_WINDOW: u32 = 256 * 1024;
 const CONNECTION_WINDOW: u32 = 1024 * 1024;
 const MAX_SEND_BUFFER: usize = 64 * 1024;
+/// Bounds, with the header list, how many CONTINUATION frames a head may have: five at 60 KiB.
+const MAX_FRAME: u32 = 16 * 1024;
 /// Streams reset by the peer before we have looked at them (rapid reset), and by us for its errors (made you
 /// reset): above it the connection ends with ENHANCE_YOUR_CALM.
 const MAX_PENDING_RESETS: usize = 20;
 const MAX_LOCAL_RESETS: usize = 100;
+/// A connection with this many streams, most of which the client reset early in their lives, ends. Envoy's
+/// numbers (`overload.premature_reset_total_stream_count`, `premature_reset_min_stream_lifetime_seconds`).
+const RESETS_JUDGED_AFTER: u64 = 500;
+const EARLY_RESET: Duration = Duration::from_secs(1);
 const PING_INTERVAL: Duration = Duration::from_secs(30);
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
 /// hyper's smallest.
@@ -61,6 +68,14 @@ pub(crate) struct ConnState {
     pub(crate) frames: Cell<u64>,
     /// What the connection becomes once the 101 has been written.
     pub(crate) tunnel: RefCell<Option<Tunnel>>,
+    /// Why the bytes that come next are not read as a request, and who waits for the one in flight to end.
+    pub(crate) refused: Cell<Option<Error>>,
+    pub(crate) refusal_waker: RefCell<Option<Waker>>,
+    /// An answer that may be hyper's own to a head that it cannot parse, and whether it is to be written.
+    pub(crate) withheld: RefCell<Vec<u8>>,
+    pub(crate) release: Cell<bool>,
+    /// Streams that the client gave up soon after it had opened them.
+    early_resets: Cell<u64>,
     slot: usize,
 }
 
@@ -79,6 +94,11 @@ impl ConnState {
             progress: Cell::new(0),
             frames: Cell::new(0),
             tunnel: RefCell::new(None),
+            refused: Cell::new(None),
+            refusal_waker: RefCell::new(None),
+            withheld: RefCell::default(),
+            release: Cell::new(false),
+            early_resets: Cell::new(0),
             slot,
         })
     }
@@ -91,8 +111,21 @@ impl ConnState {
         self.progress.get()
     }
 
-    pub(crate) fn ended_one(&self) {
+    /// An exchange has ended, given up by the client or not, after `elapsed`.
+    pub(crate) fn ended_one(&self, given_up: bool, elapsed: Duration) {
+        if given_up && elapsed < EARLY_RESET {
+            self.early_resets.set(self.early_resets.get() + 1);
+        }
         self.in_flight.set(self.in_flight.get() - 1);
+        if let Some(waker) = self.refusal_waker.take() {
+            waker.wake();
+        }
+    }
+
+    /// Whether the client opens streams only to reset them (CVE-2023-44487).
+    fn is_resetting(&self) -> bool {
+        let started = self.started.get();
+        started >= RESETS_JUDGED_AFTER && self.early_resets.get() * 2 > started
     }
 
     fn watch(&self, cx: &Context<'_>) {
@@ -183,6 +216,7 @@ enum End {
 }
 
 async fn serve_http1(conn: &Rc<ConnState>, mut io: Io) {
+    io.guard();
     loop {
         let settings = conn.listener.settings();
         let mut http = http1_builder(&settings).serve_connection(TokioIo::new(io), ProxyService::new(conn));
@@ -199,7 +233,13 @@ async fn serve_http1(conn: &Rc<ConnState>, mut io: Io) {
                 closing = true;
                 Pin::new(&mut http).graceful_shutdown();
             }
-            if let Poll::Ready(result) = http.poll_without_shutdown(cx) {
+            let mut polled = http.poll_without_shutdown(cx);
+            if polled.is_pending() && !conn.withheld.borrow().is_empty() {
+                // Not hyper's last word, so an upstream's answer that looks like it.
+                conn.release.set(true);
+                polled = http.poll_without_shutdown(cx);
+            }
+            if let Poll::Ready(result) = polled {
                 return Poll::Ready(End::Done(result));
             }
             clock.poll(tick.as_mut(), cx)
@@ -207,12 +247,11 @@ async fn serve_http1(conn: &Rc<ConnState>, mut io: Io) {
         .await;
         let parts = http.into_parts();
         io = parts.io.into_inner();
-        if io.prefix.is_empty() {
-            io.prefix = parts.read_buf;
-        }
+        io.unread(parts.read_buf);
         match end {
             End::Done(result) => {
                 if let Some(tunnel) = conn.tunnel.take() {
+                    io.unguard();
                     tunnel.run(conn, io).await;
                 } else {
                     finish(conn, io, result).await;
@@ -299,16 +338,24 @@ impl<'a> Clock<'a> {
     }
 }
 
-/// Ends a connection after hyper. Where we end it while the client still sends, an early close would reset the
-/// answer on its way: our side is shut, and a little more is read.
+/// Ends a connection after hyper.
 async fn finish(conn: &ConnState, mut io: Io, result: hyper::Result<()>) {
-    if let Err(error) = &result
-        && error.is_parse()
-    {
-        let (status, cause) =
-            if error.is_parse_too_large() { (431, Error::HeadersTooLarge) } else { (400, Error::Malformed) };
-        conn.listener.cells.ended(status, Some(cause));
+    let withheld = conn.withheld.take();
+    let unparsed = result.as_ref().is_err_and(hyper::Error::is_parse);
+    let cause = match conn.refused.take() {
+        Some(refused) => Some(refused),
+        None if !unparsed => None,
+        None if withheld[..].get(9..12) == Some(b"414") => Some(Error::UriTooLong),
+        None if result.is_err_and(|error| error.is_parse_too_large()) => Some(Error::HeadersTooLarge),
+        None => Some(Error::Malformed),
+    };
+    match cause {
+        Some(cause) => refuse(conn, &mut io, cause).await,
+        // Whether the client still takes it does not matter: the connection ends.
+        None => drop(timeout(LINGER, io.stream.write_all(&withheld)).await),
     }
+    // Where we end it while the client still sends, an early close would reset the answer on its way: our side
+    // is shut, and a little more is read.
     if io.stream.shutdown().await.is_ok() {
         linger(&mut io).await;
     }
@@ -334,19 +381,29 @@ async fn refuse_slow(conn: &ConnState, mut io: Io) {
     if io.prefix.is_empty() {
         return;
     }
-    conn.listener.cells.ended(408, Some(Error::HeaderTimeout));
-    let body = Error::HeaderTimeout.body();
+    refuse(conn, &mut io, Error::HeaderTimeout).await;
+    // Nothing to do about a failure: the connection is dropped next.
+    let _ = timeout(LINGER, io.stream.shutdown()).await;
+}
+
+/// Counts and logs what never became a request, or was no request that one could answer.
+fn note_refused(conn: &ConnState, status: u16, error: Error) {
+    conn.listener.cells.ended(status, Some(error));
+    let name = &conn.listener.listener.name;
+    conn.listener.settings().log(|| Entry { status, ..Entry::refused(name, conn.peer.ip(), error) });
+}
+
+/// Answers, counts and logs what never became a request.
+async fn refuse(conn: &ConnState, io: &mut Io, error: Error) {
+    let status = error.status();
+    note_refused(conn, status.as_u16(), error);
+    let (body, reason) = (error.body(), error.reason());
     let answer = format!(
-        "HTTP/1.1 408 Request Timeout\r\ncontent-type: text/plain\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
+        "HTTP/1.1 {status}\r\ncontent-type: text/plain\r\nx-pontoon-reason: {reason}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
         body.len()
     );
-    let write = async {
-        if io.stream.write_all(answer.as_bytes()).await.is_ok() {
-            // Nothing to do about a failure: the connection is dropped next.
-            let _ = io.stream.shutdown().await;
-        }
-    };
-    let _ = timeout(LINGER, write).await;
+    // Nothing to do about a failure: the connection is dropped next.
+    let _ = timeout(LINGER, io.stream.write_all(answer.as_bytes())).await;
 }
 
 async fn serve_http2(conn: &Rc<ConnState>, io: Io) {
@@ -357,6 +414,7 @@ async fn serve_http2(conn: &Rc<ConnState>, io: Io) {
             .timer(TokioTimer::new())
             .max_concurrent_streams(limits.max_concurrent_streams)
             .max_header_list_size(limits.max_header_bytes)
+            .max_frame_size(MAX_FRAME)
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_send_buf_size(MAX_SEND_BUFFER)
@@ -383,6 +441,10 @@ async fn serve_http2(conn: &Rc<ConnState>, io: Io) {
             http.as_mut().graceful_shutdown();
         }
         if http.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(());
+        }
+        if conn.is_resetting() {
+            note_refused(conn, 0, Error::RapidReset);
             return Poll::Ready(());
         }
         while tick.as_mut().poll(cx).is_ready() {

@@ -11,17 +11,100 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 use super::connection::ConnState;
+use super::guard::{Guard, Refusal};
+
+/// hyper's own answer to a head that it cannot parse is not longer.
+const REFUSAL_BYTES: usize = 200;
 
 pub(crate) struct Io {
     pub(crate) stream: TcpStream,
-    /// Served before the socket's own bytes.
+    /// Served before the socket's own bytes. Where there is a guard, it has read them.
     pub(crate) prefix: Bytes,
     conn: Rc<ConnState>,
+    guard: Option<Guarded>,
+}
+
+/// What an HTTP/1 connection is read through.
+struct Guarded {
+    guard: Guard,
+    refusal: Option<Refusal>,
+    /// From the refused byte on. A tunnel, which has no heads, gets them after all.
+    held: Bytes,
 }
 
 impl Io {
     pub(crate) fn new(stream: TcpStream, prefix: Bytes, conn: Rc<ConnState>) -> Self {
-        Self { stream, prefix, conn }
+        Self { stream, prefix, conn, guard: None }
+    }
+
+    /// Reads all bytes from here on as HTTP/1 messages.
+    pub(crate) fn guard(&mut self) {
+        let mut guarded = Guarded { guard: Guard::new(), refusal: None, held: Bytes::new() };
+        let passed = guarded.read(&self.prefix);
+        self.prefix.truncate(passed);
+        self.guard = Some(guarded);
+    }
+
+    /// Passes all bytes from here on as they are.
+    pub(crate) fn unguard(&mut self) {
+        if let Some(guarded) = self.guard.take()
+            && !guarded.held.is_empty()
+        {
+            self.prefix = [&self.prefix[..], &guarded.held[..]].concat().into();
+        }
+    }
+
+    /// Takes back what was read and not used.
+    pub(crate) fn unread(&mut self, bytes: Bytes) {
+        if self.prefix.is_empty() {
+            self.prefix = bytes;
+        } else if !bytes.is_empty() {
+            self.prefix = [&bytes[..], &self.prefix[..]].concat().into();
+        }
+    }
+
+    /// Refuses, once the request before it has been answered.
+    fn poll_refused(&self, refusal: Refusal, cx: &Context<'_>) -> Poll<io::Result<()>> {
+        if !refusal.in_body && self.conn.in_flight.get() > 0 {
+            self.conn.refusal_waker.replace(Some(cx.waker().clone()));
+            return Poll::Pending;
+        }
+        if !refusal.in_body {
+            self.conn.refused.set(Some(refusal.error));
+        }
+        Poll::Ready(Err(io::Error::other(refusal.error)))
+    }
+
+    /// Keeps back what looks like hyper's own answer to a head that it cannot parse: where it is, the connection
+    /// ends with an answer that has a reason; where it is not, it is written after all.
+    fn withhold(&self, bufs: &[IoSlice<'_>]) -> Option<usize> {
+        let length = bufs.iter().map(|buf| buf.len()).sum();
+        let looks = self.guard.is_some()
+            && self.conn.in_flight.get() == 0
+            && length <= REFUSAL_BYTES
+            && bufs
+                .first()
+                .is_some_and(|buf| buf.starts_with(b"HTTP/1.1 4") || buf.starts_with(b"HTTP/1.0 4"));
+        if !looks {
+            return None;
+        }
+        let mut withheld = self.conn.withheld.borrow_mut();
+        bufs.iter().for_each(|buf| withheld.extend_from_slice(buf));
+        Some(length)
+    }
+
+    /// Writes what was withheld and is hyper's to say.
+    fn poll_release(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.conn.release.get() {
+            let mut withheld = self.conn.withheld.borrow_mut();
+            if withheld.is_empty() {
+                self.conn.release.set(false);
+                break;
+            }
+            let written = ready!(Pin::new(&mut self.stream).poll_write(cx, &withheld))?;
+            withheld.drain(..written);
+        }
+        Poll::Ready(Ok(()))
     }
 
     fn wrote<T>(&self, result: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
@@ -30,6 +113,20 @@ impl Io {
             self.conn.progressed();
         }
         result
+    }
+}
+
+impl Guarded {
+    /// Gives how many of these bytes may be passed on.
+    fn read(&mut self, bytes: &[u8]) -> usize {
+        match self.guard.read(bytes) {
+            Ok(()) => bytes.len(),
+            Err(refusal) => {
+                self.held = Bytes::copy_from_slice(&bytes[refusal.at..]);
+                self.refusal = Some(refusal);
+                refusal.at
+            }
+        }
     }
 }
 
@@ -42,8 +139,19 @@ impl AsyncRead for Io {
             this.prefix.advance(length);
             return Poll::Ready(Ok(()));
         }
+        if let Some(refusal) = this.guard.as_ref().and_then(|guarded| guarded.refusal) {
+            return this.poll_refused(refusal, cx);
+        }
+        let before = buf.filled().len();
         ready!(Pin::new(&mut this.stream).poll_read(cx, buf))?;
         this.conn.progressed();
+        if let Some(guarded) = &mut this.guard {
+            let passed = guarded.read(&buf.filled()[before..]);
+            buf.set_filled(before + passed);
+            if let (0, Some(refusal)) = (passed, guarded.refusal) {
+                return this.poll_refused(refusal, cx);
+            }
+        }
         Poll::Ready(Ok(()))
     }
 }
@@ -51,6 +159,10 @@ impl AsyncRead for Io {
 impl AsyncWrite for Io {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
+        ready!(this.poll_release(cx))?;
+        if let Some(length) = this.withhold(&[IoSlice::new(buf)]) {
+            return Poll::Ready(Ok(length));
+        }
         let result = Pin::new(&mut this.stream).poll_write(cx, buf);
         this.wrote(result)
     }
@@ -61,6 +173,10 @@ impl AsyncWrite for Io {
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
+        ready!(this.poll_release(cx))?;
+        if let Some(length) = this.withhold(bufs) {
+            return Poll::Ready(Ok(length));
+        }
         let result = Pin::new(&mut this.stream).poll_write_vectored(cx, bufs);
         this.wrote(result)
     }
@@ -70,7 +186,9 @@ impl AsyncWrite for Io {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+        let this = self.get_mut();
+        ready!(this.poll_release(cx))?;
+        Pin::new(&mut this.stream).poll_flush(cx)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

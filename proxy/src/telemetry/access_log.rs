@@ -61,6 +61,32 @@ pub struct Entry {
     pub first_byte: Option<Duration>,
 }
 
+impl Entry {
+    /// For bytes that never became a request: its method is `-`, its path `*`.
+    pub fn refused(listener: &Arc<str>, client: IpAddr, error: Error) -> Self {
+        Self {
+            time: SystemTime::now(),
+            listener: Arc::clone(listener),
+            method: Method::from_bytes(b"-").unwrap_or_default(),
+            path: Uri::from_static("*"),
+            version: Version::HTTP_11,
+            host: None,
+            client,
+            request_id: None,
+            status: error.status().as_u16(),
+            error: Some(error),
+            route: None,
+            cluster: None,
+            endpoint: None,
+            attempts: 0,
+            received: 0,
+            sent: error.body().len() as u64,
+            duration: Duration::ZERO,
+            first_byte: None,
+        }
+    }
+}
+
 /// Counts over all sinks.
 #[derive(Debug, Default)]
 pub struct LogStats {

@@ -20,6 +20,12 @@ const STREAM_WINDOW: u32 = 256 * 1024;
 const CONNECTION_WINDOW: u32 = 1024 * 1024;
 /// Header bytes of an answer (and of its trailers).
 const MAX_HEADER_BYTES: u32 = 60 * 1024;
+/// What is written ahead of a slow endpoint, a stream.
+const MAX_SEND_BUFFER: usize = 64 * 1024;
+/// Bounds, with the header list, how many CONTINUATION frames a head may have.
+const MAX_FRAME: u32 = 16 * 1024;
+/// Streams that we have reset and of which frames may still come. Above: the connection ends.
+const MAX_RESET_STREAMS: usize = 100;
 /// A peer that is gone without a word is found within the sum of the two.
 const PING_INTERVAL: Duration = Duration::from_secs(30);
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
@@ -86,6 +92,9 @@ pub(crate) async fn http2(
         .initial_connection_window_size(CONNECTION_WINDOW)
         .initial_max_send_streams(MAX_STREAMS)
         .max_header_list_size(MAX_HEADER_BYTES)
+        .max_frame_size(MAX_FRAME)
+        .max_send_buf_size(MAX_SEND_BUFFER)
+        .max_concurrent_reset_streams(MAX_RESET_STREAMS)
         .keep_alive_interval(PING_INTERVAL)
         .keep_alive_timeout(PING_TIMEOUT)
         .handshake(TokioIo::new(stream))

@@ -108,21 +108,6 @@ cases! {
     ]
 }
 
-/// hyper takes the chunked body, drops the length and ends the connection; what follows is no request.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn h1_cl_te_both() {
-    let upstream = Upstream::echo(Http::One).await;
-    let proxy = Proxy::start(&[upstream.address]).await;
-    let smuggled = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 6\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n\
-                    GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n";
-    let (answer, closed) = raw(proxy.address, smuggled.as_bytes()).await;
-    assert!(closed, "{answer}");
-    assert_eq!(answer.matches("HTTP/1.1 ").count(), 1, "{answer}");
-    assert_eq!(upstream.requests(), 1);
-    let seen = upstream.last();
-    assert!(seen.target == "/" && !seen.headers.contains_key("content-length"), "{seen:?}");
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn h1_chunks_that_are_malformed_never_become_a_request() {
     for body in [

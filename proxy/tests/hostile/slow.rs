@@ -1,0 +1,102 @@
+//! Clients that take their time: each wait has its end, and the end has a name.
+
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::fixture::*;
+use crate::frames::*;
+use crate::recorder::{OK, recorder};
+
+/// Short enough to wait for.
+const LIMIT: Duration = Duration::from_millis(1_200);
+
+fn impatient() -> Setup {
+    Setup {
+        http: Box::new(|http| {
+            http.timeouts.request_headers = LIMIT;
+            http.timeouts.stream_idle = Some(LIMIT);
+        }),
+        ..Setup::default()
+    }
+}
+
+/// All that comes back until the proxy closes.
+async fn rest(stream: &mut TcpStream) -> String {
+    let mut bytes = Vec::new();
+    let read = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut bytes)).await;
+    assert!(read.is_ok(), "never closed: {}", String::from_utf8_lossy(&bytes));
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// Slowloris: a head byte by byte. Each byte is progress, and the head still has to end.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn slow_headers() {
+    for start in ["", "P", "PRI", "GET / HTTP/1.1\r\nHost: a\r\n", "GET / HTTP/1.1\r\nHost: a\r\n\r\nGET /2"]
+    {
+        let (upstream, _) = recorder(OK).await;
+        let proxy = Proxy::with(&[upstream], impatient()).await;
+        let mut stream = TcpStream::connect(proxy.address).await.unwrap();
+        stream.write_all(start.as_bytes()).await.unwrap();
+        let (mut read, mut write) = stream.split();
+        let drip = async {
+            loop {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                if write.write_all(b"x").await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+            }
+        };
+        let mut answer = Vec::new();
+        let ended = async {
+            // The drip after the close may turn the end into a reset.
+            let _ = read.read_to_end(&mut answer).await;
+        };
+        tokio::select! {
+            ended = tokio::time::timeout(PATIENCE, ended) => assert!(ended.is_ok(), "{start:?}: never closed"),
+            () = drip => {}
+        }
+        let answer = String::from_utf8_lossy(&answer).into_owned();
+        let last = answer.rfind("HTTP/1.1").map_or("", |at| &answer[at..]);
+        assert!(last.starts_with("HTTP/1.1 408 "), "{start:?}: {answer}");
+        assert!(last.contains("x-pontoon-reason: request_header_timeout\r\n"), "{start:?}: {answer}");
+    }
+}
+
+/// A body that stops coming.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn slow_body() {
+    let (upstream, _) = recorder(OK).await;
+    let proxy = Proxy::with(&[upstream], impatient()).await;
+    let mut stream = TcpStream::connect(proxy.address).await.unwrap();
+    stream.write_all(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nabc").await.unwrap();
+    let answer = rest(&mut stream).await;
+    assert!(answer.starts_with("HTTP/1.1 504 ") && answer.contains("stream_idle_timeout"), "{answer}");
+
+    let mut client = Raw::connect(proxy.address, &[]).await;
+    client.send(&frame(HEADERS, END_HEADERS, 1, &request("POST", "/"))).await;
+    assert_eq!(client.outcome(1).await, Outcome::Status(504));
+}
+
+/// A client that never reads its answer does not hold it, nor the upstream, for ever.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn slow_reader() {
+    let upstream = Upstream::answering(Http::One, |_| http::Response::new(full(vec![7; 32 << 20]))).await;
+    let proxy = Proxy::with(&[upstream.address], impatient()).await;
+    let mut stream = TcpStream::connect(proxy.address).await.unwrap();
+    stream.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+    // Windows of nothing: HTTP/2's way not to read.
+    let mut client = Raw::connect(proxy.address, &[(4, 0)]).await;
+    client.send(&frame(HEADERS, END_HEADERS | END_STREAM, 1, &request("GET", "/"))).await;
+    assert_eq!(client.outcome(1).await, Outcome::Status(200));
+    let connections = r#"pontoon_downstream_connections{listener="edge"}"#;
+    let mut seen = false;
+    for name in [connections, r#"pontoon_listener_connections{listener="edge"}"#] {
+        if proxy.metrics().contains(name) {
+            seen = true;
+            until("both connections end", || proxy.metric(name) == 0).await;
+        }
+    }
+    assert!(seen, "{}", proxy.metrics());
+}
