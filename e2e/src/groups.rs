@@ -1,5 +1,6 @@
 //! One file a group.
 
+pub(crate) mod h2spec;
 pub(crate) mod spring;
 
 use std::path::PathBuf;

@@ -13,6 +13,7 @@ async fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
     let group = arguments.next().unwrap_or_default();
     let result = match group.as_str() {
+        "h2spec" => groups::h2spec::run(arguments.collect()).await,
         "spring" => groups::spring::run(arguments.collect()).await,
         _ => usage(&group),
     };
@@ -27,5 +28,5 @@ async fn main() -> ExitCode {
 }
 
 fn usage(group: &str) -> anyhow::Result<bool> {
-    bail!("there is no group {group:?}; there is: spring");
+    bail!("there is no group {group:?}; there are: h2spec, spring");
 }

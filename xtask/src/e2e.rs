@@ -16,6 +16,8 @@ use crate::tools::Tools;
 pub(crate) enum Group {
     /// Envoy as a client of the xDS server.
     Envoy,
+    /// h2spec against the HTTP/2 side of a gateway.
+    H2spec,
     /// Spring Cloud applications of two generations.
     Spring,
 }
@@ -24,6 +26,7 @@ impl Group {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Group::Envoy => "envoy",
+            Group::H2spec => "h2spec",
             Group::Spring => "spring",
         }
     }
@@ -53,6 +56,7 @@ pub(crate) fn run(
     command.env("PONTOON_E2E_ARTIFACTS", workspace.join("target/e2e"));
     match group {
         Group::Spring => command.env("PONTOON_E2E_SPRING", tools.spring(steps, workspace)?),
+        Group::H2spec => command.env("PONTOON_E2E_H2SPEC", tools.h2spec(steps)?),
         Group::Envoy => &mut command,
     };
     // A person follows the cases as they end; the results come by a file.

