@@ -32,6 +32,8 @@ pub(crate) struct Exchange {
     pub(crate) request_done: Cell<bool>,
     /// The answer has been given to the connection to its end.
     pub(crate) response_done: Cell<bool>,
+    /// The client speaks gRPC: what we answer ourselves is an answer of that.
+    pub(crate) grpc: Cell<bool>,
     /// Counts frames either way, so that a timer can tell progress from none.
     pub(crate) progress: Cell<u32>,
     /// The answer has ended without the rest of the request's body: nobody wants that any more.
@@ -87,6 +89,7 @@ impl Exchange {
             sent: Cell::new(0),
             request_done: Cell::new(false),
             response_done: Cell::new(false),
+            grpc: Cell::new(false),
             progress: Cell::new(0),
             abandoned: Cell::new(false),
             body_waker: RefCell::new(None),

@@ -2,13 +2,14 @@
 //! removed, the removal of what belongs to one hop (RFC 9110, 7.6.1), and the route's changes.
 
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, COOKIE, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING,
-    UPGRADE,
+    CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE,
+    TRANSFER_ENCODING, UPGRADE,
 };
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::config::listener::{Limits, Underscores};
 use crate::error::Error;
+use crate::http::grpc;
 use crate::route::HeaderMutation;
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
@@ -30,6 +31,8 @@ pub(crate) struct Found {
     pub(crate) expect: bool,
     /// `X-Forwarded-For`, `-Proto` or `-Host` is there.
     pub(crate) forwarded: bool,
+    /// `Content-Type` is gRPC's.
+    pub(crate) grpc: bool,
     /// More than one `Cookie` line.
     pub(crate) cookies: u8,
     hosts: u8,
@@ -47,6 +50,7 @@ pub(crate) fn scan(headers: &HeaderMap, limits: &Limits, underscores: Underscore
         bytes += text.len() + value.len() + 4;
         match text.as_bytes()[0] {
             b'c' if *name == CONNECTION => found.connection = true,
+            b'c' if *name == CONTENT_TYPE => found.grpc = grpc::is_grpc(value),
             b'c' if *name == COOKIE => found.cookies = found.cookies.saturating_add(1),
             b'e' if *name == http::header::EXPECT => found.expect = true,
             b'h' if *name == HOST => found.hosts = found.hosts.saturating_add(1),

@@ -9,6 +9,7 @@ use http::{HeaderName, HeaderValue, Response, StatusCode, Uri};
 
 use super::body::ResponseBody;
 use super::exchange::Exchange;
+use super::grpc;
 use crate::error::Error;
 use crate::route::{Redirect, RedirectPath};
 
@@ -19,13 +20,24 @@ pub(crate) fn error(exchange: &Rc<Exchange>, error: Error) -> Response<ResponseB
     let error = exchange.fail(error);
     let mut response = direct(exchange, error.status(), Bytes::from_static(error.body().as_bytes()));
     let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+    if !exchange.grpc.get() {
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+    }
     headers.insert(REASON, HeaderValue::from_static(error.reason()));
     response
 }
 
-/// A status and a body.
+/// A status and a body; for a gRPC client, what these are in gRPC.
 pub(crate) fn direct(exchange: &Rc<Exchange>, status: StatusCode, body: Bytes) -> Response<ResponseBody> {
+    if exchange.grpc.get() {
+        let mut response = Response::new(ResponseBody::local(exchange, Bytes::new()));
+        let headers = response.headers_mut();
+        headers.insert(SERVER, exchange.settings.server.clone());
+        headers.insert(CONTENT_TYPE, grpc::GRPC);
+        headers.insert(grpc::GRPC_STATUS, grpc::code(status).into());
+        headers.insert(grpc::GRPC_MESSAGE, grpc::message(&body));
+        return response;
+    }
     let mut response = Response::new(ResponseBody::local(exchange, body));
     *response.status_mut() = status;
     response.headers_mut().insert(SERVER, exchange.settings.server.clone());

@@ -140,7 +140,7 @@ fn digits(value: &[u8]) -> Option<u16> {
 
 /// A client of raw frames.
 pub(crate) struct Raw {
-    read: OwnedReadHalf,
+    pub(crate) read: OwnedReadHalf,
     pub(crate) write: OwnedWriteHalf,
     buffer: Vec<u8>,
 }
@@ -149,15 +149,19 @@ impl Raw {
     /// Connected, with the preface and `settings` (pairs) sent and the server's settings acknowledged.
     pub(crate) async fn connect(address: SocketAddr, settings: &[(u16, u32)]) -> Raw {
         let stream = TcpStream::connect(address).await.unwrap();
-        stream.set_nodelay(true).unwrap();
-        let (read, write) = stream.into_split();
-        let mut raw = Raw { read, write, buffer: Vec::new() };
+        let mut raw = Raw::over(stream);
         let payload: Vec<u8> = settings
             .iter()
             .flat_map(|(id, value)| [&id.to_be_bytes()[..], &value.to_be_bytes()[..]].concat())
             .collect();
         raw.send(&[PREFACE, &frame(SETTINGS, 0, 0, &payload), &frame(SETTINGS, ACK, 0, &[])].concat()).await;
         raw
+    }
+
+    pub(crate) fn over(stream: TcpStream) -> Raw {
+        stream.set_nodelay(true).unwrap();
+        let (read, write) = stream.into_split();
+        Raw { read, write, buffer: Vec::new() }
     }
 
     /// Writes what the server still takes; it may have ended the connection.

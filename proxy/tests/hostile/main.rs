@@ -8,6 +8,7 @@ mod downgrade;
 mod fixture;
 mod floods;
 mod frames;
+mod origin;
 mod recorder;
 mod slow;
 mod smuggling;

@@ -7,26 +7,6 @@ use http_body_util::{BodyExt, StreamBody};
 
 use crate::fixture::*;
 
-/// Runs `$body` with HTTP/1.1 and HTTP/2 in front and behind.
-macro_rules! on_all_protocols {
-    ($( async fn $name:ident($front:ident, $back:ident) $body:block )+) => { $(
-        mod $name {
-            use super::*;
-
-            async fn run($front: Http, $back: Http) $body
-
-            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn h1_to_h1() { run(Http::One, Http::One).await }
-            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn h1_to_h2() { run(Http::One, Http::Two).await }
-            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn h2_to_h1() { run(Http::Two, Http::One).await }
-            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn h2_to_h2() { run(Http::Two, Http::Two).await }
-        }
-    )+ };
-}
-
 async fn proxy_to(upstream: &Upstream, back: Http) -> Proxy {
     Proxy::with(&[upstream.address], Setup { protocol: back.upstream(), ..Setup::default() }).await
 }

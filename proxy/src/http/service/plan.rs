@@ -15,7 +15,7 @@ use crate::error::Error;
 use crate::http::body::{Gate, RequestBody, ResponseBody};
 use crate::http::exchange::Exchange;
 use crate::http::headers::{self, Hop};
-use crate::http::{forwarded, path, respond};
+use crate::http::{forwarded, grpc, path, respond};
 use crate::route::{Action, Forward, NoRoute, RequestHead, Route, Targets, WeightedCluster};
 use crate::upstream::cluster::{Cluster, ClusterSettings, UpstreamProtocol};
 
@@ -65,7 +65,9 @@ pub(super) fn plan(exchange: &Rc<Exchange>, request: Request<Incoming>) -> Resul
     let settings = Rc::clone(&exchange.settings);
     let settings = &*settings.http;
     let (mut parts, body) = request.into_parts();
-    let found = headers::scan(&parts.headers, &settings.limits, settings.underscores)?;
+    let found = headers::scan(&parts.headers, &settings.limits, settings.underscores)
+        .inspect_err(|_| exchange.grpc.set(grpc::asks(&parts.headers)))?;
+    exchange.grpc.set(found.grpc);
     if parts.method == Method::CONNECT {
         return Err(Error::ConnectRefused);
     }
