@@ -34,6 +34,12 @@ struct Arguments {
     /// Our proxy.
     #[arg(long, env = "PONTOON_BENCH_PROXY")]
     proxy: PathBuf,
+    /// Our control plane.
+    #[arg(long, env = "PONTOON_BENCH_PONTOON")]
+    pontoon: PathBuf,
+    /// The Spring applications.
+    #[arg(long, env = "PONTOON_E2E_SPRING")]
+    spring: Option<PathBuf>,
     /// Envoy.
     #[arg(long, env = "PONTOON_BENCH_ENVOY")]
     envoy: PathBuf,
@@ -51,6 +57,8 @@ fn main() -> anyhow::Result<()> {
         folder: arguments.artifacts.clone(),
         proxy: arguments.proxy,
         envoy: arguments.envoy,
+        pontoon: arguments.pontoon,
+        spring: arguments.spring,
         runtime: runtime.handle().clone(),
         quick: arguments.quick,
     };
@@ -58,7 +66,11 @@ fn main() -> anyhow::Result<()> {
     let others = [Name::Haproxy, Name::Nginx, Name::Envoy];
     peers
         .extend(others.into_iter().filter(|p| arguments.against.is_empty() || arguments.against.contains(p)));
-    let phases = if arguments.phases.is_empty() { Phase::ALL.to_vec() } else { arguments.phases };
+    let phases = match (arguments.phases.is_empty(), arguments.quick) {
+        (false, _) => arguments.phases,
+        (true, true) => Phase::QUICK.to_vec(),
+        (true, false) => Phase::ALL.to_vec(),
+    };
 
     let mut results = report::Results::begin(&peers, arguments.quick);
     for phase in phases {
@@ -67,11 +79,18 @@ fn main() -> anyhow::Result<()> {
         println!("{}", table.markdown());
         results.tables.push(table);
     }
-    let json = arguments.json.unwrap_or_else(|| arguments.artifacts.join("results.json"));
+    let json = arguments.artifacts.join(if arguments.quick { "quick.json" } else { "results.json" });
+    results.keep_of(&json);
     results.write_json(&json)?;
-    if results.is_complete() {
-        results.write_page()?;
+    if let Some(copy) = &arguments.json {
+        results.write_json(copy)?;
     }
-    println!("results: {}", json.display());
+    // The book shows full runs only.
+    let page = match arguments.quick {
+        true => arguments.artifacts.join("benchmarks.md"),
+        false => PathBuf::from("docs/benchmarks.md"),
+    };
+    results.write_page(&page)?;
+    println!("{}, from {}", page.display(), json.display());
     Ok(())
 }

@@ -49,6 +49,9 @@ pub(crate) struct Bench {
     pub(crate) folder: PathBuf,
     pub(crate) proxy: PathBuf,
     pub(crate) envoy: PathBuf,
+    pub(crate) pontoon: PathBuf,
+    /// Where the Spring applications are; only a full run needs them.
+    pub(crate) spring: Option<PathBuf>,
     /// Runs the xDS server for our proxy.
     pub(crate) runtime: tokio::runtime::Handle,
     pub(crate) quick: bool,

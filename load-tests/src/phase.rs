@@ -1,5 +1,6 @@
 //! The phases, one file each.
 
+mod convergence;
 mod http1;
 mod idle;
 
@@ -15,15 +16,20 @@ pub(crate) enum Phase {
     Http1,
     /// Memory at start and with idle connections.
     Idle,
+    /// From registration, stop and death of an instance until traffic follows; minutes long.
+    Convergence,
 }
 
 impl Phase {
-    pub(crate) const ALL: [Phase; 2] = [Phase::Http1, Phase::Idle];
+    pub(crate) const ALL: [Phase; 3] = [Phase::Http1, Phase::Idle, Phase::Convergence];
+    /// Those that wait for no lease and no cache.
+    pub(crate) const QUICK: [Phase; 2] = [Phase::Http1, Phase::Idle];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
             Phase::Http1 => "http1",
             Phase::Idle => "idle",
+            Phase::Convergence => "convergence",
         }
     }
 
@@ -31,6 +37,15 @@ impl Phase {
         match self {
             Phase::Http1 => http1::TITLE,
             Phase::Idle => idle::TITLE,
+            Phase::Convergence => convergence::TITLE,
+        }
+    }
+
+    /// What a reader must know of the figures.
+    pub(crate) fn note(self) -> &'static str {
+        match self {
+            Phase::Http1 | Phase::Idle => "",
+            Phase::Convergence => convergence::NOTE,
         }
     }
 
@@ -38,6 +53,7 @@ impl Phase {
         match self {
             Phase::Http1 => http1::run(bench, peers),
             Phase::Idle => idle::run(bench, peers),
+            Phase::Convergence => convergence::run(bench),
         }
     }
 }

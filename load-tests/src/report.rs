@@ -4,37 +4,37 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use anyhow::Context as _;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::peer::Name;
 use crate::phase::Phase;
 
 /// One phase's figures.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Table {
-    pub(crate) phase: &'static str,
-    pub(crate) title: &'static str,
+    pub(crate) phase: String,
+    pub(crate) title: String,
     /// The figure whose ratio to the best peer is shown; less is better.
-    pub(crate) ratio_of: &'static str,
+    pub(crate) ratio_of: String,
     pub(crate) rows: Vec<Row>,
 }
 
-/// One peer's figures, each with every round's value.
-#[derive(Debug, Serialize)]
+/// One peer's figures, each with every round's value. Ours is the first row of a table.
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Row {
-    pub(crate) peer: Name,
-    figures: Vec<(&'static str, Vec<f64>)>,
+    pub(crate) peer: String,
+    figures: Vec<(String, Vec<f64>)>,
 }
 
 impl Row {
-    pub(crate) fn new(peer: Name) -> Row {
-        Row { peer, figures: Vec::new() }
+    pub(crate) fn new(peer: &str) -> Row {
+        Row { peer: peer.to_owned(), figures: Vec::new() }
     }
 
-    pub(crate) fn push(&mut self, figure: &'static str, value: f64) {
+    pub(crate) fn push(&mut self, figure: &str, value: f64) {
         match self.figures.iter_mut().find(|(name, _)| *name == figure) {
             Some((_, values)) => values.push(value),
-            None => self.figures.push((figure, vec![value])),
+            None => self.figures.push((figure.to_owned(), vec![value])),
         }
     }
 
@@ -56,18 +56,17 @@ fn number(value: f64) -> String {
 impl Table {
     /// Medians with the spread, and the ratio to the best peer.
     pub(crate) fn markdown(&self) -> String {
-        let names: Vec<&str> =
-            self.rows.first().map(|r| r.figures.iter().map(|(n, _)| *n).collect()).unwrap_or_default();
+        let names: Vec<&str> = self
+            .rows
+            .first()
+            .map(|r| r.figures.iter().map(|(n, _)| n.as_str()).collect())
+            .unwrap_or_default();
         let mut out = format!("| proxy | {} | ratio to the best peer |\n|---|", names.join(" | "));
         out.push_str(&"---|".repeat(names.len() + 1));
-        let best = self
-            .rows
-            .iter()
-            .filter(|row| row.peer != Name::Pontoon)
-            .filter_map(|row| row.median(self.ratio_of))
-            .min_by(f64::total_cmp);
+        let best =
+            self.rows.iter().skip(1).filter_map(|row| row.median(&self.ratio_of)).min_by(f64::total_cmp);
         for row in &self.rows {
-            let _ = write!(out, "\n| {} |", row.peer.text());
+            let _ = write!(out, "\n| {} |", row.peer);
             for (_, values) in &row.figures {
                 let (low, high) =
                     values.iter().fold((f64::MAX, f64::MIN), |(l, h), v| (l.min(*v), h.max(*v)));
@@ -78,7 +77,7 @@ impl Table {
                     let _ = write!(out, " {middle} |");
                 }
             }
-            let ratio = row.median(self.ratio_of).zip(best).map(|(own, best)| own / best);
+            let ratio = row.median(&self.ratio_of).zip(best).map(|(own, best)| own / best);
             let _ = write!(out, " {} |", ratio.map_or_else(|| "-".into(), |r| format!("{r:.2}")));
         }
         out
@@ -86,14 +85,12 @@ impl Table {
 }
 
 /// A whole run.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Results {
     machine: Vec<(String, String)>,
     quick: bool,
     pub(crate) tables: Vec<Table>,
 }
-
-const PAGE: &str = "docs/benchmarks.md";
 
 impl Results {
     pub(crate) fn begin(peers: &[Name], quick: bool) -> Results {
@@ -113,8 +110,18 @@ impl Results {
         Results { machine, quick, tables: Vec::new() }
     }
 
-    pub(crate) fn is_complete(&self) -> bool {
-        self.tables.len() == Phase::ALL.len()
+    /// Phases that this run left out keep the figures of the last run that had them, if it was of the same kind.
+    pub(crate) fn keep_of(&mut self, earlier: &Path) {
+        let earlier = std::fs::read(earlier).ok();
+        let earlier = earlier.and_then(|text| serde_json::from_slice::<Results>(&text).ok());
+        let Some(earlier) = earlier.filter(|earlier| earlier.quick == self.quick) else { return };
+        for table in earlier.tables {
+            if !self.tables.iter().any(|own| own.phase == table.phase) {
+                self.tables.push(table);
+            }
+        }
+        let place = |table: &Table| Phase::ALL.iter().position(|phase| phase.name() == table.phase);
+        self.tables.sort_by_key(place);
     }
 
     pub(crate) fn write_json(&self, path: &Path) -> anyhow::Result<()> {
@@ -122,8 +129,8 @@ impl Results {
         std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
     }
 
-    pub(crate) fn write_page(&self) -> anyhow::Result<()> {
-        std::fs::write(PAGE, self.page()).with_context(|| format!("cannot write {PAGE}"))
+    pub(crate) fn write_page(&self, path: &Path) -> anyhow::Result<()> {
+        std::fs::write(path, self.page()).with_context(|| format!("cannot write {}", path.display()))
     }
 
     fn page(&self) -> String {
@@ -146,8 +153,15 @@ impl Results {
             let _ = writeln!(out, "| {name} | {value} |");
         }
         for table in &self.tables {
-            let _ = write!(out, "\n## {}\n\n{}\n", table.title, table.markdown());
+            let note = Phase::ALL.iter().find(|phase| phase.name() == table.phase).map_or("", |p| p.note());
+            let _ = write!(out, "\n## {}\n\n{note}{}\n", table.title, table.markdown());
         }
+        out.push_str(concat!(
+            "\n## How to repeat\n\n",
+            "    cargo xtask bench               # everything, about 25 minutes\n",
+            "    cargo xtask bench --quick       # under 5 minutes, without convergence; writes target/bench/benchmarks.md\n",
+            "    cargo xtask bench --phase http1 --against nginx\n",
+        ));
         out
     }
 }

@@ -19,7 +19,7 @@ pub(super) fn run(bench: &Bench, peers: &[Name]) -> anyhow::Result<Table> {
     let upstream = bench.upstream()?;
     let mut running: Vec<(Row, Running)> = Vec::new();
     for peer in peers {
-        running.push((Row::new(*peer), bench.proxy(*peer, upstream.port)?));
+        running.push((Row::new(peer.text()), bench.proxy(*peer, upstream.port)?));
     }
     for round in 0..rounds {
         for (row, proxy) in &mut running {
@@ -31,16 +31,16 @@ pub(super) fn run(bench: &Bench, peers: &[Name]) -> anyhow::Result<Table> {
             let load = wrk(&url, CONNECTIONS, seconds)?;
             let used = cpu_time(proxy.pid())?.saturating_sub(before);
             if load.errors > 0 || load.requests == 0 {
-                bail!("{}: {} errors in {} requests", row.peer.text(), load.errors, load.requests);
+                bail!("{}: {} errors in {} requests", row.peer, load.errors, load.requests);
             }
             row.push("CPU µs/request", used.as_secs_f64() * 1e6 / load.requests as f64);
             row.push("requests/s", load.per_second);
         }
     }
     Ok(Table {
-        phase: "http1",
-        title: TITLE,
-        ratio_of: "CPU µs/request",
+        phase: "http1".to_owned(),
+        title: TITLE.to_owned(),
+        ratio_of: "CPU µs/request".to_owned(),
         rows: running.into_iter().map(|(row, _)| row).collect(),
     })
 }
