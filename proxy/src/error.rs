@@ -135,4 +135,15 @@ mod tests {
             assert!(error.reason().bytes().all(|b| b.is_ascii_lowercase() || b == b'_'));
         }
     }
+
+    #[test]
+    fn the_reference_lists_them_all() {
+        let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/reference/proxy.md");
+        let page = std::fs::read_to_string(page).unwrap();
+        for error in Error::ALL {
+            let row =
+                format!("| {} | {} | `{}` | {error} |", error.status().as_u16(), error.flag(), error.reason());
+            assert!(page.contains(&row), "docs/reference/proxy.md lacks this row:\n{row}");
+        }
+    }
 }
