@@ -20,6 +20,28 @@ pub(crate) fn build(workspace: &Path, steps: &Steps, tools: &Tools) -> anyhow::R
     steps.run("book", &mut command).map(drop)
 }
 
+/// Links of Markdown pages to files that are not there.
+#[cfg(test)]
+fn lost_links(workspace: &Path) -> anyhow::Result<Vec<String>> {
+    let docs = workspace.join("docs");
+    let mut pages = Vec::new();
+    collect(&docs, &docs, &mut pages)?;
+    let top = ["README.md", "ARCHITECTURE.md", "CHANGELOG.md"].map(|page| workspace.join(page));
+    let mut lost = Vec::new();
+    for page in pages.iter().map(|page| docs.join(page)).chain(top) {
+        let text =
+            std::fs::read_to_string(&page).with_context(|| format!("{} cannot be read", page.display()))?;
+        let links = text.split("](").skip(1).filter_map(|rest| rest.split(')').next());
+        for link in links.filter(|link| !link.contains("://") && !link.starts_with('#')) {
+            let file = link.split('#').next().unwrap_or_default();
+            if !page.parent().is_some_and(|folder| folder.join(file).exists()) {
+                lost.push(format!("{} links to {link}", page.display()));
+            }
+        }
+    }
+    Ok(lost)
+}
+
 /// Pages that `SUMMARY.md` does not list and links in it that lead nowhere, as paths below `docs/`.
 fn unlisted(docs: &Path) -> anyhow::Result<Vec<String>> {
     let summary =
@@ -57,5 +79,11 @@ mod tests {
     fn every_page_is_in_the_table_of_contents() {
         let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs");
         assert_eq!(unlisted(&docs).unwrap(), Vec::<String>::new());
+    }
+
+    #[test]
+    fn every_link_leads_somewhere() {
+        let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        assert_eq!(lost_links(&workspace).unwrap(), Vec::<String>::new());
     }
 }
