@@ -141,8 +141,12 @@ mod tests {
         let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/reference/proxy.md");
         let page = std::fs::read_to_string(page).unwrap();
         for error in Error::ALL {
-            let row =
-                format!("| {} | {} | `{}` | {error} |", error.status().as_u16(), error.flag(), error.reason());
+            let row = format!(
+                "| {} | {} | `{}` | {error} |",
+                error.status().as_u16(),
+                error.flag(),
+                error.reason()
+            );
             assert!(page.contains(&row), "docs/reference/proxy.md lacks this row:\n{row}");
         }
     }

@@ -150,7 +150,7 @@ pub(crate) async fn serve(listener: Rc<ListenerLocal>, stream: TcpStream, peer: 
     let conn = ConnState::new(listener, peer);
     let Some((io, http2)) = detect(&conn, stream).await else { return };
     if http2 {
-        serve_http2(&conn, io).await;
+        Box::pin(serve_http2(&conn, io)).await;
     } else {
         serve_http1(&conn, io).await;
     }
@@ -181,7 +181,7 @@ async fn detect(conn: &Rc<ConnState>, stream: TcpStream) -> Option<(Io, bool)> {
         Ok(true) => Some((io, start == *PREFACE)),
         Ok(false) => None,
         Err(_) => {
-            refuse_slow(conn, io).await;
+            Box::pin(refuse_slow(conn, io)).await;
             None
         }
     }
@@ -215,58 +215,66 @@ enum End {
     Closed,
 }
 
+/// In turns busy and parked. What a busy connection needs is in boxes of its own, so that a parked one is small.
 async fn serve_http1(conn: &Rc<ConnState>, mut io: Io) {
     io.guard();
     loop {
         let settings = conn.listener.settings();
-        let mut http = http1_builder(&settings).serve_connection(TokioIo::new(io), ProxyService::new(conn));
-        let mut clock = Clock::new(conn, &settings);
-        let mut tick = pin!(tokio::time::sleep(TICK));
-        let mut closing = false;
-        let end = poll_fn(|cx| {
-            conn.watch(cx);
-            let phase = conn.listener.phase();
-            if phase == Phase::Closed {
-                return Poll::Ready(End::Closed);
-            }
-            if phase == Phase::Draining && !closing {
-                closing = true;
-                Pin::new(&mut http).graceful_shutdown();
-            }
-            let mut polled = http.poll_without_shutdown(cx);
-            if polled.is_pending() && !conn.withheld.borrow().is_empty() {
-                // Not hyper's last word, so an upstream's answer that looks like it.
-                conn.release.set(true);
-                polled = http.poll_without_shutdown(cx);
-            }
-            if let Poll::Ready(result) = polled {
-                return Poll::Ready(End::Done(result));
-            }
-            clock.poll(tick.as_mut(), cx)
-        })
-        .await;
-        let parts = http.into_parts();
-        io = parts.io.into_inner();
-        io.unread(parts.read_buf);
+        let end;
+        (io, end) = Box::pin(drive_http1(conn, io, &settings)).await;
         match end {
-            End::Done(result) => {
-                if let Some(tunnel) = conn.tunnel.take() {
-                    io.unguard();
-                    tunnel.run(conn, io).await;
-                } else {
-                    finish(conn, io, result).await;
-                }
-                return;
-            }
             End::Idle => {
                 if io.prefix.is_empty() && !parked(conn, &io, settings.http.timeouts.idle).await {
                     return;
                 }
             }
-            End::SlowHeaders => return refuse_slow(conn, io).await,
+            End::Done(result) => {
+                return match conn.tunnel.take() {
+                    Some(tunnel) => {
+                        io.unguard();
+                        Box::pin(tunnel.run(conn, io)).await;
+                    }
+                    None => Box::pin(finish(conn, io, result)).await,
+                };
+            }
+            End::SlowHeaders => return Box::pin(refuse_slow(conn, io)).await,
             End::Closed => return,
         }
     }
+}
+
+/// Serves requests until there is a reason to stop.
+async fn drive_http1(conn: &Rc<ConnState>, io: Io, settings: &Settings) -> (Io, End) {
+    let mut http = http1_builder(settings).serve_connection(TokioIo::new(io), ProxyService::new(conn));
+    let mut clock = Clock::new(conn, settings);
+    let mut tick = pin!(tokio::time::sleep(TICK));
+    let mut closing = false;
+    let end = poll_fn(|cx| {
+        conn.watch(cx);
+        let phase = conn.listener.phase();
+        if phase == Phase::Closed {
+            return Poll::Ready(End::Closed);
+        }
+        if phase == Phase::Draining && !closing {
+            closing = true;
+            Pin::new(&mut http).graceful_shutdown();
+        }
+        let mut polled = http.poll_without_shutdown(cx);
+        if polled.is_pending() && !conn.withheld.borrow().is_empty() {
+            // Not hyper's last word, so an upstream's answer that looks like it.
+            conn.release.set(true);
+            polled = http.poll_without_shutdown(cx);
+        }
+        if let Poll::Ready(result) = polled {
+            return Poll::Ready(End::Done(result));
+        }
+        clock.poll(tick.as_mut(), cx)
+    })
+    .await;
+    let parts = http.into_parts();
+    let mut io = parts.io.into_inner();
+    io.unread(parts.read_buf);
+    (io, end)
 }
 
 fn http1_builder(settings: &Settings) -> http1::Builder {

@@ -54,10 +54,10 @@ impl Io {
         }
     }
 
-    /// Takes back what was read and not used.
+    /// Takes back what was read and not used. An empty piece of a buffer would keep all of the buffer.
     pub(crate) fn unread(&mut self, bytes: Bytes) {
         if self.prefix.is_empty() {
-            self.prefix = bytes;
+            self.prefix = if bytes.is_empty() { Bytes::new() } else { bytes };
         } else if !bytes.is_empty() {
             self.prefix = [&bytes[..], &self.prefix[..]].concat().into();
         }
