@@ -9,3 +9,4 @@ pub mod path;
 pub(crate) mod respond;
 pub(crate) mod service;
 pub(crate) mod tunnel;
+pub(crate) mod upgrade;

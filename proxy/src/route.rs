@@ -91,6 +91,8 @@ pub struct Forward {
     pub prefix_rewrite: Option<Box<str>>,
     /// Replaces `Host`/`:authority`.
     pub host_rewrite: Option<HeaderValue>,
+    /// It takes CONNECT, and nothing else: bytes both ways over a connection of its own.
+    pub connect: bool,
 }
 
 /// Where a request may go.

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use envoy_types::pb::envoy::config::accesslog::v3::{AccessLog, access_log};
-use envoy_types::pb::envoy::config::core::v3::HttpProtocolOptions;
+use envoy_types::pb::envoy::config::core::v3::{Http2ProtocolOptions, HttpProtocolOptions};
 use envoy_types::pb::envoy::config::listener::v3::{Filter, FilterChain, Listener, filter};
 use envoy_types::pb::envoy::extensions::filters::http::router::v3::Router;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::{
@@ -29,6 +29,8 @@ pub const GATEWAY_CLASS: &str = "pontoon";
 const IDLE: std::time::Duration = std::time::Duration::from_secs(3600);
 /// A request without a byte either way is ended after this.
 const STREAM_IDLE: std::time::Duration = std::time::Duration::from_secs(300);
+/// HTTP/2 streams of one connection, as Envoy advises for the edge.
+const MAX_STREAMS: u32 = 100;
 /// For all headers of a request: bounds a client that sends them byte by byte.
 const REQUEST_HEADERS: std::time::Duration = std::time::Duration::from_secs(10);
 
@@ -163,6 +165,11 @@ pub(super) fn listener(name: &str, address: SocketAddr) -> Listener {
         common_http_protocol_options: Some(HttpProtocolOptions {
             idle_timeout: Some(wire::duration(IDLE)),
             ..HttpProtocolOptions::default()
+        }),
+        http2_protocol_options: Some(Http2ProtocolOptions {
+            allow_connect: true,
+            max_concurrent_streams: wire::number(MAX_STREAMS),
+            ..Http2ProtocolOptions::default()
         }),
         stream_idle_timeout: Some(wire::duration(STREAM_IDLE)),
         request_headers_timeout: Some(wire::duration(REQUEST_HEADERS)),

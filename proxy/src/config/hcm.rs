@@ -54,7 +54,7 @@ support! {
 
 support! {
     HTTP2_OPTIONS, http2_options: Http2ProtocolOptions = "envoy.config.core.v3.Http2ProtocolOptions";
-    read: max_concurrent_streams;
+    read: max_concurrent_streams, allow_connect;
     ignored:
         hpack_table_size => "a fixed limit of our own holds",
         initial_stream_window_size => "a fixed limit of our own holds",
@@ -73,7 +73,7 @@ support! {
         stream_reset_rate => "a fixed limit of our own holds",
         stream_error_on_invalid_http_messaging => "a fixed limit of our own holds",
         override_stream_error_on_invalid_http_message => "a fixed limit of our own holds";
-    refused: allow_connect, allow_metadata, custom_settings_parameters, disallow_obs_text;
+    refused: allow_metadata, custom_settings_parameters, disallow_obs_text;
 }
 
 support! {
@@ -97,7 +97,7 @@ support! {
         respect_expected_rq_timeout => "no x-envoy headers are read",
         suppress_grpc_request_failure_code_stats => "it only names statistics",
         upstream_log_options => "there is no upstream log",
-        reject_connect_request_early_data => "CONNECT is refused";
+        reject_connect_request_early_data => "what a client sends before the answer is sent on after it";
     refused: upstream_log, strict_check_headers, upstream_http_filters;
 }
 
@@ -128,6 +128,7 @@ pub(super) struct Manager {
     pub(super) path: PathOptions,
     pub(super) underscores: Underscores,
     pub(super) upgrades: Vec<Box<str>>,
+    pub(super) extended_connect: bool,
     pub(super) generate_request_id: bool,
     pub(super) preserve_external_request_id: bool,
     pub(super) access_log: Vec<AccessLog>,
@@ -196,6 +197,7 @@ pub(super) fn compile(message: &HttpConnectionManager) -> Result<Manager, Proble
             HeadersWithUnderscoresAction::DropHeader => Underscores::Drop,
         },
         upgrades: upgrades(message)?,
+        extended_connect: http2.allow_connect,
         generate_request_id: message.generate_request_id.is_none_or(|b| b.value),
         preserve_external_request_id: message.preserve_external_request_id,
         access_log: each("access_log", &message.access_log, access_log)?,
@@ -283,9 +285,6 @@ fn upgrades(message: &HttpConnectionManager) -> Result<Vec<Box<str>>, Problem> {
     let types = each("upgrade_configs", &message.upgrade_configs, |config| {
         if !config.filters.is_empty() {
             return Err(Problem::new("filters", "is not supported"));
-        }
-        if config.upgrade_type.eq_ignore_ascii_case("connect") {
-            return Err(Problem::new("upgrade_type", "CONNECT is not supported"));
         }
         let enabled = config.enabled.is_none_or(|b| b.value);
         Ok(enabled.then(|| config.upgrade_type.to_ascii_lowercase().into_boxed_str()))

@@ -39,6 +39,8 @@ pub struct HttpSettings {
     pub underscores: Underscores,
     /// Upgrade types passed through (lower case), `websocket` being the usual one.
     pub upgrades: Vec<Box<str>>,
+    /// `http2_protocol_options.allow_connect`: HTTP/2 clients may ask for upgrades too (RFC 8441).
+    pub extended_connect: bool,
     /// Whether `x-request-id` is made when absent.
     pub generate_request_id: bool,
     /// Whether an `x-request-id` from outside is kept.

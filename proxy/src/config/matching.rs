@@ -82,7 +82,7 @@ fn path(message: &RouteMatch) -> Result<compiled::PathMatcher, Problem> {
             let config: UriTemplateMatchConfig = unpack(any).under(|| "path_match_policy".into())?;
             template(&config.path_template).under(|| "path_match_policy.typed_config.path_template".into())
         }
-        PathSpecifier::ConnectMatcher(_) => Err(Problem::new("connect_matcher", "CONNECT is not supported")),
+        PathSpecifier::ConnectMatcher(_) => Ok(PathMatcher::Connect),
     }
 }
 

@@ -74,12 +74,11 @@ support! {
 
 support! {
     ROUTE_ACTION, route_action: RouteAction = "envoy.config.route.v3.RouteAction";
-    read: prefix_rewrite, timeout, idle_timeout, retry_policy, hash_policy, cluster_specifier, host_rewrite_specifier;
+    read: prefix_rewrite, timeout, idle_timeout, retry_policy, hash_policy, cluster_specifier, host_rewrite_specifier, upgrade_configs;
     ignored:
         priority => "there are no circuit breakers yet that know it",
         early_data_policy => "there is no early data without TLS",
         append_x_forwarded_host => "X-Forwarded-Host is always kept",
-        upgrade_configs => "the listener says which upgrades pass",
         include_vh_rate_limits => "rate limits are refused",
         cluster_not_found_response_code => "it is always 503",
         flush_timeout => "the idle timeout bounds it";
@@ -272,7 +271,27 @@ fn forward(message: &RouteAction, around: &Around<'_>) -> Result<compiled::Forwa
             .under(|| "retry_policy".into())?,
         prefix_rewrite: (!message.prefix_rewrite.is_empty()).then(|| message.prefix_rewrite.as_str().into()),
         host_rewrite,
+        connect: connect(message)?,
     })
+}
+
+/// Whether the route ends CONNECT. Which upgrades pass is the listener's to say.
+fn connect(message: &RouteAction) -> Result<bool, Problem> {
+    let connects = each("upgrade_configs", &message.upgrade_configs, |config| {
+        if !config.upgrade_type.eq_ignore_ascii_case("connect") {
+            let reason = format!("is {:?}; this proxy supports CONNECT here", config.upgrade_type);
+            return Err(Problem::new("upgrade_type", reason));
+        }
+        let Some(options) = &config.connect_config else {
+            let reason = "is missing; this proxy does not send CONNECT on, it ends it";
+            return Err(Problem::new("connect_config", reason));
+        };
+        if options.proxy_protocol_config.is_some() || options.allow_post {
+            return Err(Problem::new("connect_config", "has fields set that this proxy does not support"));
+        }
+        Ok(config.enabled.is_none_or(|enabled| enabled.value))
+    })?;
+    Ok(connects.contains(&true))
 }
 
 fn targets(message: &WeightedCluster, clusters: &Clusters<'_>) -> Result<compiled::Targets, Problem> {

@@ -364,6 +364,7 @@ fn http_settings(manager: Manager, routes: Arc<RouteHandle>) -> HttpSettings {
         path: manager.path,
         underscores: manager.underscores,
         upgrades: manager.upgrades,
+        extended_connect: manager.extended_connect,
         generate_request_id: manager.generate_request_id,
         preserve_external_request_id: manager.preserve_external_request_id,
         access_log: manager.access_log,

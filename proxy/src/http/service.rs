@@ -52,9 +52,7 @@ async fn serve(
         Err(error) => respond::error(&exchange, error),
     };
     exchange.status.set(response.status().as_u16());
-    if exchange.conn.listener.phase() >= Phase::LameDuck
-        && response.status() != http::StatusCode::SWITCHING_PROTOCOLS
-    {
+    if exchange.conn.listener.phase() >= Phase::LameDuck && exchange.conn.tunnel.borrow().is_none() {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     Ok(response)

@@ -232,7 +232,7 @@ async fn serve_http1(conn: &Rc<ConnState>, mut io: Io) {
                 return match conn.tunnel.take() {
                     Some(tunnel) => {
                         io.unguard();
-                        Box::pin(tunnel.run(conn, io)).await;
+                        Box::pin(tunnel.run(io)).await;
                     }
                     None => Box::pin(finish(conn, io, result)).await,
                 };
@@ -417,8 +417,12 @@ async fn refuse(conn: &ConnState, io: &mut Io, error: Error) {
 async fn serve_http2(conn: &Rc<ConnState>, io: Io) {
     let settings = conn.listener.settings();
     let (limits, timeouts) = (&settings.http.limits, &settings.http.timeouts);
+    let mut builder = http2::Builder::new(LocalExec);
+    if settings.http.extended_connect {
+        builder.enable_connect_protocol();
+    }
     let mut http = pin!(
-        http2::Builder::new(LocalExec)
+        builder
             .timer(TokioTimer::new())
             .max_concurrent_streams(limits.max_concurrent_streams)
             .max_header_list_size(limits.max_header_bytes)

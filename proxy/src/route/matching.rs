@@ -34,6 +34,8 @@ pub enum PathMatcher {
     SeparatedPrefix(Box<str>),
     /// The expression matches the whole path.
     Regex(Regex),
+    /// A CONNECT, which has no path.
+    Connect,
 }
 
 /// One header predicate.
@@ -129,6 +131,7 @@ impl PathMatcher {
                 path.strip_prefix(&**prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
             }
             PathMatcher::Regex(regex) => regex.is_match(path),
+            PathMatcher::Connect => path.is_empty(),
         }
     }
 
@@ -138,7 +141,10 @@ impl PathMatcher {
             PathMatcher::Prefix(p) | PathMatcher::PrefixIgnoreCase(p) | PathMatcher::SeparatedPrefix(p) => {
                 p.len()
             }
-            PathMatcher::Exact(_) | PathMatcher::ExactIgnoreCase(_) | PathMatcher::Regex(_) => path.len(),
+            PathMatcher::Exact(_)
+            | PathMatcher::ExactIgnoreCase(_)
+            | PathMatcher::Regex(_)
+            | PathMatcher::Connect => path.len(),
         }
     }
 }

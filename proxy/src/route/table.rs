@@ -153,7 +153,8 @@ impl PathIndex {
                 }
                 PathMatcher::ExactIgnoreCase(_)
                 | PathMatcher::PrefixIgnoreCase(_)
-                | PathMatcher::Regex(_) => {
+                | PathMatcher::Regex(_)
+                | PathMatcher::Connect => {
                     index.other.push(position);
                 }
             }

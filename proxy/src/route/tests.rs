@@ -31,6 +31,7 @@ fn forward(targets: Targets, hash: Vec<HashPolicy>) -> Action {
         },
         prefix_rewrite: None,
         host_rewrite: None,
+        connect: false,
     })
 }
 

@@ -40,7 +40,8 @@ impl<F: Future + 'static> hyper::rt::Executor<F> for LocalExec {
     }
 }
 
-async fn tcp(address: SocketAddr, limit: Duration) -> Result<TcpStream, Error> {
+/// A TCP connection, for whatever is spoken on it.
+pub(crate) async fn tcp(address: SocketAddr, limit: Duration) -> Result<TcpStream, Error> {
     let stream = match timeout(limit, TcpStream::connect(address)).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => return Err(classify(&error)),

@@ -110,6 +110,7 @@ impl Proxy {
             },
             prefix_rewrite: None,
             host_rewrite: None,
+            connect: false,
         };
         (setup.forward)(&mut forward);
         let mut route = Route {
@@ -140,6 +141,7 @@ impl Proxy {
             path: PathOptions::default(),
             underscores: Underscores::Reject,
             upgrades: vec!["websocket".into()],
+            extended_connect: true,
             generate_request_id: true,
             preserve_external_request_id: false,
             access_log: Vec::new(),

@@ -28,3 +28,4 @@ mod forwarding;
 mod framing;
 mod grpc;
 mod streaming;
+mod tunnels;

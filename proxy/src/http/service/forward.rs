@@ -7,10 +7,11 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
+use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONNECTION, SET_COOKIE, UPGRADE};
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
+use http::header::SET_COOKIE;
+use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, Version, response};
 use http_body_util::BodyExt as _;
 use hyper::body::{Body as _, Incoming};
 use tokio::time::Instant;
@@ -20,9 +21,11 @@ use crate::error::Error;
 use crate::http::body::{Bounds, RequestBody, ResponseBody};
 use crate::http::exchange::Exchange;
 use crate::http::headers;
-use crate::http::tunnel::Tunnel;
+use crate::http::tunnel::{Far, Tunnel};
+use crate::http::upgrade::Change;
 use crate::resilience::retry::{self, Failure, Repeatable};
 use crate::upstream::cluster::Endpoint;
+use crate::upstream::connect::tcp as upstream_tcp;
 use crate::upstream::pool::Lease;
 use crate::worker::local::Timer;
 
@@ -38,6 +41,9 @@ pub(super) async fn forward(
     exchange: &Rc<Exchange>,
     mut plan: ForwardPlan,
 ) -> Result<Response<ResponseBody>, Error> {
+    if let Some(change) = plan.change.take_if(|change| change.is_connect()) {
+        return connect(exchange, plan, change).await;
+    }
     let Some(action) = plan.action() else { return Err(Error::NoRoute) };
     let policy = action.retry.clone();
     let total = action.timeout.map(|timeout| exchange.start + timeout);
@@ -55,7 +61,7 @@ pub(super) async fn forward(
         };
         let copy = (tries < policy.max_retries
             && repeatable.bodyless
-            && !plan.upgrade
+            && plan.change.is_none()
             && (policy.on_refused_stream || policy.on_reused_connection && repeatable.idempotent))
             .then(|| Copy::of(request));
         tries += 1;
@@ -253,11 +259,10 @@ fn answer(
     let Answer { response, first, lease } = received;
     let (mut parts, incoming) = response.into_parts();
     parts.version = Version::HTTP_11;
-    let switching = parts.status == StatusCode::SWITCHING_PROTOCOLS;
-    if switching && !plan.upgrade {
+    let granted = plan.change.as_ref().is_some_and(|change| change.is_granted(parts.status));
+    if parts.status == StatusCode::SWITCHING_PROTOCOLS && !granted {
         return Err(Error::UpstreamProtocol);
     }
-    let protocol = if switching { parts.headers.get(UPGRADE).cloned() } else { None };
     headers::remove_response_hop(&mut parts.headers);
     if let Some(arm) = plan.arm() {
         headers::mutate(&mut parts.headers, &arm.response_headers);
@@ -266,21 +271,67 @@ fn answer(
     if let Some(cookie) = plan.set_cookie {
         parts.headers.append(SET_COOKIE, cookie);
     }
-    if switching {
-        let mut response = Response::from_parts(parts, ());
-        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("upgrade"));
-        if let Some(protocol) = protocol {
-            response.headers_mut().insert(UPGRADE, protocol);
+    if let Some(change) = plan.change {
+        if granted {
+            let mut carrier = Response::new(());
+            *carrier.extensions_mut() = std::mem::take(&mut parts.extensions);
+            let upstream = hyper::upgrade::on(&mut carrier);
+            let far = Far::Upgrade(upstream, lease);
+            return Ok(open(exchange, change, parts, far, plan.idle));
         }
-        let upstream = hyper::upgrade::on(&mut response);
-        response.extensions_mut().clear();
-        exchange.conn.tunnel.replace(Some(Tunnel { upstream, exchange: Rc::clone(exchange), lease }));
-        return Ok(response.map(|()| ResponseBody::local(exchange, Bytes::new())));
-    }
-    if plan.upgrade {
-        // What follows an upgrade that was declined may be meant for the other protocol: not read as a request.
-        parts.headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        change.decline(&mut parts.headers);
     }
     let body = ResponseBody::upstream(Rc::clone(exchange), incoming, first, lease, timer, bounds);
     Ok(Response::from_parts(parts, body))
+}
+
+/// Grants a change of protocol, and has the tunnel begin behind the answer.
+fn open(
+    exchange: &Rc<Exchange>,
+    mut change: Change,
+    mut parts: response::Parts,
+    far: Far,
+    idle: Option<Duration>,
+) -> Response<ResponseBody> {
+    change.grant(&mut parts);
+    let tunnel = Tunnel { far, exchange: Rc::clone(exchange), idle };
+    match change.near.take() {
+        Some(near) => tunnel.spawn(near),
+        None => drop(exchange.conn.tunnel.replace(Some(tunnel))),
+    }
+    Response::from_parts(parts, ResponseBody::local(exchange, Bytes::new()))
+}
+
+/// A CONNECT that ends here: a connection of its own to an endpoint of the route's cluster.
+async fn connect(
+    exchange: &Rc<Exchange>,
+    plan: ForwardPlan,
+    change: Change,
+) -> Result<Response<ResponseBody>, Error> {
+    let worker = exchange.worker();
+    let tries = plan.action().map_or(1, |action| action.retry.max_retries + 1);
+    let mut tried: Vec<Arc<Endpoint>> = Vec::new();
+    let mut last = Error::NoHealthyUpstream;
+    for number in 1..=tries {
+        exchange.attempts.set(number);
+        let endpoint = pick(exchange, &plan, Instant::now(), &tried)?;
+        exchange.note_endpoint(&endpoint);
+        match upstream_tcp(endpoint.address, plan.settings.connect_timeout).await {
+            Ok(stream) => {
+                endpoint.outlier.connected();
+                exchange.note_first_byte();
+                let (mut parts, ()) = Response::new(()).into_parts();
+                headers::mutate(&mut parts.headers, &plan.route.response_headers);
+                return Ok(open(exchange, change, parts, Far::Tcp(stream), plan.idle));
+            }
+            Err(error) => {
+                if matches!(error, Error::ConnectFailure | Error::ConnectTimeout) {
+                    endpoint.outlier.connect_failed(worker.since_epoch_ms(Instant::now()));
+                }
+                last = error;
+            }
+        }
+        tried.push(endpoint);
+    }
+    Err(last)
 }

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{CONNECTION, COOKIE, EXPECT, HOST, TE, UPGRADE};
+use http::header::{CONNECTION, COOKIE, EXPECT, HOST, TE};
 use http::uri::PathAndQuery;
 use http::{HeaderName, HeaderValue, Method, Request, Response, Uri, Version, request};
 use hyper::body::{Body as _, Incoming};
@@ -15,6 +15,7 @@ use crate::error::Error;
 use crate::http::body::{Gate, RequestBody, ResponseBody};
 use crate::http::exchange::Exchange;
 use crate::http::headers::{self, Hop};
+use crate::http::upgrade::{self, Asked, Change};
 use crate::http::{forwarded, grpc, path, respond};
 use crate::route::{Action, Forward, NoRoute, RequestHead, Route, Targets, WeightedCluster};
 use crate::upstream::cluster::{Cluster, ClusterSettings, UpstreamProtocol};
@@ -40,8 +41,8 @@ pub(super) struct ForwardPlan {
     /// The arm's position, where the choice was weighted.
     pub(super) arm: Option<usize>,
     pub(super) set_cookie: Option<HeaderValue>,
-    /// The client may switch protocols.
-    pub(super) upgrade: bool,
+    /// The client wants to switch protocols.
+    pub(super) change: Option<Change>,
     pub(super) idle: Option<Duration>,
 }
 
@@ -61,18 +62,23 @@ impl ForwardPlan {
     }
 }
 
-pub(super) fn plan(exchange: &Rc<Exchange>, request: Request<Incoming>) -> Result<Plan, Error> {
+pub(super) fn plan(exchange: &Rc<Exchange>, mut request: Request<Incoming>) -> Result<Plan, Error> {
     let settings = Rc::clone(&exchange.settings);
     let settings = &*settings.http;
+    let tunnel = request.method() == Method::CONNECT && request.version() == Version::HTTP_2;
+    let near = tunnel.then(|| hyper::upgrade::on(&mut request));
     let (mut parts, body) = request.into_parts();
     let found = headers::scan(&parts.headers, &settings.limits, settings.underscores)
         .inspect_err(|_| exchange.grpc.set(grpc::asks(&parts.headers)))?;
     exchange.grpc.set(found.grpc);
-    if parts.method == Method::CONNECT {
-        return Err(Error::ConnectRefused);
-    }
+    let asked = Asked::of(&mut parts, &settings.upgrades)?;
+    let connect = matches!(asked, Asked::Connect);
     let host = host(&parts, found.has_host()?)?;
-    normalise(&mut parts, settings)?;
+    if !connect {
+        normalise(&mut parts, settings)?;
+    } else if !body.is_end_stream() || parts.uri.path_and_query().is_some() {
+        return Err(Error::BadPath);
+    }
     let limit = settings.limits.max_body_bytes;
     if limit > 0 && body.size_hint().lower() > limit {
         return Err(Error::BodyTooLarge);
@@ -110,6 +116,8 @@ pub(super) fn plan(exchange: &Rc<Exchange>, request: Request<Incoming>) -> Resul
     let route = Arc::clone(decision.route);
     let matched = decision.matched_prefix;
     match &route.action {
+        Action::Forward(action) if action.connect != connect => Err(Error::ConnectRefused),
+        Action::Redirect(_) if connect => Err(Error::ConnectRefused),
         Action::Direct { status, body } => {
             let mut response = respond::direct(exchange, *status, body.clone());
             headers::mutate(response.headers_mut(), &route.response_headers);
@@ -134,18 +142,23 @@ pub(super) fn plan(exchange: &Rc<Exchange>, request: Request<Incoming>) -> Resul
             local.cells.active.add(1);
             exchange.cluster.replace(Some(local));
             let cluster_settings = cluster.settings.load_full().ok_or(Error::NoCluster)?;
-            let upgrade = upgrade(&parts, &hop, settings, &cluster_settings);
+            let wanted = match asked {
+                Asked::Extended(protocol) => Some(protocol),
+                Asked::No => upgrade(&parts, &hop, settings),
+                Asked::Connect => None,
+            };
             if let Some(arm) = target.arm {
                 headers::mutate(&mut parts.headers, &arm.request_headers);
             }
             headers::mutate(&mut parts.headers, &route.request_headers);
             rewrite(&mut parts, action, matched)?;
             let host = action.host_rewrite.as_ref().unwrap_or(&host);
-            address(&mut parts, host, &cluster_settings, &hop, found.cookies > 1)?;
-            if let Some(protocol) = &upgrade {
-                parts.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
-                parts.headers.insert(UPGRADE, protocol.clone());
-            }
+            let change = if connect {
+                Some(Change::connect(near))
+            } else {
+                address(&mut parts, host, &cluster_settings, &hop, found.cookies > 1)?;
+                wanted.map(|protocol| Change::ask(&mut parts, protocol, near, cluster_settings.protocol))
+            };
             let gate = gate(&mut parts, &body, found.expect, &cluster_settings);
             let body = RequestBody::new(body, exchange, limit, gate.clone());
             let mut request = Request::from_parts(parts, body);
@@ -164,7 +177,7 @@ pub(super) fn plan(exchange: &Rc<Exchange>, request: Request<Incoming>) -> Resul
                 settings: cluster_settings,
                 arm,
                 set_cookie,
-                upgrade: upgrade.is_some(),
+                change,
                 idle,
             }))
         }
@@ -269,17 +282,13 @@ fn request_id(headers: &mut http::HeaderMap, settings: &HttpSettings, trusted: b
     }
 }
 
-/// The protocol asked for, where the listener passes it on and the upstream hop can carry it.
-fn upgrade(
-    parts: &request::Parts,
-    hop: &Hop,
-    settings: &HttpSettings,
-    cluster: &ClusterSettings,
-) -> Option<HeaderValue> {
+/// The protocol that an HTTP/1.1 client asks for, where the listener passes it on.
+fn upgrade(parts: &request::Parts, hop: &Hop, settings: &HttpSettings) -> Option<HeaderValue> {
     let asked = hop.upgrade.as_ref()?;
-    let allowed = settings.upgrades.iter().any(|name| asked.as_bytes().eq_ignore_ascii_case(name.as_bytes()));
-    (allowed && parts.version == Version::HTTP_11 && cluster.protocol == UpstreamProtocol::Http1)
-        .then(|| asked.clone())
+    let passes = parts.version == Version::HTTP_11
+        && !asked.as_bytes().eq_ignore_ascii_case(upgrade::CONNECT.as_bytes())
+        && upgrade::is_allowed(asked.as_bytes(), &settings.upgrades);
+    passes.then(|| asked.clone())
 }
 
 fn rewrite(parts: &mut request::Parts, action: &Forward, matched: usize) -> Result<(), Error> {

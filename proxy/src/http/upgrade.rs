@@ -1,0 +1,166 @@
+//! A change of protocol on its way through. HTTP/1.1 asks for it by `Upgrade` and grants it by 101, HTTP/2 by an
+//! extended CONNECT and 200 (RFC 8441); each is turned into the other where the two hops differ. Inside it is a
+//! GET with a protocol, as Envoy has it, so routes match it alike.
+
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use http::header::{CONNECTION, CONTENT_LENGTH, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, UPGRADE};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Version, request, response};
+use hyper::upgrade::OnUpgrade;
+use sha1::{Digest as _, Sha1};
+
+use crate::error::Error;
+use crate::upstream::cluster::UpstreamProtocol;
+
+/// The token of plain CONNECT among a listener's upgrade types, as Envoy has it.
+pub(crate) const CONNECT: &str = "connect";
+/// RFC 6455, 1.3.
+const WEBSOCKET_GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
+
+/// What a client asks for beside its request.
+pub(crate) enum Asked {
+    /// Nothing.
+    No,
+    /// HTTP/2's way.
+    Extended(HeaderValue),
+    /// A tunnel to the authority.
+    Connect,
+}
+
+impl Asked {
+    /// Makes a GET of an extended CONNECT; refuses what is not on the listener's list.
+    pub(crate) fn of(parts: &mut request::Parts, allowed: &[Box<str>]) -> Result<Asked, Error> {
+        if parts.method != Method::CONNECT {
+            return Ok(Asked::No);
+        }
+        let Some(protocol) = parts.extensions.remove::<hyper::ext::Protocol>() else {
+            return if is_allowed(CONNECT.as_bytes(), allowed) {
+                Ok(Asked::Connect)
+            } else {
+                Err(Error::ConnectRefused)
+            };
+        };
+        if !is_allowed(protocol.as_str().as_bytes(), allowed) || protocol.as_str() == CONNECT {
+            return Err(Error::UpgradeRefused);
+        }
+        parts.method = Method::GET;
+        HeaderValue::from_str(protocol.as_str()).map(Asked::Extended).map_err(|_| Error::UpgradeRefused)
+    }
+}
+
+/// Whether a listener passes this protocol on.
+pub(crate) fn is_allowed(protocol: &[u8], allowed: &[Box<str>]) -> bool {
+    allowed.iter().any(|name| protocol.eq_ignore_ascii_case(name.as_bytes()))
+}
+
+/// A change of protocol that is sent on.
+pub(crate) struct Change {
+    kind: Kind,
+    /// The client's stream, where it is HTTP/2's; otherwise the tunnel is the whole connection.
+    pub(crate) near: Option<OnUpgrade>,
+}
+
+enum Kind {
+    /// To this protocol. The client's WebSocket key where we must answer it, as the upstream will not.
+    Upgrade { protocol: HeaderValue, key: Option<HeaderValue>, upstream: UpstreamProtocol },
+    /// To whatever the two ends speak.
+    Connect,
+}
+
+impl Change {
+    /// A tunnel for a CONNECT that ends here.
+    pub(crate) fn connect(near: Option<OnUpgrade>) -> Self {
+        Self { kind: Kind::Connect, near }
+    }
+
+    pub(crate) fn is_connect(&self) -> bool {
+        matches!(self.kind, Kind::Connect)
+    }
+
+    /// Writes the wish into the upstream's request, whose hop-by-hop headers have gone.
+    pub(crate) fn ask(
+        parts: &mut request::Parts,
+        protocol: HeaderValue,
+        near: Option<OnUpgrade>,
+        upstream: UpstreamProtocol,
+    ) -> Self {
+        let websocket = protocol.as_bytes().eq_ignore_ascii_case(b"websocket");
+        let mut key = None;
+        match upstream {
+            UpstreamProtocol::Http1 => {
+                parts.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+                parts.headers.insert(UPGRADE, protocol.clone());
+                if websocket && near.is_some() && !parts.headers.contains_key(SEC_WEBSOCKET_KEY) {
+                    let nonce = BASE64_STANDARD.encode(fastrand::u128(..).to_ne_bytes());
+                    if let Ok(nonce) = HeaderValue::try_from(nonce) {
+                        parts.headers.insert(SEC_WEBSOCKET_KEY, nonce);
+                    }
+                }
+            }
+            UpstreamProtocol::Http2 => {
+                parts.method = Method::CONNECT;
+                if let Ok(text) = protocol.to_str() {
+                    parts.extensions.insert(h2::ext::Protocol::from(text));
+                }
+                if websocket {
+                    key = parts.headers.remove(SEC_WEBSOCKET_KEY);
+                }
+            }
+        }
+        Self { kind: Kind::Upgrade { protocol, key, upstream }, near }
+    }
+
+    /// Whether the upstream has granted it.
+    pub(crate) fn is_granted(&self, status: StatusCode) -> bool {
+        match &self.kind {
+            Kind::Upgrade { upstream: UpstreamProtocol::Http1, .. } => {
+                status == StatusCode::SWITCHING_PROTOCOLS
+            }
+            Kind::Upgrade { upstream: UpstreamProtocol::Http2, .. } | Kind::Connect => status.is_success(),
+        }
+    }
+
+    /// Makes the answer that grants it to the client. Its hop-by-hop headers have gone.
+    pub(crate) fn grant(&self, parts: &mut response::Parts) {
+        let headers = &mut parts.headers;
+        headers.remove(CONTENT_LENGTH);
+        parts.version = Version::HTTP_11;
+        parts.status = StatusCode::OK;
+        let Kind::Upgrade { protocol, key, .. } = &self.kind else { return };
+        if self.near.is_some() {
+            headers.remove(SEC_WEBSOCKET_ACCEPT);
+            return;
+        }
+        parts.status = StatusCode::SWITCHING_PROTOCOLS;
+        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        headers.insert(UPGRADE, protocol.clone());
+        if let Some(accept) = key.as_ref().and_then(accept) {
+            headers.insert(SEC_WEBSOCKET_ACCEPT, accept);
+        }
+    }
+
+    /// Marks an answer that does not grant it. What follows an upgrade that was declined may be meant for the other
+    /// protocol: it is not read as a request.
+    pub(crate) fn decline(&self, headers: &mut HeaderMap) {
+        if self.near.is_none() {
+            headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+    }
+}
+
+/// RFC 6455, 4.2.2.
+fn accept(key: &HeaderValue) -> Option<HeaderValue> {
+    let digest = Sha1::new().chain_update(key.as_bytes()).chain_update(WEBSOCKET_GUID).finalize();
+    HeaderValue::try_from(BASE64_STANDARD.encode(digest)).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_example_of_rfc_6455() {
+        let key = HeaderValue::from_static("dGhlIHNhbXBsZSBub25jZQ==");
+        assert_eq!(accept(&key).unwrap(), "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+    }
+}
