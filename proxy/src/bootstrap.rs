@@ -37,6 +37,16 @@ pub struct Args {
     /// For requests in flight when the process is told to end, in seconds. Default: 30.
     #[arg(long, env = "PONTOON_PROXY_DRAIN_SECONDS", value_name = "N")]
     pub drain_seconds: Option<u64>,
+    /// Connections of clients in all; 0 is no limit. Default: half of the open files that the system allows.
+    #[arg(long, env = "PONTOON_PROXY_MAX_CONNECTIONS", value_name = "N")]
+    pub max_connections: Option<usize>,
+    /// Connections of one client address (an IPv6 /64); 0 is no limit. Default: 0.
+    #[arg(long, env = "PONTOON_PROXY_MAX_CONNECTIONS_PER_SOURCE", value_name = "N")]
+    pub max_connections_per_source: Option<usize>,
+    /// Resident memory: from 90 % of it connections are not kept alive, from 95 % nothing new is taken; 0 is no
+    /// limit. Default: what the control group allows.
+    #[arg(long, env = "PONTOON_PROXY_MAX_MEMORY_MIB", value_name = "N")]
+    pub max_memory_mib: Option<u64>,
 }
 
 /// The settings of the YAML file.
@@ -51,6 +61,9 @@ struct File {
     admin_anywhere: bool,
     workers: Option<usize>,
     drain_seconds: Option<u64>,
+    max_connections: Option<usize>,
+    max_connections_per_source: Option<usize>,
+    max_memory_mib: Option<u64>,
 }
 
 /// The settings in force.
@@ -68,6 +81,12 @@ pub struct Bootstrap {
     pub workers: usize,
     /// For requests in flight at the end.
     pub drain: Duration,
+    /// Connections in all; `None`: half of the open files.
+    pub max_connections: Option<usize>,
+    /// Connections of one source; 0 is no limit.
+    pub max_connections_per_source: usize,
+    /// Resident memory in MiB; `None`: what the control group allows.
+    pub max_memory_mib: Option<u64>,
 }
 
 /// Settings that cannot be used.
@@ -135,6 +154,12 @@ impl Bootstrap {
             admin,
             workers,
             drain: Duration::from_secs(args.drain_seconds.or(file.drain_seconds).unwrap_or(30)),
+            max_connections: args.max_connections.or(file.max_connections),
+            max_connections_per_source: args
+                .max_connections_per_source
+                .or(file.max_connections_per_source)
+                .unwrap_or(0),
+            max_memory_mib: args.max_memory_mib.or(file.max_memory_mib),
         })
     }
 }

@@ -3,6 +3,7 @@
 
 mod cds;
 mod eds;
+mod filters;
 mod hcm;
 mod lds;
 pub mod listener;

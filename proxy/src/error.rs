@@ -65,6 +65,14 @@ errors! {
     TransferCoding: Downstream, NOT_IMPLEMENTED, "DPE", "transfer_coding", "the only transfer coding served here is chunked, once";
     /// A client that opens streams only to reset them.
     RapidReset: Downstream, TOO_MANY_REQUESTS, "DPE", "rapid_reset", "the client reset most of its streams within a second of opening them; its connection was closed";
+    /// The proxy has as many connections as it may.
+    ConnectionLimit: Downstream, SERVICE_UNAVAILABLE, "-", "connection_limit", "the proxy has as many connections as it may; look at --max-connections and the limit of open files";
+    /// The client has as many connections as it may.
+    SourceConnectionLimit: Downstream, SERVICE_UNAVAILABLE, "-", "source_connection_limit", "the client's address has as many connections as it may; look at --max-connections-per-source";
+    /// The listener has as many connections as it may.
+    ListenerConnectionLimit: Downstream, SERVICE_UNAVAILABLE, "-", "listener_connection_limit", "the listener has as many connections as its connection_limit filter allows";
+    /// There is no memory for more.
+    Overload: Us, SERVICE_UNAVAILABLE, "OM", "overload", "the proxy is short of memory and takes nothing new; look at --max-memory-mib and at pontoon_memory_bytes";
     /// All headers did not arrive in time.
     HeaderTimeout: Downstream, REQUEST_TIMEOUT, "DPE", "request_header_timeout", "the request's headers did not arrive in time";
     /// The request target is no path we would send on.

@@ -10,6 +10,7 @@ pub mod error;
 pub mod explain;
 pub mod http;
 mod listener;
+pub mod overload;
 pub mod resilience;
 pub mod route;
 mod run;

@@ -10,6 +10,7 @@ use std::io as std_io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::task::Waker;
 use std::time::Duration;
 
@@ -73,12 +74,15 @@ pub(crate) struct ListenerLocal {
     wakers: RefCell<Vec<Option<Waker>>>,
     free: RefCell<Vec<usize>>,
     open: Cell<usize>,
+    /// Over all workers.
+    open_everywhere: Arc<AtomicUsize>,
 }
 
 impl ListenerLocal {
     pub(crate) fn new(listener: Arc<Listener>, worker: Rc<Worker>) -> Rc<Self> {
         let cells = worker.shard.listener(&listener.name);
         let settings = Rc::new(compile(listener.http.load_full(), &worker));
+        let open_everywhere = worker.admission.of_listener(&listener.name);
         Rc::new(Self {
             listener,
             worker,
@@ -90,6 +94,7 @@ impl ListenerLocal {
             wakers: RefCell::default(),
             free: RefCell::default(),
             open: Cell::new(0),
+            open_everywhere,
         })
     }
 
@@ -221,8 +226,19 @@ fn is_about_the_connection(error: &std_io::Error) -> bool {
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
 }
 
+/// Serves the connection where there is room for it; otherwise it is closed at once, which costs least.
 fn start(local: &Rc<ListenerLocal>, stream: TcpStream, peer: SocketAddr) {
+    let limit = local.settings().http.max_connections;
+    let permit = match local.worker.admission.admit(peer.ip(), &local.open_everywhere, limit) {
+        Ok(permit) => permit,
+        Err(error) => {
+            local.cells.ended(0, Some(error));
+            let entry = || Entry { status: 0, ..Entry::refused(&local.listener.name, peer.ip(), error) };
+            local.settings().log(entry);
+            return;
+        }
+    };
     // Not worth a connection.
     let _ = stream.set_nodelay(true);
-    tokio::task::spawn_local(connection::serve(Rc::clone(local), stream, peer));
+    tokio::task::spawn_local(connection::serve(Rc::clone(local), stream, peer, permit));
 }

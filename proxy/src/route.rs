@@ -93,6 +93,8 @@ pub struct Forward {
     pub host_rewrite: Option<HeaderValue>,
     /// It takes CONNECT, and nothing else: bytes both ways over a connection of its own.
     pub connect: bool,
+    /// Overrides the listener's; 0 is no limit.
+    pub max_body_bytes: Option<u64>,
 }
 
 /// Where a request may go.

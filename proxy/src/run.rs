@@ -17,10 +17,13 @@ use tracing_subscriber::{EnvFilter, reload};
 use crate::admin::{Admin, Phase};
 use crate::bootstrap::Bootstrap;
 use crate::worker::{Options, Workers};
-use crate::{admin, discovery};
+use crate::{admin, discovery, overload};
 
 /// Long enough for a caller's next keep-alive request to see `Connection: close`.
 const LAME_DUCK: Duration = Duration::from_millis(500);
+
+/// Between looks at the memory in use.
+const MEMORY_TICK: Duration = Duration::from_millis(250);
 
 /// Changes what is logged while the process runs.
 pub type LogFilter = reload::Handle<EnvFilter, tracing_subscriber::Registry>;
@@ -52,7 +55,14 @@ pub fn run(bootstrap: Bootstrap, logging: LogFilter) -> anyhow::Result<()> {
 
 async fn serve(bootstrap: Bootstrap, logging: LogFilter) -> anyhow::Result<()> {
     let discovery = discovery::start(Config::new(bootstrap.xds_server.clone(), node(&bootstrap)));
-    let options = Options { workers: bootstrap.workers, lame_duck: LAME_DUCK, drain: bootstrap.drain };
+    let admission = overload::Admission::new(limits(&bootstrap));
+    let options = Options {
+        workers: bootstrap.workers,
+        lame_duck: LAME_DUCK,
+        drain: bootstrap.drain,
+        admission: admission.clone(),
+    };
+    tokio::spawn(watch_memory(admission));
     let workers =
         Arc::new(Workers::start(options, discovery.listeners()).context("cannot start the workers")?);
     let socket = TcpListener::bind(bootstrap.admin)
@@ -97,6 +107,40 @@ async fn serve(bootstrap: Bootstrap, logging: LogFilter) -> anyhow::Result<()> {
     }
     admin.discovery.leave().await;
     Ok(())
+}
+
+/// What is let in: as the bootstrap says, else what the system allows.
+fn limits(bootstrap: &Bootstrap) -> overload::Limits {
+    let files = overload::raise_open_files();
+    let memory = match bootstrap.max_memory_mib {
+        Some(mib) => mib.saturating_mul(1024 * 1024),
+        None => overload::memory_allowed().unwrap_or(0),
+    };
+    overload::Limits {
+        // A connection and its upstream's are two.
+        connections: bootstrap.max_connections.unwrap_or(files / 2),
+        connections_per_source: bootstrap.max_connections_per_source,
+        memory,
+    }
+}
+
+/// Looks how much memory there is left, and says when that changes what is taken.
+async fn watch_memory(admission: Arc<overload::Admission>) {
+    let mut interval = tokio::time::interval(MEMORY_TICK);
+    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        interval.tick().await;
+        let Some(used) = overload::resident_memory() else {
+            tracing::warn!("the system does not say how much memory is used; there is no limit of it");
+            return;
+        };
+        let limit = admission.limits().memory;
+        match admission.observe(used) {
+            Some(overload::Pressure::None) => tracing::info!(used, limit, "memory is no longer scarce"),
+            Some(pressure) => tracing::warn!(used, limit, ?pressure, "memory is scarce"),
+            None => {}
+        }
+    }
 }
 
 fn node(bootstrap: &Bootstrap) -> Node {

@@ -19,6 +19,7 @@ use tokio::time::Instant;
 
 use crate::config::listener::Listener;
 use crate::listener::{ListenerLocal, Phase, accept, bind};
+use crate::overload::Admission;
 use crate::telemetry::Metrics;
 use crate::telemetry::access_log::Sinks;
 use crate::telemetry::metrics::Shard;
@@ -41,6 +42,8 @@ pub struct Options {
     pub lame_duck: Duration,
     /// On drain: how long what is in flight may take after that.
     pub drain: Duration,
+    /// What is let in.
+    pub admission: Arc<Admission>,
 }
 
 /// A listener as the workers have it.
@@ -90,16 +93,17 @@ impl Workers {
         for (number, shard) in shards.iter().enumerate() {
             let (queue, commands) = mpsc::channel(QUEUE);
             let (shard, sinks) = (Arc::clone(shard), Arc::clone(&sinks));
+            let admission = Arc::clone(&options.admission);
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             threads.push(std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
-                let worker = Rc::new(Worker::new(epoch, shard, sinks));
+                let worker = Rc::new(Worker::new(epoch, shard, sinks, admission));
                 LocalSet::new().block_on(&runtime, run(worker, commands));
             })?);
             queues.push(queue);
         }
         let (report, bound) = watch::channel(Vec::new());
         let binder = tokio::spawn(follow(listeners, queues.clone(), report));
-        let metrics = Metrics::new(shards, sinks.stats());
+        let metrics = Metrics::new(shards, sinks.stats(), Arc::clone(&options.admission));
         Ok(Self { options, metrics, queues, bound, binder, threads: Mutex::new(threads) })
     }
 

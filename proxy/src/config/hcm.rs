@@ -8,15 +8,15 @@ use envoy_types::pb::envoy::config::core::v3::{Http1ProtocolOptions, Http2Protoc
 use envoy_types::pb::envoy::config::core::v3::{SubstitutionFormatString, substitution_format_string};
 use envoy_types::pb::envoy::config::route::v3::RouteConfiguration;
 use envoy_types::pb::envoy::extensions::access_loggers::file::v3::{FileAccessLog, file_access_log};
-use envoy_types::pb::envoy::extensions::filters::http::router::v3::Router;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::{
     CodecType, PathWithEscapedSlashesAction, RouteSpecifier, StripPortMode,
 };
-use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::{
-    HttpConnectionManager, HttpFilter, http_filter,
-};
+use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::HttpConnectionManager;
+use envoy_types::pb::envoy::extensions::http::header_validators::envoy_default::v3::HeaderValidatorConfig;
+use envoy_types::pb::envoy::extensions::http::header_validators::envoy_default::v3::header_validator_config;
 use ipnet::IpNet;
 
+use super::filters;
 use super::lds::unpack;
 use super::listener::{
     AccessLog, AccessLogFormat, DownstreamTimeouts, ForwardedTrust, Limits, PathOptions, Underscores,
@@ -24,11 +24,11 @@ use super::listener::{
 use super::problem::{Problem, Under, each};
 use super::support::{Message, support};
 
-pub(super) const MESSAGES: &[Message] = &[MANAGER, COMMON_OPTIONS, HTTP2_OPTIONS, HTTP1_OPTIONS, ROUTER];
+pub(super) const MESSAGES: &[Message] = &[MANAGER, COMMON_OPTIONS, HTTP2_OPTIONS, HTTP1_OPTIONS, VALIDATOR];
 
 support! {
     MANAGER, manager: HttpConnectionManager = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
-    read: codec_type, http_filters, common_http_protocol_options, http_protocol_options, http2_protocol_options, server_name, max_request_headers_kb, stream_idle_timeout, request_headers_timeout, drain_timeout, access_log, use_remote_address, xff_num_trusted_hops, internal_address_config, generate_request_id, preserve_external_request_id, upgrade_configs, normalize_path, merge_slashes, path_with_escaped_slashes_action, strip_port_mode, route_specifier;
+    read: codec_type, http_filters, common_http_protocol_options, http_protocol_options, http2_protocol_options, server_name, max_request_headers_kb, stream_idle_timeout, request_headers_timeout, drain_timeout, access_log, use_remote_address, xff_num_trusted_hops, internal_address_config, generate_request_id, preserve_external_request_id, upgrade_configs, normalize_path, merge_slashes, path_with_escaped_slashes_action, strip_port_mode, route_specifier, typed_header_validation_config;
     ignored:
         stat_prefix => "it only names statistics",
         tracing => "spans are not reported by this version",
@@ -42,7 +42,7 @@ support! {
         append_local_overload => "there is no overload manager",
         add_proxy_protocol_connection_state => "PROXY protocol is not read here",
         http1_safe_max_connection_duration => "connections have no longest duration";
-    refused: add_user_agent, http3_protocol_options, server_header_transformation, scheme_header_transformation, stream_flush_timeout, request_timeout, drain_timeout_jitter, original_ip_detection_extensions, early_header_mutation_extensions, skip_xff_append, via, forward_client_cert_details, set_current_client_cert_details, forward_client_cert_matcher, represent_ipv4_remote_address_as_ipv4_mapped_ipv6, request_id_extension, local_reply_config, stream_error_on_invalid_http_message, path_normalization_options, strip_trailing_host_dot, proxy_status_config, typed_header_validation_config, append_x_forwarded_port, forward_proto_config;
+    refused: add_user_agent, http3_protocol_options, server_header_transformation, scheme_header_transformation, stream_flush_timeout, request_timeout, drain_timeout_jitter, original_ip_detection_extensions, early_header_mutation_extensions, skip_xff_append, via, forward_client_cert_details, set_current_client_cert_details, forward_client_cert_matcher, represent_ipv4_remote_address_as_ipv4_mapped_ipv6, request_id_extension, local_reply_config, stream_error_on_invalid_http_message, path_normalization_options, strip_trailing_host_dot, proxy_status_config, append_x_forwarded_port, forward_proto_config;
 }
 
 support! {
@@ -88,17 +88,11 @@ support! {
 }
 
 support! {
-    ROUTER, router: Router = "envoy.extensions.filters.http.router.v3.Router";
-    read: ;
+    VALIDATOR, header_validator: HeaderValidatorConfig = "envoy.extensions.http.header_validators.envoy_default.v3.HeaderValidatorConfig";
+    read: headers_with_underscores_action;
     ignored:
-        dynamic_stats => "it only names statistics",
-        start_child_span => "spans are not reported by this version",
-        suppress_envoy_headers => "no x-envoy headers are added",
-        respect_expected_rq_timeout => "no x-envoy headers are read",
-        suppress_grpc_request_failure_code_stats => "it only names statistics",
-        upstream_log_options => "there is no upstream log",
-        reject_connect_request_early_data => "what a client sends before the answer is sent on after it";
-    refused: upstream_log, strict_check_headers, upstream_http_filters;
+        strip_fragment_from_path => "a fragment never passes";
+    refused: http1_protocol_options, uri_path_normalization_options, restrict_http_methods;
 }
 
 /// Envoy's default for all headers of a request.
@@ -123,6 +117,8 @@ const DEFAULT_DRAIN: Duration = Duration::from_secs(5);
 pub(super) struct Manager {
     pub(super) routes: Routes,
     pub(super) forwarded: ForwardedTrust,
+    /// From the filter before it.
+    pub(super) max_connections: usize,
     pub(super) limits: Limits,
     pub(super) timeouts: DownstreamTimeouts,
     pub(super) path: PathOptions,
@@ -156,7 +152,7 @@ pub(super) fn compile(message: &HttpConnectionManager) -> Result<Manager, Proble
     }
     let http2 = message.http2_protocol_options.clone().unwrap_or_default();
     http2_options(&http2).under(|| "http2_protocol_options".into())?;
-    filters(&message.http_filters)?;
+    let filters = filters::compile(&message.http_filters)?;
 
     let header_kib = message.max_request_headers_kb.map_or(DEFAULT_HEADER_KIB, |n| n.value);
     if header_kib == 0 || header_kib > LARGEST_HEADER_KIB {
@@ -166,10 +162,11 @@ pub(super) fn compile(message: &HttpConnectionManager) -> Result<Manager, Proble
     Ok(Manager {
         routes: routes(message)?,
         forwarded: forwarded(message)?,
+        max_connections: 0,
         limits: Limits {
             max_header_bytes: header_kib * 1024,
             max_headers: common.max_headers_count.map_or(DEFAULT_HEADERS, |n| n.value).max(1),
-            max_body_bytes: 0,
+            max_body_bytes: filters.max_body_bytes,
             max_concurrent_streams: http2.max_concurrent_streams.map_or(DEFAULT_STREAMS, |n| n.value).max(1),
         },
         timeouts: DownstreamTimeouts {
@@ -190,12 +187,7 @@ pub(super) fn compile(message: &HttpConnectionManager) -> Result<Manager, Proble
             merge_slashes: message.merge_slashes,
             reject_escaped_slashes: escaped_slashes(message)?,
         },
-        underscores: match common.headers_with_underscores_action() {
-            // The protobuf default, so it cannot be told from a field that is not set; ours is stricter.
-            HeadersWithUnderscoresAction::Allow => Underscores::default(),
-            HeadersWithUnderscoresAction::RejectRequest => Underscores::Reject,
-            HeadersWithUnderscoresAction::DropHeader => Underscores::Drop,
-        },
+        underscores: underscores(message, common.headers_with_underscores_action())?,
         upgrades: upgrades(message)?,
         extended_connect: http2.allow_connect,
         generate_request_id: message.generate_request_id.is_none_or(|b| b.value),
@@ -229,31 +221,6 @@ fn routes(message: &HttpConnectionManager) -> Result<Routes, Problem> {
     }
 }
 
-fn filters(filters: &[HttpFilter]) -> Result<(), Problem> {
-    let (last, earlier) = match filters {
-        [] => return Err(Problem::new("http_filters", "is empty; the last one must be the router")),
-        [earlier @ .., last] => (last, earlier),
-    };
-    each("http_filters", earlier, |filter| {
-        if filter.is_optional || filter.disabled {
-            return Ok(());
-        }
-        let reason = format!(
-            "is the filter {:?}, which this proxy does not have; mark it is_optional to go without",
-            filter.name
-        );
-        Err(Problem::new("name", reason))
-    })?;
-    let position = earlier.len();
-    match &last.config_type {
-        Some(http_filter::ConfigType::TypedConfig(any)) => {
-            unpack(any).and_then(|message| router(&message).under(|| "typed_config".into()))
-        }
-        _ => Err(Problem::new("typed_config", "is missing; the last filter must be the router")),
-    }
-    .under(|| format!("http_filters[{position}]"))
-}
-
 fn forwarded(message: &HttpConnectionManager) -> Result<ForwardedTrust, Problem> {
     let ranges = message.internal_address_config.as_ref().map_or(&[][..], |c| &c.cidr_ranges);
     let trusted_peers = each("internal_address_config.cidr_ranges", ranges, |range| {
@@ -265,6 +232,32 @@ fn forwarded(message: &HttpConnectionManager) -> Result<ForwardedTrust, Problem>
         use_remote_address: message.use_remote_address.is_some_and(|b| b.value),
         trusted_hops: message.xff_num_trusted_hops,
         trusted_peers,
+    })
+}
+
+/// `ALLOW` is the protobuf default of `common_http_protocol_options`, where it cannot be told from a field that is
+/// not set, so it means refusal there. The header validator's message is only there when somebody put it there.
+fn underscores(
+    message: &HttpConnectionManager,
+    common: HeadersWithUnderscoresAction,
+) -> Result<Underscores, Problem> {
+    if let Some(config) = &message.typed_header_validation_config {
+        let at = || "typed_header_validation_config".into();
+        let any = config.typed_config.as_ref();
+        let any = any.ok_or_else(|| Problem::new("typed_config", "is missing")).under(at)?;
+        let validator: HeaderValidatorConfig = unpack(any).under(at)?;
+        header_validator(&validator).under(|| "typed_header_validation_config.typed_config".into())?;
+        use header_validator_config::HeadersWithUnderscoresAction as Action;
+        return Ok(match validator.headers_with_underscores_action() {
+            Action::Allow => Underscores::Allow,
+            Action::RejectRequest => Underscores::Reject,
+            Action::DropHeader => Underscores::Drop,
+        });
+    }
+    Ok(match common {
+        HeadersWithUnderscoresAction::Allow => Underscores::default(),
+        HeadersWithUnderscoresAction::RejectRequest => Underscores::Reject,
+        HeadersWithUnderscoresAction::DropHeader => Underscores::Drop,
     })
 }
 
@@ -328,5 +321,38 @@ pub(super) fn duration(
             field,
             format!("is {} s {} ns; must not be negative", message.seconds, message.nanos),
         )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use envoy_types::pb::envoy::config::core::v3::TypedExtensionConfig;
+    use envoy_types::pb::google::protobuf::Any;
+    use prost::{Message as _, Name as _};
+
+    use super::*;
+
+    #[test]
+    fn underscores_are_refused_unless_somebody_says_otherwise() {
+        use HeadersWithUnderscoresAction as Common;
+        use header_validator_config::HeadersWithUnderscoresAction as Own;
+        let of = |common: Common, own: Option<Own>| {
+            let config = own.map(|action| {
+                let validator = HeaderValidatorConfig {
+                    headers_with_underscores_action: action.into(),
+                    ..HeaderValidatorConfig::default()
+                };
+                let value = validator.encode_to_vec();
+                let typed_config = Some(Any { type_url: HeaderValidatorConfig::type_url(), value });
+                TypedExtensionConfig { name: "x".into(), typed_config }
+            });
+            let manager =
+                HttpConnectionManager { typed_header_validation_config: config, ..Default::default() };
+            underscores(&manager, common).unwrap()
+        };
+        assert_eq!(of(Common::Allow, None), Underscores::Reject);
+        assert_eq!(of(Common::DropHeader, None), Underscores::Drop);
+        assert_eq!(of(Common::DropHeader, Some(Own::Allow)), Underscores::Allow);
+        assert_eq!(of(Common::Allow, Some(Own::RejectRequest)), Underscores::Reject);
     }
 }

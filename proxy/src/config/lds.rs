@@ -8,6 +8,7 @@ use envoy_types::pb::envoy::config::listener::v3::{FilterChain, Listener, filter
 use envoy_types::pb::google::protobuf::Any;
 use prost::Name;
 
+use super::filters;
 use super::hcm::{self, Manager};
 use super::problem::{Problem, Under, each};
 use super::support::{Message, support};
@@ -29,8 +30,8 @@ support! {
         max_connections_to_accept_per_socket_event => "a worker always takes one at a time",
         continue_on_listener_filters_timeout => "there are no listener filters",
         listener_filters_timeout => "there are no listener filters",
-        bypass_overload_manager => "there is no overload manager",
-        ignore_global_conn_limit => "there is no global connection limit",
+        bypass_overload_manager => "what is short of memory takes nothing new anywhere",
+        ignore_global_conn_limit => "the limit of all connections guards the process",
         connection_balance_config => "the kernel balances over the workers";
     refused: bind_to_port, access_log, additional_addresses, fcds_config, filter_chain_matcher, use_original_dst, default_filter_chain, per_connection_buffer_high_watermark_timeout, deprecated_v1, listener_filters, transparent, freebind, socket_options, tcp_fast_open_queue_length, udp_listener_config, api_listener, tcp_backlog_size, enable_mptcp, tcp_keepalive, listener_specifier;
 }
@@ -65,6 +66,7 @@ pub(super) fn compile(message: &Listener) -> Result<Compiled, Problem> {
 
 fn manager_of(chain: &FilterChain) -> Result<Manager, Problem> {
     filter_chain(chain)?;
+    let mut limit = 0;
     let managers = each("filters", &chain.filters, |filter| {
         let config = match &filter.config_type {
             Some(filter::ConfigType::TypedConfig(config)) => config,
@@ -73,10 +75,15 @@ fn manager_of(chain: &FilterChain) -> Result<Manager, Problem> {
             }
             None => return Err(Problem::new("typed_config", "is missing")),
         };
-        hcm::compile(&unpack(config)?).under(|| "typed_config".into())
+        if let Some(connections) = filters::connections(config).under(|| "typed_config".into())? {
+            limit = connections;
+            return Ok(None);
+        }
+        hcm::compile(&unpack(config)?).under(|| "typed_config".into()).map(Some)
     })?;
+    let managers: Vec<Manager> = managers.into_iter().flatten().collect();
     match <[Manager; 1]>::try_from(managers) {
-        Ok([manager]) => Ok(manager),
+        Ok([manager]) => Ok(Manager { max_connections: limit, ..manager }),
         Err(all) => {
             let reason =
                 format!("has {} elements; this proxy supports one, an HTTP connection manager", all.len());

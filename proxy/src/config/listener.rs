@@ -29,6 +29,8 @@ pub struct HttpSettings {
     pub routes: Arc<RouteHandle>,
     /// Sources whose `X-Forwarded-*` is believed, and how many hops of it.
     pub forwarded: ForwardedTrust,
+    /// Connections of the listener, over all workers; 0 is no limit.
+    pub max_connections: usize,
     /// Request header and body limits.
     pub limits: Limits,
     /// Timeouts on the downstream side.

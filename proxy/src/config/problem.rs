@@ -44,7 +44,7 @@ impl<T> Under<T> for Result<T, Problem> {
 pub fn each<T, U>(
     field: &str,
     elements: &[T],
-    translate: impl Fn(&T) -> Result<U, Problem>,
+    mut translate: impl FnMut(&T) -> Result<U, Problem>,
 ) -> Result<Vec<U>, Problem> {
     elements.iter().enumerate().map(|(i, e)| translate(e).under(|| format!("{field}[{i}]"))).collect()
 }

@@ -18,6 +18,7 @@ use envoy_types::pb::envoy::config::route::v3::{
 };
 use http::{HeaderValue, StatusCode};
 
+use super::filters;
 use super::hcm::duration;
 use super::matching::{self, header_name};
 use super::problem::{Problem, Under, each};
@@ -61,7 +62,7 @@ support! {
 
 support! {
     ROUTE, route: Route = "envoy.config.route.v3.Route";
-    read: name, r#match, request_headers_to_add, request_headers_to_remove, response_headers_to_add, response_headers_to_remove, action;
+    read: name, r#match, request_headers_to_add, request_headers_to_remove, response_headers_to_add, response_headers_to_remove, action, typed_per_filter_config;
     ignored:
         metadata => "no filter here reads it",
         decorator => "spans are not reported by this version",
@@ -69,7 +70,7 @@ support! {
         stat_prefix => "it only names statistics",
         per_request_buffer_limit_bytes => "requests are not buffered",
         request_body_buffer_limit => "requests are not buffered";
-    refused: typed_per_filter_config, route_specifiers;
+    refused: route_specifiers;
 }
 
 support! {
@@ -214,7 +215,9 @@ fn compile_route(message: &Route, position: usize, around: &Around<'_>) -> Resul
     let matcher = message.r#match.as_ref().ok_or_else(|| Problem::new("match", "is missing"))?;
     let action = match &message.action {
         Some(route::Action::Route(action)) => {
-            compiled::Action::Forward(forward(action, around).under(|| "route".into())?)
+            let mut forward = forward(action, around).under(|| "route".into())?;
+            forward.max_body_bytes = filters::of_route(&message.typed_per_filter_config)?;
+            compiled::Action::Forward(forward)
         }
         Some(route::Action::Redirect(action)) => {
             compiled::Action::Redirect(compile_redirect(action).under(|| "redirect".into())?)
@@ -272,6 +275,7 @@ fn forward(message: &RouteAction, around: &Around<'_>) -> Result<compiled::Forwa
         prefix_rewrite: (!message.prefix_rewrite.is_empty()).then(|| message.prefix_rewrite.as_str().into()),
         host_rewrite,
         connect: connect(message)?,
+        max_body_bytes: None,
     })
 }
 

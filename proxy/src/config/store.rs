@@ -363,6 +363,7 @@ fn http_settings(manager: Manager, routes: Arc<RouteHandle>) -> HttpSettings {
         timeouts: manager.timeouts,
         path: manager.path,
         underscores: manager.underscores,
+        max_connections: manager.max_connections,
         upgrades: manager.upgrades,
         extended_connect: manager.extended_connect,
         generate_request_id: manager.generate_request_id,

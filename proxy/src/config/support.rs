@@ -3,7 +3,7 @@
 //! the types may bring, does not compile.
 
 use super::problem::Problem;
-use super::{cds, eds, hcm, lds, matching, rds};
+use super::{cds, eds, filters, hcm, lds, matching, rds};
 
 /// The treatment of one message's fields.
 #[derive(Debug, Clone, Copy)]
@@ -19,8 +19,15 @@ pub struct Message {
 }
 
 /// Every message that is read.
-pub const MESSAGES: &[&[Message]] =
-    &[lds::MESSAGES, hcm::MESSAGES, rds::MESSAGES, matching::MESSAGES, cds::MESSAGES, eds::MESSAGES];
+pub const MESSAGES: &[&[Message]] = &[
+    lds::MESSAGES,
+    hcm::MESSAGES,
+    filters::MESSAGES,
+    rds::MESSAGES,
+    matching::MESSAGES,
+    cds::MESSAGES,
+    eds::MESSAGES,
+];
 
 /// Refuses a field that is set.
 pub(super) fn refuse<T: Default + PartialEq>(field: &'static str, value: &T) -> Result<(), Problem> {

@@ -4,7 +4,7 @@
 use std::rc::Rc;
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, LOCATION, SERVER};
+use http::header::{CONTENT_TYPE, LOCATION, RETRY_AFTER, SERVER};
 use http::{HeaderName, HeaderValue, Response, StatusCode, Uri};
 
 use super::body::ResponseBody;
@@ -24,6 +24,9 @@ pub(crate) fn error(exchange: &Rc<Exchange>, error: Error) -> Response<ResponseB
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
     }
     headers.insert(REASON, HeaderValue::from_static(error.reason()));
+    if error == Error::Overload {
+        headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+    }
     response
 }
 

@@ -17,6 +17,7 @@ use super::exchange::Exchange;
 use super::respond;
 use crate::listener::Phase;
 use crate::listener::connection::ConnState;
+use crate::overload::Pressure;
 
 /// Serves the requests of one connection.
 pub(crate) struct ProxyService {
@@ -52,7 +53,9 @@ async fn serve(
         Err(error) => respond::error(&exchange, error),
     };
     exchange.status.set(response.status().as_u16());
-    if exchange.conn.listener.phase() >= Phase::LameDuck && exchange.conn.tunnel.borrow().is_none() {
+    let leaving = exchange.conn.listener.phase() >= Phase::LameDuck;
+    let scarce = exchange.worker().admission.pressure() >= Pressure::NoKeepAlive;
+    if (leaving || scarce) && exchange.conn.tunnel.borrow().is_none() {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     Ok(response)

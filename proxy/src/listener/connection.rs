@@ -23,6 +23,7 @@ use super::{ListenerLocal, Phase, Settings};
 use crate::error::Error;
 use crate::http::service::ProxyService;
 use crate::http::tunnel::Tunnel;
+use crate::overload::Permit;
 use crate::telemetry::access_log::Entry;
 use crate::upstream::connect::LocalExec;
 
@@ -77,10 +78,11 @@ pub(crate) struct ConnState {
     /// Streams that the client gave up soon after it had opened them.
     early_resets: Cell<u64>,
     slot: usize,
+    _permit: Permit,
 }
 
 impl ConnState {
-    fn new(listener: Rc<ListenerLocal>, peer: SocketAddr) -> Rc<Self> {
+    fn new(listener: Rc<ListenerLocal>, peer: SocketAddr, permit: Permit) -> Rc<Self> {
         let ip = peer.ip().to_canonical();
         let peer_value = HeaderValue::try_from(ip.to_string()).unwrap_or(HeaderValue::from_static("unknown"));
         let slot = listener.register();
@@ -100,6 +102,7 @@ impl ConnState {
             release: Cell::new(false),
             early_resets: Cell::new(0),
             slot,
+            _permit: permit,
         })
     }
 
@@ -146,8 +149,8 @@ impl Drop for ConnState {
 }
 
 /// Serves a connection to its end.
-pub(crate) async fn serve(listener: Rc<ListenerLocal>, stream: TcpStream, peer: SocketAddr) {
-    let conn = ConnState::new(listener, peer);
+pub(crate) async fn serve(listener: Rc<ListenerLocal>, stream: TcpStream, peer: SocketAddr, permit: Permit) {
+    let conn = ConnState::new(listener, peer, permit);
     let Some((io, http2)) = detect(&conn, stream).await else { return };
     if http2 {
         Box::pin(serve_http2(&conn, io)).await;

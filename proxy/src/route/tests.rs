@@ -32,6 +32,7 @@ fn forward(targets: Targets, hash: Vec<HashPolicy>) -> Action {
         prefix_rewrite: None,
         host_rewrite: None,
         connect: false,
+        max_body_bytes: None,
     })
 }
 

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::access_log::LogStats;
 use super::histogram::Histogram;
 use crate::error::Error;
+use crate::overload::Admission;
 
 /// Clusters (and listeners) that get rows of their own in a shard. Above it they share the row `_other`, so
 /// that no configuration makes a scrape grow without a bound.
@@ -178,11 +179,12 @@ fn row<T>(
 pub struct Metrics {
     shards: Arc<[Arc<Shard>]>,
     logs: Arc<LogStats>,
+    admission: Arc<Admission>,
 }
 
 impl Metrics {
-    pub(crate) fn new(shards: Arc<[Arc<Shard>]>, logs: Arc<LogStats>) -> Self {
-        Self { shards, logs }
+    pub(crate) fn new(shards: Arc<[Arc<Shard>]>, logs: Arc<LogStats>, admission: Arc<Admission>) -> Self {
+        Self { shards, logs, admission }
     }
 
     /// Appends the request path's metrics in the Prometheus text format, without an end mark.
@@ -208,6 +210,15 @@ impl Metrics {
             "Access log lines that the writer was too slow for.",
         );
         let _ = writeln!(out, "pontoon_access_log_dropped_total {}", self.logs.dropped());
+        header(out, "pontoon_memory_bytes", "gauge", "Resident memory when last looked at.");
+        let _ = writeln!(out, "pontoon_memory_bytes {}", self.admission.memory());
+        header(
+            out,
+            "pontoon_overload_pressure",
+            "gauge",
+            "0: none; 1: connections are not kept alive; 2: nothing new is taken.",
+        );
+        let _ = writeln!(out, "pontoon_overload_pressure {}", self.admission.pressure() as u8);
     }
 
     /// Requests that have ended and open connections, over all listeners and workers.
@@ -333,7 +344,7 @@ mod tests {
     #[test]
     fn shards_add_up_and_rows_that_have_gone_are_dropped_after_one_scrape() {
         let shards: Arc<[Arc<Shard>]> = Arc::new([Arc::default(), Arc::default()]);
-        let metrics = Metrics::new(Arc::clone(&shards), Arc::default());
+        let metrics = Metrics::new(Arc::clone(&shards), Arc::default(), Admission::new(Default::default()));
         let name: Arc<str> = "a\"b".into();
         let rows: Vec<_> = shards.iter().map(|shard| shard.cluster(&name)).collect();
         for row in &rows {
@@ -371,7 +382,7 @@ mod tests {
         row.ended(503, Some(Error::NoHealthyUpstream));
         row.ended(200, None);
         let mut text = String::new();
-        Metrics::new(shards, Arc::default()).render(&mut text);
+        Metrics::new(shards, Arc::default(), Admission::new(Default::default())).render(&mut text);
         assert!(
             text.contains(r#"listener="edge",class="5xx",flag="UH",reason="no_healthy_upstream"} 1"#),
             "{text}"

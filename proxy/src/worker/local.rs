@@ -11,6 +11,7 @@ use std::sync::{Arc, Weak};
 use tokio::time::{Instant, Sleep};
 
 use crate::balance::Balancer;
+use crate::overload::Admission;
 use crate::telemetry::access_log::Sinks;
 use crate::telemetry::metrics::{ClusterCells, Shard};
 use crate::upstream::cluster::{BalancePolicy, Cluster, Endpoint};
@@ -24,6 +25,7 @@ pub(crate) struct Worker {
     epoch: Instant,
     pub(crate) shard: Arc<Shard>,
     pub(crate) sinks: Arc<Sinks>,
+    pub(crate) admission: Arc<Admission>,
     clusters: RefCell<HashMap<usize, Rc<ClusterLocal>, ByAddress>>,
     pools: RefCell<HashMap<usize, Rc<EndpointPool>, ByAddress>>,
     sleeps: RefCell<Vec<Pin<Box<Sleep>>>>,
@@ -40,11 +42,17 @@ pub(crate) struct ClusterLocal {
 }
 
 impl Worker {
-    pub(crate) fn new(epoch: Instant, shard: Arc<Shard>, sinks: Arc<Sinks>) -> Self {
+    pub(crate) fn new(
+        epoch: Instant,
+        shard: Arc<Shard>,
+        sinks: Arc<Sinks>,
+        admission: Arc<Admission>,
+    ) -> Self {
         Self {
             epoch,
             shard,
             sinks,
+            admission,
             clusters: RefCell::default(),
             pools: RefCell::default(),
             sleeps: RefCell::default(),

@@ -8,6 +8,7 @@ mod downgrade;
 mod fixture;
 mod floods;
 mod frames;
+mod limits;
 mod origin;
 mod recorder;
 mod slow;

@@ -11,8 +11,7 @@ use crate::fixture::*;
 /// Clients that reconnect when they are told to, and count what fails otherwise.
 async fn drained_under_load(http: Http) {
     let upstream = Upstream::named(Http::One, "ok").await;
-    let options =
-        Options { workers: 2, lame_duck: Duration::from_millis(300), drain: Duration::from_secs(5) };
+    let options = Options { workers: 2, lame_duck: Duration::from_millis(300), ..Setup::default().options };
     let proxy = Proxy::with(&[upstream.address], Setup { options, ..Setup::default() }).await;
     let (answered, failed) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
     let leaving = Arc::new(AtomicBool::new(false));

@@ -13,6 +13,7 @@ use http_body_util::{BodyExt, Empty, Full};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use pontoon_proxy::config::listener::*;
+use pontoon_proxy::overload::Admission;
 use pontoon_proxy::route::matching::{PathMatcher, RouteMatcher};
 use pontoon_proxy::route::*;
 use pontoon_proxy::upstream::cluster::*;
@@ -56,7 +57,12 @@ impl Default for Setup {
             forward: Box::new(|_| {}),
             route: Box::new(|_| {}),
             http: Box::new(|_| {}),
-            options: Options { workers: 1, lame_duck: Duration::ZERO, drain: Duration::from_secs(5) },
+            options: Options {
+                workers: 1,
+                lame_duck: Duration::ZERO,
+                drain: Duration::from_secs(5),
+                admission: Admission::new(Default::default()),
+            },
         }
     }
 }
@@ -111,6 +117,7 @@ impl Proxy {
             prefix_rewrite: None,
             host_rewrite: None,
             connect: false,
+            max_body_bytes: None,
         };
         (setup.forward)(&mut forward);
         let mut route = Route {
@@ -142,6 +149,7 @@ impl Proxy {
             underscores: Underscores::Reject,
             upgrades: vec!["websocket".into()],
             extended_connect: true,
+            max_connections: 0,
             generate_request_id: true,
             preserve_external_request_id: false,
             access_log: Vec::new(),

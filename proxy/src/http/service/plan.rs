@@ -17,6 +17,7 @@ use crate::http::exchange::Exchange;
 use crate::http::headers::{self, Hop};
 use crate::http::upgrade::{self, Asked, Change};
 use crate::http::{forwarded, grpc, path, respond};
+use crate::overload::Pressure;
 use crate::route::{Action, Forward, NoRoute, RequestHead, Route, Targets, WeightedCluster};
 use crate::upstream::cluster::{Cluster, ClusterSettings, UpstreamProtocol};
 
@@ -65,6 +66,10 @@ impl ForwardPlan {
 pub(super) fn plan(exchange: &Rc<Exchange>, mut request: Request<Incoming>) -> Result<Plan, Error> {
     let settings = Rc::clone(&exchange.settings);
     let settings = &*settings.http;
+    if exchange.worker().admission.pressure() == Pressure::Shed {
+        exchange.grpc.set(grpc::asks(request.headers()));
+        return Err(Error::Overload);
+    }
     let tunnel = request.method() == Method::CONNECT && request.version() == Version::HTTP_2;
     let near = tunnel.then(|| hyper::upgrade::on(&mut request));
     let (mut parts, body) = request.into_parts();
@@ -78,10 +83,6 @@ pub(super) fn plan(exchange: &Rc<Exchange>, mut request: Request<Incoming>) -> R
         normalise(&mut parts, settings)?;
     } else if !body.is_end_stream() || parts.uri.path_and_query().is_some() {
         return Err(Error::BadPath);
-    }
-    let limit = settings.limits.max_body_bytes;
-    if limit > 0 && body.size_hint().lower() > limit {
-        return Err(Error::BodyTooLarge);
     }
     let conn = &exchange.conn;
     let origin = forwarded::origin(&settings.forwarded, conn.peer.ip(), found.forwarded, &parts.headers);
@@ -134,6 +135,10 @@ pub(super) fn plan(exchange: &Rc<Exchange>, mut request: Request<Incoming>) -> R
             Ok(Plan::Answer(response))
         }
         Action::Forward(action) => {
+            let limit = action.max_body_bytes.unwrap_or(settings.limits.max_body_bytes);
+            if limit > 0 && body.size_hint().lower() > limit {
+                return Err(Error::BodyTooLarge);
+            }
             let target = decision.target.ok_or(Error::NoCluster)?;
             let cluster = Arc::clone(target.cluster);
             let arm = target.arm.and_then(|arm| position(action, arm));

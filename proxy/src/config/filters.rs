@@ -1,0 +1,207 @@
+//! The HTTP filters of a listener and what routes say about them, and the network filter in front of the manager
+//! that limits connections.
+
+use std::collections::HashMap;
+
+use envoy_types::pb::envoy::extensions::filters::http::buffer::v3::{
+    Buffer, BufferPerRoute, buffer_per_route,
+};
+use envoy_types::pb::envoy::extensions::filters::http::router::v3::Router;
+use envoy_types::pb::envoy::extensions::filters::network::connection_limit::v3::ConnectionLimit;
+use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::{
+    HttpFilter, http_filter,
+};
+use envoy_types::pb::google::protobuf::Any;
+use prost::Name as _;
+
+use super::lds::unpack;
+use super::problem::{Problem, Under, each};
+use super::support::{Message, support};
+
+pub(super) const MESSAGES: &[Message] = &[ROUTER, BUFFER, BUFFER_PER_ROUTE, CONNECTION_LIMIT];
+
+support! {
+    ROUTER, router: Router = "envoy.extensions.filters.http.router.v3.Router";
+    read: ;
+    ignored:
+        dynamic_stats => "it only names statistics",
+        start_child_span => "spans are not reported by this version",
+        suppress_envoy_headers => "no x-envoy headers are added",
+        respect_expected_rq_timeout => "no x-envoy headers are read",
+        suppress_grpc_request_failure_code_stats => "it only names statistics",
+        upstream_log_options => "there is no upstream log",
+        reject_connect_request_early_data => "what a client sends before the answer is sent on after it";
+    refused: upstream_log, strict_check_headers, upstream_http_filters;
+}
+
+support! {
+    BUFFER, buffer: Buffer = "envoy.extensions.filters.http.buffer.v3.Buffer";
+    read: max_request_bytes;
+    ignored:;
+    refused: ;
+}
+
+support! {
+    BUFFER_PER_ROUTE, buffer_per_route: BufferPerRoute = "envoy.extensions.filters.http.buffer.v3.BufferPerRoute";
+    read: r#override;
+    ignored:;
+    refused: ;
+}
+
+support! {
+    CONNECTION_LIMIT, connection_limit: ConnectionLimit = "envoy.extensions.filters.network.connection_limit.v3.ConnectionLimit";
+    read: max_connections;
+    ignored:
+        stat_prefix => "it only names statistics",
+        delay => "a connection above the limit is closed at once";
+    refused: runtime_enabled;
+}
+
+/// What the filters before the router say.
+#[derive(Debug, Default)]
+pub(super) struct Filters {
+    /// The buffer filter's limit; 0 is none. Nothing is buffered for it: a body that is longer is refused as soon as
+    /// that is known.
+    pub(super) max_body_bytes: u64,
+}
+
+pub(super) fn compile(filters: &[HttpFilter]) -> Result<Filters, Problem> {
+    let (last, earlier) = match filters {
+        [] => return Err(Problem::new("http_filters", "is empty; the last one must be the router")),
+        [earlier @ .., last] => (last, earlier),
+    };
+    let mut compiled = Filters::default();
+    each("http_filters", earlier, |filter| {
+        if filter.disabled {
+            return Ok(());
+        }
+        match &filter.config_type {
+            Some(http_filter::ConfigType::TypedConfig(any)) if any.type_url == Buffer::type_url() => {
+                compiled.max_body_bytes = bytes_of(&unpack(any)?).under(|| "typed_config".into())?;
+            }
+            _ if filter.is_optional => {}
+            _ => {
+                let reason = format!(
+                    "is the filter {:?}, which this proxy does not have; mark it is_optional to go without",
+                    filter.name
+                );
+                return Err(Problem::new("name", reason));
+            }
+        }
+        Ok(())
+    })?;
+    let position = earlier.len();
+    match &last.config_type {
+        Some(http_filter::ConfigType::TypedConfig(any)) => {
+            unpack(any).and_then(|message| router(&message).under(|| "typed_config".into()))
+        }
+        _ => Err(Problem::new("typed_config", "is missing; the last filter must be the router")),
+    }
+    .under(|| format!("http_filters[{position}]"))?;
+    Ok(compiled)
+}
+
+fn bytes_of(message: &Buffer) -> Result<u64, Problem> {
+    buffer(message)?;
+    match message.max_request_bytes {
+        Some(bytes) if bytes.value > 0 => Ok(bytes.value.into()),
+        _ => Err(Problem::new("max_request_bytes", "is missing or 0; must be greater than 0")),
+    }
+}
+
+/// What a route says about the filters: its own limit of body bytes, 0 for none.
+pub(super) fn of_route(configs: &HashMap<String, Any>) -> Result<Option<u64>, Problem> {
+    let mut limit = None;
+    for (name, any) in configs {
+        let at = || format!("typed_per_filter_config[{name}]");
+        let message: BufferPerRoute = unpack(any).under(at)?;
+        buffer_per_route(&message).under(at)?;
+        limit = match &message.r#override {
+            Some(buffer_per_route::Override::Disabled(true)) => Some(0),
+            Some(buffer_per_route::Override::Buffer(buffer)) => {
+                Some(bytes_of(buffer).under(|| "buffer".into()).under(at)?)
+            }
+            _ => {
+                let reason = "is missing; give buffer, or disabled: true";
+                return Err(Problem::new("override", reason)).under(at);
+            }
+        };
+    }
+    Ok(limit)
+}
+
+/// How many connections a listener may have.
+pub(super) fn connections(any: &Any) -> Result<Option<usize>, Problem> {
+    if any.type_url != ConnectionLimit::type_url() {
+        return Ok(None);
+    }
+    let message: ConnectionLimit = unpack(any)?;
+    connection_limit(&message)?;
+    match message.max_connections.map(|n| usize::try_from(n.value)) {
+        Some(Ok(limit)) if limit > 0 => Ok(Some(limit)),
+        _ => Err(Problem::new("max_connections", "is missing or 0; must be greater than 0")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use envoy_types::pb::google::protobuf::UInt32Value;
+
+    use super::*;
+
+    fn any<M: prost::Message + prost::Name>(message: &M) -> Any {
+        Any { type_url: M::type_url(), value: message.encode_to_vec() }
+    }
+
+    fn filter(config: Any) -> HttpFilter {
+        HttpFilter {
+            name: "x".into(),
+            config_type: Some(http_filter::ConfigType::TypedConfig(config)),
+            ..HttpFilter::default()
+        }
+    }
+
+    fn bytes(value: u32) -> Buffer {
+        Buffer { max_request_bytes: Some(UInt32Value { value }) }
+    }
+
+    #[test]
+    fn filters_before_the_router() {
+        let router = filter(any(&Router::default()));
+        let compiled = compile(&[filter(any(&bytes(10))), router.clone()]).unwrap();
+        assert_eq!(compiled.max_body_bytes, 10);
+        let problem = compile(&[filter(any(&bytes(0))), router.clone()]).unwrap_err();
+        assert_eq!(problem.path, "http_filters[0].typed_config.max_request_bytes");
+        let problem = compile(&[filter(any(&ConnectionLimit::default())), router.clone()]).unwrap_err();
+        assert_eq!(problem.path, "http_filters[0].name");
+        let optional = HttpFilter { is_optional: true, ..filter(any(&ConnectionLimit::default())) };
+        assert!(compile(&[optional, router.clone()]).is_ok());
+        assert_eq!(compile(&[router, filter(any(&bytes(1)))]).unwrap_err().path, "http_filters[0].name");
+    }
+
+    #[test]
+    fn a_route_may_have_its_own_limit() {
+        let of = |r#override| {
+            let config = any(&BufferPerRoute { r#override });
+            of_route(&HashMap::from([("envoy.filters.http.buffer".to_owned(), config)]))
+        };
+        assert_eq!(of(Some(buffer_per_route::Override::Buffer(bytes(7)))), Ok(Some(7)));
+        assert_eq!(of(Some(buffer_per_route::Override::Disabled(true))), Ok(Some(0)));
+        assert_eq!(of(None).unwrap_err().path, "typed_per_filter_config[envoy.filters.http.buffer].override");
+        assert_eq!(of_route(&HashMap::new()), Ok(None));
+        let other = HashMap::from([("x".to_owned(), any(&Router::default()))]);
+        assert!(of_route(&other).is_err());
+    }
+
+    #[test]
+    fn a_limit_of_connections() {
+        use envoy_types::pb::google::protobuf::UInt64Value;
+        let of = |value| {
+            let max_connections = Some(UInt64Value { value });
+            connections(&any(&ConnectionLimit { max_connections, ..ConnectionLimit::default() }))
+        };
+        assert_eq!(of(5), Ok(Some(5)));
+        assert!(of(0).is_err());
+        assert_eq!(connections(&any(&Router::default())), Ok(None));
+    }
+}

@@ -1,0 +1,349 @@
+//! What is let in: connections in all, of one source, of one listener, and whether there is memory for more. Decided
+//! when a connection arrives, under a lock of its source's shard; a request only reads one atomic.
+//!
+//! Refusal is fair: near the limit, a source that already holds more than its share is refused, so that one greedy
+//! client cannot keep all others out.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::error::Error;
+
+/// Locks over the sources: accepting workers seldom meet at one.
+const SHARDS: usize = 32;
+/// From this part of the limit on, nobody may hold more than a share: nine tenths.
+const FAIR_FROM: (usize, usize) = (9, 10);
+/// Parts of the memory limit, in hundredths: from which answers close their connections, and from which nothing
+/// new is taken. Envoy's guide for the edge has 95 and 98 of the heap; resident memory is known later.
+const NO_KEEP_ALIVE: u64 = 90;
+const SHED: u64 = 95;
+
+/// The settings; 0 is no limit.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// Connections in all.
+    pub connections: usize,
+    /// Connections of one source: an IPv4 address, or the /64 of an IPv6 address.
+    pub connections_per_source: usize,
+    /// Resident memory, in bytes.
+    pub memory: u64,
+}
+
+/// How scarce memory is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Pressure {
+    /// Enough.
+    None,
+    /// Each answer closes its connection.
+    NoKeepAlive,
+    /// New requests and connections are refused.
+    Shed,
+}
+
+/// What all workers ask.
+#[derive(Debug)]
+pub struct Admission {
+    limits: Limits,
+    open: AtomicUsize,
+    /// Sources that have connections.
+    sources: AtomicUsize,
+    shards: Vec<Mutex<HashMap<IpAddr, usize>>>,
+    hasher: RandomState,
+    listeners: Mutex<HashMap<Arc<str>, Arc<AtomicUsize>>>,
+    pressure: AtomicU8,
+    memory: AtomicU64,
+}
+
+/// A connection that was let in. Dropped with it.
+#[derive(Debug)]
+pub(crate) struct Permit {
+    admission: Arc<Admission>,
+    source: IpAddr,
+    of_listener: Arc<AtomicUsize>,
+}
+
+impl Admission {
+    /// With nobody in it.
+    pub fn new(limits: Limits) -> Arc<Admission> {
+        Arc::new(Admission {
+            limits,
+            open: AtomicUsize::new(0),
+            sources: AtomicUsize::new(0),
+            shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
+            hasher: RandomState::new(),
+            listeners: Mutex::default(),
+            pressure: AtomicU8::new(Pressure::None as u8),
+            memory: AtomicU64::new(0),
+        })
+    }
+
+    /// The count of a listener's connections over all workers.
+    pub(crate) fn of_listener(&self, name: &Arc<str>) -> Arc<AtomicUsize> {
+        let mut listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
+        listeners.retain(|_, count| Arc::strong_count(count) > 1);
+        Arc::clone(listeners.entry(Arc::clone(name)).or_default())
+    }
+
+    /// Takes a connection in, or says why not. `listener_limit` 0 is none.
+    pub(crate) fn admit(
+        self: &Arc<Self>,
+        peer: IpAddr,
+        of_listener: &Arc<AtomicUsize>,
+        listener_limit: usize,
+    ) -> Result<Permit, Error> {
+        if self.pressure() == Pressure::Shed {
+            return Err(Error::Overload);
+        }
+        let source = source(peer);
+        let of_all = Reserved::new(&self.open, self.limits.connections).ok_or(Error::ConnectionLimit)?;
+        let of_this = Reserved::new(of_listener, listener_limit).ok_or(Error::ListenerConnectionLimit)?;
+        {
+            let mut held = self.shard(source);
+            let has = held.get(&source).copied().unwrap_or(0);
+            if self.limits.connections_per_source > 0 && has >= self.limits.connections_per_source {
+                return Err(Error::SourceConnectionLimit);
+            }
+            if self.is_unfair(has) {
+                return Err(Error::ConnectionLimit);
+            }
+            if has == 0 {
+                self.sources.fetch_add(1, Relaxed);
+            }
+            held.insert(source, has + 1);
+        }
+        of_all.keep();
+        of_this.keep();
+        Ok(Permit { admission: Arc::clone(self), source, of_listener: Arc::clone(of_listener) })
+    }
+
+    /// Whether a source with `has` connections has more than its share of a proxy that is nearly full.
+    fn is_unfair(&self, has: usize) -> bool {
+        let most = self.limits.connections;
+        let (part, whole) = FAIR_FROM;
+        let sources = self.sources.load(Relaxed).max(1) + usize::from(has == 0);
+        // Alone, a source may have all of it.
+        most > 0
+            && sources > 1
+            && self.open.load(Relaxed) > most / whole * part
+            && has >= (most / sources).max(1)
+    }
+
+    fn shard(&self, source: IpAddr) -> std::sync::MutexGuard<'_, HashMap<IpAddr, usize>> {
+        let shard = self.hasher.hash_one(source) as usize % SHARDS;
+        self.shards[shard].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn leave(&self, source: IpAddr) {
+        self.open.fetch_sub(1, Relaxed);
+        let mut held = self.shard(source);
+        match held.get_mut(&source) {
+            Some(count) if *count > 1 => *count -= 1,
+            _ => {
+                if held.remove(&source).is_some() {
+                    self.sources.fetch_sub(1, Relaxed);
+                }
+                // After a flood from many addresses, the room for them is given back.
+                if held.capacity() > 1024 && held.len() < held.capacity() / 4 {
+                    held.shrink_to_fit();
+                }
+            }
+        }
+    }
+
+    /// Takes note of the memory in use, in bytes. Gives the pressure where it has changed.
+    pub fn observe(&self, used: u64) -> Option<Pressure> {
+        self.memory.store(used, Relaxed);
+        let limit = self.limits.memory;
+        let hundredths = used.saturating_mul(100).checked_div(limit).unwrap_or(0);
+        let pressure = match hundredths {
+            SHED.. => Pressure::Shed,
+            NO_KEEP_ALIVE.. => Pressure::NoKeepAlive,
+            _ => Pressure::None,
+        };
+        let before = self.pressure.swap(pressure as u8, Relaxed);
+        (before != pressure as u8).then_some(pressure)
+    }
+
+    /// How scarce memory was when last looked at.
+    pub fn pressure(&self) -> Pressure {
+        match self.pressure.load(Relaxed) {
+            0 => Pressure::None,
+            1 => Pressure::NoKeepAlive,
+            _ => Pressure::Shed,
+        }
+    }
+
+    /// The memory in use when last looked at, in bytes.
+    pub fn memory(&self) -> u64 {
+        self.memory.load(Relaxed)
+    }
+
+    /// The settings.
+    pub fn limits(&self) -> Limits {
+        self.limits
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.admission.leave(self.source);
+        self.of_listener.fetch_sub(1, Relaxed);
+    }
+}
+
+/// One more of a count, given back unless kept.
+struct Reserved<'a> {
+    count: &'a AtomicUsize,
+    kept: bool,
+}
+
+impl<'a> Reserved<'a> {
+    fn new(count: &'a AtomicUsize, limit: usize) -> Option<Self> {
+        let reserved = Self { count, kept: false };
+        let before = count.fetch_add(1, Relaxed);
+        (limit == 0 || before < limit).then_some(reserved)
+    }
+
+    fn keep(mut self) {
+        self.kept = true;
+    }
+}
+
+impl Drop for Reserved<'_> {
+    fn drop(&mut self) {
+        if !self.kept {
+            self.count.fetch_sub(1, Relaxed);
+        }
+    }
+}
+
+/// Whom an address counts for. Whoever has one address of an IPv6 /64 has them all.
+fn source(peer: IpAddr) -> IpAddr {
+    match peer.to_canonical() {
+        IpAddr::V6(address) => {
+            let network = u128::from(address) & !u128::from(u64::MAX);
+            IpAddr::V6(Ipv6Addr::from(network))
+        }
+        v4 => v4,
+    }
+}
+
+/// The memory of this process that is resident, in bytes; `None` where the system does not say.
+pub fn resident_memory() -> Option<u64> {
+    let statm = std::fs::read_to_string("/proc/self/statm").ok()?;
+    let pages: u64 = statm.split_whitespace().nth(1)?.parse().ok()?;
+    Some(pages * rustix::param::page_size() as u64)
+}
+
+/// The memory that the control group allows, in bytes; `None` where nothing limits it.
+pub fn memory_allowed() -> Option<u64> {
+    let text = std::fs::read_to_string("/sys/fs/cgroup/memory.max").ok()?;
+    text.trim().parse().ok()
+}
+
+/// Raises the limit of open files as far as the system lets us. Gives what it is then.
+pub fn raise_open_files() -> usize {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limits = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limits.maximum, maximum: limits.maximum };
+    let now = match setrlimit(Resource::Nofile, raised) {
+        Ok(()) => limits.maximum,
+        Err(_) => limits.current,
+    };
+    now.map_or(usize::MAX, |files| usize::try_from(files).unwrap_or(usize::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn ip(last: u8) -> IpAddr {
+        IpAddr::from([10, 0, 0, last])
+    }
+
+    fn limited(connections: usize, connections_per_source: usize) -> (Arc<Admission>, Arc<AtomicUsize>) {
+        let admission = Admission::new(Limits { connections, connections_per_source, memory: 1000 });
+        let of_listener = admission.of_listener(&"edge".into());
+        (admission, of_listener)
+    }
+
+    #[test]
+    fn each_limit_has_its_reason_and_what_leaves_makes_room() {
+        let (admission, edge) = limited(5, 2);
+        let first = admission.admit(ip(1), &edge, 3).unwrap();
+        let _second = admission.admit(ip(1), &edge, 3).unwrap();
+        assert_eq!(admission.admit(ip(1), &edge, 3).unwrap_err(), Error::SourceConnectionLimit);
+        let _third = admission.admit(ip(2), &edge, 3).unwrap();
+        assert_eq!(admission.admit(ip(3), &edge, 3).unwrap_err(), Error::ListenerConnectionLimit);
+        drop(first);
+        let _again = admission.admit(ip(1), &edge, 3).unwrap();
+        let other = admission.of_listener(&"other".into());
+        let _fourth = admission.admit(ip(4), &other, 0).unwrap();
+        let _fifth = admission.admit(ip(5), &other, 0).unwrap();
+        assert_eq!(admission.admit(ip(6), &other, 0).unwrap_err(), Error::ConnectionLimit);
+    }
+
+    #[test]
+    fn near_the_limit_nobody_takes_more_than_a_share() {
+        let (admission, edge) = limited(100, 0);
+        let mut held: Vec<_> = (0..90).map(|_| admission.admit(ip(1), &edge, 0).unwrap()).collect();
+        held.push(admission.admit(ip(2), &edge, 0).unwrap());
+        assert_eq!(admission.admit(ip(1), &edge, 0).unwrap_err(), Error::ConnectionLimit);
+        held.extend((0..9).map(|_| admission.admit(ip(2), &edge, 0).unwrap()));
+        assert_eq!(admission.admit(ip(2), &edge, 0).unwrap_err(), Error::ConnectionLimit);
+    }
+
+    #[test]
+    fn alone_a_source_may_have_all() {
+        let (admission, edge) = limited(10, 0);
+        let held: Vec<_> = (0..10).map(|_| admission.admit(ip(1), &edge, 0).unwrap()).collect();
+        assert!(admission.admit(ip(1), &edge, 0).is_err());
+        assert_eq!(held.len(), 10);
+    }
+
+    #[test]
+    fn an_ipv6_network_is_one_source() {
+        let one: IpAddr = "2001:db8::1".parse().unwrap();
+        assert_eq!(source(one), source("2001:db8::ffff".parse().unwrap()));
+        assert_ne!(source(one), source("2001:db8:0:1::1".parse().unwrap()));
+        assert_eq!(source("::ffff:10.0.0.1".parse().unwrap()), ip(1));
+    }
+
+    #[test]
+    fn memory_has_two_thresholds() {
+        let (admission, edge) = limited(0, 0);
+        assert_eq!(admission.observe(899), None);
+        assert_eq!(admission.observe(900), Some(Pressure::NoKeepAlive));
+        assert!(admission.admit(ip(1), &edge, 0).is_ok());
+        assert_eq!(admission.observe(950), Some(Pressure::Shed));
+        assert_eq!(admission.admit(ip(1), &edge, 0).unwrap_err(), Error::Overload);
+        assert_eq!(admission.observe(100), Some(Pressure::None));
+        assert_eq!(Admission::new(Limits::default()).observe(u64::MAX), None, "no limit, no pressure");
+    }
+
+    proptest! {
+        #[test]
+        fn counts_are_never_off(steps in proptest::collection::vec((any::<bool>(), 0..4_u8), 0..200)) {
+            let (admission, edge) = limited(20, 8);
+            let mut held = Vec::new();
+            for (enter, last) in steps {
+                if enter {
+                    held.extend(admission.admit(ip(last), &edge, 15));
+                } else {
+                    held.pop();
+                }
+                prop_assert!(held.len() <= 15);
+                prop_assert_eq!(admission.open.load(Relaxed), held.len());
+                prop_assert_eq!(edge.load(Relaxed), held.len());
+            }
+            held.clear();
+            prop_assert_eq!(admission.sources.load(Relaxed), 0);
+            prop_assert!(admission.shards.iter().all(|shard| shard.lock().unwrap().is_empty()));
+        }
+    }
+}

@@ -1,0 +1,196 @@
+//! More than there is room for: connections, open files, memory, bodies. What is refused is refused at once and has
+//! a reason; what was let in is served.
+
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use http::Request;
+use pontoon_proxy::overload::{Admission, Limits, Pressure};
+use pontoon_proxy::worker::Options;
+
+use crate::fixture::*;
+use crate::recorder::{OK, recorder};
+
+const GET: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+
+/// A proxy of two workers with these limits.
+async fn limited(upstream: SocketAddr, limits: Limits, of_listener: usize) -> Proxy {
+    let options = Options { workers: 2, admission: Admission::new(limits), ..Setup::default().options };
+    let http =
+        move |http: &mut pontoon_proxy::config::listener::HttpSettings| http.max_connections = of_listener;
+    Proxy::with(&[upstream], Setup { options, http: Box::new(http), ..Setup::default() }).await
+}
+
+/// Opens connections and sends a request on each; gives those that were answered, kept open.
+async fn open(address: SocketAddr, count: usize) -> Vec<tokio::net::TcpStream> {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let mut answered = Vec::new();
+    for _ in 0..count {
+        let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+        // A connection that was refused may be gone by now.
+        let _ = stream.write_all(GET).await;
+        let mut answer = [0; 12];
+        let read = tokio::time::timeout(PATIENCE, stream.read_exact(&mut answer))
+            .await
+            .expect("an answer or an end");
+        if read.is_ok() && answer.starts_with(b"HTTP/1.1 200") {
+            answered.push(stream);
+        }
+    }
+    answered
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections() {
+    let cases = [
+        (Limits { connections: 5, ..Limits::default() }, 0, "connection_limit"),
+        (Limits { connections_per_source: 5, ..Limits::default() }, 0, "source_connection_limit"),
+        (Limits::default(), 5, "listener_connection_limit"),
+    ];
+    for (limits, of_listener, reason) in cases {
+        let (upstream, _) = recorder(OK).await;
+        let proxy = limited(upstream, limits, of_listener).await;
+        let held = open(proxy.address, 8).await;
+        assert_eq!(held.len(), 5, "{reason}");
+        let refused = format!(
+            r#"pontoon_downstream_requests_total{{listener="edge",class="none",flag="-",reason="{reason}"}}"#
+        );
+        assert_eq!(proxy.metric(&refused), 3, "{}", proxy.metrics());
+        drop(held);
+        let open_now = r#"pontoon_downstream_connections{listener="edge"}"#;
+        until("the connections end", || proxy.metric(open_now) == 0).await;
+        assert_eq!(open(proxy.address, 1).await.len(), 1, "{reason}: there is room again");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn overload_memory() {
+    let (upstream, recorded) = recorder(OK).await;
+    let admission = Admission::new(Limits { memory: 1000, ..Limits::default() });
+    let options = Options { admission: admission.clone(), ..Setup::default().options };
+    let proxy = Proxy::with(&[upstream], Setup { options, ..Setup::default() }).await;
+    let mut early = Client::connect(proxy.address, Http::Two).await;
+    assert_eq!(early.get("/").await.status(), 200);
+
+    assert_eq!(admission.observe(900), Some(Pressure::NoKeepAlive));
+    let (answer, closed) = raw(proxy.address, GET).await;
+    assert!(answer.starts_with("HTTP/1.1 200 ") && closed, "{answer}");
+
+    admission.observe(960);
+    let before = recorded.messages().len();
+    let refused = early.get("/").await;
+    assert_eq!((refused.status().as_u16(), &refused.headers()["retry-after"]), (503, &"1".parse().unwrap()));
+    assert_eq!(refused.headers()["x-pontoon-reason"], "overload");
+    let (answer, closed) = raw(proxy.address, GET).await;
+    assert!(answer.is_empty() && closed, "{answer}");
+    assert_eq!(recorded.messages().len(), before);
+    assert!(proxy.metrics().contains(r#"flag="OM",reason="overload"} "#), "{}", proxy.metrics());
+    assert_eq!(proxy.metric("pontoon_overload_pressure"), 2);
+
+    admission.observe(100);
+    assert_eq!(early.get("/").await.status(), 200);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn body() {
+    for (listener, route, sent, expected) in [
+        (10, None, 11, 413),
+        (10, None, 10, 200),
+        (10, Some(20), 15, 200),
+        (0, Some(5), 6, 413),
+        (10, Some(0), 50, 200),
+    ] {
+        let upstream = Upstream::echo(Http::One).await;
+        let setup = Setup {
+            http: Box::new(move |http| http.limits.max_body_bytes = listener),
+            forward: Box::new(move |forward| forward.max_body_bytes = route),
+            ..Setup::default()
+        };
+        let proxy = Proxy::with(&[upstream.address], setup).await;
+        for http in [Http::One, Http::Two] {
+            let mut client = Client::connect(proxy.address, http).await;
+            let response = client.send(Request::post("/").body(full("x".repeat(sent))).unwrap()).await;
+            assert_eq!(response.status(), expected, "{listener} {route:?} {sent}");
+        }
+        // Chunks, whose sum nobody says beforehand.
+        let chunks = "1\r\nx\r\n".repeat(sent);
+        let bytes =
+            format!("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n{chunks}0\r\n\r\n");
+        let (answer, _) = raw(proxy.address, bytes.as_bytes()).await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {expected} ")), "{answer}");
+    }
+}
+
+/// Open files that run out, in a process of its own: accepting pauses instead of spinning, and goes on by itself.
+#[test]
+fn emfile_on_accept_does_not_spin() {
+    const CHILD: &str = "PONTOON_TEST_EMFILE";
+    if std::env::var_os(CHILD).is_some() {
+        return few_files();
+    }
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args(["limits::emfile_on_accept_does_not_spin", "--exact", "--nocapture"])
+        .env(CHILD, "1")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut said = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
+    let address: SocketAddr =
+        said.find_map(|line| Some(line.split_once("address ")?.1.parse().unwrap())).expect("an address");
+
+    let mut held: Vec<TcpStream> = (0..150).map(|_| TcpStream::connect(address).unwrap()).collect();
+    held.iter_mut().for_each(|stream| stream.write_all(b"GET ").unwrap());
+    let (before, at) = (cpu_ticks(child.id()), std::time::SystemTime::now());
+    #[allow(clippy::disallowed_methods, reason = "the time is what is measured over")]
+    std::thread::sleep(Duration::from_secs(2));
+    let (busy, took) = (cpu_ticks(child.id()) - before, at.elapsed().unwrap());
+    // A hundred ticks a second: a loop that spins takes all of them, and a debug build's start some.
+    assert!(busy < took.as_millis() as u64 / 10 / 4, "{busy} ticks in {took:?}");
+
+    drop(held);
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.write_all(GET).unwrap();
+    let mut answer = [0; 12];
+    stream.read_exact(&mut answer).unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 404");
+    drop(child.stdin.take());
+    let failures =
+        said.find_map(|line| line.split_once("failures ")?.1.parse::<u64>().ok()).expect("a count");
+    // Twenty a second and worker, for three seconds or so.
+    assert!((1..200).contains(&failures), "{failures}");
+    assert!(child.wait().unwrap().success());
+}
+
+/// The processor time of a process, in hundredths of a second.
+fn cpu_ticks(pid: u32) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
+    fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+}
+
+fn few_files() {
+    use rustix::process::{Resource, Rlimit, setrlimit};
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        // Answers by itself, as it must not need a file for an upstream.
+        let route = |route: &mut pontoon_proxy::route::Route| {
+            route.action = pontoon_proxy::route::Action::Direct {
+                status: http::StatusCode::NOT_FOUND,
+                body: bytes::Bytes::new(),
+            };
+        };
+        let proxy = Proxy::with(&[], Setup { route: Box::new(route), ..Setup::default() }).await;
+        setrlimit(Resource::Nofile, Rlimit { current: Some(64), maximum: Some(64) }).unwrap();
+        println!("address {}", proxy.address);
+        // Until the parent has seen enough.
+        tokio::task::spawn_blocking(|| std::io::stdin().read_line(&mut String::new()))
+            .await
+            .unwrap()
+            .unwrap();
+        println!("failures {}", proxy.metric(r#"pontoon_accept_failures_total{listener="edge"}"#));
+    });
+}
