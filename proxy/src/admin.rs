@@ -1,6 +1,7 @@
 //! What an operator sees and may do: health, metrics, the configuration in force, the reason for a decision.
 //! It runs on the control runtime and has no access control, so it listens on loopback unless told otherwise.
 
+mod certificates;
 mod clusters;
 mod config_dump;
 
@@ -100,6 +101,7 @@ impl Admin {
                 json(&clusters::json(&self.discovery.store()))
             }
             (&Method::GET, "/clusters") => text(StatusCode::OK, clusters::text(&self.discovery.store())),
+            (&Method::GET, "/certs") => json(&certificates::json(&self.discovery.store())),
             (&Method::GET, "/listeners") => self.listeners(),
             (&Method::GET, "/explain") => self.explain(&query),
             (&Method::POST, "/drain") => {
@@ -245,6 +247,7 @@ GET  /metrics             Prometheus
 GET  /config_dump         every resource in force, and what was refused
 GET  /clusters[?format=json]
 GET  /listeners
+GET  /certs               certificates in force, and the days they have left
 GET  /explain?url=http://HOST/PATH[&method=GET][&header=NAME:VALUE]...
 POST /drain               finish what is in flight and end
 POST /quitquitquit        end at once

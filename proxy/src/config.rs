@@ -2,6 +2,7 @@
 //! matchers built, names resolved to handles, unsupported fields refused. Nothing here runs on the path.
 
 mod cds;
+pub mod chains;
 mod eds;
 mod filters;
 mod hcm;
@@ -12,5 +13,6 @@ pub mod problem;
 mod rds;
 pub mod store;
 pub mod support;
+mod tls;
 
 pub use self::store::{Dumped, Refused, Store};

@@ -2,6 +2,7 @@
 //! listeners that are ready go to the workers. All of it runs on the control runtime.
 
 mod dns;
+mod files;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -97,6 +98,7 @@ pub fn start(config: Config) -> Shared {
     tokio::spawn(client::run(config, shared.subscriptions.clone(), shared.clone(), sender));
     tokio::spawn(settle_in_time(shared.clone()));
     tokio::spawn(dns::resolve(shared.clone()));
+    tokio::spawn(files::follow(shared.clone()));
     shared
 }
 

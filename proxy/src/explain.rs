@@ -12,6 +12,7 @@ use serde::Serialize;
 use tokio::time::Instant;
 
 use crate::config::Store;
+use crate::config::chains::{Seen, Transport};
 use crate::config::listener::Listener;
 use crate::route::{Action, Decision, NoRoute, Recorded, RequestHead, Route, Step};
 use crate::upstream::cluster::{Cluster, EndpointHealth};
@@ -111,16 +112,34 @@ fn nothing(outcome: &str) -> Explanation {
 }
 
 fn on_listener(listener: &Listener, request: &Request) -> Explanation {
-    let Some(table) = listener.http.load().routes.table.load_full() else {
+    let host = request.headers.get(http::header::HOST).and_then(|h| h.to_str().ok());
+    let host = host.or(request.uri.authority().map(|a| a.as_str())).unwrap_or_default();
+    let client = request.client.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
+    let chains = listener.chains.load();
+    let seen = Seen {
+        destination: listener.address,
+        source: SocketAddr::new(client, 0),
+        direct_source: client,
+        transport: if request.uri.scheme_str() == Some("https") {
+            Transport::Tls
+        } else {
+            Transport::RawBuffer
+        },
+        server_name: Some(host.split(':').next().unwrap_or_default().to_ascii_lowercase().into()),
+        protocols: vec![b"http/1.1".as_slice().into()],
+    };
+    let Some(chain) = chains.select(&seen) else {
+        return nothing("no filter chain of the listener takes such a connection");
+    };
+    let Some(table) = chain.http.load().routes.table.load_full() else {
         return nothing("the listener's routes have not arrived");
     };
-    let host = request.headers.get(http::header::HOST).and_then(|h| h.to_str().ok());
     let head = RequestHead {
         method: &request.method,
         uri: &request.uri,
-        host: host.or(request.uri.authority().map(|a| a.as_str())).unwrap_or_default(),
+        host,
         headers: &request.headers,
-        client: request.client.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)),
+        client,
         random: fastrand::u64(..),
     };
     let mut steps = Recorded::default();

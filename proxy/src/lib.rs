@@ -15,6 +15,7 @@ pub mod resilience;
 pub mod route;
 mod run;
 pub mod telemetry;
+pub mod tls;
 pub mod upstream;
 pub mod worker;
 

@@ -1,9 +1,13 @@
 //! Sockets that accept, one a worker and listener, and what a worker keeps for each listener. A listener that is
 //! removed, or a proxy that stops, goes through [`Phase`]s; connections read the phase whenever they are polled.
 
+pub(crate) mod arrival;
+pub(crate) mod chain;
 pub(crate) mod connection;
 mod guard;
+mod inspect;
 pub(crate) mod io;
+pub(crate) mod transport;
 
 use std::cell::{Cell, RefCell};
 use std::io as std_io;
@@ -14,13 +18,14 @@ use std::sync::atomic::AtomicUsize;
 use std::task::Waker;
 use std::time::Duration;
 
-use http::HeaderValue;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 
-use crate::config::listener::{HttpSettings, Listener};
-use crate::telemetry::access_log::{Entry, Sink};
+use self::chain::ChainsLocal;
+use crate::config::listener::Listener;
+use crate::telemetry::access_log::Entry;
+
 use crate::telemetry::metrics::ListenerCells;
 use crate::worker::local::Worker;
 
@@ -42,30 +47,12 @@ pub(crate) enum Phase {
     Closed,
 }
 
-/// A listener's settings as this worker uses them.
-pub(crate) struct Settings {
-    pub(crate) http: Arc<HttpSettings>,
-    pub(crate) sinks: Vec<Sink>,
-    pub(crate) server: HeaderValue,
-}
-
-impl Settings {
-    /// Writes a line to every access log; makes it only where there is one.
-    pub(crate) fn log(&self, entry: impl FnOnce() -> Entry) {
-        if let Some((last, rest)) = self.sinks.split_last() {
-            let entry = entry();
-            rest.iter().for_each(|sink| sink.log(entry.clone()));
-            last.log(entry);
-        }
-    }
-}
-
 /// One worker's part of a listener.
 pub(crate) struct ListenerLocal {
     pub(crate) listener: Arc<Listener>,
     pub(crate) worker: Rc<Worker>,
     pub(crate) cells: Arc<ListenerCells>,
-    settings: RefCell<Rc<Settings>>,
+    chains: RefCell<Rc<ChainsLocal>>,
     phase: Cell<Phase>,
     /// The phase has changed.
     changed: Notify,
@@ -81,13 +68,13 @@ pub(crate) struct ListenerLocal {
 impl ListenerLocal {
     pub(crate) fn new(listener: Arc<Listener>, worker: Rc<Worker>) -> Rc<Self> {
         let cells = worker.shard.listener(&listener.name);
-        let settings = Rc::new(compile(listener.http.load_full(), &worker));
+        let chains = ChainsLocal::new(listener.chains.load_full(), None, &worker);
         let open_everywhere = worker.admission.of_listener(&listener.name);
         Rc::new(Self {
             listener,
             worker,
             cells,
-            settings: RefCell::new(settings),
+            chains: RefCell::new(chains),
             phase: Cell::new(Phase::Running),
             changed: Notify::new(),
             emptied: Notify::new(),
@@ -98,14 +85,35 @@ impl ListenerLocal {
         })
     }
 
-    /// The settings in force.
-    pub(crate) fn settings(&self) -> Rc<Settings> {
-        let now = self.listener.http.load();
-        let mut kept = self.settings.borrow_mut();
-        if !Arc::ptr_eq(&kept.http, &now) {
-            *kept = Rc::new(compile(Arc::clone(&now), &self.worker));
+    /// The chains in force.
+    pub(crate) fn chains(&self) -> Rc<ChainsLocal> {
+        let now = self.listener.chains.load();
+        let mut kept = self.chains.borrow_mut();
+        if !Arc::ptr_eq(&kept.chains, &now) {
+            *kept = ChainsLocal::new(Arc::clone(&now), Some(&kept), &self.worker);
         }
         Rc::clone(&kept)
+    }
+
+    /// How long what is in flight may take when the listener goes.
+    pub(crate) fn drain_limit(&self) -> Duration {
+        let chains = self.chains();
+        let limits = chains.iter().map(|chain| chain.settings(&self.worker).http.timeouts.drain);
+        limits.max().unwrap_or_default()
+    }
+
+    /// The most that any chain allows; a connection has none yet when it is counted. 0 is no limit.
+    fn most_connections(&self) -> usize {
+        let chains = self.chains();
+        let limits = chains.iter().map(|chain| chain.settings(&self.worker).http.max_connections);
+        let mut most = 0;
+        for limit in limits {
+            match limit {
+                0 => return 0,
+                limit => most = limit.max(most),
+            }
+        }
+        most
     }
 
     pub(crate) fn phase(&self) -> Phase {
@@ -170,19 +178,6 @@ impl ListenerLocal {
     }
 }
 
-fn compile(http: Arc<HttpSettings>, worker: &Worker) -> Settings {
-    let sinks = http.access_log.iter().filter_map(|log| match worker.sinks.open(log) {
-        Ok(sink) => Some(sink),
-        Err(error) => {
-            tracing::error!(path = %log.path, %error, "access log cannot be opened; requests are served without it");
-            None
-        }
-    });
-    let sinks = sinks.collect();
-    let server = HeaderValue::from_str(&http.server_name).unwrap_or(HeaderValue::from_static("pontoon"));
-    Settings { http, sinks, server }
-}
-
 /// A listening socket that shares its address with the other workers'. Errors as the system has them.
 pub(crate) fn bind(address: SocketAddr) -> std_io::Result<std::net::TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
@@ -228,17 +223,19 @@ fn is_about_the_connection(error: &std_io::Error) -> bool {
 
 /// Serves the connection where there is room for it; otherwise it is closed at once, which costs least.
 fn start(local: &Rc<ListenerLocal>, stream: TcpStream, peer: SocketAddr) {
-    let limit = local.settings().http.max_connections;
+    let limit = local.most_connections();
     let permit = match local.worker.admission.admit(peer.ip(), &local.open_everywhere, limit) {
         Ok(permit) => permit,
         Err(error) => {
             local.cells.ended(0, Some(error));
             let entry = || Entry { status: 0, ..Entry::refused(&local.listener.name, peer.ip(), error) };
-            local.settings().log(entry);
+            if let Some(chain) = local.chains().iter().next() {
+                chain.settings(&local.worker).log(entry);
+            }
             return;
         }
     };
     // Not worth a connection.
     let _ = stream.set_nodelay(true);
-    tokio::task::spawn_local(connection::serve(Rc::clone(local), stream, peer, permit));
+    tokio::task::spawn_local(arrival::serve(Rc::clone(local), stream, peer, permit));
 }

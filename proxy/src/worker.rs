@@ -247,7 +247,7 @@ async fn run(worker: Rc<Worker>, mut commands: mpsc::Receiver<Command>) {
             Command::Remove { id } => {
                 leaving.retain(|local| local.open() > 0);
                 if let Some(local) = listeners.remove(&id) {
-                    let limit = local.settings().http.timeouts.drain;
+                    let limit = local.drain_limit();
                     tokio::task::spawn_local(end(Rc::clone(&local), limit));
                     leaving.push(local);
                 }

@@ -14,10 +14,9 @@ use envoy_types::pb::envoy::extensions::filters::network::http_connection_manage
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::HttpConnectionManager;
 use envoy_types::pb::envoy::extensions::http::header_validators::envoy_default::v3::HeaderValidatorConfig;
 use envoy_types::pb::envoy::extensions::http::header_validators::envoy_default::v3::header_validator_config;
-use ipnet::IpNet;
 
 use super::filters;
-use super::lds::unpack;
+use super::lds::{network, unpack};
 use super::listener::{
     AccessLog, AccessLogFormat, DownstreamTimeouts, ForwardedTrust, Limits, PathOptions, Underscores,
 };
@@ -223,11 +222,7 @@ fn routes(message: &HttpConnectionManager) -> Result<Routes, Problem> {
 
 fn forwarded(message: &HttpConnectionManager) -> Result<ForwardedTrust, Problem> {
     let ranges = message.internal_address_config.as_ref().map_or(&[][..], |c| &c.cidr_ranges);
-    let trusted_peers = each("internal_address_config.cidr_ranges", ranges, |range| {
-        let length = range.prefix_len.map_or(0, |n| n.value);
-        let text = format!("{}/{length}", range.address_prefix);
-        text.parse::<IpNet>().map_err(|e| Problem::new("address_prefix", format!("is {text:?}: {e}")))
-    })?;
+    let trusted_peers = each("internal_address_config.cidr_ranges", ranges, network)?;
     Ok(ForwardedTrust {
         use_remote_address: message.use_remote_address.is_some_and(|b| b.value),
         trusted_hops: message.xff_num_trusted_hops,

@@ -1,23 +1,35 @@
-//! `envoy.config.listener.v3.Listener`: one socket with one HTTP connection manager.
+//! `envoy.config.listener.v3.Listener`: one socket, and the filter chains of which one takes a connection.
+
+mod chain;
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use envoy_types::pb::envoy::config::core::v3::socket_address::PortSpecifier;
-use envoy_types::pb::envoy::config::core::v3::{Address, address};
-use envoy_types::pb::envoy::config::listener::v3::{FilterChain, Listener, filter};
+use envoy_types::pb::envoy::config::core::v3::{Address, CidrRange, address};
+use envoy_types::pb::envoy::config::listener::v3::{Listener, ListenerFilter, listener_filter};
+use envoy_types::pb::envoy::extensions::filters::listener::http_inspector::v3::HttpInspector;
+use envoy_types::pb::envoy::extensions::filters::listener::tls_inspector::v3::TlsInspector;
 use envoy_types::pb::google::protobuf::Any;
+use ipnet::IpNet;
 use prost::Name;
 
-use super::filters;
-use super::hcm::{self, Manager};
+use super::chains::Inspect;
+use super::hcm::duration;
 use super::problem::{Problem, Under, each};
 use super::support::{Message, support};
+pub(super) use chain::{Compiled as CompiledChain, MESSAGES as CHAIN_MESSAGES};
 
-pub(super) const MESSAGES: &[Message] = &[LISTENER, FILTER_CHAIN];
+pub(super) const MESSAGES: &[Message] = &[LISTENER, TLS_INSPECTOR, HTTP_INSPECTOR, CIDR_RANGE];
+
+/// Envoy's default for the time in which the first bytes must come.
+const DEFAULT_INSPECT: Duration = Duration::from_secs(15);
+/// One choice looks at each of them.
+const MOST_CHAINS: usize = 10_000;
 
 support! {
     LISTENER, listener: Listener = "envoy.config.listener.v3.Listener";
-    read: name, address, filter_chains;
+    read: name, address, filter_chains, default_filter_chain, listener_filters, listener_filters_timeout, continue_on_listener_filters_timeout;
     ignored:
         stat_prefix => "it only names statistics",
         stats_matcher => "it only names statistics",
@@ -28,68 +40,111 @@ support! {
         enable_reuse_port => "each worker always has a socket of its own",
         drain_type => "a listener always drains",
         max_connections_to_accept_per_socket_event => "a worker always takes one at a time",
-        continue_on_listener_filters_timeout => "there are no listener filters",
-        listener_filters_timeout => "there are no listener filters",
         bypass_overload_manager => "what is short of memory takes nothing new anywhere",
         ignore_global_conn_limit => "the limit of all connections guards the process",
         connection_balance_config => "the kernel balances over the workers";
-    refused: bind_to_port, access_log, additional_addresses, fcds_config, filter_chain_matcher, use_original_dst, default_filter_chain, per_connection_buffer_high_watermark_timeout, deprecated_v1, listener_filters, transparent, freebind, socket_options, tcp_fast_open_queue_length, udp_listener_config, api_listener, tcp_backlog_size, enable_mptcp, tcp_keepalive, listener_specifier;
+    refused: bind_to_port, access_log, additional_addresses, fcds_config, filter_chain_matcher, use_original_dst, per_connection_buffer_high_watermark_timeout, deprecated_v1, transparent, freebind, socket_options, tcp_fast_open_queue_length, udp_listener_config, api_listener, tcp_backlog_size, enable_mptcp, tcp_keepalive, listener_specifier;
 }
 
 support! {
-    FILTER_CHAIN, filter_chain: FilterChain = "envoy.config.listener.v3.FilterChain";
-    read: filters, name;
+    TLS_INSPECTOR, tls_inspector: TlsInspector = "envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector";
+    read: ;
     ignored:
-        metadata => "no filter here reads it",
-        transport_socket_connect_timeout => "without TLS there is no handshake";
-    refused: filter_chain_match, use_proxy_proto, transport_socket;
+        initial_read_buffer_size => "a fixed limit of our own holds",
+        close_connection_on_client_hello_parsing_errors => "what is no ClientHello is plain text",
+        max_client_hello_size => "a fixed limit of our own holds";
+    refused: enable_ja3_fingerprinting, enable_ja4_fingerprinting;
+}
+
+support! {
+    HTTP_INSPECTOR, http_inspector: HttpInspector = "envoy.extensions.filters.listener.http_inspector.v3.HttpInspector";
+    read: ;
+    ignored:;
+    refused: ;
+}
+
+support! {
+    CIDR_RANGE, cidr_range: CidrRange = "envoy.config.core.v3.CidrRange";
+    read: address_prefix, prefix_len;
+    ignored:;
+    refused: ;
 }
 
 /// A listener, before its routes are looked up.
 #[derive(Debug)]
 pub(super) struct Compiled {
     pub(super) address: SocketAddr,
-    pub(super) manager: Manager,
+    pub(super) inspect: Inspect,
+    /// With the path of each; the default one, if there is one, is the last.
+    pub(super) chains: Vec<(String, CompiledChain)>,
+    pub(super) has_default: bool,
 }
 
 pub(super) fn compile(message: &Listener) -> Result<Compiled, Problem> {
     listener(message)?;
     let address = message.address.as_ref().ok_or_else(|| Problem::new("address", "is missing"))?;
     let address = socket_address(address).under(|| "address".into())?;
-    let [chain] = message.filter_chains.as_slice() else {
-        let reason = format!("has {} elements; this proxy supports one", message.filter_chains.len());
+    if message.filter_chains.len() > MOST_CHAINS {
+        let reason = format!("has {} elements; the most is {MOST_CHAINS}", message.filter_chains.len());
         return Err(Problem::new("filter_chains", reason));
-    };
-    let manager = manager_of(chain).under(|| "filter_chains[0]".into())?;
-    Ok(Compiled { address, manager })
+    }
+    let mut chains: Vec<(String, CompiledChain)> = Vec::new();
+    for (position, chain) in message.filter_chains.iter().enumerate() {
+        let path = format!("filter_chains[{position}]");
+        let compiled = chain::compile(chain).under(|| path.clone())?;
+        if let Some((other, _)) = chains.iter().find(|(_, other)| other.matches == compiled.matches) {
+            return Err(Problem::new(
+                format!("{path}.filter_chain_match"),
+                format!("is the same as that of {other}"),
+            ));
+        }
+        chains.push((path, compiled));
+    }
+    if let Some(chain) = &message.default_filter_chain {
+        let path = String::from("default_filter_chain");
+        let compiled = chain::compile(chain).under(|| path.clone())?;
+        chains.push((path, compiled));
+    }
+    if chains.is_empty() {
+        return Err(Problem::new("filter_chains", "is empty"));
+    }
+    let inspect = inspect(message, &chains)?;
+    Ok(Compiled { address, inspect, chains, has_default: message.default_filter_chain.is_some() })
 }
 
-fn manager_of(chain: &FilterChain) -> Result<Manager, Problem> {
-    filter_chain(chain)?;
-    let mut limit = 0;
-    let managers = each("filters", &chain.filters, |filter| {
-        let config = match &filter.config_type {
-            Some(filter::ConfigType::TypedConfig(config)) => config,
-            Some(filter::ConfigType::ConfigDiscovery(_)) => {
-                return Err(Problem::new("config_discovery", "is not supported; give a typed_config"));
-            }
-            None => return Err(Problem::new("typed_config", "is missing")),
-        };
-        if let Some(connections) = filters::connections(config).under(|| "typed_config".into())? {
-            limit = connections;
-            return Ok(None);
-        }
-        hcm::compile(&unpack(config)?).under(|| "typed_config".into()).map(Some)
-    })?;
-    let managers: Vec<Manager> = managers.into_iter().flatten().collect();
-    match <[Manager; 1]>::try_from(managers) {
-        Ok([manager]) => Ok(Manager { max_connections: limit, ..manager }),
-        Err(all) => {
-            let reason =
-                format!("has {} elements; this proxy supports one, an HTTP connection manager", all.len());
-            Err(Problem::new("filters", reason))
-        }
+/// What must be read before a chain is chosen: what the filters say, and what the matches need.
+fn inspect(message: &Listener, chains: &[(String, CompiledChain)]) -> Result<Inspect, Problem> {
+    let filters = each("listener_filters", &message.listener_filters, inspector)?;
+    let needs_tls = |chain: &CompiledChain| {
+        let matches = &chain.matches;
+        !matches.server_names.is_empty() || matches.transport.is_some() || !matches.protocols.is_empty()
+    };
+    let timeout = duration("listener_filters_timeout", message.listener_filters_timeout)?;
+    Ok(Inspect {
+        tls: filters.contains(&Inspector::Tls) || chains.iter().any(|(_, chain)| needs_tls(chain)),
+        http: filters.contains(&Inspector::Http),
+        timeout: timeout.unwrap_or(DEFAULT_INSPECT),
+        proceed: message.continue_on_listener_filters_timeout,
+    })
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Inspector {
+    Tls,
+    Http,
+}
+
+fn inspector(message: &ListenerFilter) -> Result<Inspector, Problem> {
+    if message.filter_disabled.is_some() {
+        return Err(Problem::new("filter_disabled", "is set, but this proxy does not support it"));
     }
+    let Some(listener_filter::ConfigType::TypedConfig(config)) = &message.config_type else {
+        return Err(Problem::new("typed_config", "is missing"));
+    };
+    if config.type_url == HttpInspector::type_url() {
+        return http_inspector(&unpack(config)?).under(|| "typed_config".into()).map(|()| Inspector::Http);
+    }
+    tls_inspector(&unpack(config)?).under(|| "typed_config".into()).map(|()| Inspector::Tls)
 }
 
 /// Decodes an extension that must be of this type.
@@ -125,4 +180,12 @@ pub(super) fn host_and_port(message: &Address) -> Result<(&str, u16), Problem> {
     let port = u16::try_from(port)
         .map_err(|_| Problem::new("socket_address.port_value", format!("is {port}; must be 0 to 65535")))?;
     Ok((&socket.address, port))
+}
+
+/// A network. Bits beyond the prefix do not count.
+pub(super) fn network(message: &CidrRange) -> Result<IpNet, Problem> {
+    cidr_range(message)?;
+    let text = format!("{}/{}", message.address_prefix, message.prefix_len.map_or(0, |n| n.value));
+    let parsed = text.parse::<IpNet>().map(|net| net.trunc());
+    parsed.map_err(|error| Problem::new("address_prefix", format!("is {text:?}: {error}")))
 }

@@ -1,4 +1,4 @@
-//! A listener and its HTTP settings, as compiled from `envoy.config.listener.v3.Listener` and
+//! A listener and the HTTP settings of its chains, as compiled from `envoy.config.listener.v3.Listener` and
 //! `HttpConnectionManager`. The handles live as long as the name does; what they hold is swapped.
 
 use std::net::SocketAddr;
@@ -8,6 +8,7 @@ use std::time::Duration;
 use arc_swap::{ArcSwap, ArcSwapOption};
 use ipnet::IpNet;
 
+use super::chains::Chains;
 use crate::route::RouteTable;
 
 /// A listening socket. The address never changes during the handle's life: a resource with another address
@@ -18,8 +19,23 @@ pub struct Listener {
     pub name: Arc<str>,
     /// Where it listens.
     pub address: SocketAddr,
-    /// The settings in force; connections read them anew for each request.
-    pub http: ArcSwap<HttpSettings>,
+    /// The filter chains in force. A connection chooses one when it arrives and stays with it.
+    pub chains: ArcSwap<Chains>,
+}
+
+impl Listener {
+    /// The routes of all chains.
+    pub fn route_handles(&self) -> Vec<Arc<RouteHandle>> {
+        self.chains.load().iter().map(|chain| chain.http.load().routes.clone()).collect()
+    }
+
+    /// Whether routes and certificates of all chains have arrived.
+    pub fn is_complete(&self) -> bool {
+        self.chains.load().iter().all(|chain| {
+            chain.http.load().routes.table.load().is_some()
+                && chain.tls.as_ref().is_none_or(|tls| tls.server.load().is_some())
+        })
+    }
 }
 
 /// What an `HttpConnectionManager` says.

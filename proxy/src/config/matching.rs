@@ -160,7 +160,8 @@ fn query(message: &QueryParameterMatcher) -> Result<compiled::QueryMatcher, Prob
     Ok(compiled::QueryMatcher { name: message.name.as_str().into(), value })
 }
 
-fn string(message: &StringMatcher) -> Result<compiled::ValueMatcher, Problem> {
+/// Compiles a predicate on a text.
+pub(super) fn string(message: &StringMatcher) -> Result<compiled::ValueMatcher, Problem> {
     use compiled::ValueMatcher;
     let fold = |text: &str| -> Box<str> {
         if message.ignore_case { text.to_ascii_lowercase().into() } else { text.into() }

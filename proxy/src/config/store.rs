@@ -10,10 +10,11 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use envoy_types::pb::envoy::config::cluster::v3::Cluster as ClusterMessage;
 use envoy_types::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
 use envoy_types::pb::envoy::config::listener::v3::Listener as ListenerMessage;
@@ -22,9 +23,12 @@ use pontoon_xds::client::{Rejected, Update};
 use pontoon_xds::{Resource, ResourceType};
 use tokio::time::Instant;
 
+use super::chains::{Chain, ChainTls, Chains};
 use super::hcm::{Manager, Routes};
+use super::lds::CompiledChain;
 use super::listener::{HttpSettings, Listener, RouteHandle};
-use super::problem::Problem;
+use super::problem::{Problem, Under};
+use super::tls::Downstream;
 use super::{cds, eds, lds, rds};
 use crate::upstream::cluster::{Cluster, ClusterSettings, EndpointHealth, EndpointSource};
 use warming::Pending;
@@ -40,7 +44,7 @@ pub struct Store {
     clusters: BTreeMap<Arc<str>, Entry<()>>,
     assignments: BTreeMap<Arc<str>, Entry<eds::Compiled>>,
     routes: BTreeMap<Arc<str>, RouteEntry>,
-    listeners: BTreeMap<Arc<str>, Entry<Arc<Listener>>>,
+    listeners: BTreeMap<Arc<str>, Entry<ListenerEntry>>,
     refused: BTreeMap<(ResourceType, Arc<str>), Refused>,
     seen: BTreeSet<ResourceType>,
     was_ready: bool,
@@ -60,6 +64,13 @@ struct RouteEntry {
     /// What is in force or pending; `None`: named by a listener, not arrived.
     current: Option<Entry<()>>,
     pending: Option<Pending>,
+}
+
+#[derive(Debug)]
+struct ListenerEntry {
+    handle: Arc<Listener>,
+    /// Of each chain in their order, to be read again when a file changes.
+    downstream: Vec<Option<Downstream>>,
 }
 
 /// A resource that was refused.
@@ -203,32 +214,105 @@ impl Store {
         let message: ListenerMessage = decode(&resource)?;
         named(&resource, &message.name)?;
         let compiled = lds::compile(&message)?;
-        let routes = match &compiled.manager.routes {
-            Routes::Named(name) => self.route_entry(&name.as_str().into()).handle.clone(),
-            Routes::Inline(message) => {
-                let at = "filter_chains[0].filters[0].typed_config.route_config";
-                let pending = self.compile_routes(message, resource.version.clone(), now);
-                let pending = super::problem::Under::under(pending, || at.into())?;
-                let entry = self.route_entry(&inline_name(&resource.name));
-                entry.pending = Some(pending);
-                entry.handle.clone()
-            }
-        };
-        let settings = http_settings(compiled.manager, routes);
-        let earlier = self.listeners.get(&resource.name).map(|e| e.value.clone());
-        let listener = match earlier.filter(|listener| listener.address == compiled.address) {
+        let earlier = self.listeners.get(&resource.name).map(|entry| entry.value.handle.clone());
+        let earlier = earlier.filter(|listener| listener.address == compiled.address);
+        let earlier_chains = earlier.as_ref().map(|listener| listener.chains.load_full());
+
+        let mut drafts = Vec::with_capacity(compiled.chains.len());
+        let last = compiled.chains.len() - 1;
+        for (position, (path, chain)) in compiled.chains.into_iter().enumerate() {
+            let is_default = compiled.has_default && position == last;
+            let kept = earlier_chains.as_ref().and_then(|chains| same_chain(chains, &chain, is_default));
+            let before = kept.as_ref().and_then(|chain| chain.tls.as_ref()?.server.load_full());
+            let server = chain.tls.as_ref().map(|downstream| downstream.build(before.as_deref()));
+            let server =
+                server.transpose().under(|| format!("{path}.transport_socket.typed_config"))?.map(Arc::new);
+            drafts.push((path, chain, kept, server));
+        }
+        let (mut all, mut downstream) = (Vec::with_capacity(drafts.len()), Vec::with_capacity(drafts.len()));
+        for (position, (path, chain, kept, server)) in drafts.into_iter().enumerate() {
+            let inline = inline_name(&resource.name, position);
+            let routes = self
+                .routes_of(&chain.manager.routes, &inline, &resource.version, now)
+                .under(|| format!("{path}.filters[0].typed_config.route_config"))?;
+            let http = http_settings(chain.manager, routes);
+            let handle = match kept {
+                Some(kept) => {
+                    kept.http.store(Arc::new(http));
+                    if let Some(tls) = &kept.tls {
+                        tls.server.store(server);
+                    }
+                    kept
+                }
+                None => Arc::new(Chain {
+                    name: chain.name,
+                    matches: chain.matches,
+                    tls: server.map(|server| ChainTls {
+                        server: ArcSwapOption::from(Some(server)),
+                        handshake_timeout: chain.handshake_timeout,
+                    }),
+                    http: ArcSwap::from_pointee(http),
+                }),
+            };
+            all.push(handle);
+            downstream.push(chain.tls);
+        }
+        let default = if compiled.has_default { all.pop() } else { None };
+        let chains = Chains { inspect: compiled.inspect, all, default };
+        let handle = match earlier {
             Some(listener) => {
-                listener.http.store(Arc::new(settings));
+                listener.chains.store(Arc::new(chains));
                 listener
             }
             None => Arc::new(Listener {
                 name: resource.name.clone(),
                 address: compiled.address,
-                http: ArcSwap::from_pointee(settings),
+                chains: ArcSwap::from_pointee(chains),
             }),
         };
-        self.listeners.insert(resource.name.clone(), Entry::new(resource, listener));
+        let entry = ListenerEntry { handle, downstream };
+        self.listeners.insert(resource.name.clone(), Entry::new(resource, entry));
         Ok(())
+    }
+
+    fn routes_of(
+        &mut self,
+        routes: &Routes,
+        inline: &Arc<str>,
+        version: &Arc<str>,
+        now: Instant,
+    ) -> Result<Arc<RouteHandle>, Problem> {
+        match routes {
+            Routes::Named(name) => Ok(self.route_entry(&name.as_str().into()).handle.clone()),
+            Routes::Inline(message) => {
+                let pending = self.compile_routes(message, version.clone(), now)?;
+                let entry = self.route_entry(inline);
+                entry.pending = Some(pending);
+                Ok(entry.handle.clone())
+            }
+        }
+    }
+
+    /// The files that certificates are read from.
+    pub fn tls_files(&self) -> BTreeSet<PathBuf> {
+        let all = self.listeners.values().flat_map(|entry| &entry.value.downstream);
+        all.flatten().flat_map(Downstream::files).cloned().collect()
+    }
+
+    /// Reads certificates anew, after a file has changed. What cannot be used is left as it was, and told.
+    pub fn reload_tls(&mut self) -> Vec<Problem> {
+        let mut problems = Vec::new();
+        for (name, entry) in &self.listeners {
+            let chains = entry.value.handle.chains.load();
+            for (chain, downstream) in chains.iter().zip(&entry.value.downstream) {
+                let (Some(tls), Some(downstream)) = (&chain.tls, downstream) else { continue };
+                match downstream.build(tls.server.load().as_deref()) {
+                    Ok(server) => tls.server.store(Some(Arc::new(server))),
+                    Err(problem) => problems.extend(Err::<(), _>(problem).under(|| name.to_string()).err()),
+                }
+            }
+        }
+        problems
     }
 
     fn remove(&mut self, ty: ResourceType, name: &str) {
@@ -267,6 +351,10 @@ impl Store {
         })
     }
 
+    fn route_names(&self) -> impl Iterator<Item = Arc<str>> {
+        self.listeners.values().flat_map(|entry| entry.value.handle.route_handles()).map(|r| r.name.clone())
+    }
+
     /// The names of `ty` that what is here refers to.
     pub fn wanted(&self, ty: ResourceType) -> BTreeSet<Arc<str>> {
         match ty {
@@ -278,12 +366,7 @@ impl Store {
                     EndpointSource::Static | EndpointSource::Dns { .. } => None,
                 })
                 .collect(),
-            ResourceType::Route => self
-                .listeners
-                .values()
-                .map(|entry| entry.value.http.load().routes.name.clone())
-                .filter(|name| !is_inline(name))
-                .collect(),
+            ResourceType::Route => self.route_names().filter(|name| !is_inline(name)).collect(),
             ResourceType::Cluster | ResourceType::Listener => BTreeSet::new(),
         }
     }
@@ -355,6 +438,20 @@ impl<T> Entry<T> {
     }
 }
 
+/// The chain of an earlier version that takes the same connections in the same way.
+fn same_chain(chains: &Chains, new: &CompiledChain, is_default: bool) -> Option<Arc<Chain>> {
+    let candidates = if is_default { chains.default.as_slice() } else { &chains.all };
+    let found = candidates.iter().find(|chain| {
+        let same_tls = match (&chain.tls, &new.tls) {
+            (None, None) => true,
+            (Some(tls), Some(_)) => tls.handshake_timeout == new.handshake_timeout,
+            _ => false,
+        };
+        same_tls && chain.matches == new.matches && chain.name == new.name
+    });
+    found.cloned()
+}
+
 fn http_settings(manager: Manager, routes: Arc<RouteHandle>) -> HttpSettings {
     HttpSettings {
         routes,
@@ -387,8 +484,8 @@ fn named(resource: &Resource, name: &str) -> Result<(), Problem> {
 /// Route names cannot begin so on the wire by accident: the prefix is not valid in any naming scheme of ours.
 const INLINE: &str = "\u{0}inline:";
 
-fn inline_name(listener: &str) -> Arc<str> {
-    format!("{INLINE}{listener}").into()
+fn inline_name(listener: &str, position: usize) -> Arc<str> {
+    format!("{INLINE}{listener}/{position}").into()
 }
 
 fn is_inline(name: &str) -> bool {

@@ -3,7 +3,7 @@
 //! the types may bring, does not compile.
 
 use super::problem::Problem;
-use super::{cds, eds, filters, hcm, lds, matching, rds};
+use super::{cds, eds, filters, hcm, lds, matching, rds, tls};
 
 /// The treatment of one message's fields.
 #[derive(Debug, Clone, Copy)]
@@ -21,6 +21,8 @@ pub struct Message {
 /// Every message that is read.
 pub const MESSAGES: &[&[Message]] = &[
     lds::MESSAGES,
+    lds::CHAIN_MESSAGES,
+    tls::MESSAGES,
     hcm::MESSAGES,
     filters::MESSAGES,
     rds::MESSAGES,

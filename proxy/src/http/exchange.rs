@@ -10,7 +10,7 @@ use http::{HeaderValue, Method, Uri, Version};
 use tokio::time::Instant;
 
 use crate::error::Error;
-use crate::listener::Settings;
+use crate::listener::chain::Settings;
 use crate::listener::connection::ConnState;
 use crate::route::Route;
 use crate::telemetry::access_log::Entry;
@@ -59,7 +59,7 @@ struct LogHead {
 
 impl Exchange {
     pub(crate) fn begin<B>(conn: Rc<ConnState>, request: &http::Request<B>) -> Rc<Self> {
-        let settings = conn.listener.settings();
+        let settings = conn.settings();
         conn.started.set(conn.started.get() + 1);
         conn.in_flight.set(conn.in_flight.get() + 1);
         conn.listener.cells.active.add(1);

@@ -69,13 +69,14 @@ pub(crate) fn set(
     trusted: bool,
     present: bool,
     peer: &HeaderValue,
+    scheme: &'static str,
     host: &HeaderValue,
 ) {
     if !present {
         if trust.use_remote_address {
             headers.insert(FOR, peer.clone());
         }
-        headers.insert(PROTO, HeaderValue::from_static("http"));
+        headers.insert(PROTO, HeaderValue::from_static(scheme));
         headers.insert(HOST, host.clone());
         return;
     }
@@ -83,10 +84,10 @@ pub(crate) fn set(
         append_for(headers, peer);
     }
     if trusted {
-        headers.entry(PROTO).or_insert(HeaderValue::from_static("http"));
+        headers.entry(PROTO).or_insert(HeaderValue::from_static(scheme));
         headers.entry(HOST).or_insert_with(|| host.clone());
     } else {
-        headers.insert(PROTO, HeaderValue::from_static("http"));
+        headers.insert(PROTO, HeaderValue::from_static(scheme));
         headers.insert(HOST, host.clone());
         let others: Vec<HeaderName> = headers
             .keys()
@@ -148,13 +149,13 @@ mod tests {
         headers.insert(HOST, HeaderValue::from_static("evil"));
         headers.insert("x-forwarded-prefix", HeaderValue::from_static("/admin"));
         let (peer, host) = (HeaderValue::from_static("9.9.9.9"), HeaderValue::from_static("shop"));
-        set(&mut headers, &trust, false, true, &peer, &host);
+        set(&mut headers, &trust, false, true, &peer, "http", &host);
         assert_eq!(headers[FOR], "1.1.1.1, 9.9.9.9");
         assert_eq!(headers[PROTO], "http");
         assert_eq!(headers[HOST], "shop");
         assert!(!headers.contains_key("x-forwarded-prefix"));
         headers.insert(PROTO, HeaderValue::from_static("https"));
-        set(&mut headers, &trust, true, true, &peer, &host);
+        set(&mut headers, &trust, true, true, &peer, "http", &host);
         assert_eq!(headers[PROTO], "https", "a trusted peer can");
     }
 }

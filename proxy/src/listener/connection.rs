@@ -15,15 +15,16 @@ use http::HeaderValue;
 use hyper::server::conn::{http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, timeout};
 
+use super::arrival::Slot;
+use super::chain::{ChainLocal, Settings};
 use super::io::Io;
-use super::{ListenerLocal, Phase, Settings};
+use super::transport::Transport;
+use super::{ListenerLocal, Phase};
 use crate::error::Error;
 use crate::http::service::ProxyService;
 use crate::http::tunnel::Tunnel;
-use crate::overload::Permit;
 use crate::telemetry::access_log::Entry;
 use crate::upstream::connect::LocalExec;
 
@@ -57,6 +58,9 @@ const LINGER: Duration = Duration::from_secs(2);
 /// A connection's state, shared by its driver, its socket and its exchanges.
 pub(crate) struct ConnState {
     pub(crate) listener: Rc<ListenerLocal>,
+    chain: Rc<ChainLocal>,
+    /// `https` through TLS, else `http`.
+    pub(crate) scheme: &'static str,
     pub(crate) peer: SocketAddr,
     /// The peer's address as `X-Forwarded-For` has it.
     pub(crate) peer_value: HeaderValue,
@@ -77,17 +81,24 @@ pub(crate) struct ConnState {
     pub(crate) release: Cell<bool>,
     /// Streams that the client gave up soon after it had opened them.
     early_resets: Cell<u64>,
-    slot: usize,
-    _permit: Permit,
+    slot: Slot,
 }
 
 impl ConnState {
-    fn new(listener: Rc<ListenerLocal>, peer: SocketAddr, permit: Permit) -> Rc<Self> {
+    pub(super) fn new(
+        slot: Slot,
+        listener: Rc<ListenerLocal>,
+        chain: Rc<ChainLocal>,
+        peer: SocketAddr,
+        transport: &Transport,
+    ) -> Rc<Self> {
         let ip = peer.ip().to_canonical();
         let peer_value = HeaderValue::try_from(ip.to_string()).unwrap_or(HeaderValue::from_static("unknown"));
-        let slot = listener.register();
+        let scheme = if matches!(transport, Transport::Tls(_)) { "https" } else { "http" };
         Rc::new(Self {
             listener,
+            chain,
+            scheme,
             peer: SocketAddr::new(ip, peer.port()),
             peer_value,
             in_flight: Cell::new(0),
@@ -102,7 +113,6 @@ impl ConnState {
             release: Cell::new(false),
             early_resets: Cell::new(0),
             slot,
-            _permit: permit,
         })
     }
 
@@ -131,27 +141,35 @@ impl ConnState {
         started >= RESETS_JUDGED_AFTER && self.early_resets.get() * 2 > started
     }
 
+    /// The settings in force.
+    pub(crate) fn settings(&self) -> Rc<Settings> {
+        self.chain.settings(&self.listener.worker)
+    }
+
     fn watch(&self, cx: &Context<'_>) {
-        self.listener.set_waker(self.slot, cx.waker());
+        self.slot.watch(cx);
     }
 
     /// Ready when the listener has come to `phase`.
     pub(crate) fn poll_phase(&self, phase: Phase, cx: &Context<'_>) -> Poll<()> {
-        self.watch(cx);
-        if self.listener.phase() >= phase { Poll::Ready(()) } else { Poll::Pending }
+        self.slot.poll_phase(phase, cx)
     }
 }
 
-impl Drop for ConnState {
-    fn drop(&mut self) {
-        self.listener.deregister(self.slot);
-    }
-}
-
-/// Serves a connection to its end.
-pub(crate) async fn serve(listener: Rc<ListenerLocal>, stream: TcpStream, peer: SocketAddr, permit: Permit) {
-    let conn = ConnState::new(listener, peer, permit);
-    let Some((io, http2)) = detect(&conn, stream).await else { return };
+/// Serves a connection to its end. `prefix` was read of it already.
+pub(super) async fn serve(conn: Rc<ConnState>, transport: Transport, prefix: Bytes) {
+    let negotiated = match &transport {
+        Transport::Plain(_) => None,
+        Transport::Tls(tls) => tls.get_ref().1.alpn_protocol().map(|protocol| protocol == b"h2"),
+    };
+    let io = Io::new(transport, prefix, Rc::clone(&conn));
+    let (io, http2) = match negotiated {
+        Some(http2) => (io, http2),
+        None => match detect(&conn, io).await {
+            Some(detected) => detected,
+            None => return,
+        },
+    };
     if http2 {
         Box::pin(serve_http2(&conn, io)).await;
     } else {
@@ -161,17 +179,18 @@ pub(crate) async fn serve(listener: Rc<ListenerLocal>, stream: TcpStream, peer: 
 
 /// Tells HTTP/2 with prior knowledge by its preface. Bytes that differ from it are HTTP/1.1's at once; a start of
 /// it that never goes on is given up with the header timeout.
-async fn detect(conn: &Rc<ConnState>, stream: TcpStream) -> Option<(Io, bool)> {
-    let mut io = Io::new(stream, Bytes::new(), Rc::clone(conn));
-    let timeouts = &conn.listener.settings().http.timeouts;
-    if !parked(conn, &io, timeouts.idle).await {
+async fn detect(conn: &Rc<ConnState>, mut io: Io) -> Option<(Io, bool)> {
+    let timeouts = &conn.settings().http.timeouts;
+    // Through TLS, what comes first may have come with the handshake.
+    let is_plain = matches!(io.stream, Transport::Plain(_)) && io.prefix.is_empty();
+    if is_plain && !parked(conn, &io, timeouts.idle).await {
         return None;
     }
     let mut start = [0; PREFACE.len()];
     let mut have = 0;
     let read = async {
         while have < start.len() && start[..have] == PREFACE[..have] {
-            match io.stream.read(&mut start[have..]).await {
+            match io.read(&mut start[have..]).await {
                 Ok(0) | Err(_) => return false,
                 Ok(length) => have += length,
             }
@@ -179,7 +198,7 @@ async fn detect(conn: &Rc<ConnState>, stream: TcpStream) -> Option<(Io, bool)> {
         true
     };
     let complete = timeout(timeouts.request_headers, read).await;
-    io.prefix = Bytes::copy_from_slice(&start[..have]);
+    io.unread(Bytes::copy_from_slice(&start[..have]));
     match complete {
         Ok(true) => Some((io, start == *PREFACE)),
         Ok(false) => None,
@@ -192,7 +211,7 @@ async fn detect(conn: &Rc<ConnState>, stream: TcpStream) -> Option<(Io, bool)> {
 
 /// Waits for bytes without holding a buffer. `false`: the connection has ended instead.
 async fn parked(conn: &ConnState, io: &Io, idle: Duration) -> bool {
-    let mut readable = pin!(io.stream.readable());
+    let mut readable = pin!(io.stream.socket().readable());
     let mut sleep = pin!(tokio::time::sleep(idle));
     poll_fn(|cx| {
         if readable.as_mut().poll(cx).is_ready() {
@@ -222,7 +241,7 @@ enum End {
 async fn serve_http1(conn: &Rc<ConnState>, mut io: Io) {
     io.guard();
     loop {
-        let settings = conn.listener.settings();
+        let settings = conn.settings();
         let end;
         (io, end) = Box::pin(drive_http1(conn, io, &settings)).await;
         match end {
@@ -401,7 +420,7 @@ async fn refuse_slow(conn: &ConnState, mut io: Io) {
 fn note_refused(conn: &ConnState, status: u16, error: Error) {
     conn.listener.cells.ended(status, Some(error));
     let name = &conn.listener.listener.name;
-    conn.listener.settings().log(|| Entry { status, ..Entry::refused(name, conn.peer.ip(), error) });
+    conn.settings().log(|| Entry { status, ..Entry::refused(name, conn.peer.ip(), error) });
 }
 
 /// Answers, counts and logs what never became a request.
@@ -418,7 +437,7 @@ async fn refuse(conn: &ConnState, io: &mut Io, error: Error) {
 }
 
 async fn serve_http2(conn: &Rc<ConnState>, io: Io) {
-    let settings = conn.listener.settings();
+    let settings = conn.settings();
     let (limits, timeouts) = (&settings.http.limits, &settings.http.timeouts);
     let mut builder = http2::Builder::new(LocalExec);
     if settings.http.extended_connect {

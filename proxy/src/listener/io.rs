@@ -8,16 +8,16 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 
 use super::connection::ConnState;
 use super::guard::{Guard, Refusal};
+use super::transport::Transport;
 
 /// hyper's own answer to a head that it cannot parse is not longer.
 const REFUSAL_BYTES: usize = 200;
 
 pub(crate) struct Io {
-    pub(crate) stream: TcpStream,
+    pub(crate) stream: Transport,
     /// Served before the socket's own bytes. Where there is a guard, it has read them.
     pub(crate) prefix: Bytes,
     conn: Rc<ConnState>,
@@ -33,7 +33,7 @@ struct Guarded {
 }
 
 impl Io {
-    pub(crate) fn new(stream: TcpStream, prefix: Bytes, conn: Rc<ConnState>) -> Self {
+    pub(crate) fn new(stream: Transport, prefix: Bytes, conn: Rc<ConnState>) -> Self {
         Self { stream, prefix, conn, guard: None }
     }
 

@@ -54,6 +54,14 @@ pub struct ListenerCells {
     pub active: Counter,
     /// Accepts that failed for want of a file descriptor or memory.
     pub accept_failures: Counter,
+    /// TLS handshakes that succeeded.
+    pub handshakes: Counter,
+    /// TLS handshakes that failed or took too long.
+    pub handshake_failures: Counter,
+    /// Connections that no filter chain took.
+    pub no_chain: Counter,
+    /// Connections whose first bytes did not come in time.
+    pub inspect_timeouts: Counter,
 }
 
 impl ListenerCells {
@@ -65,6 +73,10 @@ impl ListenerCells {
             accepted: Counter::default(),
             active: Counter::default(),
             accept_failures: Counter::default(),
+            handshakes: Counter::default(),
+            handshake_failures: Counter::default(),
+            no_chain: Counter::default(),
+            inspect_timeouts: Counter::default(),
         }
     }
 
@@ -81,6 +93,10 @@ impl ListenerCells {
         self.accepted.add(other.accepted.get());
         self.active.add(other.active.get());
         self.accept_failures.add(other.accept_failures.get());
+        self.handshakes.add(other.handshakes.get());
+        self.handshake_failures.add(other.handshake_failures.get());
+        self.no_chain.add(other.no_chain.get());
+        self.inspect_timeouts.add(other.inspect_timeouts.get());
     }
 }
 
@@ -277,7 +293,7 @@ fn render_listeners(out: &mut String, rows: &BTreeMap<Arc<str>, ListenerCells>) 
             }
         }
     }
-    let plain: [Plain<ListenerCells>; 4] = [
+    let plain: [Plain<ListenerCells>; 8] = [
         ("pontoon_downstream_connections", "gauge", "Open connections.", |row| &row.connections),
         ("pontoon_downstream_connections_total", "counter", "Connections accepted.", |row| &row.accepted),
         ("pontoon_downstream_requests_active", "gauge", "Requests in flight.", |row| &row.active),
@@ -286,6 +302,22 @@ fn render_listeners(out: &mut String, rows: &BTreeMap<Arc<str>, ListenerCells>) 
             "counter",
             "Accepts that failed for want of files or memory.",
             |row| &row.accept_failures,
+        ),
+        ("pontoon_tls_handshakes_total", "counter", "TLS handshakes with clients.", |row| &row.handshakes),
+        (
+            "pontoon_tls_handshake_failures_total",
+            "counter",
+            "TLS handshakes with clients that failed or took too long.",
+            |row| &row.handshake_failures,
+        ),
+        ("pontoon_no_filter_chain_total", "counter", "Connections that no filter chain took.", |row| {
+            &row.no_chain
+        }),
+        (
+            "pontoon_inspect_timeouts_total",
+            "counter",
+            "Connections whose first bytes did not come in time.",
+            |row| &row.inspect_timeouts,
         ),
     ];
     render_plain(out, "listener", rows, &plain);

@@ -97,7 +97,7 @@ async fn listeners_come_and_go() {
     let second = Arc::new(pontoon_proxy::config::listener::Listener {
         name: "second".into(),
         address: std::net::SocketAddr::from(([127, 0, 0, 1], 0)),
-        http: arc_swap::ArcSwap::new(proxy.listener.http.load_full()),
+        chains: arc_swap::ArcSwap::new(proxy.listener.chains.load_full()),
     });
     proxy.listeners.send(vec![second]).unwrap();
     let mut bound = proxy.workers.bound();

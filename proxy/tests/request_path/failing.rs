@@ -179,7 +179,7 @@ async fn what_is_not_configured_is_told_apart() {
     proxy.cluster.settings.store(None);
     let mut client = Client::connect(proxy.address, Http::One).await;
     assert_eq!(reason(&mut client, get()).await, (StatusCode::SERVICE_UNAVAILABLE, "no_cluster".into()));
-    proxy.listener.http.load().routes.table.store(None);
+    proxy.listener.route_handles()[0].table.store(None);
     assert_eq!(reason(&mut client, get()).await.1, "no_route_configuration");
 }
 

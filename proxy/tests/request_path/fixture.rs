@@ -12,6 +12,7 @@ use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Empty, Full};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use pontoon_proxy::config::chains::{Chain, ChainMatch, Chains, Inspect};
 use pontoon_proxy::config::listener::*;
 use pontoon_proxy::overload::Admission;
 use pontoon_proxy::route::matching::{PathMatcher, RouteMatcher};
@@ -82,6 +83,14 @@ pub(crate) fn endpoint(address: SocketAddr) -> Arc<Endpoint> {
 pub(crate) fn endpoints(addresses: &[SocketAddr]) -> Arc<EndpointSet> {
     let endpoints = addresses.iter().map(|address| endpoint(*address)).collect();
     Arc::new(EndpointSet { version: "1".into(), endpoints })
+}
+
+/// A plain listener's only chain.
+pub(crate) fn one_chain(http: HttpSettings) -> Chains {
+    let inspect = Inspect { tls: false, http: false, timeout: Duration::from_secs(15), proceed: false };
+    let http = ArcSwap::from_pointee(http);
+    let chain = Chain { name: "".into(), matches: ChainMatch::default(), tls: None, http };
+    Chains { inspect, all: vec![Arc::new(chain)], default: None }
 }
 
 impl Proxy {
@@ -159,7 +168,7 @@ impl Proxy {
         let listener = Arc::new(Listener {
             name: "edge".into(),
             address: SocketAddr::from(([127, 0, 0, 1], 0)),
-            http: ArcSwap::from_pointee(http),
+            chains: ArcSwap::from_pointee(one_chain(http)),
         });
         let (listeners, watched) = watch::channel(vec![Arc::clone(&listener)]);
         let workers = Workers::start(setup.options, watched).unwrap();

@@ -28,4 +28,5 @@ mod forwarding;
 mod framing;
 mod grpc;
 mod streaming;
+mod tls;
 mod tunnels;

@@ -121,7 +121,7 @@ impl Given {
     }
 
     fn table(&self) -> Option<Arc<crate::route::RouteTable>> {
-        self.store.listeners.get("l")?.value.http.load().routes.table.load_full()
+        self.store.listeners.get("l")?.value.handle.route_handles()[0].table.load_full()
     }
 
     fn cluster(&self, name: &str) -> Arc<Cluster> {

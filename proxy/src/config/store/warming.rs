@@ -29,8 +29,7 @@ impl Store {
         for entry in self.routes.values_mut() {
             entry.settle(now);
         }
-        let used: std::collections::BTreeSet<Arc<str>> =
-            self.listeners.values().map(|e| e.value.http.load().routes.name.clone()).collect();
+        let used: std::collections::BTreeSet<Arc<str>> = self.route_names().collect();
         self.routes.retain(|name, _| used.contains(name));
         let wanted = self.wanted(ResourceType::Endpoint);
         self.assignments.retain(|name, _| wanted.contains(name));
@@ -38,7 +37,7 @@ impl Store {
         let complete = self.seen.contains(&ResourceType::Listener)
             && self.seen.contains(&ResourceType::Cluster)
             && self.deadline().is_none()
-            && self.listeners.values().all(|e| e.value.http.load().routes.table.load().is_some());
+            && self.listeners.values().all(|e| e.value.handle.is_complete());
         self.was_ready |= complete;
     }
 
@@ -52,10 +51,10 @@ impl Store {
         self.was_ready
     }
 
-    /// The listeners that have routes.
+    /// The listeners that have routes and certificates.
     pub fn live_listeners(&self) -> Vec<Arc<Listener>> {
-        let has_table = |l: &&Arc<Listener>| l.http.load().routes.table.load().is_some();
-        self.listeners.values().map(|entry| &entry.value).filter(has_table).cloned().collect()
+        let handles = self.listeners.values().map(|entry| &entry.value.handle);
+        handles.filter(|listener| listener.is_complete()).cloned().collect()
     }
 
     /// What is not in force yet, in words.

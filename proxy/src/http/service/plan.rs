@@ -93,6 +93,7 @@ pub(super) fn plan(exchange: &Rc<Exchange>, mut request: Request<Incoming>) -> R
         origin.trusted,
         found.forwarded,
         &conn.peer_value,
+        conn.scheme,
         &host,
     );
     request_id(&mut parts.headers, settings, origin.trusted);

@@ -1,0 +1,228 @@
+//! `DownstreamTlsContext` and what it holds: which certificates, whose clients, which protocols. Certificates are read
+//! when the resource arrives, so that a bad one is refused with its path; files are read again when they change.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use envoy_types::pb::envoy::config::core::v3::{DataSource, TransportSocket, data_source, transport_socket};
+use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::common_tls_context::ValidationContextType;
+use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::subject_alt_name_matcher::SanType;
+use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::tls_parameters::TlsProtocol;
+use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::{
+    CertificateValidationContext, CommonTlsContext, DownstreamTlsContext, SubjectAltNameMatcher,
+    TlsCertificate, TlsParameters,
+};
+
+use super::lds::unpack;
+use super::matching;
+use super::problem::{Problem, Under, each};
+use super::support::{Message, support};
+use crate::tls::Versions;
+use crate::tls::material::{Identity, NameKind, NameMatcher, Source, Trust};
+use crate::tls::server::{Plan, ServerTls};
+
+pub(super) const MESSAGES: &[Message] = &[DOWNSTREAM, COMMON, PARAMETERS, CERTIFICATE, VALIDATION, SAN];
+
+support! {
+    DOWNSTREAM, downstream: DownstreamTlsContext = "envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext";
+    read: common_tls_context, require_client_certificate, require_sni;
+    ignored:
+        disable_stateful_session_resumption => "sessions are few and resumed by tickets",
+        session_timeout => "tickets last twelve hours",
+        full_scan_certs_on_sni_mismatch => "all certificates are always looked at",
+        prefer_client_ciphers => "every cipher suite of ours is a good one";
+    refused: ocsp_staple_policy, session_ticket_keys_type;
+}
+
+support! {
+    COMMON, common: CommonTlsContext = "envoy.extensions.transport_sockets.tls.v3.CommonTlsContext";
+    read: tls_params, tls_certificates, alpn_protocols, validation_context_type;
+    ignored:;
+    refused: tls_certificate_sds_secret_configs, tls_certificate_provider_instance, custom_tls_certificate_selector, tls_certificate_certificate_provider, tls_certificate_certificate_provider_instance, custom_handshaker, key_log;
+}
+
+support! {
+    PARAMETERS, parameters: TlsParameters = "envoy.extensions.transport_sockets.tls.v3.TlsParameters";
+    read: tls_minimum_protocol_version, tls_maximum_protocol_version;
+    ignored:;
+    refused: cipher_suites, ecdh_curves, signature_algorithms, compliance_policies;
+}
+
+support! {
+    CERTIFICATE, certificate: TlsCertificate = "envoy.extensions.transport_sockets.tls.v3.TlsCertificate";
+    read: certificate_chain, private_key;
+    ignored:
+        watched_directory => "files are always watched";
+    refused: pkcs12, private_key_provider, password, ocsp_staple, signed_certificate_timestamp, tls_params;
+}
+
+support! {
+    VALIDATION, validation: CertificateValidationContext = "envoy.extensions.transport_sockets.tls.v3.CertificateValidationContext";
+    read: trusted_ca, match_typed_subject_alt_names, crl;
+    ignored:
+        watched_directory => "files are always watched";
+    refused: ca_certificate_provider_instance, system_root_certs, verify_certificate_spki, verify_certificate_hash, match_subject_alt_names, require_signed_certificate_timestamp, allow_expired_certificate, trust_chain_verification, custom_validator_config, only_verify_leaf_cert_crl, max_verify_depth, suppress_client_ca_list;
+}
+
+support! {
+    SAN, san: SubjectAltNameMatcher = "envoy.extensions.transport_sockets.tls.v3.SubjectAltNameMatcher";
+    read: san_type, matcher;
+    ignored:;
+    refused: oid;
+}
+
+/// A server's TLS before files are read.
+#[derive(Debug)]
+pub(super) struct Downstream {
+    identities: Vec<Identity>,
+    trust: Option<Arc<Trust>>,
+    require_client_certificate: bool,
+    require_server_name: bool,
+    protocols: Vec<Vec<u8>>,
+    versions: Versions,
+}
+
+impl Downstream {
+    /// Reads what it names. With `earlier`, clients' tickets stay good.
+    pub(super) fn build(&self, earlier: Option<&ServerTls>) -> Result<ServerTls, Problem> {
+        let plan = Plan {
+            identities: self.identities.iter().collect(),
+            trust: self.trust.clone(),
+            require_client_certificate: self.require_client_certificate,
+            require_server_name: self.require_server_name,
+            protocols: self.protocols.clone(),
+            versions: self.versions,
+        };
+        ServerTls::new(plan, earlier).map_err(|unusable| Problem::new("common_tls_context", unusable.0))
+    }
+
+    /// The files it is read from.
+    pub(super) fn files(&self) -> impl Iterator<Item = &PathBuf> {
+        let of_trust = self.trust.iter().flat_map(|trust| trust.files());
+        self.identities.iter().flat_map(Identity::files).chain(of_trust)
+    }
+}
+
+/// Reads a chain's transport socket. `None`: there is none, or it is `raw_buffer`.
+pub(super) fn compile(socket: Option<&TransportSocket>) -> Result<Option<Downstream>, Problem> {
+    const RAW: &str = "type.googleapis.com/envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer";
+    let Some(socket) = socket else { return Ok(None) };
+    let Some(transport_socket::ConfigType::TypedConfig(config)) = &socket.config_type else {
+        return Err(Problem::new("typed_config", "is missing"));
+    };
+    if config.type_url == RAW {
+        return Ok(None);
+    }
+    let message: DownstreamTlsContext = unpack(config)?;
+    context(&message).under(|| "typed_config".into()).map(Some)
+}
+
+fn context(message: &DownstreamTlsContext) -> Result<Downstream, Problem> {
+    downstream(message)?;
+    let common_context = message.common_tls_context.clone().unwrap_or_default();
+    let at = || String::from("common_tls_context");
+    common(&common_context).under(at)?;
+    let trust = trust(&common_context).under(at)?;
+    let require = message.require_client_certificate.is_some_and(|flag| flag.value);
+    if require && trust.as_ref().is_none_or(|trust| trust.authorities.is_none()) {
+        let reason = "needs common_tls_context.validation_context.trusted_ca: whose certificates count?";
+        return Err(Problem::new("require_client_certificate", reason));
+    }
+    let identities = each("tls_certificates", &common_context.tls_certificates, identity).under(at)?;
+    if identities.is_empty() {
+        return Err(Problem::new("common_tls_context.tls_certificates", "is empty"));
+    }
+    Ok(Downstream {
+        identities,
+        trust: trust.map(Arc::new),
+        require_client_certificate: require,
+        require_server_name: message.require_sni.is_some_and(|flag| flag.value),
+        protocols: common_context.alpn_protocols.iter().map(|name| name.as_bytes().to_vec()).collect(),
+        versions: versions(common_context.tls_params.as_ref())
+            .under(|| "common_tls_context.tls_params".into())?,
+    })
+}
+
+fn versions(message: Option<&TlsParameters>) -> Result<Versions, Problem> {
+    let Some(message) = message else { return Ok(Versions::default()) };
+    parameters(message)?;
+    let lowest = message.tls_minimum_protocol_version();
+    let highest = message.tls_maximum_protocol_version();
+    let versions = Versions {
+        tls12: lowest != TlsProtocol::TlSv13
+            && matches!(highest, TlsProtocol::TlsAuto | TlsProtocol::TlSv12 | TlsProtocol::TlSv13),
+        tls13: matches!(highest, TlsProtocol::TlsAuto | TlsProtocol::TlSv13),
+    };
+    if !versions.tls12 && !versions.tls13 {
+        return Err(Problem::new("", "leaves no version; this proxy speaks TLSv1_2 and TLSv1_3"));
+    }
+    Ok(versions)
+}
+
+fn identity(message: &TlsCertificate) -> Result<Identity, Problem> {
+    certificate(message)?;
+    Ok(Identity {
+        chain: source("certificate_chain", message.certificate_chain.as_ref())?,
+        key: source("private_key", message.private_key.as_ref())?,
+    })
+}
+
+fn trust(message: &CommonTlsContext) -> Result<Option<Trust>, Problem> {
+    match &message.validation_context_type {
+        None => Ok(None),
+        Some(ValidationContextType::ValidationContext(context)) => {
+            validation_context(context).under(|| "validation_context".into()).map(Some)
+        }
+        Some(_) => Err(Problem::new("validation_context_type", "must be a validation_context")),
+    }
+}
+
+fn validation_context(message: &CertificateValidationContext) -> Result<Trust, Problem> {
+    validation(message)?;
+    let optional = |field: &str, data: Option<&DataSource>| match data {
+        None => Ok(None),
+        data => source(field, data).map(Some),
+    };
+    let names = each("match_typed_subject_alt_names", &message.match_typed_subject_alt_names, name_matcher)?;
+    Ok(Trust {
+        authorities: optional("trusted_ca", message.trusted_ca.as_ref())?,
+        revoked: optional("crl", message.crl.as_ref())?,
+        names,
+    })
+}
+
+fn name_matcher(message: &SubjectAltNameMatcher) -> Result<NameMatcher, Problem> {
+    san(message)?;
+    let kind = match message.san_type() {
+        SanType::Dns => NameKind::Dns,
+        SanType::Uri => NameKind::Uri,
+        SanType::Email => NameKind::Email,
+        SanType::IpAddress => NameKind::IpAddress,
+        other => {
+            return Err(Problem::new(
+                "san_type",
+                format!("is {}; must be DNS, URI, EMAIL or IP_ADDRESS", other.as_str_name()),
+            ));
+        }
+    };
+    let matcher = message.matcher.as_ref().ok_or_else(|| Problem::new("matcher", "is missing"))?;
+    Ok(NameMatcher { kind, value: matching::string(matcher).under(|| "matcher".into())? })
+}
+
+/// Bytes, or the name of a file with them.
+fn source(field: &str, message: Option<&DataSource>) -> Result<Source, Problem> {
+    use data_source::Specifier;
+    let specifier = message.and_then(|message| message.specifier.as_ref());
+    match specifier.ok_or_else(|| Problem::new(field, "is missing"))? {
+        Specifier::Filename(path) => Ok(Source::File(path.into())),
+        Specifier::InlineBytes(bytes) => Ok(Source::Inline(bytes.as_slice().into())),
+        Specifier::InlineString(text) => Ok(Source::Inline(text.as_bytes().into())),
+        Specifier::EnvironmentVariable(name) => match std::env::var(name) {
+            Ok(text) => Ok(Source::Inline(text.as_bytes().into())),
+            Err(_) => Err(Problem::new(
+                format!("{field}.environment_variable"),
+                format!("is {name:?}, which is not set"),
+            )),
+        },
+    }
+}

@@ -1,0 +1,191 @@
+//! From an accepted socket to a connection with a filter chain: its first bytes are looked at where the listener
+//! says so, a chain is chosen, and TLS is terminated. A connection that no chain takes is closed.
+
+use std::future::poll_fn;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
+
+use super::chain::ChainLocal;
+use super::connection::{self, ConnState};
+use super::inspect::{Beginning, Inspector};
+use super::transport::{Rewound, Transport};
+use super::{ListenerLocal, Phase};
+use crate::config::chains::{ChainTls, Inspect, Seen};
+use crate::overload::Permit;
+
+/// Read at once of a connection whose beginning is looked at.
+const CHUNK: usize = 2_048;
+
+/// A connection's place among those of its listener: counted, and woken when the listener's phase changes.
+pub(crate) struct Slot {
+    listener: Rc<ListenerLocal>,
+    index: usize,
+    _permit: Permit,
+}
+
+impl Slot {
+    fn new(listener: Rc<ListenerLocal>, permit: Permit) -> Slot {
+        let index = listener.register();
+        Slot { listener, index, _permit: permit }
+    }
+
+    pub(crate) fn watch(&self, cx: &Context<'_>) {
+        self.listener.set_waker(self.index, cx.waker());
+    }
+
+    /// Ready when the listener has come to `phase`.
+    pub(crate) fn poll_phase(&self, phase: Phase, cx: &Context<'_>) -> Poll<()> {
+        self.watch(cx);
+        if self.listener.phase() >= phase { Poll::Ready(()) } else { Poll::Pending }
+    }
+
+    /// Runs `step`, but not for longer than `limit`, nor beyond the listener's `phase`.
+    async fn bounded<T>(&self, step: impl Future<Output = T>, limit: Duration, phase: Phase) -> Option<T> {
+        let mut step = pin!(timeout(limit, step));
+        poll_fn(|cx| match step.as_mut().poll(cx) {
+            Poll::Ready(done) => Poll::Ready(done.ok()),
+            Poll::Pending => self.poll_phase(phase, cx).map(|()| None),
+        })
+        .await
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.listener.deregister(self.index);
+    }
+}
+
+/// Serves an accepted socket to its end.
+pub(super) async fn serve(listener: Rc<ListenerLocal>, socket: TcpStream, peer: SocketAddr, permit: Permit) {
+    let slot = Slot::new(Rc::clone(&listener), permit);
+    let chains = listener.chains();
+    let (chain, prefix, socket) = match chains.chains.only() {
+        Some(chain) => (chains.of(chain), Bytes::new(), socket),
+        None => match Box::pin(choose(&slot, &listener, socket, peer)).await {
+            Some(chosen) => chosen,
+            None => return,
+        },
+    };
+    let Some(chain) = chain else {
+        listener.cells.no_chain.add(1);
+        tracing::debug!(listener = %listener.listener.name, %peer, "no filter chain takes this connection");
+        return;
+    };
+    drop(chains);
+    let (transport, prefix) = match &chain.chain.tls {
+        None => (Transport::Plain(socket), prefix),
+        Some(tls) => {
+            let rewound = Rewound { prefix, socket };
+            match Box::pin(handshake(&slot, &listener, tls, rewound, peer)).await {
+                Some(transport) => (transport, Bytes::new()),
+                None => return,
+            }
+        }
+    };
+    let conn = ConnState::new(slot, listener, chain, peer, &transport);
+    connection::serve(conn, transport, prefix).await;
+}
+
+/// Looks at the first bytes and chooses a chain. `None`: the client has gone, or said nothing in time.
+async fn choose(
+    slot: &Slot,
+    listener: &ListenerLocal,
+    mut socket: TcpStream,
+    peer: SocketAddr,
+) -> Option<(Option<Rc<ChainLocal>>, Bytes, TcpStream)> {
+    let destination = socket.local_addr().ok()?;
+    let inspect = listener.chains().chains.inspect;
+    let (beginning, prefix) = if inspect.tls || inspect.http {
+        look(slot, listener, &mut socket, inspect).await?
+    } else {
+        (Beginning::unknown(), Bytes::new())
+    };
+    let seen = Seen {
+        destination: SocketAddr::new(destination.ip().to_canonical(), destination.port()),
+        source: SocketAddr::new(peer.ip().to_canonical(), peer.port()),
+        direct_source: peer.ip().to_canonical(),
+        transport: beginning.transport,
+        server_name: beginning.server_name,
+        protocols: beginning.protocols,
+    };
+    // The chains in force now: they may have changed while bytes were waited for.
+    let chains = listener.chains();
+    let chain = chains.chains.select(&seen).and_then(|chain| chains.of(chain));
+    Some((chain, prefix, socket))
+}
+
+async fn look(
+    slot: &Slot,
+    listener: &ListenerLocal,
+    socket: &mut TcpStream,
+    inspect: Inspect,
+) -> Option<(Beginning, Bytes)> {
+    let mut inspector = Inspector::new(inspect);
+    let looking = async {
+        loop {
+            // Nothing is held for a client that says nothing.
+            socket.readable().await.ok()?;
+            let mut chunk = [0; CHUNK];
+            match socket.read(&mut chunk).await {
+                Ok(0) | Err(_) => return None,
+                Ok(length) => {
+                    if let Some(beginning) = inspector.feed(&chunk[..length]) {
+                        return Some(beginning);
+                    }
+                }
+            }
+        }
+    };
+    let found = match slot.bounded(looking, inspect.timeout, Phase::Draining).await {
+        Some(found) => found?,
+        None if inspect.proceed && listener.phase() < Phase::Draining => Beginning::unknown(),
+        None => {
+            listener.cells.inspect_timeouts.add(1);
+            return None;
+        }
+    };
+    Some((found, inspector.into_bytes().into()))
+}
+
+/// `None`: it failed, and the client has been told why as far as TLS has words for it.
+async fn handshake(
+    slot: &Slot,
+    listener: &ListenerLocal,
+    tls: &ChainTls,
+    rewound: Rewound,
+    peer: SocketAddr,
+) -> Option<Transport> {
+    let failed = |why: &dyn std::fmt::Display| {
+        listener.cells.handshake_failures.add(1);
+        tracing::debug!(listener = %listener.listener.name, %peer, reason = %why, "a TLS handshake failed");
+    };
+    let Some(server) = tls.server.load_full() else {
+        failed(&"the listener's certificate has not arrived");
+        return None;
+    };
+    let accept = TlsAcceptor::from(server.config.clone()).accept(rewound);
+    match slot.bounded(accept, tls.handshake_timeout, Phase::Closed).await {
+        Some(Ok(stream)) => {
+            listener.cells.handshakes.add(1);
+            Some(Transport::Tls(Box::new(stream)))
+        }
+        Some(Err(error)) => {
+            failed(&error);
+            None
+        }
+        None => {
+            failed(&"it took longer than transport_socket_connect_timeout");
+            None
+        }
+    }
+}

@@ -1,0 +1,214 @@
+//! What a connection begins with: a TLS `ClientHello` and what it says, HTTP/1, HTTP/2's preface, or something else.
+//! It is fed the bytes as they come and holds no more than a limit of them; it reads nothing itself.
+
+use std::io::Cursor;
+
+use rustls::server::Acceptor;
+
+use crate::config::chains::{Inspect, Transport};
+
+/// Larger than any `ClientHello` or request line of an honest client; Envoy's limit for the former.
+pub(crate) const MOST_BYTES: usize = 16 * 1024;
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// The first byte of a TLS handshake record (RFC 8446, 5.1).
+const HANDSHAKE: u8 = 22;
+
+/// What was found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Beginning {
+    pub(crate) transport: Transport,
+    /// In lower case.
+    pub(crate) server_name: Option<Box<str>>,
+    pub(crate) protocols: Vec<Box<[u8]>>,
+}
+
+impl Beginning {
+    /// Nothing that is known here.
+    pub(crate) fn unknown() -> Beginning {
+        Beginning { transport: Transport::RawBuffer, server_name: None, protocols: Vec::new() }
+    }
+
+    fn http(protocol: &[u8]) -> Beginning {
+        Beginning { protocols: vec![protocol.into()], ..Beginning::unknown() }
+    }
+}
+
+/// Reads along until it knows.
+pub(crate) struct Inspector {
+    inspect: Inspect,
+    bytes: Vec<u8>,
+    /// While it may be TLS.
+    hello: Option<Acceptor>,
+}
+
+impl Inspector {
+    pub(crate) fn new(inspect: Inspect) -> Inspector {
+        Inspector { inspect, bytes: Vec::new(), hello: inspect.tls.then(Acceptor::default) }
+    }
+
+    /// All bytes so far.
+    pub(crate) fn into_bytes(self) -> Vec<u8> {
+        self.bytes
+    }
+
+    /// Takes the next bytes. `None`: more are needed.
+    pub(crate) fn feed(&mut self, next: &[u8]) -> Option<Beginning> {
+        self.bytes.extend_from_slice(next);
+        if self.bytes.first().is_some_and(|first| *first != HANDSHAKE) {
+            self.hello = None;
+        }
+        if let Some(acceptor) = &mut self.hello {
+            match hello(acceptor, next) {
+                Ok(found) => return found.or_else(|| self.is_full().then(Beginning::unknown)),
+                Err(NotTls) => self.hello = None,
+            }
+        }
+        if self.bytes.is_empty() {
+            return None;
+        }
+        if !self.inspect.http {
+            return Some(Beginning::unknown());
+        }
+        let found = http(&self.bytes);
+        found.or_else(|| self.is_full().then(Beginning::unknown))
+    }
+
+    fn is_full(&self) -> bool {
+        self.bytes.len() >= MOST_BYTES
+    }
+}
+
+/// It looked like TLS and is not.
+struct NotTls;
+
+fn hello(acceptor: &mut Acceptor, next: &[u8]) -> Result<Option<Beginning>, NotTls> {
+    let mut next = Cursor::new(next);
+    while (next.position() as usize) < next.get_ref().len() {
+        if acceptor.read_tls(&mut next).map_err(|_| NotTls)? == 0 {
+            break;
+        }
+        if let Some(accepted) = acceptor.accept().map_err(|_| NotTls)? {
+            let hello = accepted.client_hello();
+            return Ok(Some(Beginning {
+                transport: Transport::Tls,
+                server_name: hello.server_name().map(|name| name.to_ascii_lowercase().into()),
+                protocols: hello.alpn().into_iter().flatten().map(Into::into).collect(),
+            }));
+        }
+    }
+    Ok(None)
+}
+
+/// `None`: it may become either.
+fn http(bytes: &[u8]) -> Option<Beginning> {
+    if bytes.starts_with(PREFACE) {
+        return Some(Beginning::http(b"h2c"));
+    }
+    if PREFACE.starts_with(bytes) {
+        return None;
+    }
+    let line = match bytes.iter().position(|byte| *byte == b'\n') {
+        Some(end) => &bytes[..end],
+        None if looks_like_method(bytes) => return None,
+        None => return Some(Beginning::unknown()),
+    };
+    let line = line.strip_suffix(b"\r").unwrap_or(line);
+    let version = line.rsplit(|byte| *byte == b' ').next().unwrap_or_default();
+    let known = looks_like_method(line) && matches!(version, b"HTTP/1.1" | b"HTTP/1.0");
+    Some(if known { Beginning::http(b"http/1.1") } else { Beginning::unknown() })
+}
+
+/// A token (RFC 9110, 5.6.2) and, if it has come, a space after it. Methods are not longer than 32 bytes.
+fn looks_like_method(bytes: &[u8]) -> bool {
+    let end = bytes.iter().position(|byte| *byte == b' ').unwrap_or(bytes.len());
+    let is_token = |byte: &u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte);
+    (1..=32).contains(&end) && bytes[..end].iter().all(is_token)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    const BOTH: Inspect = Inspect { tls: true, http: true, timeout: Duration::from_secs(1), proceed: false };
+
+    /// Fed whole, and byte by byte: the same must be found.
+    fn look(bytes: &[u8], inspect: Inspect) -> Option<Beginning> {
+        let whole = Inspector::new(inspect).feed(bytes);
+        let mut slow = Inspector::new(inspect);
+        let mut found = None;
+        for byte in bytes {
+            found = slow.feed(&[*byte]);
+            if found.is_some() {
+                break;
+            }
+        }
+        assert_eq!(whole, found);
+        whole
+    }
+
+    fn client_hello() -> Vec<u8> {
+        let mut config = rustls::ClientConfig::builder_with_provider(crate::tls::provider())
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(rustls::RootCertStore::empty())
+            .with_no_client_auth();
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        let name = "Shop.Example".to_owned().try_into().unwrap();
+        let mut client = rustls::ClientConnection::new(config.into(), name).unwrap();
+        let mut bytes = Vec::new();
+        client.write_tls(&mut bytes).unwrap();
+        bytes
+    }
+
+    #[test]
+    fn a_client_hello_tells_name_and_protocols() {
+        let hello = client_hello();
+        let found = look(&hello, BOTH).unwrap();
+        let expected = Beginning {
+            transport: Transport::Tls,
+            server_name: Some("shop.example".into()),
+            protocols: vec![b"h2".as_slice().into()],
+        };
+        assert_eq!(found, expected);
+        assert_eq!(look(&hello[..100], BOTH), None);
+        let blind = Inspect { tls: false, http: false, ..BOTH };
+        assert_eq!(look(&hello, blind), Some(Beginning::unknown()));
+    }
+
+    #[test]
+    fn http_is_told_by_its_first_line() {
+        assert_eq!(look(b"GET / HTTP/1.1\r\n", BOTH), Some(Beginning::http(b"http/1.1")));
+        assert_eq!(look(b"BREW /pot HTTP/1.0\n", BOTH), Some(Beginning::http(b"http/1.1")));
+        assert_eq!(look(PREFACE, BOTH), Some(Beginning::http(b"h2c")));
+        for more in [b"PRI * HTTP".as_slice(), b"GET /", b"G"] {
+            assert_eq!(look(more, BOTH), None, "{more:?}");
+        }
+        for other in
+            [b"\x00".as_slice(), b"\x16\x03\x01\xff\xff\xff", b"GET /\r\n", b" GET", b"EHLO there\r\n"]
+        {
+            assert_eq!(look(other, BOTH), Some(Beginning::unknown()), "{other:?}");
+        }
+    }
+
+    #[test]
+    fn no_more_than_the_limit_is_held() {
+        let mut inspector = Inspector::new(BOTH);
+        assert_eq!(inspector.feed(b"GET /"), None);
+        assert_eq!(inspector.feed(&[b'a'; MOST_BYTES]), Some(Beginning::unknown()));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn nothing_from_outside_panics(bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..300)) {
+            let _ = look(&bytes, BOTH);
+            let mut hello = client_hello();
+            for (place, byte) in bytes.chunks_exact(3).map(|c| (usize::from(c[0]) << 8 | usize::from(c[1]), c[2])) {
+                let length = hello.len();
+                hello[place % length] = byte;
+            }
+            let _ = look(&hello, BOTH);
+        }
+    }
+}
