@@ -15,9 +15,21 @@ pub type ResourceMap = OrdMap<Arc<str>, Resource>;
 #[derive(Debug, Clone, Default)]
 pub struct Snapshot {
     types: [ResourceMap; ResourceType::ALL.len()],
+    by_name_only: bool,
 }
 
 impl Snapshot {
+    /// One whose resources are given to those who name them: a wildcard matches none of them. For sets of
+    /// which each client uses a few.
+    pub fn by_name_only() -> Snapshot {
+        Snapshot { by_name_only: true, ..Snapshot::default() }
+    }
+
+    /// Whether a wildcard matches nothing here.
+    pub fn is_by_name_only(&self) -> bool {
+        self.by_name_only
+    }
+
     /// Puts in a message; an earlier one of the same name goes. Gives the resource's version.
     pub fn insert<M: ResourceMessage>(&mut self, message: &M) -> Arc<str> {
         let resource = Resource::encode(message);

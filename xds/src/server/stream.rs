@@ -188,7 +188,7 @@ impl Stream {
     /// The next response that may be sent now, if there is one.
     pub fn next(&mut self, snapshot: &Snapshot, now: Instant) -> Option<Response> {
         for ty in ResourceType::ALL {
-            self.types[ty.index()].catch_up(snapshot.resources(ty));
+            self.types[ty.index()].catch_up(snapshot.resources(ty), snapshot.is_by_name_only());
         }
         let overdue = self.held_since.is_some_and(|since| now >= since + self.order_timeout);
         let response = self.next_change(overdue).or_else(|| self.next_removal(overdue));

@@ -458,3 +458,24 @@ fn endpoints_wait_for_nothing_but_endpoints() {
         assert_eq!(peer.next(&snapshot).map(|response| response.ty), Some(EDS));
     });
 }
+
+#[test]
+fn a_set_by_name_only_answers_a_wildcard_with_nothing_and_names_with_themselves() {
+    let mut snapshot = Snapshot::by_name_only();
+    for name in ["orders", "stock"] {
+        snapshot.insert(&Listener { name: name.into(), ..Default::default() });
+    }
+    let mut peer = Peer::new(Variant::Delta);
+    peer.subscribe(LDS, &["*"]);
+    let first = peer.next(&snapshot).unwrap();
+    assert!(first.resources.is_empty() && first.removed.is_empty());
+    peer.answer(&first, None);
+    peer.subscribe(LDS, &["orders", "nobody"]);
+    let named = peer.next(&snapshot).unwrap();
+    assert_eq!(names(&named), ["orders"]);
+    assert_eq!(named.removed.iter().map(|name| &**name).collect::<Vec<_>>(), ["nobody"]);
+    peer.answer(&named, None);
+    snapshot.insert(&Listener { name: "nobody".into(), ..Default::default() });
+    snapshot.insert(&Listener { name: "stock".into(), stat_prefix: "new".into(), ..Default::default() });
+    assert_eq!(names(&peer.next(&snapshot).unwrap()), ["nobody"]);
+}

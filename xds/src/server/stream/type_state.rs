@@ -26,6 +26,8 @@ pub(super) struct TypeState {
     told: bool,
     /// The wildcard came from an empty first request, so that the first name ends it.
     implicit_wildcard: bool,
+    /// What is published is for those who name it: a wildcard is answered with nothing.
+    by_name_only: bool,
     names: BTreeSet<Arc<str>>,
     /// Of all `names` together.
     name_bytes: usize,
@@ -78,6 +80,7 @@ impl TypeState {
             told: false,
             wildcard: false,
             implicit_wildcard: false,
+            by_name_only: false,
             names: BTreeSet::new(),
             name_bytes: 0,
             published: ResourceMap::new(),
@@ -114,7 +117,11 @@ impl TypeState {
     }
 
     pub(super) fn is_subscribed(&self, name: &str) -> bool {
-        self.wildcard || self.names.contains(name)
+        self.takes_all() || self.names.contains(name)
+    }
+
+    fn takes_all(&self) -> bool {
+        self.wildcard && !self.by_name_only
     }
 
     pub(super) fn has_acknowledged(&self) -> bool {
@@ -259,7 +266,9 @@ impl TypeState {
         self.wildcard = wildcard;
         if wildcard {
             self.owes_world |= self.sends_world();
-            self.dirty.extend(self.published.keys().cloned());
+            if !self.by_name_only {
+                self.dirty.extend(self.published.keys().cloned());
+            }
             // The client wants, from now on, what is under way to it, and may be gone meanwhile.
             for (name, _) in self.in_flight.iter().flat_map(|under_way| &under_way.resources) {
                 self.dirty.insert(name.clone());
@@ -282,7 +291,7 @@ impl TypeState {
             self.acknowledged_fingerprint ^= resource.fingerprint();
         }
         self.refused.remove(name);
-        if self.wildcard {
+        if self.takes_all() {
             self.dirty.insert(name.into());
             self.absent.insert(name.into());
             self.owes_world |= self.sends_world();
@@ -292,7 +301,8 @@ impl TypeState {
     }
 
     /// Looks at what is published now.
-    pub(super) fn catch_up(&mut self, published: &ResourceMap) {
+    pub(super) fn catch_up(&mut self, published: &ResourceMap, by_name_only: bool) {
+        self.by_name_only = by_name_only;
         let changed = changed_names(&self.published, published);
         self.published = published.clone();
         let (mut is_concerned, had_refused) = (false, !self.refused.is_empty());
@@ -475,7 +485,7 @@ impl TypeState {
             self.forget_sent(name);
             self.refused.remove(name);
         }
-        if self.wildcard && self.dirty.is_empty() && self.refused.is_empty() && self.halves.is_empty() {
+        if self.takes_all() && self.dirty.is_empty() && self.refused.is_empty() && self.halves.is_empty() {
             // Equal by now; share the memory.
             self.sent = self.published.clone();
         }
