@@ -2,7 +2,7 @@
 //! refused with a condition that says why; everything else goes on.
 //!
 //! A view holds what the proxies of one `Gateway` are told: its listeners, its routes, and only those clusters
-//! that its routes send to.
+//! that its routes send to; or what the sidecars of one namespace may ask for, by name.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -19,6 +19,7 @@ mod log_format;
 mod matching;
 mod migration;
 mod route;
+mod sidecar;
 pub mod status;
 mod wire;
 
@@ -52,8 +53,8 @@ pub fn invalid_route(route: &HttpRoute) -> Vec<FieldError> {
 /// What a model becomes.
 #[derive(Debug, Clone, Default)]
 pub struct Compiled {
-    /// What each gateway's proxies get, by `namespace/name`. Snapshots of one [`Compiler`] share what did not
-    /// change.
+    /// What each gateway's proxies get, by `namespace/name`, and what a namespace's sidecars may ask for, by
+    /// `namespace`. Snapshots of one [`Compiler`] share what did not change.
     pub views: BTreeMap<Arc<str>, Snapshot>,
     /// What is to be said about each object.
     pub statuses: Arc<Statuses>,
@@ -74,6 +75,11 @@ pub struct OnTheWire {
     pub routes: BTreeSet<(Arc<str>, Arc<str>)>,
 }
 
+/// Whether a view is a gateway's, and not the sidecars'.
+pub fn is_gateway(view: &str) -> bool {
+    view.contains('/')
+}
+
 /// Compiles a model from nothing.
 pub fn compile(model: &Model) -> Compiled {
     Compiler::default().compile(model)
@@ -86,6 +92,7 @@ pub struct Compiler {
     plan: Option<Arc<Plan>>,
     built: BTreeMap<Arc<str>, Built>,
     snapshots: BTreeMap<Arc<str>, Snapshot>,
+    sidecars: sidecar::Sidecars,
 }
 
 /// What depends on objects and migrations only.
@@ -121,10 +128,18 @@ impl Compiler {
     pub fn compile(&mut self, model: &Model) -> Compiled {
         let plan = match &self.plan {
             Some(plan) if plan.is_of(model) => plan.clone(),
-            _ => self.plan.insert(Arc::new(Plan::new(model))).clone(),
+            _ => {
+                let (plan, sidecars) = Plan::new(model);
+                self.sidecars = sidecars;
+                // So that all of them are put anew.
+                self.snapshots.retain(|view, _| is_gateway(view));
+                self.plan.insert(Arc::new(plan)).clone()
+            }
         };
+        let services_changed = self.sidecars.follow(&model.registry);
         self.build(&plan, model);
-        self.snapshots.retain(|view, _| plan.views.contains_key(view));
+        self.snapshots
+            .retain(|view, _| plan.views.contains_key(view) || self.sidecars.namespaces.contains_key(view));
         for (name, view) in &plan.views {
             let built = || view.clusters.iter().filter_map(|name| self.built.get(name));
             let snapshot = self.snapshots.entry(name.clone()).or_default();
@@ -133,6 +148,7 @@ impl Compiler {
             put(snapshot, ResourceType::Listener, &view.listeners);
             put(snapshot, ResourceType::Route, &view.routes);
         }
+        self.put_sidecars(services_changed);
         Compiled {
             views: self.snapshots.clone(),
             statuses: plan.statuses.clone(),
@@ -141,9 +157,29 @@ impl Compiler {
         }
     }
 
+    fn put_sidecars(&mut self, services_changed: bool) {
+        for (name, namespace) in &self.sidecars.namespaces {
+            let known = self.snapshots.contains_key(name);
+            let snapshot = self.snapshots.entry(name.clone()).or_insert_with(Snapshot::by_name_only);
+            let services = || namespace.services.values();
+            let clusters: BTreeSet<&Arc<str>> =
+                services().flat_map(|service| &service.upstreams).map(|upstream| &upstream.name).collect();
+            let built = || clusters.iter().filter_map(|name| self.built.get(*name));
+            put(snapshot, ResourceType::Cluster, built().map(|built| &built.cluster));
+            put(snapshot, ResourceType::Endpoint, built().filter_map(|built| built.endpoints.as_ref()));
+            if services_changed || !known {
+                put(snapshot, ResourceType::Listener, services().flat_map(|service| &service.listeners));
+                put(snapshot, ResourceType::Route, services().map(|service| &service.routes));
+            }
+        }
+    }
+
     fn build(&mut self, plan: &Plan, model: &Model) {
-        self.built.retain(|name, _| plan.upstreams.contains_key(name));
-        for (name, upstream) in &plan.upstreams {
+        let mut upstreams: BTreeMap<&Arc<str>, &Upstream> = plan.upstreams.iter().collect();
+        let services = self.sidecars.namespaces.values().flat_map(|namespace| namespace.services.values());
+        upstreams.extend(services.flat_map(|s| &s.upstreams).map(|upstream| (&upstream.name, upstream)));
+        self.built.retain(|name, _| upstreams.contains_key(name));
+        for (name, upstream) in upstreams {
             let resolved = upstream.source.resolve(&model.registry);
             let before = self.built.get(name);
             if before.is_some_and(|built| built.upstream == *upstream && built.resolved == resolved) {
@@ -182,7 +218,7 @@ impl Plan {
         Arc::ptr_eq(&self.objects, &model.objects) && self.migrations == model.migrations
     }
 
-    fn new(model: &Model) -> Self {
+    fn new(model: &Model) -> (Self, sidecar::Sidecars) {
         let objects = &model.objects;
         let mut statuses = Statuses::default();
         let mut upstreams = BTreeMap::new();
@@ -233,14 +269,22 @@ impl Plan {
             views.insert(view_name, view);
         }
         Self::settle(objects, &on_the_wire, &mut statuses);
-        Self {
+        for (name, wire) in &mut on_the_wire {
+            if let Some(service) = sidecar::service_of(objects, name) {
+                let routes = sidecar::route_configuration(&name.namespace, service);
+                wire.routes.insert(((&*name.namespace).into(), routes.into()));
+            }
+        }
+        let sidecars = sidecar::Sidecars::new(objects, &splits);
+        let plan = Self {
             objects: objects.clone(),
             migrations: model.migrations.clone(),
             views,
             upstreams,
             statuses: Arc::new(statuses),
             on_the_wire: Arc::new(on_the_wire),
-        }
+        };
+        (plan, sidecars)
     }
 
     fn splits(model: &Model, statuses: &mut Statuses) -> backend::Splits {
@@ -274,8 +318,8 @@ impl Plan {
     fn settle(objects: &Objects, on_the_wire: &BTreeMap<ObjectName, OnTheWire>, statuses: &mut Statuses) {
         for (name, wire) in on_the_wire {
             if wire.routes.is_empty() {
-                let message =
-                    "no route of a gateway sends to this service, so the migration moves nothing yet";
+                let message = "no route of a gateway sends to this service, so the migration moves only what \
+                               sidecars send";
                 let error = FieldError::new("spec.service", "Unused", message);
                 let object = ObjectRef { kind: Kind::Migration, name: name.clone() };
                 statuses.refuse(&object, ConditionType::Effective, error);

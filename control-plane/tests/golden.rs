@@ -127,7 +127,7 @@ fn status(compiled: &Compiled) -> String {
 /// One line a request: `METHOD URL | header: value | ...`, and what becomes of it.
 fn decisions(folder: &Path, compiled: &Compiled) -> Option<String> {
     let requests = read(&folder.join("requests.txt"))?;
-    let snapshot = compiled.views.values().next().expect("a view");
+    let snapshot = compiled.views.iter().find(|(view, _)| compile::is_gateway(view)).expect("a gateway").1;
     let mut text = String::new();
     for line in requests.lines().filter(|line| !line.trim().is_empty()) {
         let mut parts = line.split(" | ");

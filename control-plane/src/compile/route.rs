@@ -262,6 +262,15 @@ fn routes(name: &str, matched: &Matched, action: &Action<'_>) -> Result<Vec<Rout
     }
 }
 
+/// All requests to one service, as a rule without matches and filters sends them.
+pub(super) fn to_service(name: &str, destination: &Destination<'_>) -> Vec<Route> {
+    let mut routes = Vec::new();
+    let everything = matching::everything().route_match();
+    let (filters, timeouts) = (Filters::default(), Timeouts::default());
+    forward(name, everything, String::new(), &filters, timeouts, destination, &mut routes);
+    routes
+}
+
 /// A match that needs more than one route numbers the further ones.
 fn numbered(name: &str, number: usize) -> String {
     if number == 0 { name.to_owned() } else { format!("{name}/{number}") }

@@ -114,7 +114,7 @@ fn a_change_of_weight_changes_one_route_configuration() {
     let carriers = &after.migrations[&name].routes;
     assert_eq!(
         carriers.iter().map(|(v, r)| (&**v, &**r)).collect::<Vec<_>>(),
-        [("default/edge", "default/edge/http")]
+        [("default", "default/s0"), ("default/edge", "default/edge/http")]
     );
 }
 
@@ -142,5 +142,6 @@ fn a_gateway_that_goes_takes_its_view_along() {
     let mut compiler = Compiler::default();
     compiler.compile(&model());
     let objects = Arc::new(Objects { gateways: OrdMap::new(), ..objects() });
-    assert!(compiler.compile(&Model { objects, ..model() }).views.is_empty());
+    let left = compiler.compile(&Model { objects, ..model() }).views;
+    assert_eq!(left.keys().map(|view| &**view).collect::<Vec<_>>(), ["default"], "but for the sidecars' own");
 }

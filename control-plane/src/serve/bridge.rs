@@ -10,8 +10,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::in_force;
-use super::world::{Proxies, World, route_versions};
+use super::world::{Proxies, World, version_of};
 use crate::compile::{Compiled, Compiler};
 use crate::migration::book::{Book, Draft, OrderError};
 use crate::migration::ledger::{Ledger, LedgerError};
@@ -238,8 +237,7 @@ impl Bridge {
     async fn write(&self, mut draft: Draft, translation: &Translation) -> Result<(), LedgerError> {
         let ledger = self.ledger.clone();
         if let Some(record) = &mut draft.record {
-            let routes = route_versions(&translation.compiled, &draft.name);
-            record.config = in_force::version(routes.map(|(_, name, version)| (name, version)));
+            record.config = version_of(&translation.compiled, &draft.name);
         }
         let written = tokio::task::spawn_blocking(move || {
             let name = draft.name.to_string();

@@ -14,8 +14,8 @@ use super::api::types::{
     ApplicationSummary, InForce, MigrationView, NackView, ObjectView, ObjectsView, Pending, PoolView,
     ProxyType, ProxyView, RegistrySummary, RouteVersion, Straggler,
 };
-use super::in_force::{Tracker, judge};
-use crate::compile::Compiled;
+use super::in_force::{Tracker, judge, version};
+use crate::compile::{Compiled, is_gateway};
 use crate::migration::book::Book;
 use crate::migration::sides;
 use crate::migration::stage::State;
@@ -105,12 +105,16 @@ impl World {
 
     /// Whether proxies do what `state` says.
     pub fn in_force(&self, name: &ObjectName, state: &State, proxies: &Proxies) -> InForce {
-        let routes: Vec<RouteVersion> = route_versions(&self.compiled, name)
-            .map(|(view, route, version)| {
+        let routes: Vec<RouteVersion> = carriers(&self.compiled, name)
+            .filter_map(|(view, route, version)| {
                 let mut who = proxies.server.acknowledged(view, ResourceType::Route, route, version);
                 who.yes.sort_unstable();
                 who.no.sort_unstable();
                 who.away.sort_unstable();
+                let follows_it = !(who.yes.is_empty() && who.no.is_empty() && who.away.is_empty());
+                if !is_gateway(view) && !follows_it {
+                    return None;
+                }
                 // Only asked for where somebody waits: it copies all that is known of every stream.
                 let nodes = if who.no.is_empty() { Vec::new() } else { proxies.server.nodes() };
                 let here = who.no.into_iter().map(|node| Straggler {
@@ -120,19 +124,19 @@ impl World {
                 });
                 let away =
                     who.away.into_iter().map(|node| Straggler { node, refused: None, connected: false });
-                RouteVersion {
+                Some(RouteVersion {
                     view: view.to_owned(),
                     name: route.to_owned(),
                     version: version.to_owned(),
                     waiting: here.chain(away).collect(),
                     acknowledged: who.yes,
-                }
+                })
             })
             .collect();
         let now = Instant::now();
         let progress = judge(routes.clone(), None).progress;
         let took = proxies.track(|tracker| tracker.note(name, state.revision, progress, now));
-        judge(routes, took)
+        InForce { version: version_of(&self.compiled, name), ..judge(routes, took) }
     }
 
     /// The objects and what is to be said of them.
@@ -187,8 +191,18 @@ pub fn status_word(status: crate::model::instance::InstanceStatus) -> &'static s
     }
 }
 
+/// One version for all that carries a migration: that of its gateways' routes, and where it has none of its
+/// sidecars'. Both are made of the same state.
+pub fn version_of(compiled: &Compiled, name: &ObjectName) -> Option<String> {
+    let of = |gateways: bool| {
+        let all = carriers(compiled, name).filter(move |(view, ..)| is_gateway(view) == gateways);
+        version(all.map(|(_, name, version)| (name, version)))
+    };
+    of(true).or_else(|| of(false))
+}
+
 /// The route configurations that carry a migration: view, name, version.
-pub fn route_versions<'a>(
+fn carriers<'a>(
     compiled: &'a Compiled,
     name: &ObjectName,
 ) -> impl Iterator<Item = (&'a str, &'a str, &'a str)> {

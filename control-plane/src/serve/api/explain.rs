@@ -8,6 +8,7 @@ use pontoon_proxy::explain::{Explanation, Request, explain as explain_request};
 use super::problem::Problem;
 use super::types::{ExplainRequest, ExplainResponse, ExplainedMigration, SplitSide};
 use super::{Answer, Api, Body, migrations};
+use crate::compile::is_gateway;
 use crate::objects::ObjectName;
 use crate::serve::world::{Proxies, World};
 
@@ -68,22 +69,26 @@ fn gateway(world: &World, body: &ExplainRequest) -> Result<String, Problem> {
         let name = name(migration)?;
         let state = world.book.state(&name).ok_or_else(|| migrations::unknown(&name))?;
         let carriers = world.compiled.migrations.get(&name).map(|on_the_wire| &on_the_wire.routes);
-        let first = carriers.and_then(|routes| routes.first());
+        let first = carriers.and_then(|routes| routes.iter().find(|(view, _)| is_gateway(view)));
         return first.map(|(view, _)| view.to_string()).ok_or_else(|| {
             let detail =
                 format!("no route of any gateway refers to the service of {name} (at {})", state.position);
             Problem::not_found("no_such_gateway", detail)
         });
     }
-    let mut views = world.compiled.views.keys();
+    let mut views = gateways(world);
     match (views.next(), views.next()) {
         (Some(only), None) => Ok(only.to_string()),
         (None, _) => Err(Problem::not_found("no_such_gateway", "no gateway is being served")),
         (Some(_), Some(_)) => Err(Problem::bad_request(format!(
             "say which gateway: {}",
-            world.compiled.views.keys().map(|view| &**view).collect::<Vec<_>>().join(", ")
+            gateways(world).collect::<Vec<_>>().join(", ")
         ))),
     }
+}
+
+fn gateways(world: &World) -> impl Iterator<Item = &str> {
+    world.compiled.views.keys().map(|view| &**view).filter(|view| is_gateway(view))
 }
 
 fn name(text: &str) -> Result<ObjectName, Problem> {
@@ -94,7 +99,7 @@ fn name(text: &str) -> Result<ObjectName, Problem> {
 }
 
 fn no_gateway(world: &World, gateway: &str) -> Problem {
-    let known: Vec<&str> = world.compiled.views.keys().map(|view| &**view).collect();
+    let known: Vec<&str> = gateways(world).collect();
     let detail = format!("no gateway {gateway:?} is being served; there are: {}", known.join(", "));
     Problem::not_found("no_such_gateway", detail)
 }

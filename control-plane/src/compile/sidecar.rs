@@ -1,0 +1,178 @@
+//! What sidecars are told: for each service that a namespace can name an API listener, as proxyless gRPC asks for
+//! it, and one route configuration. Everything is served by name only, so a sidecar costs what it uses.
+//!
+//! A name is the migration of that service where there is one, else the `Pool` of that name, else the Eureka
+//! application. What a user wrote goes before what registered itself.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use envoy_types::pb::envoy::config::listener::v3::{ApiListener, Listener};
+use envoy_types::pb::envoy::config::route::v3::{RouteConfiguration, VirtualHost};
+use envoy_types::pb::envoy::extensions::filters::http::router::v3::Router;
+use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::RouteSpecifier;
+use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::{
+    HttpConnectionManager, HttpFilter, Rds, http_filter,
+};
+use envoy_types::util::pack_any;
+use pontoon_xds::Resource;
+
+use super::backend::{Destination, Splits};
+use super::{route, wire};
+use crate::model::instance::RegistryView;
+use crate::model::upstream::Upstream;
+use crate::objects::pool::EurekaSource;
+use crate::objects::{ObjectName, Objects};
+
+/// The namespace of sidecars that say none, and of applications without any object beside them.
+const DEFAULT_NAMESPACE: &str = "default";
+
+/// A service under all its names.
+#[derive(Debug, Clone)]
+pub(super) struct Service {
+    /// One API listener a name.
+    pub(super) listeners: Vec<Resource>,
+    /// Its route configuration.
+    pub(super) routes: Resource,
+    /// The clusters that it sends to.
+    pub(super) upstreams: Vec<Upstream>,
+}
+
+/// The services of each namespace by short name, kept from one compilation to the next.
+#[derive(Debug, Default)]
+pub(super) struct Sidecars {
+    pub(super) namespaces: BTreeMap<Arc<str>, Namespace>,
+}
+
+/// The services that one namespace's sidecars can name.
+#[derive(Debug, Default)]
+pub(super) struct Namespace {
+    pub(super) services: BTreeMap<Arc<str>, Service>,
+    /// Those that a user wrote: the same until an object or a migration changes.
+    written: BTreeSet<Arc<str>>,
+}
+
+impl Sidecars {
+    /// Of objects and migrations; applications are to be [followed](Sidecars::follow).
+    pub(super) fn new(objects: &Objects, splits: &Splits) -> Self {
+        let mut sidecars = Self::default();
+        sidecars.namespaces.insert(DEFAULT_NAMESPACE.into(), Namespace::default());
+        let all = objects.gateways.keys().chain(objects.pools.keys()).chain(objects.migrations.keys());
+        for name in all {
+            sidecars.namespaces.entry((&*name.namespace).into()).or_default();
+        }
+        for (name, object) in &objects.pools {
+            if let Ok(upstream) = Upstream::of_pool(name, &object.spec) {
+                let namespace = sidecars.namespaces.entry((&*name.namespace).into()).or_default();
+                namespace.write(&name.namespace, &name.name, &Destination::Clusters(vec![(upstream, 1)]));
+            }
+        }
+        for (name, split) in splits {
+            if let Some(service) = service_of(objects, name) {
+                let namespace = sidecars.namespaces.entry((&*name.namespace).into()).or_default();
+                namespace.write(&name.namespace, service, &Destination::Migration(name, split));
+            }
+        }
+        sidecars
+    }
+
+    /// Takes up the applications that are registered, and drops those that are not; says whether any did change.
+    pub(super) fn follow(&mut self, registry: &RegistryView) -> bool {
+        let mut changed = false;
+        for (name, namespace) in &mut self.namespaces {
+            changed |= namespace.follow(name, registry);
+        }
+        changed
+    }
+}
+
+impl Namespace {
+    fn write(&mut self, namespace: &str, service: &str, destination: &Destination<'_>) {
+        let service: Arc<str> = service.to_ascii_lowercase().into();
+        self.services.insert(service.clone(), Service::new(namespace, &service, destination));
+        self.written.insert(service);
+    }
+
+    fn follow(&mut self, namespace: &str, registry: &RegistryView) -> bool {
+        let registered: BTreeSet<Arc<str>> =
+            registry.applications.keys().map(|name| name.to_ascii_lowercase().into()).collect();
+        let before = self.services.len();
+        self.services.retain(|name, _| self.written.contains(name) || registered.contains(name));
+        let mut changed = self.services.len() != before;
+        for name in registered {
+            self.services.entry(name).or_insert_with_key(|name| {
+                changed = true;
+                let source = EurekaSource { application: name.to_string(), selector: BTreeMap::new() };
+                let destination = Destination::Clusters(vec![(Upstream::of_eureka(&source), 1)]);
+                Service::new(namespace, name, &destination)
+            });
+        }
+        changed
+    }
+}
+
+/// The service that a migration is in force for: of two migrations of one service, the first is.
+pub(super) fn service_of<'o>(objects: &'o Objects, name: &ObjectName) -> Option<&'o str> {
+    let service = &objects.migrations.get(name)?.spec.service;
+    let (first, _) = objects.migration_of(&name.namespace, service)?;
+    (first == name).then_some(service)
+}
+
+/// The name of a service's route configuration.
+pub(super) fn route_configuration(namespace: &str, service: &str) -> String {
+    format!("{namespace}/{}", service.to_ascii_lowercase())
+}
+
+impl Service {
+    fn new(namespace: &str, service: &str, destination: &Destination<'_>) -> Self {
+        let routes = route_configuration(namespace, service);
+        let names = [
+            service.to_owned(),
+            format!("{service}.{namespace}"),
+            format!("{service}.{namespace}.svc"),
+            format!("{service}.{namespace}.svc.cluster.local"),
+        ];
+        let host = VirtualHost {
+            name: service.to_owned(),
+            domains: vec!["*".to_owned()],
+            routes: route::to_service(&routes, destination),
+            ..VirtualHost::default()
+        };
+        let upstreams = match destination {
+            Destination::Migration(_, split) => split.upstreams().cloned().collect(),
+            Destination::Clusters(clusters) => {
+                clusters.iter().map(|(upstream, _)| upstream.clone()).collect()
+            }
+        };
+        Self {
+            listeners: names.iter().map(|name| Resource::encode(&api_listener(name, &routes))).collect(),
+            routes: Resource::encode(&RouteConfiguration {
+                name: routes,
+                virtual_hosts: vec![host],
+                ..RouteConfiguration::default()
+            }),
+            upstreams,
+        }
+    }
+}
+
+/// It says where the routes are, and nothing about sockets: the sidecar's own listener does that.
+fn api_listener(name: &str, routes: &str) -> Listener {
+    let manager = HttpConnectionManager {
+        route_specifier: Some(RouteSpecifier::Rds(Rds {
+            config_source: Some(wire::ads()),
+            route_config_name: routes.to_owned(),
+        })),
+        http_filters: vec![HttpFilter {
+            name: "envoy.filters.http.router".to_owned(),
+            config_type: Some(http_filter::ConfigType::TypedConfig(pack_any(Router::default()))),
+            ..HttpFilter::default()
+        }],
+        ..HttpConnectionManager::default()
+    };
+    Listener {
+        name: name.to_owned(),
+        api_listener: Some(ApiListener { api_listener: Some(pack_any(manager)) }),
+        ..Listener::default()
+    }
+}
