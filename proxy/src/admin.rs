@@ -176,7 +176,7 @@ impl Admin {
         };
         let since_update =
             xds.last_update.and_then(|at| at.elapsed().ok()).map_or(f64::NAN, |age| age.as_secs_f64());
-        let rows: [(&str, &str, &str, f64); 7] = [
+        let rows: [(&str, &str, &str, f64); 8] = [
             (
                 "pontoon_xds_connected",
                 "gauge",
@@ -192,6 +192,12 @@ impl Admin {
                 xds.nacks as f64,
             ),
             ("pontoon_xds_last_update_age_seconds", "gauge", "Since the last response.", since_update),
+            (
+                "pontoon_names",
+                "gauge",
+                "Names on demand that are kept, those included that nobody serves.",
+                self.discovery.names_kept() as f64,
+            ),
             ("pontoon_ready", "gauge", "Whether the first full configuration is in force.", flag(ready)),
             (
                 "pontoon_clusters_emptied_total",

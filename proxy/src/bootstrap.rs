@@ -9,6 +9,9 @@ use clap::Parser;
 use http::Uri;
 use serde::Deserialize;
 
+use crate::discovery::Sidecar;
+use crate::discovery::on_demand::Limits;
+
 /// The flags of `pontoon-proxy`.
 #[derive(Debug, Clone, Default, Parser)]
 #[command(name = "pontoon-proxy", version, about = "The data plane of Pontoon, configured by xDS alone")]
@@ -22,8 +25,8 @@ pub struct Args {
     /// This process's id among all proxies. Default: the host's name and the process id.
     #[arg(long, env = "PONTOON_PROXY_NODE_ID", value_name = "ID")]
     pub node_id: Option<String>,
-    /// What it is configured as: the `NAMESPACE/NAME` of a Gateway.
-    #[arg(long, env = "PONTOON_PROXY_CLUSTER", value_name = "NAMESPACE/NAME")]
+    /// What it is configured as: the `NAMESPACE/NAME` of a Gateway, or a sidecar's `NAMESPACE`.
+    #[arg(long, env = "PONTOON_PROXY_CLUSTER", value_name = "NAMESPACE[/NAME]")]
     pub cluster: Option<String>,
     /// Where the admin port listens. Default: 127.0.0.1:15000; port 0 takes a free one.
     #[arg(long, env = "PONTOON_PROXY_ADMIN", value_name = "ADDRESS")]
@@ -47,6 +50,45 @@ pub struct Args {
     /// limit. Default: what the control group allows.
     #[arg(long, env = "PONTOON_PROXY_MAX_MEMORY_MIB", value_name = "N")]
     pub max_memory_mib: Option<u64>,
+    /// Be a sidecar: where the application sends its requests. Names are resolved when they are first asked for.
+    #[arg(long, env = "PONTOON_PROXY_OUTBOUND", value_name = "ADDRESS")]
+    pub outbound: Option<SocketAddr>,
+    /// Be a sidecar: where callers send requests for the application, and where that listens.
+    #[arg(long, env = "PONTOON_PROXY_INBOUND", value_name = "ADDRESS=APPLICATION", value_delimiter = ',')]
+    pub inbound: Vec<Inbound>,
+}
+
+/// A listener for what the application receives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Inbound {
+    /// Where callers send it.
+    pub address: SocketAddr,
+    /// Where the application takes it.
+    pub application: SocketAddr,
+}
+
+impl std::str::FromStr for Inbound {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let expected = || format!("{text:?} is not ADDRESS=APPLICATION, as 0.0.0.0:8081=127.0.0.1:8080");
+        let (address, application) = text.split_once('=').ok_or_else(expected)?;
+        let parsed = |part: &str| part.parse().map_err(|_| expected());
+        Ok(Inbound { address: parsed(address)?, application: parsed(application)? })
+    }
+}
+
+/// The listener for what the application sends, and what names on demand may cost.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Outbound {
+    address: Option<SocketAddr>,
+    max_names: Option<usize>,
+    max_waiting: Option<usize>,
+    resolve_timeout_ms: Option<u64>,
+    idle_seconds: Option<u64>,
+    absent_seconds: Option<u64>,
 }
 
 /// The settings of the YAML file.
@@ -64,6 +106,9 @@ struct File {
     max_connections: Option<usize>,
     max_connections_per_source: Option<usize>,
     max_memory_mib: Option<u64>,
+    outbound: Option<Outbound>,
+    #[serde(default)]
+    inbound: Vec<Inbound>,
 }
 
 /// The settings in force.
@@ -87,6 +132,8 @@ pub struct Bootstrap {
     pub max_connections_per_source: usize,
     /// Resident memory in MiB; `None`: what the control group allows.
     pub max_memory_mib: Option<u64>,
+    /// What it is beside an application; `None`: a gateway.
+    pub sidecar: Option<Sidecar>,
 }
 
 /// Settings that cannot be used.
@@ -122,6 +169,8 @@ pub enum BootstrapError {
 
 /// Above this a worker a processor is never meant.
 const MOST_WORKERS: usize = 1024;
+/// As many as one stream may subscribe to at our own control plane.
+const MOST_NAMES: usize = 100_000;
 
 impl Bootstrap {
     /// From the flags (which clap has filled up from the environment) and the file that they name.
@@ -130,6 +179,7 @@ impl Bootstrap {
     /// When the file cannot be read or a value cannot be used.
     pub fn from_args(args: Args) -> Result<Bootstrap, BootstrapError> {
         let file = args.config.as_deref().map(read).transpose()?.unwrap_or_default();
+        let sidecar = sidecar(&args, file.outbound, file.inbound)?;
         let xds_server =
             args.xds_server.or(file.xds_server).unwrap_or_else(|| "http://127.0.0.1:18000".into());
         let admin =
@@ -147,10 +197,11 @@ impl Bootstrap {
             let expected = "expected 1 to 1024";
             return Err(BootstrapError::Value { setting: "--workers", value: workers.to_string(), expected });
         }
+        let default_cluster = if sidecar.is_some() { "default" } else { "default/edge" };
         Ok(Bootstrap {
             xds_server: server(xds_server)?,
             node_id: args.node_id.or(file.node_id).unwrap_or_else(default_node_id),
-            cluster: args.cluster.or(file.cluster).unwrap_or_else(|| "default/edge".into()),
+            cluster: args.cluster.or(file.cluster).unwrap_or_else(|| default_cluster.into()),
             admin,
             workers,
             drain: Duration::from_secs(args.drain_seconds.or(file.drain_seconds).unwrap_or(30)),
@@ -160,8 +211,54 @@ impl Bootstrap {
                 .or(file.max_connections_per_source)
                 .unwrap_or(0),
             max_memory_mib: args.max_memory_mib.or(file.max_memory_mib),
+            sidecar,
         })
     }
+}
+
+fn sidecar(
+    args: &Args,
+    outbound: Option<Outbound>,
+    inbound: Vec<Inbound>,
+) -> Result<Option<Sidecar>, BootstrapError> {
+    let address = args.outbound.or(outbound.as_ref().and_then(|outbound| outbound.address));
+    let inbound = if args.inbound.is_empty() { inbound } else { args.inbound.clone() };
+    let limits = outbound.map(limits).transpose()?;
+    let outbound = match (address, limits) {
+        (Some(address), limits) => Some((address, limits.unwrap_or_default())),
+        (None, None) => None,
+        (None, Some(_)) => {
+            let expected = "expected an address in outbound.address or --outbound";
+            return Err(BootstrapError::Value { setting: "outbound", value: String::new(), expected });
+        }
+    };
+    if outbound.is_none() && inbound.is_empty() {
+        return Ok(None);
+    }
+    let inbound =
+        inbound.into_iter().map(|Inbound { address, application }| (address, application)).collect();
+    Ok(Some(Sidecar { outbound, inbound }))
+}
+
+fn limits(written: Outbound) -> Result<Limits, BootstrapError> {
+    let default = Limits::default();
+    let seconds = |value: Option<u64>, default| value.map_or(default, Duration::from_secs);
+    let limits = Limits {
+        max_names: written.max_names.unwrap_or(default.max_names),
+        max_waiting: written.max_waiting.unwrap_or(default.max_waiting),
+        resolve: written.resolve_timeout_ms.map_or(default.resolve, Duration::from_millis),
+        idle: seconds(written.idle_seconds, default.idle),
+        absent: seconds(written.absent_seconds, default.absent),
+    };
+    for (setting, value) in
+        [("outbound.maxNames", limits.max_names), ("outbound.maxWaiting", limits.max_waiting)]
+    {
+        if !(1..=MOST_NAMES).contains(&value) {
+            let expected = "expected 1 to 100000";
+            return Err(BootstrapError::Value { setting, value: value.to_string(), expected });
+        }
+    }
+    Ok(limits)
 }
 
 fn read(path: &Path) -> Result<File, BootstrapError> {

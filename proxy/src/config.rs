@@ -1,6 +1,7 @@
 //! From xDS resources to what the request path reads. Everything is decided here, when a resource arrives:
 //! matchers built, names resolved to handles, unsupported fields refused. Nothing here runs on the path.
 
+mod api_listener;
 mod cds;
 pub mod chains;
 mod eds;
@@ -11,6 +12,7 @@ pub mod listener;
 mod matching;
 pub mod problem;
 mod rds;
+pub(crate) mod sidecar;
 pub mod store;
 pub mod support;
 mod tls;

@@ -3,20 +3,37 @@
 
 mod dns;
 mod files;
+pub(crate) mod names;
+pub mod on_demand;
 
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use pontoon_xds::ResourceType;
 use pontoon_xds::client::{self, Config, Handler, Rejected, Status, Subscriptions, Update};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
-use crate::config::Store;
 use crate::config::listener::Listener;
+use crate::config::problem::Problem;
+use crate::config::{Store, sidecar};
+use names::Names;
+use on_demand::{Ask, Limits, OnDemand};
 
 /// For the control plane to take note of our end.
 const LEAVE: Duration = Duration::from_secs(1);
+/// Questions that are taken up together.
+const ASKS: usize = 64;
+
+/// What makes a process a sidecar: listeners of its own, whatever the control plane says.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Sidecar {
+    /// Where the application sends its requests, and what names may cost.
+    pub outbound: Option<(SocketAddr, Limits)>,
+    /// Where callers send theirs, and where the application takes them.
+    pub inbound: Vec<(SocketAddr, SocketAddr)>,
+}
 
 /// The store as the control side shares it, with what follows from it.
 #[derive(Debug, Clone)]
@@ -26,6 +43,8 @@ pub struct Shared {
     listeners: Arc<watch::Sender<Vec<Arc<Listener>>>>,
     changes: Arc<watch::Sender<u64>>,
     status: watch::Receiver<Status>,
+    /// Of a sidecar. Locked after the store where both are.
+    names: Option<Arc<Mutex<Names>>>,
 }
 
 impl Shared {
@@ -44,6 +63,11 @@ impl Shared {
         self.status.borrow().clone()
     }
 
+    /// How many names a sidecar keeps.
+    pub fn names_kept(&self) -> usize {
+        self.names().map_or(0, |names| names.len())
+    }
+
     /// Says goodbye to the control plane, so that it does not wait for us.
     pub async fn leave(&self) {
         self.subscriptions.leave();
@@ -53,13 +77,29 @@ impl Shared {
         let _ = tokio::time::timeout(LEAVE, gone).await;
     }
 
+    fn names(&self) -> Option<MutexGuard<'_, Names>> {
+        self.names.as_ref().map(|names| names.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
     /// Lets the store settle, then subscribes to what it names and hands out its listeners.
     fn follow(&self, now: Instant) {
-        let (listeners, endpoints, routes) = {
+        let (listeners, clusters, endpoints, routes) = {
             let mut store = self.store();
             store.settle(now);
-            (store.live_listeners(), store.wanted(ResourceType::Endpoint), store.wanted(ResourceType::Route))
+            if let Some(mut names) = self.names() {
+                names.settle(now, |name| store.lookup(name));
+                self.subscriptions.set(ResourceType::Listener, names.wanted());
+            }
+            (
+                store.live_listeners(),
+                store.wanted(ResourceType::Cluster),
+                store.wanted(ResourceType::Endpoint),
+                store.wanted(ResourceType::Route),
+            )
         };
+        if self.names.is_some() {
+            self.subscriptions.set(ResourceType::Cluster, clusters);
+        }
         self.subscriptions.set(ResourceType::Endpoint, endpoints);
         self.subscriptions.set(ResourceType::Route, routes);
         self.listeners.send_if_modified(|current| {
@@ -77,29 +117,103 @@ impl Shared {
 impl Handler for Shared {
     fn apply(&mut self, update: Update) -> Vec<Rejected> {
         let now = Instant::now();
+        let gone = match update.ty {
+            ResourceType::Listener if self.names.is_some() => update.removed.clone(),
+            _ => Vec::new(),
+        };
         let rejected = self.store().apply(update, now);
+        if let Some(mut names) = self.names() {
+            names.removed(&gone, now);
+        }
         self.follow(now);
         rejected
     }
 }
 
 /// Starts the client and what goes with it on the current runtime.
-pub fn start(config: Config) -> Shared {
+///
+/// # Errors
+/// When a listener of the sidecar's cannot be had as it is written.
+pub fn start(config: Config, options: Option<Sidecar>) -> Result<Shared, Problem> {
     let (sender, status) = watch::channel(Status::default());
+    let mut store = Store::default();
+    let mut asked = None;
+    if let Some(Sidecar { outbound, inbound }) = options {
+        let on_demand = outbound.map(|(address, limits)| (address, OnDemand::new(limits)));
+        let mut own: Vec<_> = inbound.into_iter().flat_map(|(at, to)| sidecar::inbound(at, to)).collect();
+        own.extend(on_demand.iter().flat_map(|(address, _)| sidecar::outbound(*address)));
+        let (shared, asks) = match on_demand {
+            Some((_, (shared, asks))) => (shared, Some(asks)),
+            None => (OnDemand::new(Limits::default()).0, None),
+        };
+        store = Store::sidecar(Some(shared.clone()), own, Instant::now())?;
+        asked = Some((Names::new(shared), asks));
+    }
+    let (names, asks) = match asked {
+        Some((names, asks)) => (Some(Arc::new(Mutex::new(names))), asks),
+        None => (None, None),
+    };
     let shared = Shared {
-        store: Arc::default(),
+        store: Arc::new(Mutex::new(store)),
         subscriptions: Subscriptions::default(),
         listeners: Arc::new(watch::Sender::new(Vec::new())),
         changes: Arc::new(watch::Sender::new(0)),
         status,
+        names,
     };
-    shared.subscriptions.wildcard(ResourceType::Cluster);
+    if shared.names.is_none() {
+        shared.subscriptions.wildcard(ResourceType::Cluster);
+    }
     shared.subscriptions.wildcard(ResourceType::Listener);
+    shared.follow(Instant::now());
     tokio::spawn(client::run(config, shared.subscriptions.clone(), shared.clone(), sender));
     tokio::spawn(settle_in_time(shared.clone()));
     tokio::spawn(dns::resolve(shared.clone()));
     tokio::spawn(files::follow(shared.clone()));
-    shared
+    if let Some(asks) = asks {
+        tokio::spawn(answer(shared.clone(), asks));
+    }
+    Ok(shared)
+}
+
+/// Takes up the names that requests ask for, and drops those that none asks for any more.
+async fn answer(shared: Shared, mut asks: mpsc::Receiver<Ask>) {
+    let Some(limits) = shared.names().map(|names| names.limits()) else { return };
+    // Often enough that none is kept much longer than it should be.
+    let period =
+        (limits.idle.min(limits.absent) / 4).clamp(Duration::from_millis(100), Duration::from_secs(15));
+    let mut sweep = tokio::time::interval(period);
+    sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut batch = Vec::with_capacity(ASKS);
+    loop {
+        let now = tokio::select! {
+            taken = asks.recv_many(&mut batch, ASKS) => {
+                if taken == 0 {
+                    return;
+                }
+                let now = Instant::now();
+                let Some(mut names) = shared.names() else { return };
+                let mut new = false;
+                for ask in batch.drain(..) {
+                    new |= names.ask(ask, now);
+                }
+                if !new {
+                    continue;
+                }
+                now
+            }
+            _ = sweep.tick() => {
+                let now = Instant::now();
+                let gone = shared.names().map(|mut names| names.sweep(now)).unwrap_or_default();
+                if gone.is_empty() {
+                    continue;
+                }
+                shared.store().forget(&gone);
+                now
+            }
+        };
+        shared.follow(now);
+    }
 }
 
 /// A table that waits for its clusters is put in force at its deadline although nothing arrives.

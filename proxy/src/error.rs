@@ -101,6 +101,14 @@ errors! {
     NoRoute: Us, NOT_FOUND, "NR", "no_route", "no route of this host matches; `explain` shows which rule fails where";
     /// The route configuration has not arrived.
     NoRouteTable: Us, SERVICE_UNAVAILABLE, "NR", "no_route_configuration", "the listener's routes have not arrived; look at the connection to the control plane";
+    /// On a sidecar: the control plane says that there is no such name.
+    UnknownName: Us, SERVICE_UNAVAILABLE, "NR", "unknown_name", "no service has this name; look at the registry and at how the name is spelled";
+    /// On a sidecar: what the control plane gave for the name cannot be used.
+    NameRefused: Us, SERVICE_UNAVAILABLE, "NR", "name_refused", "the proxy refused the name's listener; /config_dump says why";
+    /// On a sidecar: the control plane did not answer in time.
+    NameTimeout: Us, SERVICE_UNAVAILABLE, "NR", "name_timeout", "the name's routes did not arrive in time; look at the connection to the control plane";
+    /// On a sidecar: too many names, or too many requests that wait for one.
+    TooManyNames: Us, SERVICE_UNAVAILABLE, "OL", "too_many_names", "too many names are in use or asked for at a time; look at outbound.maxNames and outbound.maxWaiting";
     /// The cluster is named but unknown.
     NoCluster: Us, SERVICE_UNAVAILABLE, "NC", "no_cluster", "the route names a cluster that the control plane has not given";
     /// Nobody to send it to.

@@ -54,7 +54,9 @@ pub fn run(bootstrap: Bootstrap, logging: LogFilter) -> anyhow::Result<()> {
 }
 
 async fn serve(bootstrap: Bootstrap, logging: LogFilter) -> anyhow::Result<()> {
-    let discovery = discovery::start(Config::new(bootstrap.xds_server.clone(), node(&bootstrap)));
+    let config = Config::new(bootstrap.xds_server.clone(), node(&bootstrap));
+    let discovery = discovery::start(config, bootstrap.sidecar.clone())
+        .map_err(|problem| anyhow::anyhow!("a listener of the sidecar's: {problem}"))?;
     let admission = overload::Admission::new(limits(&bootstrap));
     let options = Options {
         workers: bootstrap.workers,

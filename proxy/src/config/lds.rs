@@ -29,7 +29,7 @@ const MOST_CHAINS: usize = 10_000;
 
 support! {
     LISTENER, listener: Listener = "envoy.config.listener.v3.Listener";
-    read: name, address, filter_chains, default_filter_chain, listener_filters, listener_filters_timeout, continue_on_listener_filters_timeout;
+    read: name, address, filter_chains, api_listener, default_filter_chain, listener_filters, listener_filters_timeout, continue_on_listener_filters_timeout;
     ignored:
         stat_prefix => "it only names statistics",
         stats_matcher => "it only names statistics",
@@ -43,7 +43,7 @@ support! {
         bypass_overload_manager => "what is short of memory takes nothing new anywhere",
         ignore_global_conn_limit => "the limit of all connections guards the process",
         connection_balance_config => "the kernel balances over the workers";
-    refused: bind_to_port, access_log, additional_addresses, fcds_config, filter_chain_matcher, use_original_dst, per_connection_buffer_high_watermark_timeout, deprecated_v1, transparent, freebind, socket_options, tcp_fast_open_queue_length, udp_listener_config, api_listener, tcp_backlog_size, enable_mptcp, tcp_keepalive, listener_specifier;
+    refused: bind_to_port, access_log, additional_addresses, fcds_config, filter_chain_matcher, use_original_dst, per_connection_buffer_high_watermark_timeout, deprecated_v1, transparent, freebind, socket_options, tcp_fast_open_queue_length, udp_listener_config, tcp_backlog_size, enable_mptcp, tcp_keepalive, listener_specifier;
 }
 
 support! {

@@ -9,6 +9,7 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use ipnet::IpNet;
 
 use super::chains::Chains;
+use crate::discovery::on_demand::OnDemand;
 use crate::route::RouteTable;
 
 /// A listening socket. The address never changes during the handle's life: a resource with another address
@@ -67,6 +68,8 @@ pub struct HttpSettings {
     pub access_log: Vec<AccessLog>,
     /// The `server` header for answers of our own; upstream's own is passed through.
     pub server_name: Box<str>,
+    /// A sidecar's own listener: routes are found by the name that a request asks for, not in `routes`.
+    pub on_demand: Option<Arc<OnDemand>>,
 }
 
 /// How the path is normalised. What is matched is what is sent upstream.

@@ -3,6 +3,7 @@
 //! warm, and a listener once it has a table: make before break, also when the control plane sends too early.
 
 mod endpoints;
+mod sidecar;
 mod warming;
 
 #[cfg(test)]
@@ -45,6 +46,9 @@ pub struct Store {
     assignments: BTreeMap<Arc<str>, Entry<eds::Compiled>>,
     routes: BTreeMap<Arc<str>, RouteEntry>,
     listeners: BTreeMap<Arc<str>, Entry<ListenerEntry>>,
+    /// API listeners, with the routes that they name.
+    apis: BTreeMap<Arc<str>, Entry<Arc<RouteHandle>>>,
+    sidecar: Option<sidecar::Sidecar>,
     refused: BTreeMap<(ResourceType, Arc<str>), Refused>,
     seen: BTreeSet<ResourceType>,
     was_ready: bool,
@@ -104,6 +108,11 @@ impl Store {
         self.seen.insert(ty);
         let mut rejected = Vec::new();
         for resource in update.changed {
+            if self.is_own(ty, &resource.name) {
+                let reason = String::from("is the name of a resource of the bootstrap's");
+                rejected.push(Rejected { name: resource.name, reason });
+                continue;
+            }
             let (name, version) = (resource.name.clone(), resource.version.clone());
             match self.put(ty, resource, now) {
                 Ok(()) => {
@@ -118,6 +127,9 @@ impl Store {
             }
         }
         for name in update.removed {
+            if self.is_own(ty, &name) {
+                continue;
+            }
             self.refused.remove(&(ty, name.clone()));
             self.remove(ty, &name);
         }
@@ -213,6 +225,9 @@ impl Store {
     fn put_listener(&mut self, resource: Resource, now: Instant) -> Result<(), Problem> {
         let message: ListenerMessage = decode(&resource)?;
         named(&resource, &message.name)?;
+        if message.api_listener.is_some() {
+            return self.put_api_listener(resource, &message, now);
+        }
         let compiled = lds::compile(&message)?;
         let earlier = self.listeners.get(&resource.name).map(|entry| entry.value.handle.clone());
         let earlier = earlier.filter(|listener| listener.address == compiled.address);
@@ -235,7 +250,8 @@ impl Store {
             let routes = self
                 .routes_of(&chain.manager.routes, &inline, &resource.version, now)
                 .under(|| format!("{path}.filters[0].typed_config.route_config"))?;
-            let http = http_settings(chain.manager, routes);
+            let mut http = http_settings(chain.manager, routes);
+            self.sidecar_settings(&resource.name, &mut http);
             let handle = match kept {
                 Some(kept) => {
                     kept.http.store(Arc::new(http));
@@ -329,6 +345,7 @@ impl Store {
             }
             ResourceType::Listener => {
                 self.listeners.remove(name);
+                self.apis.remove(name);
             }
             // The handle keeps its table while a listener uses it.
             ResourceType::Route => {
@@ -352,7 +369,9 @@ impl Store {
     }
 
     fn route_names(&self) -> impl Iterator<Item = Arc<str>> {
-        self.listeners.values().flat_map(|entry| entry.value.handle.route_handles()).map(|r| r.name.clone())
+        let of_sockets = self.listeners.values().flat_map(|entry| entry.value.handle.route_handles());
+        let of_names = self.apis.values().map(|entry| entry.value.name.clone());
+        of_sockets.map(|routes| routes.name.clone()).chain(of_names)
     }
 
     /// The names of `ty` that what is here refers to.
@@ -367,7 +386,8 @@ impl Store {
                 })
                 .collect(),
             ResourceType::Route => self.route_names().filter(|name| !is_inline(name)).collect(),
-            ResourceType::Cluster | ResourceType::Listener => BTreeSet::new(),
+            ResourceType::Cluster => self.named_clusters(),
+            ResourceType::Listener => BTreeSet::new(),
         }
     }
 
@@ -423,6 +443,7 @@ impl Store {
         put(&mut all, ResourceType::Cluster, self.clusters.values());
         put(&mut all, ResourceType::Endpoint, self.assignments.values());
         put(&mut all, ResourceType::Listener, self.listeners.values());
+        put(&mut all, ResourceType::Listener, self.apis.values());
         put(&mut all, ResourceType::Route, self.routes.values().filter_map(|e| e.current.as_ref()));
         for ((ty, name), refused) in &self.refused {
             let alone = || Dumped { ty: *ty, name: name.clone(), in_force: None, refused: None };
@@ -467,6 +488,7 @@ fn http_settings(manager: Manager, routes: Arc<RouteHandle>) -> HttpSettings {
         preserve_external_request_id: manager.preserve_external_request_id,
         access_log: manager.access_log,
         server_name: manager.server_name,
+        on_demand: None,
     }
 }
 

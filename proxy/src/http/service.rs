@@ -45,7 +45,11 @@ async fn serve(
     exchange: Rc<Exchange>,
     request: Request<Incoming>,
 ) -> Result<Response<ResponseBody>, Infallible> {
-    let mut response = match plan::plan(&exchange, request) {
+    let planned = match plan::on_demand(&exchange, &request).await {
+        Ok(table) => plan::plan(&exchange, request, table),
+        Err(error) => Err(error),
+    };
+    let mut response = match planned {
         Ok(plan::Plan::Answer(response)) => response,
         Ok(plan::Plan::Forward(forward)) => forward::forward(&exchange, forward)
             .await

@@ -163,6 +163,7 @@ impl Proxy {
             preserve_external_request_id: false,
             access_log: Vec::new(),
             server_name: "pontoon".into(),
+            on_demand: None,
         };
         (setup.http)(&mut http);
         let listener = Arc::new(Listener {

@@ -28,6 +28,7 @@ fn http() -> HttpSettings {
         access_log: Vec::new(),
         server_name: "pontoon".into(),
         max_connections: 0,
+        on_demand: None,
     }
 }
 

@@ -31,12 +31,13 @@ impl Store {
         }
         let used: std::collections::BTreeSet<Arc<str>> = self.route_names().collect();
         self.routes.retain(|name, _| used.contains(name));
+        self.drop_unnamed_clusters();
         let wanted = self.wanted(ResourceType::Endpoint);
         self.assignments.retain(|name, _| wanted.contains(name));
         self.handles.retain(|name, handle| self.clusters.contains_key(name) || Arc::strong_count(handle) > 1);
-        let complete = self.seen.contains(&ResourceType::Listener)
-            && self.seen.contains(&ResourceType::Cluster)
-            && self.deadline().is_none()
+        let complete = self.awaited().iter().all(|ty| self.seen.contains(ty))
+            // A name that is asked for later makes nobody wait but those who ask.
+            && (self.is_sidecar() || self.deadline().is_none())
             && self.listeners.values().all(|e| e.value.handle.is_complete());
         self.was_ready |= complete;
     }
@@ -59,8 +60,9 @@ impl Store {
 
     /// What is not in force yet, in words.
     pub fn waiting_for(&self) -> Vec<String> {
-        let mut waiting: Vec<String> = [ResourceType::Cluster, ResourceType::Listener]
-            .into_iter()
+        let mut waiting: Vec<String> = self
+            .awaited()
+            .iter()
             .filter(|ty| !self.seen.contains(ty))
             .map(|ty| format!("no {} answer yet", ty.short_name()))
             .collect();
@@ -95,6 +97,28 @@ impl RouteEntry {
         self.handle.table.store(Some(pending.table.clone()));
         self.pending = None;
     }
+}
+
+impl Pending {
+    /// The table that is to come.
+    pub(super) fn table(&self) -> &RouteTable {
+        &self.table
+    }
+}
+
+/// Every cluster that a table names.
+pub(super) fn clusters_of(table: &RouteTable) -> impl Iterator<Item = &Arc<Cluster>> {
+    let routes = table.virtual_hosts.iter().flat_map(|host| &host.routes);
+    routes.flat_map(|route| {
+        let (one, many) = match &route.action {
+            Action::Forward(forward) => match &forward.targets {
+                Targets::One(cluster) => (Some(cluster), None),
+                Targets::Weighted { clusters, .. } => (None, Some(clusters)),
+            },
+            _ => (None, None),
+        };
+        one.into_iter().chain(many.into_iter().flatten().map(|arm| &arm.cluster))
+    })
 }
 
 /// Clusters that a table can send to and that cannot take a request yet.

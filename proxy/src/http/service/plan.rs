@@ -1,4 +1,4 @@
-//! From a request's head to what is done with it. Nothing here waits, and the order is the point: refuse what is
+//! From a request's head to what is done with it. Nothing here waits but for a name on demand, and the order is the point: refuse what is
 //! malformed, normalise, learn the client, drop the hop's headers, set our own, and only then match.
 
 use std::rc::Rc;
@@ -18,7 +18,7 @@ use crate::http::headers::{self, Hop};
 use crate::http::upgrade::{self, Asked, Change};
 use crate::http::{forwarded, grpc, path, respond};
 use crate::overload::Pressure;
-use crate::route::{Action, Forward, NoRoute, RequestHead, Route, Targets, WeightedCluster};
+use crate::route::{Action, Forward, NoRoute, RequestHead, Route, RouteTable, Targets, WeightedCluster};
 use crate::upstream::cluster::{Cluster, ClusterSettings, UpstreamProtocol};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -63,7 +63,30 @@ impl ForwardPlan {
     }
 }
 
-pub(super) fn plan(exchange: &Rc<Exchange>, mut request: Request<Incoming>) -> Result<Plan, Error> {
+/// The routes of a request on a sidecar's own listener. The only thing that is waited for, and only for a name
+/// that is new; a host that is none is refused by [`plan`], in its order.
+pub(super) async fn on_demand(
+    exchange: &Exchange,
+    request: &Request<Incoming>,
+) -> Result<Option<Arc<RouteTable>>, Error> {
+    let Some(names) = &exchange.settings.http.on_demand else { return Ok(None) };
+    let host = match request.uri().authority() {
+        Some(authority) => authority.as_str(),
+        None => match request.headers().get(HOST).map(HeaderValue::to_str) {
+            Some(Ok(host)) if is_host(host.as_bytes()) => host,
+            _ => return Ok(None),
+        },
+    };
+    let now = exchange.start;
+    names.table(host, now).await.map(Some).inspect_err(|_| exchange.grpc.set(grpc::asks(request.headers())))
+}
+
+/// `table` is the name's, where the listener is a sidecar's own.
+pub(super) fn plan(
+    exchange: &Rc<Exchange>,
+    mut request: Request<Incoming>,
+    table: Option<Arc<RouteTable>>,
+) -> Result<Plan, Error> {
     let settings = Rc::clone(&exchange.settings);
     let settings = &*settings.http;
     if exchange.worker().admission.pressure() == Pressure::Shed {
@@ -100,7 +123,7 @@ pub(super) fn plan(exchange: &Rc<Exchange>, mut request: Request<Incoming>) -> R
     exchange.note_head(&parts.uri, &host, origin.client, parts.headers.get(REQUEST_ID));
 
     let routes = settings.routes.table.load();
-    let table = routes.as_ref().ok_or(Error::NoRouteTable)?;
+    let table = table.as_ref().or(routes.as_ref()).ok_or(Error::NoRouteTable)?;
     let host_text = host.to_str().map_err(|_| Error::BadHost)?;
     let head = RequestHead {
         method: &parts.method,

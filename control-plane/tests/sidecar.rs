@@ -1,0 +1,266 @@
+//! The proxy as a sidecar, as processes: names are resolved when they are first asked for, a migration's split
+//! holds, and what nobody asks for is neither kept nor paid for.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::process::Stdio;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::routing::any;
+use pontoon::compile;
+use pontoon::model::Model;
+use pontoon::model::instance::{Application, Instance, InstanceStatus, RegistryView};
+use pontoon_xds::server::{Options, Server, grpc_server};
+use rig::{PATIENCE, PONTOON, Served};
+use tokio::net::TcpListener;
+use tokio::process::{Child, Command};
+use tokio_stream::wrappers::TcpListenerStream;
+use twox_hash::XxHash64;
+
+#[path = "rig/served.rs"]
+mod rig;
+
+async fn free_port() -> u16 {
+    loop {
+        let port = fastrand::u16(10_000..32_000);
+        if TcpListener::bind(("127.0.0.1", port)).await.is_ok() {
+            return port;
+        }
+    }
+}
+
+/// An application that answers with its name.
+async fn application(name: &'static str) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let router = Router::new().fallback(any(move || async move { name }));
+    tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+    address
+}
+
+async fn register(served: &Served, app: &str, at: SocketAddr) {
+    let body = serde_json::json!({ "instance": {
+        "instanceId": app, "app": app.to_uppercase(), "hostName": app, "ipAddr": at.ip(), "vipAddress": app,
+        "status": "UP", "port": { "$": at.port(), "@enabled": "true" },
+        "dataCenterInfo": {
+            "@class": "com.netflix.appinfo.InstanceInfo$DefaultDataCenterInfo", "name": "MyOwn",
+        },
+    } });
+    let url = format!("http://{}/eureka/apps/{}", served.eureka, app.to_uppercase());
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    assert_eq!(client.post(url).json(&body).send().await.unwrap().status(), 204);
+}
+
+/// A sidecar as a process.
+struct Sidecar {
+    child: Child,
+    outbound: String,
+    inbound: String,
+    admin: String,
+    http: reqwest::Client,
+    _dir: tempfile::TempDir,
+}
+
+impl Sidecar {
+    async fn start(xds: &str, application: SocketAddr, limits: &str) -> Sidecar {
+        let dir = tempfile::tempdir().unwrap();
+        let [outbound, inbound, admin] = [free_port().await, free_port().await, free_port().await];
+        let file = dir.path().join("proxy.yaml");
+        let text = format!(
+            "xdsServer: http://{xds}\nnodeId: sidecar-1\nworkers: 2\nadmin: 127.0.0.1:{admin}\ndrainSeconds: 1\n\
+             outbound: {{ address: 127.0.0.1:{outbound}{limits} }}\n\
+             inbound: [{{ address: 127.0.0.1:{inbound}, application: {application} }}]\n"
+        );
+        std::fs::write(&file, text).unwrap();
+        let child = Command::new(PONTOON)
+            .args(["proxy", "--config"])
+            .arg(file)
+            .env_clear()
+            .stderr(Stdio::null())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        let local = |port: u16| format!("http://127.0.0.1:{port}");
+        let http = reqwest::Client::builder().no_proxy().timeout(PATIENCE).build().unwrap();
+        let sidecar = Sidecar {
+            child,
+            outbound: local(outbound),
+            inbound: local(inbound),
+            admin: local(admin),
+            http,
+            _dir: dir,
+        };
+        let ready = async {
+            let url = format!("{}/ready", sidecar.admin);
+            while !sidecar.http.get(&url).send().await.is_ok_and(|answer| answer.status() == 200) {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, ready).await.expect("the sidecar is never ready");
+        sidecar
+    }
+
+    /// Status, reason and body of the answer to a request for a host.
+    async fn ask(&self, host: &str, user: &str) -> (u16, String, String) {
+        let request = self.http.get(&self.outbound).header("host", host).header("x-user-id", user);
+        let answer = request.send().await.unwrap();
+        let reason =
+            answer.headers().get("x-pontoon-reason").map(|reason| reason.to_str().unwrap().to_owned());
+        (answer.status().as_u16(), reason.unwrap_or_default(), answer.text().await.unwrap())
+    }
+
+    async fn metric(&self, name: &str) -> u64 {
+        let text =
+            self.http.get(format!("{}/metrics", self.admin)).send().await.unwrap().text().await.unwrap();
+        let line = text.lines().find(|line| line.split(' ').next() == Some(name));
+        line.and_then(|line| line.rsplit(' ').next()?.parse().ok()).unwrap_or_else(|| panic!("no {name}"))
+    }
+
+    fn resident_kib(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id().unwrap())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse().unwrap()
+    }
+}
+
+fn objects(target: SocketAddr) -> String {
+    format!(
+        "apiVersion: pontoon.dev/v1alpha1
+kind: Migration
+metadata: {{ name: inventory }}
+spec:
+  service: inventory
+  legacy: {{ eureka: {{ application: inventory }} }}
+  target: {{ pool: new }}
+  key: {{ header: x-user-id }}
+---
+apiVersion: pontoon.dev/v1alpha1
+kind: Pool
+metadata: {{ name: new }}
+spec: {{ endpoints: [{{ address: {}, port: {} }}] }}
+",
+        target.ip(),
+        target.port()
+    )
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn names_are_resolved_when_they_are_asked_for_and_a_migration_splits_them() {
+    let served = Served::start(&objects(application("target").await)).await;
+    register(&served, "orders", application("orders").await).await;
+    register(&served, "inventory", application("legacy").await).await;
+    let sidecar = Sidecar::start(&served.xds, application("mine").await, "").await;
+    assert_eq!(sidecar.metric("pontoon_names").await, 0);
+
+    assert_eq!(sidecar.ask("orders", "1").await.2, "orders");
+    assert_eq!(sidecar.metric("pontoon_names").await, 1);
+    for host in ["inventory", "INVENTORY:8080", "inventory.default", "inventory.default.svc.cluster.local."] {
+        assert_eq!(sidecar.ask(host, "1").await.2, "legacy", "{host}");
+    }
+    let inbound = sidecar.http.get(&sidecar.inbound).send().await.unwrap();
+    assert_eq!(inbound.text().await.unwrap(), "mine");
+
+    let moved = served.run(&["migration", "set", "inventory", "--weight", "30%"]).await;
+    assert!(moved.status.success(), "{moved:?}");
+    for user in 0..200 {
+        let user = format!("user-{user}");
+        let below = XxHash64::oneshot(0, user.as_bytes()) % 10_000 < 3_000;
+        let side = if below { "target" } else { "legacy" };
+        assert_eq!(sidecar.ask("inventory", &user).await.2, side, "{user}");
+    }
+    let shown = served.json(&["migration", "show", "inventory"]).await;
+    assert_eq!(shown["in_force"]["progress"], "in_force", "{shown}");
+
+    // An application that registers later is there at once for those who asked in vain.
+    assert_eq!(sidecar.ask("late", "1").await.1, "unknown_name");
+    register(&served, "late", application("late").await).await;
+    let seen = async {
+        while sidecar.ask("late", "1").await.2 != "late" {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, seen).await.expect("the late application never appears");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hostile_hosts_cost_nothing_that_lasts_and_idle_names_go() {
+    let served = Served::start(&objects(application("target").await)).await;
+    register(&served, "orders", application("orders").await).await;
+    let limits = ", maxNames: 20, idleSeconds: 2, absentSeconds: 1";
+    let sidecar = Sidecar::start(&served.xds, application("mine").await, limits).await;
+    assert_eq!(sidecar.ask("orders", "1").await.2, "orders");
+    for host in 0..500 {
+        let (status, reason, _) = sidecar.ask(&format!("hostile-{host}.example"), "1").await;
+        assert_eq!((status, &*reason), (503, "unknown_name"), "{host}");
+    }
+    assert!(sidecar.metric("pontoon_names").await <= 20);
+    assert_eq!(sidecar.ask("orders", "1").await.2, "orders");
+
+    let empty = async {
+        while sidecar.metric("pontoon_names").await > 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, empty).await.expect("idle names are never dropped");
+    let subscribed = served.json(&["proxies", "sidecar-1"]).await;
+    for ty in ["LDS", "RDS", "CDS", "EDS"] {
+        let names = &subscribed[0]["types"][ty]["names"];
+        let own_only = names.as_array().is_none_or(|names| names.is_empty());
+        assert!(own_only, "{ty}: {names}");
+    }
+    assert_eq!(sidecar.ask("orders", "1").await.2, "orders");
+}
+
+/// A mesh of so many applications, of which each has one instance at `at`.
+fn mesh(services: usize, at: SocketAddr) -> Model {
+    let application = |service: usize| {
+        let name: Arc<str> = format!("S{service}").into();
+        let instance = Instance {
+            id: "a".into(),
+            application: name.clone(),
+            vip: name.to_lowercase().into(),
+            host_name: "localhost".into(),
+            ip: at.ip().to_string().into(),
+            port: Some(at.port()),
+            secure_port: None,
+            status: InstanceStatus::Up,
+            metadata: BTreeMap::new(),
+        };
+        let mut application = Application::default();
+        application.instances.insert("a".into(), Arc::new(instance));
+        (name, Arc::new(application))
+    };
+    let applications = (0..services).map(application).collect();
+    Model { registry: Arc::new(RegistryView { applications }), ..Model::default() }
+}
+
+async fn resident_in_a_mesh_of(services: usize, at: SocketAddr) -> u64 {
+    let compiled = compile::compile(&mesh(services, at));
+    let server = Server::new(Options::new(|node| Ok(node.cluster.clone())));
+    server.publish("default", compiled.views["default"].clone());
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let incoming = TcpListenerStream::new(listener);
+    let serving = tokio::spawn(grpc_server().add_service(server.service()).serve_with_incoming(incoming));
+    let sidecar = Sidecar::start(&address, at, "").await;
+    for _ in 0..20 {
+        for service in 0..10 {
+            assert_eq!(sidecar.ask(&format!("s{service}"), "1").await.0, 200, "s{service} of {services}");
+        }
+    }
+    let resident = sidecar.resident_kib();
+    serving.abort();
+    resident
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_mesh_of_ten_thousand_costs_what_one_of_ten_costs() {
+    let at = application("one").await;
+    let small = resident_in_a_mesh_of(10, at).await;
+    let large = resident_in_a_mesh_of(10_000, at).await;
+    println!("resident with 10 names in use: {small} KiB in a mesh of 10, {large} KiB in one of 10,000");
+    assert!(large <= small + 1_024, "{small} KiB, {large} KiB");
+}

@@ -1,0 +1,43 @@
+//! A `Listener` with an `api_listener`: no socket, only where the routes of a service are. gRPC's clients ask
+//! for it by the authority of their requests, and so does a sidecar.
+
+use envoy_types::pb::envoy::config::listener::v3::Listener;
+use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::HttpConnectionManager;
+
+use super::hcm::{self, Routes};
+use super::lds::unpack;
+use super::problem::{Problem, Under};
+
+/// Where the routes of an API listener are. What else a connection manager can say belongs to sockets, of which
+/// it has none: where it is said it is refused, for the sidecar's own listener would not do it.
+pub(super) fn compile(message: &Listener) -> Result<Routes, Problem> {
+    let alone = Listener {
+        name: message.name.clone(),
+        api_listener: message.api_listener.clone(),
+        stat_prefix: message.stat_prefix.clone(),
+        metadata: message.metadata.clone(),
+        ..Listener::default()
+    };
+    if *message != alone {
+        return Err(Problem::new("api_listener", "stands alone: such a listener has no socket of its own"));
+    }
+    let api = message.api_listener.as_ref().and_then(|api| api.api_listener.as_ref());
+    let at = || "api_listener.api_listener".into();
+    let api = api.ok_or_else(|| Problem::new("", "is missing")).under(at)?;
+    manager(&unpack(api).under(at)?).under(at)
+}
+
+fn manager(message: &HttpConnectionManager) -> Result<Routes, Problem> {
+    let read = HttpConnectionManager {
+        stat_prefix: message.stat_prefix.clone(),
+        codec_type: message.codec_type,
+        http_filters: message.http_filters.clone(),
+        route_specifier: message.route_specifier.clone(),
+        ..HttpConnectionManager::default()
+    };
+    if *message != read {
+        let reason = "says more than routes and http_filters, which only a listener with a socket could do";
+        return Err(Problem::new("", reason));
+    }
+    hcm::compile(message).map(|manager| manager.routes)
+}

@@ -1,0 +1,139 @@
+//! What a sidecar adds: listeners and clusters of its own, and API listeners by name, of which only what their
+//! routes lead to is kept.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use envoy_types::pb::envoy::config::listener::v3::Listener as ListenerMessage;
+use pontoon_xds::{Resource, ResourceType};
+use tokio::time::Instant;
+
+use super::warming::clusters_of;
+use super::{Entry, Problem, Store, inline_name};
+use crate::config::api_listener;
+use crate::config::listener::{HttpSettings, Underscores};
+use crate::config::problem::Under;
+use crate::config::sidecar::{OUTBOUND, is_own};
+use crate::discovery::names::Lookup;
+use crate::discovery::on_demand::OnDemand;
+
+/// Set where the process is a sidecar.
+#[derive(Debug)]
+pub(super) struct Sidecar {
+    on_demand: Option<Arc<OnDemand>>,
+}
+
+impl Store {
+    /// The store of a sidecar, with what its bootstrap says: clusters before listeners.
+    ///
+    /// # Errors
+    /// When a resource of the bootstrap's cannot be used.
+    pub fn sidecar(
+        on_demand: Option<Arc<OnDemand>>,
+        own: Vec<(ResourceType, Resource)>,
+        now: Instant,
+    ) -> Result<Store, Problem> {
+        let mut store = Store { sidecar: Some(Sidecar { on_demand }), ..Store::default() };
+        for (ty, resource) in own {
+            store.put(ty, resource, now)?;
+        }
+        store.settle(now);
+        Ok(store)
+    }
+
+    pub(super) fn is_sidecar(&self) -> bool {
+        self.sidecar.is_some()
+    }
+
+    /// Whether a resource is the bootstrap's, which the control plane cannot change.
+    pub(super) fn is_own(&self, ty: ResourceType, name: &str) -> bool {
+        self.is_sidecar() && matches!(ty, ResourceType::Cluster | ResourceType::Listener) && is_own(name)
+    }
+
+    /// The types of which an answer has to be there before the process is ready. A sidecar asks for clusters by
+    /// name, and at first for none.
+    pub(super) fn awaited(&self) -> &'static [ResourceType] {
+        match self.sidecar {
+            Some(_) => &[ResourceType::Listener],
+            None => &[ResourceType::Cluster, ResourceType::Listener],
+        }
+    }
+
+    /// The sidecar's listeners pass on what the application sends: the rules for strangers are not for it.
+    pub(super) fn sidecar_settings(&self, listener: &str, settings: &mut HttpSettings) {
+        let Some(sidecar) = self.sidecar.as_ref().filter(|_| is_own(listener)) else { return };
+        settings.underscores = Underscores::Allow;
+        if listener == OUTBOUND {
+            settings.on_demand.clone_from(&sidecar.on_demand);
+        }
+    }
+
+    pub(super) fn put_api_listener(
+        &mut self,
+        resource: Resource,
+        message: &ListenerMessage,
+        now: Instant,
+    ) -> Result<(), Problem> {
+        let routes = api_listener::compile(message)?;
+        let inline = inline_name(&resource.name, 0);
+        let handle = self
+            .routes_of(&routes, &inline, &resource.version, now)
+            .under(|| "api_listener.api_listener.route_config".into())?;
+        self.apis.insert(resource.name.clone(), Entry::new(resource, handle));
+        Ok(())
+    }
+
+    /// What is here of a name on demand.
+    pub(crate) fn lookup(&self, name: &str) -> Lookup {
+        match self.apis.get(name) {
+            Some(entry) if entry.value.table.load().is_some() => Lookup::Routes(entry.value.clone()),
+            None if self.refused.contains_key(&(ResourceType::Listener, name.into())) => Lookup::Refused,
+            _ => Lookup::Pending,
+        }
+    }
+
+    /// Drops names on demand, and with the next [settling](Store::settle) what only they led to.
+    pub(crate) fn forget(&mut self, names: &[Arc<str>]) {
+        for name in names {
+            self.apis.remove(name);
+            self.refused.remove(&(ResourceType::Listener, name.clone()));
+        }
+    }
+
+    /// The clusters to subscribe to by name: on a sidecar those that a table names. A gateway takes all.
+    pub(super) fn named_clusters(&self) -> BTreeSet<Arc<str>> {
+        if !self.is_sidecar() {
+            return BTreeSet::new();
+        }
+        let mut named = BTreeSet::new();
+        let mut note = |table: &crate::route::RouteTable| {
+            named.extend(clusters_of(table).map(|cluster| cluster.name.clone()));
+        };
+        for entry in self.routes.values() {
+            if let Some(table) = entry.handle.table.load().as_ref() {
+                note(table);
+            }
+            if let Some(pending) = &entry.pending {
+                note(pending.table());
+            }
+        }
+        named.retain(|name| !is_own(name));
+        named
+    }
+
+    pub(super) fn drop_unnamed_clusters(&mut self) {
+        if !self.is_sidecar() {
+            return;
+        }
+        let named = self.named_clusters();
+        let keep = |name: &Arc<str>| named.contains(name) || is_own(name);
+        let gone: Vec<Arc<str>> = self.clusters.keys().filter(|name| !keep(name)).cloned().collect();
+        for name in gone {
+            self.clusters.remove(&name);
+            if let Some(handle) = self.handles.get(&name) {
+                handle.settings.store(None);
+            }
+        }
+        self.refused.retain(|(ty, name), _| *ty != ResourceType::Cluster || keep(name));
+    }
+}

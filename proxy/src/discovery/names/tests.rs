@@ -1,0 +1,147 @@
+use std::cell::RefCell;
+
+use tokio::sync::oneshot::Receiver;
+
+use super::*;
+
+type Answer = Receiver<Result<Arc<RouteTable>, Error>>;
+
+/// Names with a store that has what it is told.
+struct Rig {
+    names: Names,
+    shared: Arc<OnDemand>,
+    has: RefCell<HashMap<String, Lookup>>,
+    now: Instant,
+}
+
+impl Rig {
+    fn new(limits: Limits) -> Rig {
+        let (shared, _asked) = OnDemand::new(limits);
+        Rig { names: Names::new(shared.clone()), shared, has: RefCell::default(), now: Instant::now() }
+    }
+
+    fn ask(&mut self, name: &str) -> Answer {
+        let (reply, answer) = oneshot::channel();
+        self.names.ask(Ask { name: name.into(), reply }, self.now);
+        answer
+    }
+
+    fn arrives(&mut self, name: &str) {
+        let handle = RouteHandle { name: name.into(), table: Default::default() };
+        handle.table.store(Some(Arc::new(RouteTable::new("r".into(), "1".into(), true, vec![]).unwrap())));
+        self.has.borrow_mut().insert(name.into(), Lookup::Routes(Arc::new(handle)));
+        self.settle();
+    }
+
+    fn settle(&mut self) {
+        let has = self.has.borrow();
+        self.names.settle(self.now, |name| has.get(name).cloned().unwrap_or(Lookup::Pending));
+    }
+
+    fn goes(&mut self, name: &str) {
+        self.has.borrow_mut().remove(name);
+        self.names.removed(&[name.into()], self.now);
+        self.settle();
+    }
+
+    fn passes(&mut self, seconds: u64) -> Vec<String> {
+        self.now += Duration::from_secs(seconds);
+        self.names.sweep(self.now).iter().map(ToString::to_string).collect()
+    }
+
+    fn wanted(&self) -> Vec<String> {
+        self.names.wanted().iter().map(ToString::to_string).collect()
+    }
+}
+
+fn error(mut answer: Answer) -> Option<Error> {
+    answer.try_recv().unwrap().err()
+}
+
+#[test]
+fn all_who_wait_are_answered_when_it_arrives_and_the_next_need_not_wait() {
+    let mut rig = Rig::new(Limits::default());
+    let (first, second) = (rig.ask("orders"), rig.ask("orders"));
+    assert_eq!(rig.wanted(), ["orders"]);
+    rig.arrives("orders");
+    assert_eq!((error(first), error(second)), (None, None));
+    let third = rig.ask("orders");
+    assert_eq!(error(third), None);
+}
+
+#[test]
+fn what_does_not_exist_is_said_at_once_and_remembered_until_it_appears() {
+    let mut rig = Rig::new(Limits::default());
+    let first = rig.ask("nobody");
+    rig.goes("nobody");
+    assert_eq!(error(first), Some(Error::UnknownName));
+    let second = rig.ask("nobody");
+    assert_eq!(error(second), Some(Error::UnknownName));
+    rig.arrives("nobody");
+    let third = rig.ask("nobody");
+    assert_eq!(error(third), None);
+}
+
+#[test]
+fn a_refused_listener_is_an_answer_but_not_where_a_good_one_serves() {
+    let mut rig = Rig::new(Limits::default());
+    let first = rig.ask("orders");
+    rig.has.borrow_mut().insert("orders".into(), Lookup::Refused);
+    rig.settle();
+    assert_eq!(error(first), Some(Error::NameRefused));
+    rig.arrives("orders");
+    let second = rig.ask("orders");
+    assert_eq!(error(second), None);
+}
+
+#[test]
+fn names_nobody_serves_make_room_for_others_and_those_in_use_do_not() {
+    let mut rig = Rig::new(Limits { max_names: 3, ..Limits::default() });
+    let _in_use = rig.ask("orders");
+    rig.arrives("orders");
+    for host in 0..10_000 {
+        let name = format!("hostile-{host}");
+        let answer = rig.ask(&name);
+        rig.goes(&name);
+        assert_eq!(error(answer), Some(Error::UnknownName), "{name}");
+        assert!(rig.wanted().len() <= 3 && rig.wanted().contains(&"orders".to_owned()));
+    }
+    let mut rig = Rig::new(Limits { max_names: 1, ..Limits::default() });
+    let _in_use = rig.ask("orders");
+    rig.arrives("orders");
+    let refused = rig.ask("stock");
+    assert_eq!(error(refused), Some(Error::TooManyNames));
+}
+
+#[tokio::test(start_paused = true)]
+async fn idle_names_are_dropped_and_used_ones_are_not() {
+    let limits =
+        Limits { idle: Duration::from_secs(60), absent: Duration::from_secs(10), ..Limits::default() };
+    let mut rig = Rig::new(limits);
+    let _asked = [rig.ask("orders"), rig.ask("stock"), rig.ask("nobody")];
+    rig.arrives("orders");
+    rig.arrives("stock");
+    rig.goes("nobody");
+    assert_eq!(rig.passes(9), [""; 0]);
+    assert_eq!(rig.passes(1), ["nobody"]);
+    rig.now += Duration::from_secs(40);
+    rig.shared.table("stock", rig.now).await.unwrap();
+    assert_eq!(rig.passes(10), ["orders"]);
+    assert_eq!(rig.wanted(), ["stock"]);
+    assert_eq!(rig.passes(50), ["stock"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wait_is_bounded_in_time_and_number() {
+    let (shared, asked) = OnDemand::new(Limits { max_waiting: 2, ..Limits::default() });
+    let now = Instant::now();
+    let wait = || shared.table("orders", now);
+    let answers = tokio::join!(wait(), wait(), wait());
+    let of = |answer: Result<Arc<RouteTable>, Error>| answer.err();
+    assert_eq!(
+        [of(answers.0), of(answers.1), of(answers.2)],
+        [Some(Error::NameTimeout), Some(Error::NameTimeout), Some(Error::TooManyNames)]
+    );
+    assert_eq!(now.elapsed(), Limits::default().resolve);
+    drop(asked);
+}
