@@ -141,7 +141,7 @@ fn by_the_proxy(objects: &Arc<Objects>, weight: u16) -> Vec<bool> {
         assert_eq!(rejected, []);
     }
     let listeners = store.live_listeners();
-    let table = listeners[0].http.load().routes.table.load_full().expect("a table");
+    let table = listeners[0].route_handles()[0].table.load_full().expect("a table");
     let uri = "/".parse().expect("a path");
     let target = |key: String| {
         let mut headers = HeaderMap::new();
