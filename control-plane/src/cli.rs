@@ -18,6 +18,9 @@ use crate::quickstart::{self, QuickstartArgs};
 pub use client::{CliError, Client};
 pub use output::Format;
 
+/// For work that cannot be cancelled, when all else has ended.
+const SHUTDOWN: std::time::Duration = std::time::Duration::from_secs(2);
+
 /// Moves a Spring Cloud system onto Kubernetes one service at a time, both sides live.
 ///
 /// Exit codes: 0 done; 1 refused or failed; 2 wrong usage; 3 the control plane cannot be reached; 4 done, but
@@ -104,7 +107,7 @@ fn run_command(command: Command) -> Result<(), CliError> {
     };
     let runtime =
         builder.enable_all().build().map_err(|error| CliError::Other(format!("cannot start: {error}")))?;
-    runtime.block_on(async {
+    let result = runtime.block_on(async {
         match command {
             Command::Serve(args) => serve::run(args).await,
             Command::Validate(args) => inspect::validate(&args),
@@ -117,7 +120,10 @@ fn run_command(command: Command) -> Result<(), CliError> {
             Command::Objects(args) => inspect::objects(args).await,
             Command::Registry(args) => inspect::registry(args).await,
         }
-    })
+    });
+    // A file system that hangs may hold a thread for ever; it does not hold the process.
+    runtime.shutdown_timeout(SHUTDOWN);
+    result
 }
 
 fn proxy(args: pontoon_proxy::bootstrap::Args) -> anyhow::Result<()> {

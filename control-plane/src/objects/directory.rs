@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -131,7 +132,7 @@ pub(super) fn read(signature: &Signature) -> File {
         return unusable("too_large", message);
     }
     let mut bytes = Vec::new();
-    let opened = std::fs::File::open(&signature.path);
+    let opened = open(&signature.path);
     let read = opened.and_then(|file| file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes));
     if let Err(error) = read {
         return unusable("unreadable", format!("the file cannot be read: {error}"));
@@ -147,6 +148,16 @@ pub(super) fn read(signature: &Signature) -> File {
             unusable("not_utf8", format!("line {line} is not UTF-8 text"))
         }
     }
+}
+
+/// Opens a file, and only that: a pipe would be waited for until somebody writes to it.
+fn open(path: &Path) -> io::Result<std::fs::File> {
+    if !std::fs::metadata(path)?.is_file() {
+        return Err(io::Error::other("it is not a regular file"));
+    }
+    // Should it be replaced by a pipe just now, opening it does not wait, and reading it ends at once.
+    let flags = rustix::fs::OFlags::NONBLOCK.bits() as i32;
+    std::fs::OpenOptions::new().read(true).custom_flags(flags).open(path)
 }
 
 /// A file that changed between two looks.

@@ -71,6 +71,20 @@ async fn a_file_that_is_written_renamed_over_and_removed_is_followed() {
 }
 
 #[tokio::test]
+async fn a_pipe_is_refused_and_holds_up_nobody() {
+    let pipe = |root: &Path| {
+        rustix::fs::mkfifoat(rustix::fs::CWD, root.join("pipe.yaml"), rustix::fs::Mode::from_raw_mode(0o600))
+            .expect("a pipe");
+    };
+    let mut watched = Watched::start(pipe).await;
+    let loaded = watched.loaded.borrow().clone();
+    let said: Vec<String> = loaded.problems.iter().map(ToString::to_string).collect();
+    assert!(said.len() == 1 && said[0].contains("not a regular file"), "{said:?}");
+    fs::write(watched.path("a.yaml"), pool("a", 1)).expect("written");
+    watched.until("the file beside it", |loaded| port(loaded, "a") == Some(1)).await;
+}
+
+#[tokio::test]
 async fn a_bad_file_leaves_what_was_and_says_so() {
     let mut watched =
         Watched::start(|root| fs::write(root.join("a.yaml"), pool("a", 1)).expect("written")).await;
