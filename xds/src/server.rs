@@ -187,8 +187,11 @@ impl Server {
 
     /// Stops expecting those who have stayed away for too long, and gives them.
     pub fn give_up(&self) -> Vec<Client> {
-        let given_up = lock(&self.shared.streams).away.give_up(Instant::now());
+        let mut given_up = lock(&self.shared.streams).away.give_up(Instant::now());
         if !given_up.is_empty() {
+            let open = self.streams();
+            let is_back = |client: &Client| open.iter().any(|stream| lock(stream).client() == Some(client));
+            given_up.retain(|client| !is_back(client));
             self.bump_members();
         }
         given_up

@@ -371,6 +371,12 @@ async fn whoever_breaks_off_is_waited_for_and_whoever_leaves_is_not() {
 
     let client = connect(running.port, "edge");
     eventually("it is back", || acknowledged().yes == ["n1"] && acknowledged().away.is_empty()).await;
+    // It is not given up when its time is over.
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_secs(31)).await;
+    assert_eq!(running.server.give_up(), []);
+    assert_eq!(running.server.overdue_at(), None);
+    tokio::time::resume();
     client.subscriptions.leave();
     eventually("it has left", || running.server.known().is_empty()).await;
     assert_eq!(acknowledged(), Default::default());

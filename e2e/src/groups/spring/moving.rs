@@ -45,7 +45,10 @@ pub(super) async fn cases(
     report.case("an instance that is killed (SIGKILL) costs no request", killed(apps, load)).await;
     report.case("clients lose sight of both", lost_sight(apps)).await;
     report
-        .case("a restart of the control plane costs no request", restarted(plane, serving, apps, load))
+        .case("a restart of the control plane costs no request", restarted(plane, serving, apps, load, false))
+        .await;
+    report
+        .case("a crash of the control plane costs no request", restarted(plane, serving, apps, load, true))
         .await;
     let all = ["migration", "set", "inventory", "--stage", "cutover"];
     report.case("after the restart the migration goes on", moved(plane, load, &all, 10_000)).await;
@@ -129,16 +132,21 @@ async fn lost_sight(apps: &Apps) -> anyhow::Result<String> {
     Ok(String::new())
 }
 
-/// Stops the control plane, looks at what passes without it, starts it again: nothing that it knew is forgotten,
+/// Stops or kills the control plane, looks at what passes without it, starts it again: nothing that it knew is forgotten,
 /// and the gateway comes back to it.
 async fn restarted(
     plane: &ControlPlane,
     serving: &mut Process,
     apps: &Apps,
     load: &Load,
+    killed: bool,
 ) -> anyhow::Result<String> {
     let from = Instant::now();
-    serving.terminate()?;
+    if killed {
+        serving.kill()?;
+    } else {
+        serving.terminate()?;
+    }
     serving.ended(Duration::from_secs(30)).await?;
     let without = load.next(150).await?;
     none_failed(&without)?;
