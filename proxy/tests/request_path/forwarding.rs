@@ -119,3 +119,20 @@ on_all_protocols! {
         ) == 1).await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn trailers_after_an_empty_body_pass() {
+    let trailers = || HeaderMap::from_iter([("grpc-status".parse().unwrap(), "0".parse().unwrap())]);
+    let upstream = Upstream::answering(Http::Two, move |_| {
+        let frames = vec![Ok(Frame::trailers(trailers()))];
+        let body = StreamBody::new(futures_util::stream::iter(frames)).boxed_unsync();
+        Response::builder().header("content-length", "0").body(body).unwrap()
+    })
+    .await;
+    let setup = Setup { protocol: Http::Two.upstream(), ..Setup::default() };
+    let proxy = Proxy::with(&[upstream.address], setup).await;
+    let response = Client::connect(proxy.address, Http::Two).await.get("/").await;
+    assert_eq!(response.status(), 200);
+    let collected = response.into_body().collect().await.unwrap();
+    assert_eq!(collected.trailers(), Some(&trailers()));
+}
