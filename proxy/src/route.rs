@@ -165,7 +165,7 @@ pub enum HashPolicy {
     },
 }
 
-/// When to try again. Never after request bytes of a non-idempotent request have gone out.
+/// When to try again. Never after bytes of a request that is not safe have gone out.
 #[derive(Debug, Clone)]
 pub struct RetryPolicy {
     /// Further tries after the first; default 1, for `connect-failure` and `refused-stream` only.
@@ -176,8 +176,8 @@ pub struct RetryPolicy {
     pub on_connect_failure: bool,
     /// `refused-stream`.
     pub on_refused_stream: bool,
-    /// `reset-before-request` and a reused connection that died before any response byte.
-    pub on_reused_connection: bool,
+    /// `reset-before-request`, and a connection that broke before the answer had begun.
+    pub on_broken_connection: bool,
 }
 
 /// A `RedirectAction`.

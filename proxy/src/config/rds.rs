@@ -389,7 +389,7 @@ fn retry(message: Option<&RetryPolicy>) -> Result<compiled::RetryPolicy, Problem
             per_try_timeout: None,
             on_connect_failure: true,
             on_refused_stream: true,
-            on_reused_connection: true,
+            on_broken_connection: true,
         });
     };
     retry_policy(message)?;
@@ -398,13 +398,13 @@ fn retry(message: Option<&RetryPolicy>) -> Result<compiled::RetryPolicy, Problem
         per_try_timeout: duration("per_try_timeout", message.per_try_timeout)?.filter(|d| !d.is_zero()),
         on_connect_failure: false,
         on_refused_stream: false,
-        on_reused_connection: false,
+        on_broken_connection: false,
     };
     for condition in message.retry_on.split(',').map(str::trim).filter(|c| !c.is_empty()) {
         match condition {
             "connect-failure" => policy.on_connect_failure = true,
             "refused-stream" => policy.on_refused_stream = true,
-            "reset-before-request" => policy.on_reused_connection = true,
+            "reset-before-request" => policy.on_broken_connection = true,
             other => {
                 let reason = format!(
                     "names {other:?}; this proxy supports connect-failure, refused-stream and reset-before-request"

@@ -1,5 +1,5 @@
 //! Whether a request that has failed may be tried once more. The rule that is never bent: not after bytes of a
-//! request that is not idempotent may have gone out (an order must not be paid twice).
+//! request that is not safe may have gone out: an order must not be paid twice, and who deletes twice is told 404.
 
 use http::Method;
 
@@ -18,18 +18,15 @@ pub struct Failure {
 /// What of the request can be repeated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Repeatable {
-    /// RFC 9110, 9.2.2.
-    pub idempotent: bool,
+    /// RFC 9110, 9.2.1: it asks for nothing to be done.
+    pub safe: bool,
     /// It has no body.
     pub bodyless: bool,
 }
 
-/// RFC 9110, 9.2.2, for the methods it defines; an unknown one is not.
-pub fn is_idempotent(method: &Method) -> bool {
-    matches!(
-        *method,
-        Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE | Method::PUT | Method::DELETE
-    )
+/// RFC 9110, 9.2.1, for the methods it defines; an unknown one is not.
+pub fn is_safe(method: &Method) -> bool {
+    matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE)
 }
 
 /// Whether to try again after `tries` tries of which the last failed so. No answer has been seen.
@@ -42,7 +39,7 @@ pub fn again(policy: &RetryPolicy, failure: Failure, request: Repeatable, tries:
         // The endpoint says that it has not touched it; we only need to have it still.
         Error::RefusedStream => policy.on_refused_stream && (failure.unsent || request.bodyless),
         Error::UpstreamReset => {
-            policy.on_reused_connection && (failure.unsent || request.idempotent && request.bodyless)
+            policy.on_broken_connection && (failure.unsent || request.safe && request.bodyless)
         }
         _ => false,
     }
@@ -57,22 +54,22 @@ mod tests {
         per_try_timeout: None,
         on_connect_failure: true,
         on_refused_stream: true,
-        on_reused_connection: true,
+        on_broken_connection: true,
     };
 
     #[test]
     fn the_matrix() {
-        let get = Repeatable { idempotent: true, bodyless: true };
-        let put = Repeatable { idempotent: true, bodyless: false };
-        let post = Repeatable { idempotent: false, bodyless: false };
-        let empty_post = Repeatable { idempotent: false, bodyless: true };
+        let get = Repeatable { safe: true, bodyless: true };
+        let get_with_body = Repeatable { safe: true, bodyless: false };
+        let post = Repeatable { safe: false, bodyless: false };
+        let empty_post = Repeatable { safe: false, bodyless: true };
         for (error, unsent, request, expected) in [
             (Error::ConnectFailure, true, post, true),
             (Error::ConnectTimeout, true, post, true),
             (Error::NoSocket, true, get, false),
             (Error::UpstreamReset, true, post, true),
             (Error::UpstreamReset, false, get, true),
-            (Error::UpstreamReset, false, put, false),
+            (Error::UpstreamReset, false, get_with_body, false),
             (Error::UpstreamReset, false, post, false),
             (Error::UpstreamReset, false, empty_post, false),
             (Error::RefusedStream, false, empty_post, true),
@@ -89,7 +86,7 @@ mod tests {
         let none = RetryPolicy {
             on_connect_failure: false,
             on_refused_stream: false,
-            on_reused_connection: false,
+            on_broken_connection: false,
             ..ALL
         };
         for error in Error::ALL {

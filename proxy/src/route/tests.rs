@@ -27,7 +27,7 @@ fn forward(targets: Targets, hash: Vec<HashPolicy>) -> Action {
             per_try_timeout: None,
             on_connect_failure: true,
             on_refused_stream: true,
-            on_reused_connection: true,
+            on_broken_connection: true,
         },
         prefix_rewrite: None,
         host_rewrite: None,

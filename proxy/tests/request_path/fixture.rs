@@ -121,7 +121,7 @@ impl Proxy {
                 per_try_timeout: None,
                 on_connect_failure: true,
                 on_refused_stream: true,
-                on_reused_connection: true,
+                on_broken_connection: true,
             },
             prefix_rewrite: None,
             host_rewrite: None,

@@ -55,14 +55,12 @@ pub(super) async fn forward(
     let mut tries = 0;
     loop {
         let Some(request) = slot.as_ref() else { return Err(Error::UpstreamReset) };
-        let repeatable = Repeatable {
-            idempotent: retry::is_idempotent(request.method()),
-            bodyless: request.body().is_end_stream(),
-        };
+        let repeatable =
+            Repeatable { safe: retry::is_safe(request.method()), bodyless: request.body().is_end_stream() };
         let copy = (tries < policy.max_retries
             && repeatable.bodyless
             && plan.change.is_none()
-            && (policy.on_refused_stream || policy.on_reused_connection && repeatable.idempotent))
+            && (policy.on_refused_stream || policy.on_broken_connection && repeatable.safe))
             .then(|| Copy::of(request));
         tries += 1;
         exchange.attempts.set(tries);
@@ -116,7 +114,7 @@ impl Answer {
     /// may be a stream of events, whose head is an answer of its own.
     async fn begun(mut self) -> Result<Self, Error> {
         let body = self.response.body_mut();
-        if body.is_end_stream() || body.size_hint().exact().is_none() {
+        if body.is_end_stream() || body.size_hint().exact().is_none_or(|length| length == 0) {
             return Ok(self);
         }
         match body.frame().await {
