@@ -17,6 +17,9 @@ use crate::telemetry::access_log::Entry;
 use crate::upstream::cluster::Endpoint;
 use crate::worker::local::{ClusterLocal, Worker};
 
+/// Heads of one connection's requests in flight: twenty KiB for each of a hundred streams.
+const HEAD_BYTES: u32 = 2 * 1024 * 1024;
+
 /// One request. Dropped when its answer, and what of its body is still on the way, are done.
 pub(crate) struct Exchange {
     pub(crate) conn: Rc<ConnState>,
@@ -34,6 +37,8 @@ pub(crate) struct Exchange {
     pub(crate) response_done: Cell<bool>,
     /// The client speaks gRPC: what we answer ourselves is an answer of that.
     pub(crate) grpc: Cell<bool>,
+    /// Bytes of the head, which count for the connection's budget.
+    head: Cell<u32>,
     /// Counts frames either way, so that a timer can tell progress from none.
     pub(crate) progress: Cell<u32>,
     /// The answer has ended without the rest of the request's body: nobody wants that any more.
@@ -90,6 +95,7 @@ impl Exchange {
             request_done: Cell::new(false),
             response_done: Cell::new(false),
             grpc: Cell::new(false),
+            head: Cell::new(0),
             progress: Cell::new(0),
             abandoned: Cell::new(false),
             body_waker: RefCell::new(None),
@@ -104,6 +110,18 @@ impl Exchange {
     pub(crate) fn progressed(&self) {
         self.progress.set(self.progress.get().wrapping_add(1));
         self.conn.frames.set(self.conn.frames.get().wrapping_add(1));
+    }
+
+    /// Takes the head's bytes from the connection's budget, until the exchange has ended. A head is held in several
+    /// forms while it is sent on, and an HTTP/2 client can name a large one by a few bytes.
+    pub(crate) fn hold_head(&self, bytes: u32) -> Result<(), Error> {
+        let held = self.conn.head_bytes.get() + bytes;
+        if held > HEAD_BYTES {
+            return Err(Error::HeadersTooLarge);
+        }
+        self.conn.head_bytes.set(held);
+        self.head.set(bytes);
+        Ok(())
     }
 
     /// Ends the request's body where it is not done: without it, an upstream connection would wait for a client
@@ -160,6 +178,7 @@ impl Exchange {
 
 impl Drop for Exchange {
     fn drop(&mut self) {
+        self.conn.head_bytes.set(self.conn.head_bytes.get() - self.head.get());
         if !self.response_done.get() && self.error.get().is_none() {
             self.error.set(Some(Error::ClientGone));
         }

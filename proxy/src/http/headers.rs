@@ -36,6 +36,8 @@ pub(crate) struct Found {
     /// More than one `Cookie` line.
     pub(crate) cookies: u8,
     hosts: u8,
+    /// Bytes of all names and values.
+    pub(crate) bytes: u32,
 }
 
 /// Looks at each header once. Refuses too many, too large, and (as the listener says) underscores.
@@ -71,6 +73,7 @@ pub(crate) fn scan(headers: &HeaderMap, limits: &Limits, underscores: Underscore
     if bytes > limits.max_header_bytes as usize {
         return Err(Error::HeadersTooLarge);
     }
+    found.bytes = bytes as u32;
     if found.transfer_encoding {
         // hyper undoes `chunked` where it stands last, and would hand on a body that is still coded otherwise.
         let mut codings = headers.get_all(TRANSFER_ENCODING).iter();

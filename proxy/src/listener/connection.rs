@@ -66,6 +66,8 @@ pub(crate) struct ConnState {
     pub(crate) peer_value: HeaderValue,
     pub(crate) in_flight: Cell<u32>,
     pub(crate) started: Cell<u64>,
+    /// Of the heads of requests in flight.
+    pub(crate) head_bytes: Cell<u32>,
     /// The socket did not take all we had.
     pub(crate) write_blocked: Cell<bool>,
     progress: Cell<u64>,
@@ -103,6 +105,7 @@ impl ConnState {
             peer_value,
             in_flight: Cell::new(0),
             started: Cell::new(0),
+            head_bytes: Cell::new(0),
             write_blocked: Cell::new(false),
             progress: Cell::new(0),
             frames: Cell::new(0),

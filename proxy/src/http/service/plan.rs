@@ -99,6 +99,7 @@ pub(super) fn plan(
     let found = headers::scan(&parts.headers, &settings.limits, settings.underscores)
         .inspect_err(|_| exchange.grpc.set(grpc::asks(&parts.headers)))?;
     exchange.grpc.set(found.grpc);
+    exchange.hold_head(found.bytes)?;
     let asked = Asked::of(&mut parts, &settings.upgrades)?;
     let connect = matches!(asked, Asked::Connect);
     let host = host(&parts, found.has_host()?)?;
