@@ -76,8 +76,11 @@ pub(super) async fn proxies(args: ProxiesArgs) -> Result<(), CliError> {
 fn proxy_row(proxy: &ProxyView) -> Vec<String> {
     let behind: Vec<&str> =
         proxy.types.iter().filter(|(_, t)| !t.in_sync).map(|(ty, _)| ty.as_str()).collect();
-    let in_sync =
-        if behind.is_empty() { "yes".to_owned() } else { format!("not yet: {}", behind.join(", ")) };
+    let in_sync = match (proxy.unknown_gateway, behind.is_empty()) {
+        (true, _) => "no: there is no such gateway".to_owned(),
+        (false, true) => "yes".to_owned(),
+        (false, false) => format!("not yet: {}", behind.join(", ")),
+    };
     let nack = proxy.types.values().filter_map(|t| t.last_nack.as_ref()).max_by_key(|nack| nack.at);
     vec![
         proxy.node.clone(),
@@ -94,6 +97,9 @@ fn proxy_in_full(proxy: &ProxyView) -> String {
         "node        {}\ngateway     {}\nuser agent  {}\nconnected   {}\n\n",
         proxy.node, proxy.cluster, proxy.user_agent, proxy.connected_at
     );
+    if proxy.unknown_gateway {
+        text.push_str(&format!("there is no gateway {}; look at the proxy's --cluster\n\n", proxy.cluster));
+    }
     let mut rows = Vec::new();
     for (ty, of_type) in &proxy.types {
         for (resource, version) in &of_type.acknowledged {

@@ -58,6 +58,7 @@ impl Roster {
     /// Keeps the list true until `stop`, and gives up on those who stay away. `kept` is what the database holds.
     pub async fn follow(self, server: Server, mut kept: BTreeSet<Client>, stop: CancellationToken) {
         let mut members = server.members();
+        let mut lost: BTreeSet<Client> = BTreeSet::new();
         loop {
             members.borrow_and_update();
             for client in server.give_up() {
@@ -68,6 +69,16 @@ impl Roster {
                 );
             }
             let known = server.known();
+            let now_lost = |client: &&Client| server.snapshot(&client.view).is_none();
+            let now_lost: BTreeSet<Client> = known.iter().filter(now_lost).cloned().collect();
+            for Client { node, view } in now_lost.difference(&lost) {
+                tracing::warn!(
+                    node,
+                    gateway = view,
+                    "a proxy serves a gateway that does not exist; it gets nothing"
+                );
+            }
+            lost = now_lost;
             if known != kept {
                 let (this, before, after) = (self.clone(), kept.clone(), known.clone());
                 match tokio::task::spawn_blocking(move || this.change(&before, &after)).await {

@@ -53,7 +53,11 @@ impl Proxies {
 
     /// All connected streams.
     pub fn views(&self) -> Vec<ProxyView> {
-        self.server.nodes().into_iter().map(proxy_view).collect()
+        let view = |status: NodeStatus| {
+            let unknown_gateway = self.server.snapshot(&status.view).is_none();
+            proxy_view(status, unknown_gateway)
+        };
+        self.server.nodes().into_iter().map(view).collect()
     }
 
     /// Runs `with` on the tracker.
@@ -222,7 +226,7 @@ fn refusal(nodes: &[NodeStatus], node: &str) -> Option<String> {
     nodes.iter().filter(|status| status.id == node).find_map(of_routes)
 }
 
-fn proxy_view(status: NodeStatus) -> ProxyView {
+fn proxy_view(status: NodeStatus, unknown_gateway: bool) -> ProxyView {
     let types = status.types.into_iter().map(|of_type| {
         let last_nack = of_type.nack.map(|nack| NackView {
             at: timestamp(nack.at),
@@ -247,6 +251,7 @@ fn proxy_view(status: NodeStatus) -> ProxyView {
         cluster: status.cluster,
         user_agent: status.user_agent,
         connected_at: timestamp(status.connected_at),
+        unknown_gateway,
         types: types.collect(),
     }
 }

@@ -142,7 +142,11 @@ impl Rig {
 
     /// Connects a proxy that takes everything, or refuses all routes.
     fn proxy(&self, node: &str, refuses: bool) -> tokio::task::JoinHandle<()> {
-        let node = Node { id: node.into(), cluster: "default/edge".into(), ..Node::default() };
+        self.proxy_of("default/edge", node, refuses)
+    }
+
+    fn proxy_of(&self, gateway: &str, node: &str, refuses: bool) -> tokio::task::JoinHandle<()> {
+        let node = Node { id: node.into(), cluster: gateway.into(), ..Node::default() };
         let config = client::Config::new(format!("http://{}", self.xds).parse().unwrap(), node);
         let subscriptions = Subscriptions::default();
         subscriptions.wildcard(ResourceType::Cluster);
@@ -251,6 +255,17 @@ async fn a_bad_request_says_what_would_be_right() {
         rig.request("PUT", STAGE).body("x".repeat(BODY_BYTES + 1)).header("content-type", "application/json");
     assert_eq!(huge.send().await.unwrap().status(), 413);
     assert_eq!(rig.get(MIGRATION).await["revision"], 1);
+}
+
+#[tokio::test]
+async fn a_proxy_of_a_gateway_that_does_not_exist_is_shown() {
+    let rig = Rig::start().await;
+    let _right = rig.proxy("p1", false);
+    let _wrong = rig.proxy_of("default/edgee", "p2", false);
+    let both = |seen: &Value| seen.as_array().is_some_and(|proxies| proxies.len() == 2);
+    let seen = rig.look_until("/api/v1/proxies", both).await;
+    assert_eq!(seen[0]["unknown_gateway"], false, "{seen}");
+    assert_eq!(seen[1]["unknown_gateway"], true, "{seen}");
 }
 
 #[tokio::test]

@@ -221,6 +221,8 @@ pub struct ProxyView {
     /// Since when.
     #[schema(value_type = String, format = DateTime)]
     pub connected_at: Timestamp,
+    /// Whether there is no such gateway: it is told nothing until there is.
+    pub unknown_gateway: bool,
     /// By resource type (`CDS`, `EDS`, `LDS`, `RDS`): what it follows.
     pub types: BTreeMap<String, ProxyType>,
 }
