@@ -87,6 +87,8 @@ errors! {
     ConnectRefused: Downstream, METHOD_NOT_ALLOWED, "DPE", "connect_refused", "CONNECT is not served here";
     /// A change of protocol that the listener does not pass on.
     UpgradeRefused: Downstream, NOT_IMPLEMENTED, "DPE", "upgrade_refused", "the listener does not pass this protocol on; look at its upgrade_configs";
+    /// A body that is not in the form that its type says.
+    BadBody: Downstream, BAD_REQUEST, "DPE", "bad_body", "the request's body is not the base64 that its content type says";
     /// The target is too long.
     UriTooLong: Downstream, URI_TOO_LONG, "DPE", "uri_too_long", "the request target is longer than the listener allows";
     /// Too many header bytes or fields.

@@ -4,6 +4,7 @@ pub(crate) mod body;
 pub(crate) mod exchange;
 pub(crate) mod forwarded;
 pub(crate) mod grpc;
+pub(crate) mod grpc_web;
 pub(crate) mod headers;
 pub mod path;
 pub(crate) mod respond;

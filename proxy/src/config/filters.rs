@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use envoy_types::pb::envoy::extensions::filters::http::buffer::v3::{
     Buffer, BufferPerRoute, buffer_per_route,
 };
+use envoy_types::pb::envoy::extensions::filters::http::grpc_web::v3::GrpcWeb;
 use envoy_types::pb::envoy::extensions::filters::http::router::v3::Router;
 use envoy_types::pb::envoy::extensions::filters::network::connection_limit::v3::ConnectionLimit;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::{
@@ -18,7 +19,7 @@ use super::lds::unpack;
 use super::problem::{Problem, Under, each};
 use super::support::{Message, support};
 
-pub(super) const MESSAGES: &[Message] = &[ROUTER, BUFFER, BUFFER_PER_ROUTE, CONNECTION_LIMIT];
+pub(super) const MESSAGES: &[Message] = &[ROUTER, BUFFER, BUFFER_PER_ROUTE, GRPC_WEB, CONNECTION_LIMIT];
 
 support! {
     ROUTER, router: Router = "envoy.extensions.filters.http.router.v3.Router";
@@ -48,6 +49,13 @@ support! {
     refused: ;
 }
 
+const GRPC_WEB: Message = Message {
+    name: "envoy.extensions.filters.http.grpc_web.v3.GrpcWeb",
+    read: &[],
+    ignored: &[],
+    refused: &[],
+};
+
 support! {
     CONNECTION_LIMIT, connection_limit: ConnectionLimit = "envoy.extensions.filters.network.connection_limit.v3.ConnectionLimit";
     read: max_connections;
@@ -63,6 +71,8 @@ pub(super) struct Filters {
     /// The buffer filter's limit; 0 is none. Nothing is buffered for it: a body that is longer is refused as soon as
     /// that is known.
     pub(super) max_body_bytes: u64,
+    /// gRPC-Web clients are served.
+    pub(super) grpc_web: bool,
 }
 
 pub(super) fn compile(filters: &[HttpFilter]) -> Result<Filters, Problem> {
@@ -78,6 +88,9 @@ pub(super) fn compile(filters: &[HttpFilter]) -> Result<Filters, Problem> {
         match &filter.config_type {
             Some(http_filter::ConfigType::TypedConfig(any)) if any.type_url == Buffer::type_url() => {
                 compiled.max_body_bytes = bytes_of(&unpack(any)?).under(|| "typed_config".into())?;
+            }
+            Some(http_filter::ConfigType::TypedConfig(any)) if any.type_url == GrpcWeb::type_url() => {
+                compiled.grpc_web = true;
             }
             _ if filter.is_optional => {}
             _ => {
@@ -168,8 +181,8 @@ mod tests {
     #[test]
     fn filters_before_the_router() {
         let router = filter(any(&Router::default()));
-        let compiled = compile(&[filter(any(&bytes(10))), router.clone()]).unwrap();
-        assert_eq!(compiled.max_body_bytes, 10);
+        let compiled = compile(&[filter(any(&bytes(10))), filter(any(&GrpcWeb {})), router.clone()]).unwrap();
+        assert_eq!((compiled.max_body_bytes, compiled.grpc_web), (10, true));
         let problem = compile(&[filter(any(&bytes(0))), router.clone()]).unwrap_err();
         assert_eq!(problem.path, "http_filters[0].typed_config.max_request_bytes");
         let problem = compile(&[filter(any(&ConnectionLimit::default())), router.clone()]).unwrap_err();

@@ -60,6 +60,8 @@ pub struct HttpSettings {
     pub upgrades: Vec<Box<str>>,
     /// `http2_protocol_options.allow_connect`: HTTP/2 clients may ask for upgrades too (RFC 8441).
     pub extended_connect: bool,
+    /// gRPC-Web clients are served (the filter `envoy.filters.http.grpc_web`).
+    pub grpc_web: bool,
     /// Whether `x-request-id` is made when absent.
     pub generate_request_id: bool,
     /// Whether an `x-request-id` from outside is kept.

@@ -16,6 +16,7 @@ use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use super::exchange::Exchange;
+use super::grpc_web::{Decoder, Encoder};
 use crate::error::Error;
 use crate::upstream::pool::Lease;
 use crate::worker::local::Timer;
@@ -49,6 +50,8 @@ struct Stream {
     exchange: Rc<Exchange>,
     left: u64,
     gate: Option<(Arc<Gate>, Timer)>,
+    /// It comes in base64.
+    text: Option<Decoder>,
 }
 
 impl RequestBody {
@@ -69,7 +72,8 @@ impl RequestBody {
         }
         let gate = gate.map(|gate| (gate, exchange.worker().timer(Instant::now() + CONTINUE_WAIT)));
         let left = if limit == 0 { u64::MAX } else { limit };
-        Self { stream: Some(Stream { incoming, exchange: Rc::clone(exchange), left, gate }) }
+        let text = exchange.web.get().is_some_and(|web| web.text_in).then(Decoder::default);
+        Self { stream: Some(Stream { incoming, exchange: Rc::clone(exchange), left, gate, text }) }
     }
 }
 
@@ -108,18 +112,35 @@ impl Stream {
                         None => return Poll::Ready(Some(Err(exchange.fail(Error::BodyTooLarge)))),
                     }
                 }
-                if self.incoming.is_end_stream() {
+                let ended = self.incoming.is_end_stream();
+                if ended {
                     exchange.request_done.set(true);
                 }
-                Poll::Ready(Some(Ok(frame)))
+                let frame = match &mut self.text {
+                    Some(decoder) => decoded(decoder, frame, ended),
+                    None => Some(frame),
+                };
+                Poll::Ready(Some(frame.ok_or_else(|| exchange.fail(Error::BadBody))))
             }
             Some(Err(_)) => Poll::Ready(Some(Err(exchange.fail(Error::ClientGone)))),
             None => {
                 exchange.request_done.set(true);
+                if self.text.as_ref().is_some_and(|decoder| !decoder.is_whole()) {
+                    return Poll::Ready(Some(Err(exchange.fail(Error::BadBody))));
+                }
                 Poll::Ready(None)
             }
         }
     }
+}
+
+/// A frame with its base64 undone; `None` where it is none, or where the last is not whole.
+fn decoded(decoder: &mut Decoder, frame: Frame<Bytes>, ended: bool) -> Option<Frame<Bytes>> {
+    let frame = match frame.into_data() {
+        Ok(data) => Frame::data(decoder.data(&data)?),
+        Err(trailers) => trailers,
+    };
+    (!ended || decoder.is_whole()).then_some(frame)
 }
 
 impl Body for RequestBody {
@@ -138,7 +159,11 @@ impl Body for RequestBody {
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.stream.as_ref().map_or(SizeHint::with_exact(0), |stream| stream.incoming.size_hint())
+        match &self.stream {
+            None => SizeHint::with_exact(0),
+            Some(Stream { text: Some(_), .. }) => SizeHint::default(),
+            Some(stream) => stream.incoming.size_hint(),
+        }
     }
 }
 
@@ -146,6 +171,8 @@ impl Body for RequestBody {
 pub(crate) struct ResponseBody {
     kind: Kind,
     exchange: Rc<Exchange>,
+    /// The client reads gRPC-Web.
+    web: Option<Box<Encoder>>,
 }
 
 enum Kind {
@@ -176,7 +203,8 @@ impl ResponseBody {
         if body.is_empty() {
             exchange.response_done.set(true);
         }
-        Self { kind: Kind::Whole((!body.is_empty()).then_some(body)), exchange: Rc::clone(exchange) }
+        let kind = Kind::Whole((!body.is_empty()).then_some(body));
+        Self { kind, exchange: Rc::clone(exchange), web: None }
     }
 
     pub(crate) fn upstream(
@@ -187,10 +215,39 @@ impl ResponseBody {
         timer: Timer,
         bounds: Bounds,
     ) -> Self {
-        let mut this =
-            Self { kind: Kind::Upstream { incoming, first, lease: Some(lease), timer, bounds }, exchange };
+        let kind = Kind::Upstream { incoming, first, lease: Some(lease), timer, bounds };
+        let mut this = Self { kind, exchange, web: None };
         this.finish_if_ended();
         this
+    }
+
+    /// Has it encoded on its way, where there is anything of it.
+    pub(crate) fn in_web_form(mut self, web: Option<Encoder>) -> Self {
+        self.web = web.filter(|_| !self.is_end_stream()).map(Box::new);
+        self
+    }
+
+    fn poll_web(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        loop {
+            let polled = ready!(self.poll_plain(cx));
+            let Some(web) = &mut self.web else { return Poll::Ready(polled) };
+            let out = match polled {
+                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(data) => web.data(data),
+                    Err(frame) => web.end(frame.trailers_ref()),
+                },
+                None if web.is_done() => return Poll::Ready(None),
+                None => {
+                    let rest = web.end(None);
+                    return Poll::Ready((!rest.is_empty()).then_some(Ok(Frame::data(rest))));
+                }
+            };
+            // A piece too small to be encoded by itself waits for the next.
+            if !out.is_empty() {
+                return Poll::Ready(Some(Ok(Frame::data(out))));
+            }
+        }
     }
 
     /// Gives the connection back as soon as the last frame is known, rather than when the body is dropped.
@@ -223,12 +280,9 @@ impl Drop for ResponseBody {
     }
 }
 
-impl Body for ResponseBody {
-    type Data = Bytes;
-    type Error = Error;
-
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
-        let this = self.get_mut();
+impl ResponseBody {
+    fn poll_plain(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        let this = self;
         let exchange = &this.exchange;
         match &mut this.kind {
             Kind::Done => Poll::Ready(None),
@@ -266,8 +320,21 @@ impl Body for ResponseBody {
             },
         }
     }
+}
+
+impl Body for ResponseBody {
+    type Data = Bytes;
+    type Error = Error;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        let this = self.get_mut();
+        if this.web.is_some() { this.poll_web(cx) } else { this.poll_plain(cx) }
+    }
 
     fn is_end_stream(&self) -> bool {
+        if self.web.as_ref().is_some_and(|web| !web.is_done()) {
+            return false;
+        }
         match &self.kind {
             Kind::Whole(body) => body.is_none(),
             Kind::Upstream { incoming, .. } => incoming.is_end_stream(),
@@ -276,6 +343,9 @@ impl Body for ResponseBody {
     }
 
     fn size_hint(&self) -> SizeHint {
+        if self.web.is_some() {
+            return SizeHint::default();
+        }
         match &self.kind {
             Kind::Whole(body) => SizeHint::with_exact(body.as_ref().map_or(0, |body| body.len() as u64)),
             // Only a body of known length has bytes that were read already.

@@ -10,6 +10,7 @@ use http::{HeaderValue, Method, Uri, Version};
 use tokio::time::Instant;
 
 use crate::error::Error;
+use crate::http::grpc_web::Web;
 use crate::listener::chain::Settings;
 use crate::listener::connection::ConnState;
 use crate::route::Route;
@@ -37,6 +38,8 @@ pub(crate) struct Exchange {
     pub(crate) response_done: Cell<bool>,
     /// The client speaks gRPC: what we answer ourselves is an answer of that.
     pub(crate) grpc: Cell<bool>,
+    /// In gRPC-Web's form.
+    pub(crate) web: Cell<Option<Web>>,
     /// Bytes of the head, which count for the connection's budget.
     head: Cell<u32>,
     /// Counts frames either way, so that a timer can tell progress from none.
@@ -95,6 +98,7 @@ impl Exchange {
             request_done: Cell::new(false),
             response_done: Cell::new(false),
             grpc: Cell::new(false),
+            web: Cell::new(None),
             head: Cell::new(0),
             progress: Cell::new(0),
             abandoned: Cell::new(false),

@@ -9,7 +9,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::config::listener::{Limits, Underscores};
 use crate::error::Error;
-use crate::http::grpc;
+use crate::http::{grpc, grpc_web};
 use crate::route::HeaderMutation;
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
@@ -33,6 +33,8 @@ pub(crate) struct Found {
     pub(crate) forwarded: bool,
     /// `Content-Type` is gRPC's.
     pub(crate) grpc: bool,
+    /// It may be gRPC-Web's.
+    pub(crate) grpc_web: bool,
     /// More than one `Cookie` line.
     pub(crate) cookies: u8,
     hosts: u8,
@@ -52,7 +54,10 @@ pub(crate) fn scan(headers: &HeaderMap, limits: &Limits, underscores: Underscore
         bytes += text.len() + value.len() + 4;
         match text.as_bytes()[0] {
             b'c' if *name == CONNECTION => found.connection = true,
-            b'c' if *name == CONTENT_TYPE => found.grpc = grpc::is_grpc(value),
+            b'c' if *name == CONTENT_TYPE => {
+                found.grpc = grpc::is_grpc(value);
+                found.grpc_web = grpc_web::is_web(value);
+            }
             b'c' if *name == COOKIE => found.cookies = found.cookies.saturating_add(1),
             b'e' if *name == http::header::EXPECT => found.expect = true,
             b'h' if *name == HOST => found.hosts = found.hosts.saturating_add(1),

@@ -9,7 +9,7 @@ use http::{HeaderName, HeaderValue, Response, StatusCode, Uri};
 
 use super::body::ResponseBody;
 use super::exchange::Exchange;
-use super::grpc;
+use super::{grpc, grpc_web};
 use crate::error::Error;
 use crate::route::{Redirect, RedirectPath};
 
@@ -37,6 +37,10 @@ pub(crate) fn direct(exchange: &Rc<Exchange>, status: StatusCode, body: Bytes) -
         let headers = response.headers_mut();
         headers.insert(SERVER, exchange.settings.server.clone());
         headers.insert(CONTENT_TYPE, grpc::GRPC);
+        if let Some(web) = exchange.web.get() {
+            // There is no body, so nothing that it would encode.
+            let _ = grpc_web::translate_response(web, headers);
+        }
         headers.insert(grpc::GRPC_STATUS, grpc::code(status).into());
         headers.insert(grpc::GRPC_MESSAGE, grpc::message(&body));
         return response;

@@ -157,6 +157,7 @@ impl Proxy {
             path: PathOptions::default(),
             underscores: Underscores::Reject,
             upgrades: vec!["websocket".into()],
+            grpc_web: true,
             extended_connect: true,
             max_connections: 0,
             generate_request_id: true,

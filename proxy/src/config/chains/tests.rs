@@ -22,6 +22,7 @@ fn http() -> HttpSettings {
         path: PathOptions::default(),
         underscores: Underscores::Reject,
         upgrades: Vec::new(),
+        grpc_web: false,
         extended_connect: false,
         generate_request_id: true,
         preserve_external_request_id: false,

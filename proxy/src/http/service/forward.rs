@@ -20,9 +20,9 @@ use super::plan::ForwardPlan;
 use crate::error::Error;
 use crate::http::body::{Bounds, RequestBody, ResponseBody};
 use crate::http::exchange::Exchange;
-use crate::http::headers;
 use crate::http::tunnel::{Far, Tunnel};
 use crate::http::upgrade::Change;
+use crate::http::{grpc_web, headers};
 use crate::resilience::retry::{self, Failure, Repeatable};
 use crate::upstream::cluster::Endpoint;
 use crate::upstream::connect::tcp as upstream_tcp;
@@ -279,7 +279,9 @@ fn answer(
         }
         change.decline(&mut parts.headers);
     }
+    let web = exchange.web.get().and_then(|web| grpc_web::translate_response(web, &mut parts.headers));
     let body = ResponseBody::upstream(Rc::clone(exchange), incoming, first, lease, timer, bounds);
+    let body = body.in_web_form(web);
     Ok(Response::from_parts(parts, body))
 }
 

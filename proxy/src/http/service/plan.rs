@@ -16,7 +16,7 @@ use crate::http::body::{Gate, RequestBody, ResponseBody};
 use crate::http::exchange::Exchange;
 use crate::http::headers::{self, Hop};
 use crate::http::upgrade::{self, Asked, Change};
-use crate::http::{forwarded, grpc, path, respond};
+use crate::http::{forwarded, grpc, grpc_web, path, respond};
 use crate::overload::Pressure;
 use crate::route::{Action, Forward, NoRoute, RequestHead, Route, RouteTable, Targets, WeightedCluster};
 use crate::upstream::cluster::{Cluster, ClusterSettings, UpstreamProtocol};
@@ -26,6 +26,7 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const MAX_TARGET_BYTES: usize = 16 * 1024;
 
 /// What is done with a request.
+#[allow(clippy::large_enum_variant, reason = "taken apart at once: a box would be an allocation a request")]
 pub(super) enum Plan {
     /// Answered from here.
     Answer(Response<ResponseBody>),
@@ -100,6 +101,11 @@ pub(super) fn plan(
         .inspect_err(|_| exchange.grpc.set(grpc::asks(&parts.headers)))?;
     exchange.grpc.set(found.grpc);
     exchange.hold_head(found.bytes)?;
+    if found.grpc_web && settings.grpc_web {
+        let web = grpc_web::translate_request(&parts.method, &mut parts.headers);
+        exchange.web.set(web);
+        exchange.grpc.set(web.is_some());
+    }
     let asked = Asked::of(&mut parts, &settings.upgrades)?;
     let connect = matches!(asked, Asked::Connect);
     let host = host(&parts, found.has_host()?)?;
@@ -110,7 +116,9 @@ pub(super) fn plan(
     }
     let conn = &exchange.conn;
     let origin = forwarded::origin(&settings.forwarded, conn.peer.ip(), found.forwarded, &parts.headers);
-    let hop = headers::remove_hop(&mut parts.headers, &found, settings.underscores);
+    let mut hop = headers::remove_hop(&mut parts.headers, &found, settings.underscores);
+    // What a gRPC server wants to see before it sends trailers.
+    hop.trailers |= exchange.web.get().is_some();
     forwarded::set(
         &mut parts.headers,
         &settings.forwarded,
