@@ -21,11 +21,13 @@ use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 
 use crate::bootstrap::Bootstrap;
+use crate::config::listener::Listener;
 use crate::discovery::Shared;
 use crate::explain;
 use crate::run::LogFilter;
+use crate::run::systemd::STUCK;
 use crate::telemetry::metrics::Metrics;
-use crate::worker::Bound;
+use crate::worker::{Bound, Workers};
 
 /// Connections to the admin port at once; more wait.
 const CONNECTIONS: usize = 64;
@@ -50,6 +52,7 @@ pub(crate) struct Admin {
     pub(crate) discovery: Shared,
     pub(crate) metrics: Metrics,
     pub(crate) bound: watch::Receiver<Vec<Bound>>,
+    pub(crate) workers: Arc<Workers>,
     pub(crate) phase: Arc<watch::Sender<Phase>>,
     pub(crate) logging: LogFilter,
 }
@@ -94,7 +97,13 @@ impl Admin {
         match (request.method(), request.uri().path()) {
             (&Method::GET, "/") => text(StatusCode::OK, HELP),
             (&Method::GET, "/ready") => self.ready(query.has("verbose")),
-            (&Method::GET, "/live") => text(StatusCode::OK, "LIVE\n"),
+            (&Method::GET, "/live") => match self.workers.stuck(STUCK) {
+                0 => text(StatusCode::OK, "LIVE\n"),
+                stuck => text(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    format!("NOT LIVE\n{stuck} workers have not answered for {STUCK:?}\n"),
+                ),
+            },
             (&Method::GET, "/metrics") => self.metrics(),
             (&Method::GET, "/config_dump") => json(&config_dump::render(&self.discovery.store())),
             (&Method::GET, "/clusters") if query.get("format").as_deref() == Some("json") => {
@@ -125,20 +134,46 @@ impl Admin {
         }
     }
 
+    /// The first full configuration is in force, and every listener that has routes listens.
+    fn is_ready(&self) -> bool {
+        let (ready, live) = {
+            let store = self.discovery.store();
+            (store.is_ready(), store.live_listeners())
+        };
+        let bound = self.bound.borrow();
+        let listens = |listener: &Arc<Listener>| {
+            bound.iter().any(|bound| bound.name == listener.name && bound.address.is_ok())
+        };
+        ready && live.iter().all(listens)
+    }
+
+    /// Waits until it is ready.
+    pub(crate) async fn until_ready(&self) {
+        let (mut changes, mut bound) = (self.discovery.changes(), self.bound.clone());
+        while !self.is_ready() {
+            // Who could change them is in this process, and goes with it.
+            tokio::select! {
+                _ = changes.changed() => {}
+                _ = bound.changed() => {}
+            }
+        }
+    }
+
+    /// What is not in force yet, in words.
+    pub(crate) fn waiting(&self) -> Vec<String> {
+        let mut waiting = self.discovery.store().waiting_for();
+        let bound = self.bound.borrow();
+        let failed = bound.iter().filter_map(|bound| Some((&bound.name, bound.address.as_ref().err()?)));
+        waiting.extend(failed.map(|(name, error)| format!("listener {name}: {error}")));
+        waiting
+    }
+
     /// Ready means: the first full configuration is in force, and the process is not on its way out.
     fn ready(&self, verbose: bool) -> Answer {
-        let (ready, waiting, emptied) = {
-            let store = self.discovery.store();
-            (store.is_ready(), store.waiting_for(), store.emptied())
-        };
+        let emptied = self.discovery.store().emptied();
+        let waiting = self.waiting();
         let phase = *self.phase.borrow();
-        let unbound: Vec<String> = self
-            .bound
-            .borrow()
-            .iter()
-            .filter_map(|b| b.address.as_ref().err().map(|e| format!("listener {}: {e}", b.name)))
-            .collect();
-        let serving = ready && unbound.is_empty();
+        let serving = self.is_ready();
         let (status, word) = match (phase, serving) {
             (Phase::Serving, true) => (StatusCode::OK, "READY"),
             (Phase::Serving, false) => (StatusCode::SERVICE_UNAVAILABLE, "NOT READY"),
@@ -159,7 +194,7 @@ impl Admin {
             }
             let _ = writeln!(body, "updates refused: {}", xds.nacks);
             let _ = writeln!(body, "clusters emptied: {emptied}");
-            for line in waiting.into_iter().chain(unbound) {
+            for line in waiting {
                 let _ = writeln!(body, "waiting: {line}");
             }
         }

@@ -56,6 +56,10 @@ pub struct Args {
     /// Be a sidecar: where callers send requests for the application, and where that listens.
     #[arg(long, env = "PONTOON_PROXY_INBOUND", value_name = "ADDRESS=APPLICATION", value_delimiter = ',')]
     pub inbound: Vec<Inbound>,
+    /// Where a new process asks this one for its sockets, to take over from it. A process that starts with the
+    /// same path takes over from the one that is there. Default: `upgrade.sock` in systemd's RuntimeDirectory.
+    #[arg(long, env = "PONTOON_PROXY_UPGRADE_SOCKET", value_name = "PATH")]
+    pub upgrade_socket: Option<PathBuf>,
 }
 
 /// A listener for what the application receives.
@@ -109,6 +113,8 @@ struct File {
     outbound: Option<Outbound>,
     #[serde(default)]
     inbound: Vec<Inbound>,
+    upgrade_socket: Option<PathBuf>,
+    log: Option<String>,
 }
 
 /// The settings in force.
@@ -134,6 +140,12 @@ pub struct Bootstrap {
     pub max_memory_mib: Option<u64>,
     /// What it is beside an application; `None`: a gateway.
     pub sidecar: Option<Sidecar>,
+    /// Where a new process asks for the sockets.
+    pub upgrade_socket: Option<PathBuf>,
+    /// What is logged, where the environment says nothing.
+    pub log: Option<String>,
+    /// The file, to be read again on a reload.
+    pub file: Option<PathBuf>,
 }
 
 /// Settings that cannot be used.
@@ -212,6 +224,9 @@ impl Bootstrap {
                 .unwrap_or(0),
             max_memory_mib: args.max_memory_mib.or(file.max_memory_mib),
             sidecar,
+            upgrade_socket: args.upgrade_socket.or(file.upgrade_socket).or_else(default_upgrade_socket),
+            log: file.log,
+            file: args.config,
         })
     }
 }
@@ -259,6 +274,13 @@ fn limits(written: Outbound) -> Result<Limits, BootstrapError> {
         }
     }
     Ok(limits)
+}
+
+/// systemd says where the unit's RuntimeDirectory is; the first, where there are several.
+fn default_upgrade_socket() -> Option<PathBuf> {
+    let folders = std::env::var("RUNTIME_DIRECTORY").ok()?;
+    let first = folders.split(':').next().filter(|folder| !folder.is_empty())?;
+    Some(Path::new(first).join("upgrade.sock"))
 }
 
 fn read(path: &Path) -> Result<File, BootstrapError> {

@@ -63,6 +63,11 @@ impl Shared {
         self.status.borrow().clone()
     }
 
+    /// Changes with every update.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
     /// How many names a sidecar keeps.
     pub fn names_kept(&self) -> usize {
         self.names().map_or(0, |names| names.len())

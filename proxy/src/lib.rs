@@ -16,6 +16,7 @@ pub mod route;
 mod run;
 pub mod telemetry;
 pub mod tls;
+pub mod upgrade;
 pub mod upstream;
 pub mod worker;
 

@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use self::chain::ChainsLocal;
 use crate::config::listener::Listener;
@@ -41,6 +41,9 @@ pub(crate) enum Phase {
     Running,
     /// Serving, but each HTTP/1.1 answer asks the client to close: new connections go elsewhere.
     LameDuck,
+    /// Not accepting, for another process does. A connection without a request waits for the next one, and is told
+    /// in its answer to close: closed now, a request already on its way would be lost.
+    Handover,
     /// Not accepting; connections end with what they have in flight.
     Draining,
     /// Connections end now.
@@ -136,6 +139,16 @@ impl ListenerLocal {
         self.open.get()
     }
 
+    async fn wait_for(&self, phase: Phase) {
+        loop {
+            let changed = self.changed.notified();
+            if self.phase() >= phase {
+                return;
+            }
+            changed.await;
+        }
+    }
+
     /// Waits until no connection is left.
     pub(crate) async fn empty(&self) {
         while self.open.get() > 0 {
@@ -189,11 +202,17 @@ pub(crate) fn bind(address: SocketAddr) -> std_io::Result<std::net::TcpListener>
     Ok(socket.into())
 }
 
-/// Accepts until the listener drains; what the kernel has accepted by then is still served.
-pub(crate) async fn accept(local: Rc<ListenerLocal>, socket: TcpListener) {
-    while local.phase() < Phase::Draining {
+/// Accepts, once the `gate` is open, until the listener drains; what the kernel has accepted by then is still
+/// served, unless another process accepts it.
+pub(crate) async fn accept(local: Rc<ListenerLocal>, socket: TcpListener, mut gate: watch::Receiver<bool>) {
+    tokio::select! {
+        // Who could open it may be gone: then it is as open as it ever will be.
+        _ = gate.wait_for(|open| *open) => {}
+        () = local.wait_for(Phase::Handover) => return,
+    }
+    while local.phase() < Phase::Handover {
         let changed = local.changed.notified();
-        if local.phase() >= Phase::Draining {
+        if local.phase() >= Phase::Handover {
             break;
         }
         let accepted = tokio::select! {
@@ -209,6 +228,9 @@ pub(crate) async fn accept(local: Rc<ListenerLocal>, socket: TcpListener) {
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
+    }
+    if local.phase() == Phase::Handover {
+        return;
     }
     let mut cx = std::task::Context::from_waker(Waker::noop());
     while let std::task::Poll::Ready(Ok((stream, peer))) = socket.poll_accept(&mut cx) {

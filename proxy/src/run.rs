@@ -1,5 +1,8 @@
 //! The whole program: control runtime, workers, admin port, signals. It ends when it has drained.
 
+mod renew;
+pub(crate) mod systemd;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,16 +11,18 @@ use pontoon_xds::client::Config;
 use pontoon_xds::pb::envoy::config::core::v3::Node;
 use pontoon_xds::pb::envoy::config::core::v3::node::UserAgentVersionType;
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{mpsc, watch};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, reload};
 
 use crate::admin::{Admin, Phase};
 use crate::bootstrap::Bootstrap;
+use crate::upgrade::{Predecessor, Takeover};
+use crate::worker::sockets::Sockets;
 use crate::worker::{Options, Workers};
-use crate::{admin, discovery, overload};
+use crate::{admin, discovery, overload, upgrade};
 
 /// Long enough for a caller's next keep-alive request to see `Connection: close`.
 const LAME_DUCK: Duration = Duration::from_millis(500);
@@ -54,23 +59,38 @@ pub fn run(bootstrap: Bootstrap, logging: LogFilter) -> anyhow::Result<()> {
 }
 
 async fn serve(bootstrap: Bootstrap, logging: LogFilter) -> anyhow::Result<()> {
+    if std::env::var_os("PONTOON_LOG").is_none()
+        && let Some(log) = &bootstrap.log
+    {
+        renew::set_log(&logging, log);
+    }
+    // As it is now: an upgrade puts another file in its place.
+    let program = std::env::current_exe().context("cannot say which program this is")?;
+    let predecessor = match &bootstrap.upgrade_socket {
+        Some(path) => {
+            Predecessor::find(path).with_context(|| format!("cannot take over at {}", path.display()))?
+        }
+        None => None,
+    };
     let config = Config::new(bootstrap.xds_server.clone(), node(&bootstrap));
     let discovery = discovery::start(config, bootstrap.sidecar.clone())
         .map_err(|problem| anyhow::anyhow!("a listener of the sidecar's: {problem}"))?;
     let admission = overload::Admission::new(limits(&bootstrap));
+    let sockets = Arc::new(Sockets::new(predecessor.clone(), systemd::activated()));
+    let gate = watch::Sender::new(predecessor.is_none());
     let options = Options {
         workers: bootstrap.workers,
         lame_duck: LAME_DUCK,
         drain: bootstrap.drain,
         admission: admission.clone(),
+        sockets: sockets.clone(),
+        gate: gate.subscribe(),
     };
     tokio::spawn(watch_memory(admission));
     let workers =
         Arc::new(Workers::start(options, discovery.listeners()).context("cannot start the workers")?);
-    let socket = TcpListener::bind(bootstrap.admin)
-        .await
-        .with_context(|| format!("cannot listen on the admin address {}", bootstrap.admin))?;
-    let address = socket.local_addr()?;
+    let admin_socket = Arc::new(admin_socket(&bootstrap, predecessor.as_ref(), &sockets).await?);
+    let address = admin_socket.local_addr()?;
     tracing::info!(
         node = bootstrap.node_id,
         cluster = bootstrap.cluster,
@@ -86,29 +106,140 @@ async fn serve(bootstrap: Bootstrap, logging: LogFilter) -> anyhow::Result<()> {
         discovery,
         metrics: workers.metrics(),
         bound: workers.bound(),
+        workers: workers.clone(),
         phase: phase.clone(),
         logging,
     });
-    tokio::spawn(admin::serve(admin.clone(), socket));
+    let mut signals = Signals::new()?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    let mut upgrades = signal(SignalKind::user_defined2())?;
+    if let Some(predecessor) = predecessor {
+        let ready = tokio::time::timeout(upgrade::LIMIT, admin.until_ready());
+        tokio::select! {
+            ready = ready => ready.map_err(|_| {
+                anyhow::anyhow!("not ready within {:?}, so the process before serves on: {}", upgrade::LIMIT, admin.waiting().join("; "))
+            })?,
+            () = signals.end() => anyhow::bail!("told to end before it was ready; the process before serves on"),
+        }
+        if !predecessor.ready().await {
+            tracing::warn!("the process before has ended by itself");
+        }
+        gate.send_replace(true);
+        tracing::info!("taken over");
+    }
+    let admin_task =
+        tokio::spawn(admin::serve(admin.clone(), TcpListener::from_std(admin_socket.try_clone()?)?));
+    let (takeovers, mut taken) = mpsc::channel(1);
+    if let Some(path) = &admin.bootstrap.upgrade_socket {
+        let listener =
+            upgrade::listen(path).with_context(|| format!("cannot listen at {}", path.display()))?;
+        tokio::spawn(upgrade::serve(listener, sockets, admin_socket, takeovers));
+    }
+    tokio::spawn(say_ready(admin.clone()));
+    tokio::spawn(systemd::feed_watchdog(workers.clone()));
 
     let mut asked = phase.subscribe();
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-        _ = asked.wait_for(|phase| *phase != Phase::Serving) => {}
+    loop {
+        tokio::select! {
+            () = signals.end() => break,
+            _ = asked.wait_for(|phase| *phase != Phase::Serving) => break,
+            Some(takeover) = taken.recv() => {
+                admin_task.abort();
+                return replaced(takeover, &admin, &workers, &mut signals).await;
+            }
+            _ = hangup.recv() => renew::reload(&admin),
+            _ = upgrades.recv() => renew::upgrade(&admin, &program),
+        }
     }
     phase.send_replace(Phase::Draining);
+    systemd::stopping();
+    if let Some(path) = &admin.bootstrap.upgrade_socket {
+        // A process that starts from here on starts by itself.
+        let _ = std::fs::remove_file(path);
+    }
     tracing::info!("draining");
     tokio::select! {
         drained = workers.drain() => tracing::info!(closed_in_flight = drained.forced, "drained"),
-        _ = terminate.recv() => tracing::warn!("told to end twice: ending at once"),
-        _ = interrupt.recv() => tracing::warn!("told to end twice: ending at once"),
+        () = signals.end() => tracing::warn!("told to end twice: ending at once"),
         _ = asked.wait_for(|phase| *phase == Phase::Quit) => tracing::warn!("told to quit: ending at once"),
     }
     admin.discovery.leave().await;
     Ok(())
+}
+
+/// Another process has taken over: this one finishes what it has.
+async fn replaced(
+    takeover: Takeover,
+    admin: &Admin,
+    workers: &Workers,
+    signals: &mut Signals,
+) -> anyhow::Result<()> {
+    tracing::info!("replaced; finishing what is in flight");
+    admin.phase.send_replace(Phase::Draining);
+    let ended = workers.hand_over().await;
+    // It may have gone since: then nobody accepts, which is as bad as its having gone a moment later.
+    let _ = takeover.stopped.send(());
+    tokio::select! {
+        drained = ended => tracing::info!(closed_in_flight = drained.forced, "drained"),
+        () = signals.end() => tracing::warn!("told to end: ending at once"),
+    }
+    admin.discovery.leave().await;
+    Ok(())
+}
+
+/// The admin port: the replaced process's, systemd's or a new one.
+async fn admin_socket(
+    bootstrap: &Bootstrap,
+    predecessor: Option<&Predecessor>,
+    sockets: &Sockets,
+) -> anyhow::Result<std::net::TcpListener> {
+    let mut socket = match predecessor {
+        Some(predecessor) => predecessor.admin().await,
+        None => None,
+    };
+    let is_right = |socket: &std::net::TcpListener| {
+        bootstrap.admin.port() == 0 || socket.local_addr().is_ok_and(|address| address == bootstrap.admin)
+    };
+    socket = socket.filter(is_right);
+    if socket.is_none() {
+        socket = sockets.activated(bootstrap.admin)?.pop();
+    }
+    let socket = match socket {
+        Some(socket) => socket,
+        None => TcpListener::bind(bootstrap.admin)
+            .await
+            .with_context(|| format!("cannot listen on the admin address {}", bootstrap.admin))?
+            .into_std()?,
+    };
+    socket.set_nonblocking(true)?;
+    Ok(socket)
+}
+
+/// Says it once: readiness stays.
+async fn say_ready(admin: Arc<Admin>) {
+    admin.until_ready().await;
+    tracing::info!("ready");
+    systemd::ready();
+}
+
+/// What ends the process from outside.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    /// Waits to be told to end.
+    async fn end(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
 }
 
 /// What is let in: as the bootstrap says, else what the system allows.

@@ -1,13 +1,17 @@
 //! The worker threads: each a current-thread runtime that owns its sockets, pools and metric shard. Sockets are
 //! bound here, in one place, so that an address in use is one error and port 0 is one port; a worker gets its
-//! sockets, and word of what ends, through its queue.
+//! sockets, and word of what ends, through its queue. Sockets that another process or systemd has bound are taken
+//! before one is bound anew.
 
 pub(crate) mod local;
+pub mod sockets;
 
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::rc::Rc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -18,12 +22,13 @@ use tokio::task::LocalSet;
 use tokio::time::Instant;
 
 use crate::config::listener::Listener;
-use crate::listener::{ListenerLocal, Phase, accept, bind};
+use crate::listener::{ListenerLocal, Phase, accept};
 use crate::overload::Admission;
 use crate::telemetry::Metrics;
 use crate::telemetry::access_log::Sinks;
 use crate::telemetry::metrics::Shard;
 use local::Worker;
+use sockets::Sockets;
 
 /// Listener changes that may wait for a worker.
 const QUEUE: usize = 256;
@@ -44,6 +49,10 @@ pub struct Options {
     pub drain: Duration,
     /// What is let in.
     pub admission: Arc<Admission>,
+    /// Where sockets come from that need not be bound.
+    pub sockets: Arc<Sockets>,
+    /// Accepting begins when it is true. A process that takes over from another is not ready from its start.
+    pub gate: watch::Receiver<bool>,
 }
 
 /// A listener as the workers have it.
@@ -63,9 +72,10 @@ pub struct Drained {
 }
 
 enum Command {
-    Add { id: u64, listener: Arc<Listener>, socket: std::net::TcpListener },
+    Add { id: u64, listener: Arc<Listener>, sockets: Vec<std::net::TcpListener> },
     Remove { id: u64 },
     LameDuck,
+    Handover { limit: Duration, done: oneshot::Sender<usize> },
     Drain { limit: Duration, done: oneshot::Sender<usize> },
 }
 
@@ -78,6 +88,8 @@ pub struct Workers {
     bound: watch::Receiver<Vec<Bound>>,
     binder: tokio::task::JoinHandle<()>,
     threads: Mutex<Vec<JoinHandle<()>>>,
+    beats: Arc<[AtomicU64]>,
+    epoch: Instant,
 }
 
 impl Workers {
@@ -88,23 +100,25 @@ impl Workers {
         let shards: Arc<[Arc<Shard>]> = (0..count).map(|_| Arc::default()).collect();
         let sinks = Arc::new(Sinks::default());
         let epoch = Instant::now();
+        let beats: Arc<[AtomicU64]> = (0..count).map(|_| AtomicU64::new(0)).collect();
         let mut queues = Vec::with_capacity(count);
         let mut threads = Vec::with_capacity(count);
         for (number, shard) in shards.iter().enumerate() {
             let (queue, commands) = mpsc::channel(QUEUE);
             let (shard, sinks) = (Arc::clone(shard), Arc::clone(&sinks));
             let admission = Arc::clone(&options.admission);
+            let (gate, beats) = (options.gate.clone(), Arc::clone(&beats));
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             threads.push(std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
                 let worker = Rc::new(Worker::new(epoch, shard, sinks, admission));
-                LocalSet::new().block_on(&runtime, run(worker, commands));
+                LocalSet::new().block_on(&runtime, run(worker, commands, gate, &beats[number]));
             })?);
             queues.push(queue);
         }
         let (report, bound) = watch::channel(Vec::new());
-        let binder = tokio::spawn(follow(listeners, queues.clone(), report));
+        let binder = tokio::spawn(follow(listeners, queues.clone(), report, Arc::clone(&options.sockets)));
         let metrics = Metrics::new(shards, sinks.stats(), Arc::clone(&options.admission));
-        Ok(Self { options, metrics, queues, bound, binder, threads: Mutex::new(threads) })
+        Ok(Self { options, metrics, queues, bound, binder, threads: Mutex::new(threads), beats, epoch })
     }
 
     /// The request path's metrics.
@@ -117,10 +131,32 @@ impl Workers {
         self.bound.clone()
     }
 
+    /// How many workers have not answered for `limit`: they hang in something that should not take so long.
+    pub fn stuck(&self, limit: Duration) -> usize {
+        let now = beat(self.epoch, Instant::now());
+        let limit = limit.as_millis() as u64;
+        self.beats.iter().filter(|beat| now.saturating_sub(beat.load(Relaxed)) > limit).count()
+    }
+
+    /// Ends because another process has taken the sockets over: nothing is accepted any more from the moment at which
+    /// this returns. The future that it gives ends when the last connection has, at the latest after the drain time.
+    pub async fn hand_over(&self) -> impl Future<Output = Drained> + '_ {
+        self.binder.abort();
+        self.options.sockets.forget();
+        let mut answers = Vec::new();
+        for queue in &self.queues {
+            let (done, answer) = oneshot::channel();
+            let _ = queue.send(Command::Handover { limit: self.options.drain, done }).await;
+            answers.push(answer);
+        }
+        self.ended(answers)
+    }
+
     /// Ends: lame duck, then no more accepts, `GOAWAY` to HTTP/2 clients, then the close of what is left after the
     /// drain time. Calling it again does nothing.
     pub async fn drain(&self) -> Drained {
         self.binder.abort();
+        self.options.sockets.forget();
         for queue in &self.queues {
             // A worker that has ended has nothing left to drain; so below.
             let _ = queue.send(Command::LameDuck).await;
@@ -132,6 +168,10 @@ impl Workers {
             let _ = queue.send(Command::Drain { limit: self.options.drain, done }).await;
             answers.push(answer);
         }
+        self.ended(answers).await
+    }
+
+    async fn ended(&self, answers: Vec<oneshot::Receiver<usize>>) -> Drained {
         let mut forced = 0;
         for answer in answers {
             forced += answer.await.unwrap_or(0);
@@ -158,6 +198,7 @@ async fn follow(
     mut listeners: watch::Receiver<Vec<Arc<Listener>>>,
     queues: Vec<mpsc::Sender<Command>>,
     report: watch::Sender<Vec<Bound>>,
+    sockets: Arc<Sockets>,
 ) {
     let mut entries: Vec<Entry> = Vec::new();
     let mut next_id = 0;
@@ -174,7 +215,7 @@ async fn follow(
                 continue;
             }
             next_id += 1;
-            let address = add(listener, next_id, &queues).await.map_err(|error| {
+            let address = add(listener, next_id, &queues, &sockets).await.map_err(|error| {
                 tracing::warn!(listener = %listener.name, address = %listener.address, %error, "cannot listen");
                 Arc::from(error.to_string())
             });
@@ -185,6 +226,12 @@ async fn follow(
             }
         }
         for entry in gone.iter().filter(|entry: &&Entry| entry.address.is_ok()) {
+            let still = entries.iter().any(|kept| {
+                kept.listener.name == entry.listener.name && kept.listener.address == entry.listener.address
+            });
+            if !still {
+                sockets.remove(&entry.listener.name, entry.listener.address);
+            }
             for queue in &queues {
                 let _ = queue.send(Command::Remove { id: entry.id }).await;
             }
@@ -211,39 +258,62 @@ async fn follow(
     }
 }
 
-/// Binds a socket for each worker, all or none, and hands them over.
-async fn add(listener: &Arc<Listener>, id: u64, queues: &[mpsc::Sender<Command>]) -> io::Result<SocketAddr> {
-    let mut address = listener.address;
-    let mut sockets = Vec::with_capacity(queues.len());
-    for _ in queues {
-        let socket = bind(address)?;
-        address = socket.local_addr()?;
-        sockets.push(socket);
-    }
-    for (queue, socket) in queues.iter().zip(sockets) {
-        let _ = queue.send(Command::Add { id, listener: Arc::clone(listener), socket }).await;
+/// Has sockets for each worker, all or none, and hands them over.
+async fn add(
+    listener: &Arc<Listener>,
+    id: u64,
+    queues: &[mpsc::Sender<Command>],
+    sockets: &Sockets,
+) -> io::Result<SocketAddr> {
+    let shares = sockets.have(&listener.name, listener.address, queues.len()).await?;
+    let address = match shares.iter().flatten().next() {
+        Some(socket) => socket.local_addr()?,
+        None => return Err(io::ErrorKind::AddrNotAvailable.into()),
+    };
+    for (queue, sockets) in queues.iter().zip(shares) {
+        let _ = queue.send(Command::Add { id, listener: Arc::clone(listener), sockets }).await;
     }
     Ok(address)
 }
 
 /// One worker's life.
-async fn run(worker: Rc<Worker>, mut commands: mpsc::Receiver<Command>) {
+async fn run(
+    worker: Rc<Worker>,
+    mut commands: mpsc::Receiver<Command>,
+    gate: watch::Receiver<bool>,
+    heart: &AtomicU64,
+) {
     let mut listeners: HashMap<u64, Rc<ListenerLocal>> = HashMap::new();
     // Those that were removed and still have connections.
     let mut leaving: Vec<Rc<ListenerLocal>> = Vec::new();
     let sweeper = tokio::task::spawn_local(sweep(Rc::clone(&worker)));
-    while let Some(command) = commands.recv().await {
+    let mut pulse = tokio::time::interval(SWEEP);
+    pulse.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        let command = tokio::select! {
+            command = commands.recv() => command,
+            now = pulse.tick() => {
+                heart.store(beat(worker.epoch(), now), Relaxed);
+                continue;
+            }
+        };
+        let Some(command) = command else { break };
         match command {
-            Command::Add { id, listener, socket } => match TcpListener::from_std(socket) {
-                Ok(socket) => {
-                    let local = ListenerLocal::new(listener, Rc::clone(&worker));
-                    tokio::task::spawn_local(accept(Rc::clone(&local), socket));
-                    listeners.insert(id, local);
+            Command::Add { id, listener, sockets } => {
+                let local = ListenerLocal::new(listener, Rc::clone(&worker));
+                for socket in sockets {
+                    match TcpListener::from_std(socket) {
+                        Ok(socket) => {
+                            tokio::task::spawn_local(accept(Rc::clone(&local), socket, gate.clone()));
+                        }
+                        Err(error) => {
+                            let name = &local.listener.name;
+                            tracing::error!(listener = %name, %error, "the worker's runtime refuses the socket");
+                        }
+                    }
                 }
-                Err(error) => {
-                    tracing::error!(listener = %listener.name, %error, "the worker's runtime refuses the socket");
-                }
-            },
+                listeners.insert(id, local);
+            }
             Command::Remove { id } => {
                 leaving.retain(|local| local.open() > 0);
                 if let Some(local) = listeners.remove(&id) {
@@ -253,12 +323,33 @@ async fn run(worker: Rc<Worker>, mut commands: mpsc::Receiver<Command>) {
                 }
             }
             Command::LameDuck => listeners.values().for_each(|local| local.advance(Phase::LameDuck)),
+            Command::Handover { limit, done } => {
+                let all: Vec<_> = listeners.into_values().chain(leaving).collect();
+                all.iter().for_each(|local| local.advance(Phase::Handover));
+                let empty = async {
+                    for local in &all {
+                        local.empty().await;
+                    }
+                };
+                let limited = pulsing(tokio::time::timeout(limit, empty), &worker, heart).await;
+                let mut forced = 0;
+                if limited.is_err() {
+                    forced = all.iter().map(|local| local.open()).sum();
+                    all.iter().for_each(|local| local.advance(Phase::Closed));
+                    for local in &all {
+                        local.empty().await;
+                    }
+                }
+                // Whoever asked may have gone.
+                let _ = done.send(forced);
+                break;
+            }
             Command::Drain { limit, done } => {
                 let all = listeners.into_values().chain(leaving);
                 let ends: Vec<_> = all.map(|local| tokio::task::spawn_local(end(local, limit))).collect();
                 let mut forced = 0;
                 for end in ends {
-                    forced += end.await.unwrap_or(0);
+                    forced += pulsing(end, &worker, heart).await.unwrap_or(0);
                 }
                 // Whoever asked may have gone.
                 let _ = done.send(forced);
@@ -267,6 +358,22 @@ async fn run(worker: Rc<Worker>, mut commands: mpsc::Receiver<Command>) {
         }
     }
     sweeper.abort();
+}
+
+/// What the heart shows at a moment: milliseconds.
+fn beat(epoch: Instant, now: Instant) -> u64 {
+    now.saturating_duration_since(epoch).as_millis() as u64
+}
+
+/// Waits with a beating heart.
+async fn pulsing<T>(what: impl Future<Output = T>, worker: &Worker, heart: &AtomicU64) -> T {
+    let mut what = pin!(what);
+    loop {
+        match tokio::time::timeout(SWEEP, what.as_mut()).await {
+            Ok(done) => return done,
+            Err(_) => heart.store(beat(worker.epoch(), Instant::now()), Relaxed),
+        }
+    }
 }
 
 /// Ends one listener; gives how many connections had to be closed.

@@ -280,7 +280,7 @@ async fn drive_http1(conn: &Rc<ConnState>, io: Io, settings: &Settings) -> (Io, 
         if phase == Phase::Closed {
             return Poll::Ready(End::Closed);
         }
-        if phase == Phase::Draining && !closing {
+        if phase >= Phase::Draining && !closing {
             closing = true;
             Pin::new(&mut http).graceful_shutdown();
         }
@@ -472,7 +472,7 @@ async fn serve_http2(conn: &Rc<ConnState>, io: Io) {
         if phase == Phase::Closed {
             return Poll::Ready(());
         }
-        let leaving = phase >= Phase::Draining || phase == Phase::LameDuck && conn.started.get() > 0;
+        let leaving = phase >= Phase::Handover || phase == Phase::LameDuck && conn.started.get() > 0;
         if leaving && !closing {
             closing = true;
             http.as_mut().graceful_shutdown();

@@ -60,6 +60,11 @@ impl Worker {
         }
     }
 
+    /// When the clock that all workers share began.
+    pub(crate) fn epoch(&self) -> Instant {
+        self.epoch
+    }
+
     /// Milliseconds on the clock that all workers share for ejections; never 0.
     pub(crate) fn since_epoch_ms(&self, now: Instant) -> u64 {
         now.saturating_duration_since(self.epoch).as_millis() as u64 + 1

@@ -63,6 +63,8 @@ impl Default for Setup {
                 lame_duck: Duration::ZERO,
                 drain: Duration::from_secs(5),
                 admission: Admission::new(Default::default()),
+                sockets: Arc::default(),
+                gate: watch::Sender::new(true).subscribe(),
             },
         }
     }

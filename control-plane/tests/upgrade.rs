@@ -1,0 +1,287 @@
+//! One proxy takes over from another under load: no connection is refused or reset, and a new process that fails
+//! leaves the old one serving. Real processes, raw connections, every request counted.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use rig::{PATIENCE, PONTOON, Served};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::process::{Child, Command};
+use tokio::task::JoinHandle;
+
+#[path = "rig/served.rs"]
+mod rig;
+
+async fn free_port() -> u16 {
+    loop {
+        let port = fastrand::u16(10_000..32_000);
+        if TcpListener::bind(("127.0.0.1", port)).await.is_ok() {
+            return port;
+        }
+    }
+}
+
+/// Answers every request of every connection with two bytes.
+async fn upstream() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            tokio::spawn(async move {
+                while head(&mut stream).await.is_ok_and(|head| !head.is_empty()) {
+                    if stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await.is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    address
+}
+
+/// A head up to its empty line, without what a body may add; empty at an end between two.
+async fn head(stream: &mut TcpStream) -> std::io::Result<Vec<u8>> {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        match stream.read_u8().await {
+            Ok(byte) => head.push(byte),
+            Err(_) if head.is_empty() => return Ok(head),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(head)
+}
+
+/// Connections that send one request after another, and connect again when they are told to close.
+struct Load {
+    stop: Arc<AtomicBool>,
+    done: Arc<AtomicU64>,
+    tasks: Vec<JoinHandle<Result<(), String>>>,
+}
+
+impl Load {
+    fn start(address: SocketAddr, connections: usize) -> Load {
+        let (stop, done) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let tasks = (0..connections)
+            .map(|_| {
+                let (stop, done) = (stop.clone(), done.clone());
+                tokio::spawn(async move {
+                    while !stop.load(Ordering::Relaxed) {
+                        connection(address, &stop, &done).await?;
+                    }
+                    Ok(())
+                })
+            })
+            .collect();
+        Load { stop, done, tasks }
+    }
+
+    /// Waits for so many more answers.
+    async fn answered(&self, more: u64) {
+        let until = self.done.load(Ordering::Relaxed) + more;
+        let waiting = async {
+            while self.done.load(Ordering::Relaxed) < until {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, waiting).await.expect("the load stands still");
+    }
+
+    async fn finish(self) -> u64 {
+        self.stop.store(true, Ordering::Relaxed);
+        let mut failed = Vec::new();
+        for task in self.tasks {
+            failed.extend(task.await.unwrap().err());
+        }
+        assert!(failed.is_empty(), "{} connections failed, the first: {}", failed.len(), failed[0]);
+        self.done.load(Ordering::Relaxed)
+    }
+}
+
+async fn connection(address: SocketAddr, stop: &AtomicBool, done: &AtomicU64) -> Result<(), String> {
+    let say = |what: &'static str| move |error: std::io::Error| format!("{what}: {error}");
+    let mut stream = TcpStream::connect(address).await.map_err(say("connect"))?;
+    while !stop.load(Ordering::Relaxed) {
+        stream.write_all(b"GET / HTTP/1.1\r\nhost: shop\r\n\r\n").await.map_err(say("send"))?;
+        let head = head(&mut stream).await.map_err(say("receive"))?;
+        let text = String::from_utf8_lossy(&head).to_ascii_lowercase();
+        if !text.starts_with("http/1.1 200") {
+            return Err(format!("answered {text:?}"));
+        }
+        let mut body = [0; 2];
+        stream.read_exact(&mut body).await.map_err(say("body"))?;
+        done.fetch_add(1, Ordering::Relaxed);
+        if text.contains("connection: close") {
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
+struct Chain {
+    served: Served,
+    gateway: SocketAddr,
+    admin: u16,
+    socket: PathBuf,
+}
+
+impl Chain {
+    async fn start() -> Chain {
+        let (gateway, admin, upstream) = (free_port().await, free_port().await, upstream().await);
+        let served = Served::start(&format!(
+            "apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {{ name: edge }}
+spec:
+  gatewayClassName: pontoon
+  addresses: [{{ type: IPAddress, value: 127.0.0.1 }}]
+  listeners: [{{ name: http, port: {gateway}, protocol: HTTP }}]
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {{ name: shop }}
+spec:
+  parentRefs: [{{ name: edge }}]
+  rules: [{{ backendRefs: [{{ group: pontoon.dev, kind: Pool, name: shop }}] }}]
+---
+apiVersion: pontoon.dev/v1alpha1
+kind: Pool
+metadata: {{ name: shop }}
+spec: {{ endpoints: [{{ address: {}, port: {} }}] }}
+",
+            upstream.ip(),
+            upstream.port()
+        ))
+        .await;
+        let socket = served.dir.path().join("upgrade.sock");
+        Chain { served, gateway: ([127, 0, 0, 1], gateway).into(), admin, socket }
+    }
+
+    fn proxy(&self, cluster: &str, workers: usize) -> Child {
+        Command::new(PONTOON)
+            .args(["proxy", "--cluster", cluster, "--workers", &workers.to_string(), "--drain-seconds", "10"])
+            .args(["--admin", &format!("127.0.0.1:{}", self.admin)])
+            .args(["--xds-server", &format!("http://{}", self.served.xds)])
+            .arg("--upgrade-socket")
+            .arg(&self.socket)
+            .env_clear()
+            .env("PONTOON_LOG", "warn")
+            .stdout(Stdio::null())
+            .stderr(Stdio::inherit())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap()
+    }
+
+    async fn is_ready(&self) -> bool {
+        let client = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(2)).build().unwrap();
+        let url = format!("http://127.0.0.1:{}/ready", self.admin);
+        client.get(url).send().await.is_ok_and(|answer| answer.status() == 200)
+    }
+
+    async fn until_ready(&self) {
+        let ready = async {
+            while !self.is_ready().await {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, ready).await.expect("never ready");
+    }
+}
+
+async fn ended(mut child: Child) {
+    let status = tokio::time::timeout(PATIENCE, child.wait()).await.expect("it never ends").unwrap();
+    assert!(status.success(), "{status}");
+}
+
+/// Three generations, of which the workers change in number.
+async fn through_upgrades(connections: usize) {
+    let chain = Chain::start().await;
+    let mut old = chain.proxy("default/edge", 2);
+    chain.until_ready().await;
+    let load = Load::start(chain.gateway, connections);
+    load.answered(connections as u64 * 5).await;
+    for workers in [3, 1, 2] {
+        let new = chain.proxy("default/edge", workers);
+        ended(std::mem::replace(&mut old, new)).await;
+        chain.until_ready().await;
+        load.answered(connections as u64 * 5).await;
+    }
+    let answered = load.finish().await;
+    println!("{connections} connections, 3 upgrades: {answered} answered, 0 refused, 0 reset, 0 failed");
+    drop(old);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_request_of_64_connections_is_lost() {
+    through_upgrades(64).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_request_of_1000_connections_is_lost() {
+    through_upgrades(1_000).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_process_that_fails_leaves_the_old_one_serving() {
+    let chain = Chain::start().await;
+    let mut old = chain.proxy("default/edge", 2);
+    chain.until_ready().await;
+    let load = Load::start(chain.gateway, 16);
+    load.answered(50).await;
+    // One that is never ready: nobody publishes its view. And one that is killed.
+    let mut waiting = chain.proxy("default/no-such-gateway", 2);
+    load.answered(200).await;
+    waiting.kill().await.unwrap();
+    load.answered(200).await;
+    assert!(chain.is_ready().await && old.try_wait().unwrap().is_none());
+    // After it, one that works.
+    let new = chain.proxy("default/edge", 2);
+    ended(old).await;
+    load.answered(200).await;
+    load.finish().await;
+    drop(new);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_signal_starts_the_program_anew_in_its_place() {
+    let chain = Chain::start().await;
+    let old = chain.proxy("default/edge", 2);
+    chain.until_ready().await;
+    let load = Load::start(chain.gateway, 64);
+    load.answered(200).await;
+    signal("USR2", old.id().unwrap()).await;
+    ended(old).await;
+    load.answered(200).await;
+    load.finish().await;
+    let mode =
+        std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&chain.socket).unwrap().permissions());
+    assert_eq!(mode & 0o777, 0o600);
+    quit(&chain, &chain.socket).await;
+}
+
+async fn signal(name: &str, pid: u32) {
+    let sent = Command::new("kill").args(["-s", name, &pid.to_string()]).status().await.unwrap();
+    assert!(sent.success());
+}
+
+/// The successor is not our child: it is told to end by its admin port.
+async fn quit(chain: &Chain, socket: &Path) {
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let url = format!("http://127.0.0.1:{}/drain", chain.admin);
+    let gone = async {
+        while socket.exists() {
+            // Once it ends there is nobody to ask.
+            let _ = client.post(&url).send().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, gone).await.expect("the successor never ends");
+}

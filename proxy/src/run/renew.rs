@@ -1,0 +1,66 @@
+//! What a running process is told by signals: SIGHUP reads its file again, SIGUSR2 starts the program anew, which
+//! then takes over.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use tracing_subscriber::EnvFilter;
+
+use super::{LogFilter, systemd};
+use crate::admin::Admin;
+use crate::bootstrap::{Args, Bootstrap};
+
+/// Reads the bootstrap's file again. What is logged changes at once; all else that differs is named, for it takes an
+/// upgrade. A file that cannot be used changes nothing.
+pub(super) fn reload(admin: &Arc<Admin>) {
+    systemd::reloading();
+    match &admin.bootstrap.file {
+        None => tracing::info!("there is no file to read again"),
+        Some(file) => {
+            let args = Args { config: Some(file.clone()), ..Args::default() };
+            match Bootstrap::from_args(args) {
+                Ok(new) => {
+                    if let Some(log) = &new.log {
+                        set_log(&admin.logging, log);
+                    }
+                    tracing::info!("read again; other settings than the log's take an upgrade (SIGUSR2)");
+                }
+                Err(error) => tracing::error!(%error, "the file cannot be used; nothing has changed"),
+            }
+        }
+    }
+    systemd::ready();
+}
+
+pub(super) fn set_log(logging: &LogFilter, log: &str) {
+    match EnvFilter::try_new(log).map(|filter| logging.reload(filter)) {
+        Ok(Ok(())) => tracing::info!(log, "what is logged"),
+        Ok(Err(error)) => tracing::error!(%error, "what is logged cannot be changed"),
+        Err(error) => tracing::error!(log, %error, "is no log filter; nothing has changed"),
+    }
+}
+
+/// Starts the program that is in this one's place now. It takes over when it is ready; should it end before, this
+/// process serves on.
+pub(super) fn upgrade(admin: &Arc<Admin>, program: &Path) {
+    if admin.bootstrap.upgrade_socket.is_none() {
+        tracing::error!("cannot be upgraded: there is no --upgrade-socket for the new process to ask at");
+        return;
+    }
+    systemd::reloading();
+    match crate::upgrade::successor(program).spawn() {
+        Ok(mut child) => {
+            tracing::info!(pid = child.id(), program = %program.display(), "the new process is started");
+            tokio::spawn(async move {
+                if let Ok(status) = child.wait().await {
+                    tracing::error!(%status, "the new process has ended; serving on");
+                    systemd::ready();
+                }
+            });
+        }
+        Err(error) => {
+            tracing::error!(%error, program = %program.display(), "cannot be started; serving on");
+            systemd::ready();
+        }
+    }
+}
