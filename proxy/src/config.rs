@@ -16,5 +16,6 @@ pub(crate) mod sidecar;
 pub mod store;
 pub mod support;
 mod tls;
+mod tls_upstream;
 
 pub use self::store::{Dumped, Refused, Store};

@@ -121,6 +121,16 @@ errors! {
     ConnectTimeout: Upstream, SERVICE_UNAVAILABLE, "UF", "connect_timeout", "the endpoint did not accept in the cluster's connect_timeout; is its address right and routed?";
     /// This machine had no socket to spare.
     NoSocket: Us, SERVICE_UNAVAILABLE, "UF", "no_socket", "this proxy is out of sockets or local ports; look at its file limit and at net.ipv4.ip_local_port_range";
+    /// The server's certificate has none of the names that count.
+    UpstreamTlsName: Upstream, SERVICE_UNAVAILABLE, "UF", "upstream_tls_name", "the endpoint's certificate is for another name; look at the cluster's sni and match_typed_subject_alt_names";
+    /// The server's certificate is expired, revoked, or from an unknown authority.
+    UpstreamTlsCertificate: Upstream, SERVICE_UNAVAILABLE, "UF", "upstream_tls_certificate", "the endpoint's certificate is expired, revoked, or of an authority that the cluster's trusted_ca does not have";
+    /// ALPN.
+    UpstreamTlsProtocol: Upstream, SERVICE_UNAVAILABLE, "UF", "upstream_tls_protocol", "the endpoint does not offer the cluster's HTTP version by ALPN";
+    /// The server sent an alert.
+    UpstreamTlsRefused: Upstream, SERVICE_UNAVAILABLE, "UF", "upstream_tls_refused", "the endpoint refused the TLS handshake; does it want another TLS version, server name or client certificate?";
+    /// The handshake failed otherwise.
+    UpstreamTlsFailure: Upstream, SERVICE_UNAVAILABLE, "UF", "upstream_tls_failure", "the TLS handshake with the endpoint failed; does it speak TLS on this port?";
     /// HTTP/2 `REFUSED_STREAM`.
     RefusedStream: Upstream, SERVICE_UNAVAILABLE, "UR", "refused_stream", "the endpoint refused the stream; it is shutting down or over its limit";
     /// The connection broke before the answer was complete.
@@ -136,6 +146,20 @@ errors! {
 }
 
 impl Error {
+    /// No connection to this endpoint could be made, so nothing was sent; another may do better.
+    pub fn is_connect(self) -> bool {
+        matches!(
+            self,
+            Error::ConnectFailure
+                | Error::ConnectTimeout
+                | Error::UpstreamTlsName
+                | Error::UpstreamTlsCertificate
+                | Error::UpstreamTlsProtocol
+                | Error::UpstreamTlsRefused
+                | Error::UpstreamTlsFailure
+        )
+    }
+
     /// The position in [`Error::ALL`].
     pub fn index(self) -> usize {
         self as usize

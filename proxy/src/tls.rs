@@ -1,6 +1,7 @@
-//! TLS as rustls does it, with aws-lc-rs alone: what certificates and keys are made of, and the server's side of a
+//! TLS as rustls does it, with aws-lc-rs alone: what certificates and keys are made of, and both sides of a
 //! handshake. What the configuration says of it is read in `config::tls`; nothing here knows xDS.
 
+pub mod client;
 pub mod material;
 pub mod server;
 

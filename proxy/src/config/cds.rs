@@ -14,13 +14,15 @@ use super::hcm::duration;
 use super::lds::{host_and_port, unpack};
 use super::problem::{Problem, Under};
 use super::support::{Message, support};
+use super::tls_upstream;
+use crate::tls::client::Plan;
 use crate::upstream::cluster::{BalancePolicy, EndpointSource, UpstreamProtocol};
 
 pub(super) const MESSAGES: &[Message] = &[CLUSTER, UPSTREAM_OPTIONS];
 
 support! {
     CLUSTER, cluster: Cluster = "envoy.config.cluster.v3.Cluster";
-    read: name, eds_cluster_config, connect_timeout, lb_policy, load_assignment, typed_extension_protocol_options, dns_refresh_rate, cluster_discovery_type;
+    read: name, eds_cluster_config, connect_timeout, lb_policy, load_assignment, transport_socket, typed_extension_protocol_options, dns_refresh_rate, cluster_discovery_type;
     ignored:
         upstream_connection_options => "keep-alive probes are always on",
         alt_stat_name => "it only names statistics",
@@ -40,7 +42,7 @@ support! {
         cleanup_interval => "it concerns original-destination clusters",
         common_lb_config => "panic thresholds and zones are not used by this version",
         use_tcp_for_dns_lookups => "the resolver chooses";
-    refused: http2_protocol_options, transport_socket_matches, transport_socket_matcher, per_connection_buffer_high_watermark_timeout, health_checks, max_requests_per_connection, upstream_http_protocol_options, common_http_protocol_options, http_protocol_options, dns_resolvers, dns_resolution_config, typed_dns_resolver_config, outlier_detection, upstream_bind_config, lb_subset_config, transport_socket, protocol_selection, filters, load_balancing_policy, lrs_server, lrs_report_endpoint_metrics, upstream_config, preconnect_policy, connection_pool_per_downstream_connection, queuing_policies, lb_config;
+    refused: http2_protocol_options, transport_socket_matches, transport_socket_matcher, per_connection_buffer_high_watermark_timeout, health_checks, max_requests_per_connection, upstream_http_protocol_options, common_http_protocol_options, http_protocol_options, dns_resolvers, dns_resolution_config, typed_dns_resolver_config, outlier_detection, upstream_bind_config, lb_subset_config, protocol_selection, filters, load_balancing_policy, lrs_server, lrs_report_endpoint_metrics, upstream_config, preconnect_policy, connection_pool_per_downstream_connection, queuing_policies, lb_config;
 }
 
 support! {
@@ -66,6 +68,8 @@ pub(super) struct Compiled {
     pub(super) policy: BalancePolicy,
     pub(super) protocol: UpstreamProtocol,
     pub(super) idle_timeout: Duration,
+    /// TLS before its files are read.
+    pub(super) tls: Option<Plan>,
     pub(super) source: EndpointSource,
     /// The endpoints of a static cluster.
     pub(super) endpoints: Option<Endpoints>,
@@ -84,12 +88,15 @@ pub(super) fn compile(message: &Cluster) -> Result<Compiled, Problem> {
     };
     let (protocol, idle) = protocol(message)?;
     let (source, endpoints) = source(message)?;
+    let tls = tls_upstream::compile(message.transport_socket.as_ref(), protocol)
+        .under(|| "transport_socket".into())?;
     Ok(Compiled {
         connect_timeout: duration("connect_timeout", message.connect_timeout)?
             .unwrap_or(DEFAULT_CONNECT_TIMEOUT),
         policy,
         protocol,
         idle_timeout: idle.unwrap_or(DEFAULT_IDLE),
+        tls,
         source,
         endpoints,
     })

@@ -30,7 +30,8 @@ use super::lds::CompiledChain;
 use super::listener::{HttpSettings, Listener, RouteHandle};
 use super::problem::{Problem, Under};
 use super::tls::Downstream;
-use super::{cds, eds, lds, rds};
+use super::{cds, eds, lds, rds, tls_upstream};
+use crate::tls::client::Plan as ClusterTls;
 use crate::upstream::cluster::{Cluster, ClusterSettings, EndpointHealth, EndpointSource};
 use warming::Pending;
 
@@ -42,7 +43,7 @@ const WARM_TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Debug, Default)]
 pub struct Store {
     handles: HashMap<Arc<str>, Arc<Cluster>>,
-    clusters: BTreeMap<Arc<str>, Entry<()>>,
+    clusters: BTreeMap<Arc<str>, Entry<Option<ClusterTls>>>,
     assignments: BTreeMap<Arc<str>, Entry<eds::Compiled>>,
     routes: BTreeMap<Arc<str>, RouteEntry>,
     listeners: BTreeMap<Arc<str>, Entry<ListenerEntry>>,
@@ -150,11 +151,13 @@ impl Store {
         let message: ClusterMessage = decode(&resource)?;
         named(&resource, &message.name)?;
         let compiled = cds::compile(&message)?;
+        let tls = compiled.tls.as_ref().map(tls_upstream::build).transpose()?;
         let handle = self.handle(&resource.name);
         let settings = ClusterSettings {
             version: resource.version.clone(),
             connect_timeout: compiled.connect_timeout,
             policy: compiled.policy,
+            tls,
             protocol: compiled.protocol,
             idle_timeout: compiled.idle_timeout,
             source: compiled.source,
@@ -167,7 +170,7 @@ impl Store {
             endpoints::swap(&handle, entry.resource.version.clone(), &entry.value);
         }
         handle.settings.store(Some(Arc::new(settings)));
-        self.clusters.insert(resource.name.clone(), Entry::new(resource, ()));
+        self.clusters.insert(resource.name.clone(), Entry::new(resource, compiled.tls));
         Ok(())
     }
 
@@ -312,7 +315,9 @@ impl Store {
     /// The files that certificates are read from.
     pub fn tls_files(&self) -> BTreeSet<PathBuf> {
         let all = self.listeners.values().flat_map(|entry| &entry.value.downstream);
-        all.flatten().flat_map(Downstream::files).cloned().collect()
+        let of_clusters = self.clusters.values().filter_map(|entry| entry.value.as_ref());
+        let of_clusters = of_clusters.flat_map(ClusterTls::files);
+        all.flatten().flat_map(Downstream::files).chain(of_clusters).cloned().collect()
     }
 
     /// Reads certificates anew, after a file has changed. What cannot be used is left as it was, and told.
@@ -326,6 +331,20 @@ impl Store {
                     Ok(server) => tls.server.store(Some(Arc::new(server))),
                     Err(problem) => problems.extend(Err::<(), _>(problem).under(|| name.to_string()).err()),
                 }
+            }
+        }
+        for (name, entry) in &self.clusters {
+            let (Some(plan), Some(handle)) = (&entry.value, self.handles.get(name)) else { continue };
+            let Some(settings) = handle.settings.load_full() else { continue };
+            if plan.files().next().is_none() {
+                continue;
+            }
+            match tls_upstream::build(plan) {
+                Ok(tls) => {
+                    let settings = ClusterSettings { tls: Some(tls), ..ClusterSettings::clone(&settings) };
+                    handle.settings.store(Some(Arc::new(settings)));
+                }
+                Err(problem) => problems.extend(Err::<(), _>(problem).under(|| name.to_string()).err()),
             }
         }
         problems

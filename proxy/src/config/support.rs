@@ -3,7 +3,7 @@
 //! the types may bring, does not compile.
 
 use super::problem::Problem;
-use super::{cds, eds, filters, hcm, lds, matching, rds, tls};
+use super::{cds, eds, filters, hcm, lds, matching, rds, tls, tls_upstream};
 
 /// The treatment of one message's fields.
 #[derive(Debug, Clone, Copy)]
@@ -23,6 +23,7 @@ pub const MESSAGES: &[&[Message]] = &[
     lds::MESSAGES,
     lds::CHAIN_MESSAGES,
     tls::MESSAGES,
+    tls_upstream::MESSAGES,
     hcm::MESSAGES,
     filters::MESSAGES,
     rds::MESSAGES,

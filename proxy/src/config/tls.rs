@@ -117,6 +117,11 @@ pub(super) fn compile(socket: Option<&TransportSocket>) -> Result<Option<Downstr
     context(&message).under(|| "typed_config".into()).map(Some)
 }
 
+/// Refuses what neither side reads.
+pub(super) fn check(message: &CommonTlsContext) -> Result<(), Problem> {
+    common(message)
+}
+
 fn context(message: &DownstreamTlsContext) -> Result<Downstream, Problem> {
     downstream(message)?;
     let common_context = message.common_tls_context.clone().unwrap_or_default();
@@ -143,7 +148,7 @@ fn context(message: &DownstreamTlsContext) -> Result<Downstream, Problem> {
     })
 }
 
-fn versions(message: Option<&TlsParameters>) -> Result<Versions, Problem> {
+pub(super) fn versions(message: Option<&TlsParameters>) -> Result<Versions, Problem> {
     let Some(message) = message else { return Ok(Versions::default()) };
     parameters(message)?;
     let lowest = message.tls_minimum_protocol_version();
@@ -159,7 +164,7 @@ fn versions(message: Option<&TlsParameters>) -> Result<Versions, Problem> {
     Ok(versions)
 }
 
-fn identity(message: &TlsCertificate) -> Result<Identity, Problem> {
+pub(super) fn identity(message: &TlsCertificate) -> Result<Identity, Problem> {
     certificate(message)?;
     Ok(Identity {
         chain: source("certificate_chain", message.certificate_chain.as_ref())?,
@@ -167,7 +172,7 @@ fn identity(message: &TlsCertificate) -> Result<Identity, Problem> {
     })
 }
 
-fn trust(message: &CommonTlsContext) -> Result<Option<Trust>, Problem> {
+pub(super) fn trust(message: &CommonTlsContext) -> Result<Option<Trust>, Problem> {
     match &message.validation_context_type {
         None => Ok(None),
         Some(ValidationContextType::ValidationContext(context)) => {

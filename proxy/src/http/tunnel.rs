@@ -14,6 +14,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
+use tokio_rustls::client::TlsStream;
 
 use super::exchange::Exchange;
 use crate::error::Error;
@@ -27,6 +28,8 @@ pub(crate) enum Far {
     Upgrade(OnUpgrade, Lease),
     /// A connection of its own.
     Tcp(TcpStream),
+    /// The same under TLS.
+    Tls(Box<TlsStream<TcpStream>>),
 }
 
 /// The upstream's half, waiting for the client's.
@@ -64,6 +67,7 @@ impl Tunnel {
                 drop(lease);
             }
             Far::Tcp(far) => between(&exchange, near, far, idle, owns_connection).await,
+            Far::Tls(far) => between(&exchange, near, far, idle, owns_connection).await,
         }
         exchange.response_done.set(true);
     }

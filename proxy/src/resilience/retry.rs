@@ -35,7 +35,7 @@ pub fn again(policy: &RetryPolicy, failure: Failure, request: Repeatable, tries:
         return false;
     }
     match failure.error {
-        Error::ConnectFailure | Error::ConnectTimeout => policy.on_connect_failure && failure.unsent,
+        error if error.is_connect() => policy.on_connect_failure && failure.unsent,
         // The endpoint says that it has not touched it; we only need to have it still.
         Error::RefusedStream => policy.on_refused_stream && (failure.unsent || request.bodyless),
         Error::UpstreamReset => {

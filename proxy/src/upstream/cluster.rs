@@ -9,6 +9,7 @@ use std::time::Duration;
 use arc_swap::{ArcSwap, ArcSwapOption};
 
 use crate::resilience::outlier::Outlier;
+use crate::tls::client::ClientTls;
 
 /// A cluster by name.
 #[derive(Debug)]
@@ -29,7 +30,7 @@ impl Cluster {
 }
 
 /// What a `Cluster` resource says.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct ClusterSettings {
     /// The resource's version as the control plane gave it.
     pub version: Arc<str>,
@@ -37,7 +38,9 @@ pub struct ClusterSettings {
     pub connect_timeout: Duration,
     /// How to choose.
     pub policy: BalancePolicy,
-    /// HTTP/1.1 or h2c with prior knowledge.
+    /// Spoken under HTTP, where the cluster has a TLS transport socket.
+    pub tls: Option<Arc<ClientTls>>,
+    /// HTTP/1.1 or HTTP/2.
     pub protocol: UpstreamProtocol,
     /// A pooled connection without a request is closed after this; default 55 s, under the 60 s that
     /// Tomcat and Netty close theirs after.
@@ -60,7 +63,7 @@ pub enum BalancePolicy {
 pub enum UpstreamProtocol {
     /// HTTP/1.1 over a keep-alive pool.
     Http1,
-    /// HTTP/2 with prior knowledge.
+    /// HTTP/2: with prior knowledge in the clear, by ALPN under TLS.
     Http2,
 }
 

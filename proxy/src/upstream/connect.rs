@@ -1,4 +1,4 @@
-//! A connection to an endpoint: TCP, then the HTTP handshake. What fails here has sent nothing of a request.
+//! A connection to an endpoint: TCP, TLS where the cluster has it, then the HTTP handshake. What fails here has sent nothing of a request.
 
 use std::future::Future;
 use std::io;
@@ -8,11 +8,14 @@ use std::time::Duration;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use socket2::{SockRef, TcpKeepalive};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
+use tokio_rustls::client::TlsStream;
 
 use crate::error::Error;
 use crate::http::body::RequestBody;
+use crate::upstream::cluster::ClusterSettings;
 
 /// HTTP/2 upstreams: streams on one connection, as Envoy's edge settings have it.
 pub(crate) const MAX_STREAMS: usize = 100;
@@ -40,13 +43,31 @@ impl<F: Future + 'static> hyper::rt::Executor<F> for LocalExec {
     }
 }
 
-/// A TCP connection, for whatever is spoken on it.
-pub(crate) async fn tcp(address: SocketAddr, limit: Duration) -> Result<TcpStream, Error> {
-    let stream = match timeout(limit, TcpStream::connect(address)).await {
-        Ok(Ok(stream)) => stream,
-        Ok(Err(error)) => return Err(classify(&error)),
-        Err(_) => return Err(Error::ConnectTimeout),
+/// What is spoken under HTTP, or under whatever else.
+pub(crate) enum Stream {
+    /// TCP alone.
+    Plain(TcpStream),
+    /// After the handshake. Boxed: rustls's state is large.
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+/// A connection, for whatever is spoken on it. The cluster's connect timeout is for TCP and TLS together.
+pub(crate) async fn stream(address: SocketAddr, settings: &ClusterSettings) -> Result<Stream, Error> {
+    let opening = async {
+        let stream = tcp(address).await?;
+        match &settings.tls {
+            None => Ok(Stream::Plain(stream)),
+            // Boxed, so that requests on plain connections do not carry room for a handshake.
+            Some(tls) => {
+                Box::pin(tls.connect(address.ip(), stream)).await.map(|tls| Stream::Tls(Box::new(tls)))
+            }
+        }
     };
+    timeout(settings.connect_timeout, opening).await.unwrap_or(Err(Error::ConnectTimeout))
+}
+
+async fn tcp(address: SocketAddr) -> Result<TcpStream, Error> {
+    let stream = TcpStream::connect(address).await.map_err(|error| classify(&error))?;
     // Neither is worth failing a request for.
     let _ = stream.set_nodelay(true);
     let _ = SockRef::from(&stream).set_tcp_keepalive(&TcpKeepalive::new().with_time(PING_INTERVAL));
@@ -68,9 +89,18 @@ fn classify(error: &io::Error) -> Error {
 /// An HTTP/1.1 connection; its driver runs until the sender is dropped or the peer closes.
 pub(crate) async fn http1(
     address: SocketAddr,
-    limit: Duration,
+    settings: &ClusterSettings,
 ) -> Result<http1::SendRequest<RequestBody>, Error> {
-    let stream = tcp(address, limit).await?;
+    match stream(address, settings).await? {
+        Stream::Plain(stream) => http1_over(stream).await,
+        Stream::Tls(stream) => http1_over(stream).await,
+    }
+}
+
+async fn http1_over<S>(stream: S) -> Result<http1::SendRequest<RequestBody>, Error>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let (sender, connection) = http1::Builder::new()
         .max_header_size(MAX_HEADER_BYTES as usize)
         .handshake(TokioIo::new(stream))
@@ -81,12 +111,25 @@ pub(crate) async fn http1(
     Ok(sender)
 }
 
-/// An HTTP/2 connection with prior knowledge.
+/// An HTTP/2 connection: with prior knowledge, or as ALPN says.
 pub(crate) async fn http2(
     address: SocketAddr,
-    limit: Duration,
+    settings: &ClusterSettings,
 ) -> Result<http2::SendRequest<RequestBody>, Error> {
-    let stream = tcp(address, limit).await?;
+    match stream(address, settings).await? {
+        Stream::Plain(stream) => http2_over(stream).await,
+        // RFC 9113, 3.2: under TLS it is agreed by ALPN.
+        Stream::Tls(stream) if stream.get_ref().1.alpn_protocol() != Some(b"h2".as_slice()) => {
+            Err(Error::UpstreamTlsProtocol)
+        }
+        Stream::Tls(stream) => http2_over(stream).await,
+    }
+}
+
+async fn http2_over<S>(stream: S) -> Result<http2::SendRequest<RequestBody>, Error>
+where
+    S: AsyncRead + AsyncWrite + Unpin + 'static,
+{
     let (sender, connection) = http2::Builder::new(LocalExec)
         .timer(TokioTimer::new())
         .initial_stream_window_size(STREAM_WINDOW)

@@ -17,6 +17,7 @@ use super::cluster::{ClusterSettings, Endpoint, UpstreamProtocol};
 use super::connect::{self, MAX_STREAMS};
 use crate::error::Error;
 use crate::http::body::RequestBody;
+use crate::tls::client::ClientTls;
 
 /// Idle HTTP/1.1 connections that a worker keeps to one endpoint.
 const MAX_IDLE: usize = 512;
@@ -36,6 +37,8 @@ pub(crate) struct EndpointPool {
 #[derive(Debug)]
 struct Idle {
     sender: http1::SendRequest<RequestBody>,
+    /// What the endpoint was verified by.
+    tls: Option<Arc<ClientTls>>,
     since: Instant,
     timeout: Duration,
 }
@@ -44,14 +47,26 @@ struct Idle {
 #[derive(Debug)]
 struct Shared {
     sender: http2::SendRequest<RequestBody>,
+    tls: Option<Arc<ClientTls>>,
     streams: Cell<usize>,
     idle_since: Cell<Instant>,
     timeout: Duration,
 }
 
 impl Shared {
-    fn is_usable(&self) -> bool {
-        !self.sender.is_closed() && self.streams.get() < MAX_STREAMS
+    fn is_usable(&self, settings: &ClusterSettings) -> bool {
+        same(self.tls.as_ref(), settings.tls.as_ref())
+            && !self.sender.is_closed()
+            && self.streams.get() < MAX_STREAMS
+    }
+}
+
+/// A connection that other authorities or names vouched for is not used again once the cluster has changed.
+fn same(one: Option<&Arc<ClientTls>>, other: Option<&Arc<ClientTls>>) -> bool {
+    match (one, other) {
+        (None, None) => true,
+        (Some(one), Some(other)) => Arc::ptr_eq(one, other),
+        _ => false,
     }
 }
 
@@ -82,10 +97,10 @@ impl EndpointPool {
     ) -> Result<Lease, Error> {
         match settings.protocol {
             UpstreamProtocol::Http1 => {
-                if !fresh && let Some(sender) = self.take_idle(now) {
+                if !fresh && let Some(sender) = self.take_idle(settings, now) {
                     return Ok(self.lend(endpoint, Connection::Http1(sender), true, settings));
                 }
-                let sender = connect::http1(endpoint.address, settings.connect_timeout).await?;
+                let sender = connect::http1(endpoint.address, settings).await?;
                 Ok(self.lend(endpoint, Connection::Http1(sender), false, settings))
             }
             UpstreamProtocol::Http2 => {
@@ -110,16 +125,18 @@ impl EndpointPool {
             endpoint: Arc::clone(endpoint),
             pool: Rc::clone(self),
             idle_timeout: settings.idle_timeout,
+            tls: settings.tls.clone(),
             reused,
         }
     }
 
-    fn take_idle(&self, now: Instant) -> Option<http1::SendRequest<RequestBody>> {
+    fn take_idle(&self, settings: &ClusterSettings, now: Instant) -> Option<http1::SendRequest<RequestBody>> {
         let mut idle = self.idle.borrow_mut();
         let mut at = idle.len();
         while at > 0 {
             at -= 1;
-            if idle[at].sender.is_closed()
+            if !same(idle[at].tls.as_ref(), settings.tls.as_ref())
+                || idle[at].sender.is_closed()
                 || now.saturating_duration_since(idle[at].since) >= idle[at].timeout
             {
                 idle.remove(at);
@@ -137,7 +154,8 @@ impl EndpointPool {
         now: Instant,
     ) -> Result<(Rc<Shared>, bool), Error> {
         loop {
-            let found = self.shared.borrow().iter().rev().find(|shared| shared.is_usable()).map(Rc::clone);
+            let found =
+                self.shared.borrow().iter().rev().find(|shared| shared.is_usable(settings)).map(Rc::clone);
             if let Some(shared) = found {
                 return Ok((shared, true));
             }
@@ -145,17 +163,18 @@ impl EndpointPool {
                 break;
             }
             self.opened.notified().await;
-            let usable = self.shared.borrow().iter().any(|shared| shared.is_usable());
+            let usable = self.shared.borrow().iter().any(|shared| shared.is_usable(settings));
             if let (false, Some(error)) = (usable, self.failed.get()) {
                 return Err(error);
             }
         }
         let opening = Opening::new(self);
-        let result = connect::http2(endpoint.address, settings.connect_timeout).await;
+        let result = connect::http2(endpoint.address, settings).await;
         self.failed.set(result.as_ref().err().copied());
         let shared = result.map(|sender| {
             Rc::new(Shared {
                 sender,
+                tls: settings.tls.clone(),
                 streams: Cell::new(0),
                 idle_since: Cell::new(now),
                 timeout: settings.idle_timeout,
@@ -206,6 +225,7 @@ pub(crate) struct Lease {
     endpoint: Arc<Endpoint>,
     pool: Rc<EndpointPool>,
     idle_timeout: Duration,
+    tls: Option<Arc<ClientTls>>,
     /// The connection has carried a request before.
     pub(crate) reused: bool,
 }
@@ -232,7 +252,8 @@ impl Lease {
         {
             let mut idle = self.pool.idle.borrow_mut();
             if idle.len() < MAX_IDLE {
-                idle.push(Idle { sender, since: now, timeout: self.idle_timeout });
+                let (tls, timeout) = (self.tls.take(), self.idle_timeout);
+                idle.push(Idle { sender, tls, since: now, timeout });
             }
         }
     }

@@ -107,6 +107,7 @@ impl Proxy {
                 version: "1".into(),
                 connect_timeout: setup.connect_timeout,
                 policy: setup.policy,
+                tls: None,
                 protocol: setup.protocol,
                 idle_timeout: setup.idle_timeout,
                 source: EndpointSource::Static,

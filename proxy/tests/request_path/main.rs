@@ -30,3 +30,4 @@ mod grpc;
 mod streaming;
 mod tls;
 mod tunnels;
+mod upstream_tls;

@@ -43,44 +43,44 @@ use tokio_rustls::client::TlsStream;
 use crate::fixture::*;
 
 /// An authority, and what it signs.
-struct Authority(CertifiedIssuer<'static, KeyPair>);
+pub(crate) struct Authority(pub(crate) CertifiedIssuer<'static, KeyPair>);
 
 /// PEM of a certificate and its key.
 #[derive(Clone)]
-struct Pair {
-    certificate: String,
-    key: String,
+pub(crate) struct Pair {
+    pub(crate) certificate: String,
+    pub(crate) key: String,
 }
 
 impl Authority {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
     }
 
-    fn sign(&self, names: &[&str]) -> Pair {
+    pub(crate) fn sign(&self, names: &[&str]) -> Pair {
         let key = KeyPair::generate().unwrap();
         let names: Vec<String> = names.iter().map(ToString::to_string).collect();
         let certificate = CertificateParams::new(names).unwrap().signed_by(&key, &self.0).unwrap();
         Pair { certificate: certificate.pem(), key: key.serialize_pem() }
     }
 
-    fn pem(&self) -> String {
+    pub(crate) fn pem(&self) -> String {
         self.0.pem()
     }
 }
 
-fn inline(text: &str) -> Option<DataSource> {
+pub(crate) fn inline(text: &str) -> Option<DataSource> {
     Some(DataSource { specifier: Some(Specifier::InlineString(text.into())), ..DataSource::default() })
 }
 
-fn file(path: &Path) -> Option<DataSource> {
+pub(crate) fn file(path: &Path) -> Option<DataSource> {
     let name = path.to_str().unwrap().to_owned();
     Some(DataSource { specifier: Some(Specifier::Filename(name)), ..DataSource::default() })
 }
 
-fn certificate(pair: &Pair) -> TlsCertificate {
+pub(crate) fn certificate(pair: &Pair) -> TlsCertificate {
     TlsCertificate {
         certificate_chain: inline(&pair.certificate),
         private_key: inline(&pair.key),
@@ -88,7 +88,7 @@ fn certificate(pair: &Pair) -> TlsCertificate {
     }
 }
 
-fn any<M: Message + Name>(message: &M) -> Any {
+pub(crate) fn any<M: Message + Name>(message: &M) -> Any {
     Any { type_url: M::type_url(), value: message.encode_to_vec() }
 }
 

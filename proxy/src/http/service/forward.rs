@@ -25,7 +25,7 @@ use crate::http::upgrade::Change;
 use crate::http::{grpc_web, headers};
 use crate::resilience::retry::{self, Failure, Repeatable};
 use crate::upstream::cluster::Endpoint;
-use crate::upstream::connect::tcp as upstream_tcp;
+use crate::upstream::connect::{self as upstream, Stream};
 use crate::upstream::pool::Lease;
 use crate::worker::local::Timer;
 
@@ -173,7 +173,7 @@ async fn try_once(
     let mut lease = match leased {
         Ok(lease) => lease,
         Err(error) => {
-            if matches!(error, Error::ConnectFailure | Error::ConnectTimeout) {
+            if error.is_connect() {
                 endpoint.outlier.connect_failed(worker.since_epoch_ms(Instant::now()));
             }
             if let Some(cluster) = exchange.cluster.borrow().as_ref() {
@@ -316,16 +316,20 @@ async fn connect(
         exchange.attempts.set(number);
         let endpoint = pick(exchange, &plan, Instant::now(), &tried)?;
         exchange.note_endpoint(&endpoint);
-        match upstream_tcp(endpoint.address, plan.settings.connect_timeout).await {
+        match upstream::stream(endpoint.address, &plan.settings).await {
             Ok(stream) => {
                 endpoint.outlier.connected();
                 exchange.note_first_byte();
                 let (mut parts, ()) = Response::new(()).into_parts();
                 headers::mutate(&mut parts.headers, &plan.route.response_headers);
-                return Ok(open(exchange, change, parts, Far::Tcp(stream), plan.idle));
+                let far = match stream {
+                    Stream::Plain(stream) => Far::Tcp(stream),
+                    Stream::Tls(stream) => Far::Tls(stream),
+                };
+                return Ok(open(exchange, change, parts, far, plan.idle));
             }
             Err(error) => {
-                if matches!(error, Error::ConnectFailure | Error::ConnectTimeout) {
+                if error.is_connect() {
                     endpoint.outlier.connect_failed(worker.since_epoch_ms(Instant::now()));
                 }
                 last = error;
