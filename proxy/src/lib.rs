@@ -8,6 +8,8 @@ pub mod config;
 pub mod discovery;
 pub mod error;
 pub mod explain;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 pub mod http;
 mod listener;
 pub mod overload;

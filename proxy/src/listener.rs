@@ -4,7 +4,7 @@
 pub(crate) mod arrival;
 pub(crate) mod chain;
 pub(crate) mod connection;
-mod guard;
+pub(crate) mod guard;
 mod inspect;
 pub(crate) mod io;
 pub(crate) mod transport;

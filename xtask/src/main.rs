@@ -5,6 +5,7 @@ mod book;
 mod check;
 mod descriptors;
 mod e2e;
+mod fuzz;
 mod step;
 mod tally;
 mod tools;
@@ -36,6 +37,8 @@ enum Task {
         /// Handed to the group: names of the cases to run.
         cases: Vec<String>,
     },
+    /// Run every parser against made-up input, a minute each.
+    Fuzz(fuzz::Arguments),
     /// Measure Pontoon and its peers side by side, and write docs/benchmarks.md.
     Bench(bench::Arguments),
     /// Fetch all programs that tests and benchmarks run against.
@@ -68,6 +71,7 @@ fn run(task: Task) -> anyhow::Result<bool> {
             println!("{} passed, {} failed", tally.passed, tally.failed);
             return Ok(tally.failed == 0);
         }
+        Task::Fuzz(arguments) => return fuzz::run(&arguments, workspace, &steps, &tools),
         Task::Bench(arguments) => bench::run(&arguments, workspace, &steps, &tools)?,
         Task::Peers => {
             tools.debian(&steps)?;

@@ -1,0 +1,73 @@
+//! Doors into rooms that are otherwise closed, for the fuzz targets alone (feature `fuzzing`).
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+use crate::config::listener::{ForwardedTrust, Limits, Underscores};
+use crate::error::Error;
+use crate::http::{forwarded as trust, headers};
+use crate::listener::guard::Guard;
+
+/// Reads a connection's bytes in these pieces. Gives where, counted over all of them, and why they are refused.
+pub fn guard(pieces: &[&[u8]]) -> Option<(usize, Error)> {
+    let mut guard = Guard::new();
+    let mut before = 0;
+    for piece in pieces {
+        if let Err(refusal) = guard.read(piece) {
+            return Some((before + refusal.at, refusal.error));
+        }
+        before += piece.len();
+    }
+    None
+}
+
+/// What became of a request's headers.
+pub struct Seen {
+    /// Who counts as the client.
+    pub client: IpAddr,
+    /// As they are sent on.
+    pub headers: HeaderMap,
+}
+
+/// Takes a request for the host `shop` from 192.0.2.1, trusted or not, with these headers: a number that chooses
+/// the name, and the value.
+pub fn forwarded(trusted: bool, hops: u32, lines: &[(u8, &str)]) -> Option<Seen> {
+    const NAMES: [&str; 12] = [
+        "x-forwarded-for",
+        "x-forwarded-proto",
+        "x-forwarded-host",
+        "x-forwarded-prefix",
+        "connection",
+        "te",
+        "upgrade",
+        "keep-alive",
+        "proxy-connection",
+        "cookie",
+        "x-other",
+        "transfer-encoding",
+    ];
+    let peer = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
+    let settings = ForwardedTrust {
+        use_remote_address: true,
+        trusted_hops: hops,
+        trusted_peers: if trusted { vec![peer.into()] } else { Vec::new() },
+    };
+    let mut map = HeaderMap::new();
+    map.insert(http::header::HOST, HeaderValue::from_static("shop"));
+    for (name, value) in lines.iter().take(64) {
+        let name = HeaderName::from_static(NAMES[usize::from(*name) % NAMES.len()]);
+        map.append(name, HeaderValue::from_str(value).ok()?);
+    }
+    let limits =
+        Limits { max_header_bytes: 65_536, max_headers: 100, max_body_bytes: 0, max_concurrent_streams: 1 };
+    let found = headers::scan(&map, &limits, Underscores::Reject).ok()?;
+    let origin = trust::origin(&settings, peer, found.forwarded, &map);
+    headers::remove_hop(&mut map, &found, Underscores::Reject);
+    let (own, host) = (HeaderValue::from_static("192.0.2.1"), HeaderValue::from_static("shop"));
+    trust::set(&mut map, &settings, origin.trusted, found.forwarded, &own, "http", &host);
+    if found.cookies > 1 {
+        headers::join_cookies(&mut map);
+    }
+    Some(Seen { client: origin.client, headers: map })
+}
