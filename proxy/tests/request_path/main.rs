@@ -3,7 +3,7 @@
 
 /// Runs `$body` with HTTP/1.1 and HTTP/2 in front and behind.
 macro_rules! on_all_protocols {
-    ($( async fn $name:ident($front:ident, $back:ident) $body:block )+) => { $(
+    ($( $(#[doc = $doc:literal])* async fn $name:ident($front:ident, $back:ident) $body:block )+) => { $(
         mod $name {
             use super::*;
 

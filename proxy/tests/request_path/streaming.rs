@@ -248,3 +248,37 @@ async fn the_access_log_has_a_line_a_request() {
     let second = values.iter().find(|value| value["path"] == "/none").unwrap();
     assert_eq!((&second["flags"], &second["reason"]), (&"UH".into(), &"no_healthy_upstream".into()));
 }
+
+on_all_protocols! {
+    /// Each event comes through as soon as it is sent, and the idle time runs from the last one. Without a timeout of
+    /// the route, which is meant for the whole answer, nothing cuts them.
+    async fn server_sent_events(front, back) {
+        let upstream = Upstream::answering(back, |_| {
+            let events = futures_util::stream::unfold(0, |number| async move {
+                if number == 8 {
+                    return None;
+                }
+                tokio::time::sleep(Duration::from_millis(200)).await;
+                Some((Ok(Frame::data(Bytes::from(format!("data: {number}\n\n")))), number + 1))
+            });
+            let response = Response::builder().header("content-type", "text/event-stream");
+            response.body(BodyExt::boxed_unsync(StreamBody::new(events))).unwrap()
+        })
+        .await;
+        let setup = Setup {
+            protocol: back.upstream(),
+            forward: Box::new(|forward| forward.timeout = None),
+            // Shorter than the whole, longer than the silence between two events.
+            http: Box::new(|http| http.timeouts.stream_idle = Some(Duration::from_millis(1_000))),
+            ..Setup::default()
+        };
+        let proxy = Proxy::with(&[upstream.address], setup).await;
+        let mut client = Client::connect(proxy.address, front).await;
+        let mut body = client.get("/events").await.into_body();
+        for number in 0..8 {
+            let frame = tokio::time::timeout(PATIENCE, body.frame()).await.expect("an event").unwrap().unwrap();
+            assert_eq!(frame.into_data().unwrap(), format!("data: {number}\n\n"));
+        }
+        assert!(body.collect().await.unwrap().to_bytes().is_empty());
+    }
+}
