@@ -21,6 +21,7 @@ mod migration;
 mod route;
 mod sidecar;
 pub mod status;
+mod tls;
 mod wire;
 
 pub use listener::GATEWAY_CLASS;
@@ -333,6 +334,7 @@ impl Plan {
             .chain(objects.routes.keys().map(of(Kind::HttpRoute)))
             .chain(objects.migrations.keys().map(of(Kind::Migration)))
             .chain(objects.pools.keys().map(of(Kind::Pool)))
+            .chain(objects.secrets.keys().map(of(Kind::Secret)))
             .for_each(|object| statuses.settle(object));
     }
 }

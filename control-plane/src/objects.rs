@@ -15,6 +15,7 @@ pub mod migration;
 pub mod pool;
 pub mod problem;
 pub mod schema;
+pub mod secret;
 mod source;
 mod validate;
 pub mod yaml;
@@ -24,6 +25,7 @@ pub use gateway_api::gateways::Gateway;
 pub use gateway_api::httproutes::HttpRoute;
 pub use migration::Migration;
 pub use pool::Pool;
+pub use secret::Secret;
 pub use source::DirectorySource;
 pub use validate::{Report, load, semantic_problems, validate};
 
@@ -64,11 +66,13 @@ pub enum Kind {
     Migration,
     /// `pontoon.dev/v1alpha1`.
     Pool,
+    /// `v1`.
+    Secret,
 }
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Kind; 4] = [Kind::Gateway, Kind::HttpRoute, Kind::Migration, Kind::Pool];
+    pub const ALL: [Kind; 5] = [Kind::Gateway, Kind::HttpRoute, Kind::Migration, Kind::Pool, Kind::Secret];
 
     /// As YAML's `kind` spells it.
     pub fn as_str(self) -> &'static str {
@@ -77,6 +81,7 @@ impl Kind {
             Kind::HttpRoute => "HTTPRoute",
             Kind::Migration => "Migration",
             Kind::Pool => "Pool",
+            Kind::Secret => "Secret",
         }
     }
 
@@ -85,6 +90,7 @@ impl Kind {
         match self {
             Kind::Gateway | Kind::HttpRoute => "gateway.networking.k8s.io/v1",
             Kind::Migration | Kind::Pool => "pontoon.dev/v1alpha1",
+            Kind::Secret => "v1",
         }
     }
 }
@@ -123,6 +129,8 @@ pub struct Objects {
     pub migrations: OrdMap<ObjectName, Arc<Migration>>,
     /// `Pool`s.
     pub pools: OrdMap<ObjectName, Arc<Pool>>,
+    /// `Secret`s.
+    pub secrets: OrdMap<ObjectName, Arc<Secret>>,
 }
 
 impl Objects {

@@ -61,6 +61,7 @@ fn objects() -> Arc<Objects> {
         routes: OrdMap::unit(name.clone(), Arc::new(route)),
         migrations: OrdMap::unit(name, Arc::new(migration)),
         pools: OrdMap::new(),
+        secrets: Default::default(),
     })
 }
 

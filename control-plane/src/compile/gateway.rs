@@ -14,6 +14,7 @@ use super::listener::{self, GATEWAY_CLASS, Parsed, Served};
 use super::route;
 use super::status::{ConditionType, Statuses};
 use crate::objects::problem::{FieldError, did_you_mean};
+use crate::objects::secret::TLS;
 use crate::objects::{HttpRoute, Kind, ObjectName, ObjectRef, Objects};
 
 /// The gateways of our class.
@@ -44,9 +45,33 @@ pub(super) fn parse_all(objects: &Objects, statuses: &mut Statuses) -> Gateways 
         for error in std::mem::take(&mut parsed.errors) {
             statuses.refuse(&object, ConditionType::Accepted, error);
         }
+        find_certificates(objects, &object, &mut parsed, statuses);
         gateways.insert(name.clone(), parsed);
     }
     gateways
+}
+
+/// Looks up the secrets that listeners refer to. A listener without its certificate is not served.
+fn find_certificates(objects: &Objects, object: &ObjectRef, parsed: &mut Parsed, statuses: &mut Statuses) {
+    parsed.listeners.retain_mut(|served| {
+        let mut complete = true;
+        for certificate in &mut served.certificates {
+            let found = match objects.secrets.get(&certificate.secret) {
+                None => Err(format!("there is no Secret {}", certificate.secret)),
+                Some(secret) if !secret.is_tls() => Err(format!("expected a Secret of type {TLS}")),
+                Some(secret) => secret.pair().map_err(|error| error.message),
+            };
+            match found {
+                Ok(pair) => certificate.pair = Some(pair),
+                Err(message) => {
+                    let error = FieldError::new(certificate.field.clone(), "InvalidCertificateRef", message);
+                    statuses.refuse(object, ConditionType::ResolvedRefs, error);
+                    complete = false;
+                }
+            }
+        }
+        complete
+    });
 }
 
 /// Finds the listeners of a route's parents, by gateway.
@@ -187,7 +212,8 @@ pub(super) fn build(
         let on_port = attachments.iter().filter(|a| indices.contains(&a.listener)).collect::<Vec<_>>();
         let members = on_port.iter().map(|attachment| attachment.route.clone()).collect();
         output.members.insert(resource.clone(), members);
-        output.listeners.push(listener::listener(&resource, SocketAddr::new(ip, port)));
+        let sharing: Vec<&Served> = indices.iter().filter_map(|index| parsed.listeners.get(*index)).collect();
+        output.listeners.push(listener::listener(&resource, SocketAddr::new(ip, port), &sharing));
         output.routes.push(RouteConfiguration {
             name: resource,
             virtual_hosts: virtual_hosts(&parsed.listeners, &indices, &on_port, routes),

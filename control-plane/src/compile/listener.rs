@@ -13,14 +13,19 @@ use envoy_types::pb::envoy::extensions::filters::network::http_connection_manage
     HttpConnectionManager, HttpFilter, Rds, http_filter,
 };
 use envoy_types::util::pack_any;
-use gateway_api::gateways::{GatewayListeners, GatewayListenersAllowedRoutesNamespacesFrom as AllowedFrom};
+use gateway_api::gateways::{
+    GatewayListeners, GatewayListenersAllowedRoutesNamespacesFrom as AllowedFrom, GatewayListenersTls,
+    GatewayListenersTlsCertificateRefs, GatewayListenersTlsMode,
+};
 
 use super::INVALID;
 use super::hostname::Hostname;
 use super::log_format;
+use super::tls;
 use super::wire;
-use crate::objects::Gateway;
 use crate::objects::problem::FieldError;
+use crate::objects::secret::Pair;
+use crate::objects::{DEFAULT_NAMESPACE, Gateway, ObjectName};
 
 /// The class that is ours.
 pub const GATEWAY_CLASS: &str = "pontoon";
@@ -44,6 +49,18 @@ pub(super) struct Served {
     pub(super) all_namespaces: bool,
     /// Whether `HTTPRoute`s may.
     pub(super) http_routes: bool,
+    /// The certificates with which TLS is terminated. Empty: it is not.
+    pub(super) certificates: Vec<Certificate>,
+}
+
+/// A certificate that a listener refers to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Certificate {
+    /// The secret, and where it is referred to.
+    pub(super) secret: ObjectName,
+    pub(super) field: String,
+    /// Once it is found.
+    pub(super) pair: Option<Pair>,
 }
 
 /// What a `Gateway` asks for.
@@ -59,6 +76,7 @@ pub(super) struct Parsed {
 pub(super) fn parse(gateway: &Gateway) -> Parsed {
     let mut parsed = Parsed::default();
     let spec = &gateway.spec;
+    let namespace = gateway.metadata.namespace.as_deref().unwrap_or(DEFAULT_NAMESPACE);
     parsed.ip = match spec.addresses.as_deref().unwrap_or_default() {
         [] => Some(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
         [only] => {
@@ -75,7 +93,7 @@ pub(super) fn parse(gateway: &Gateway) -> Parsed {
         return parsed;
     }
     let unsupported = [
-        (spec.tls.is_some(), "spec.tls", "TLS is not supported by this version"),
+        (spec.tls.is_some(), "spec.tls", "clients' certificates are not supported by this version"),
         (
             spec.allowed_listeners.is_some(),
             "spec.allowedListeners",
@@ -91,7 +109,8 @@ pub(super) fn parse(gateway: &Gateway) -> Parsed {
         parsed.errors.push(FieldError::new(field, "UnsupportedValue", message));
     }
     for (index, listener) in spec.listeners.iter().enumerate() {
-        match listener_of(listener, &parsed.listeners, &format!("spec.listeners[{index}]")) {
+        let field = format!("spec.listeners[{index}]");
+        match listener_of(listener, namespace, &parsed.listeners, &field) {
             Ok(served) => parsed.listeners.push(served),
             Err(error) => parsed.errors.push(error),
         }
@@ -99,14 +118,27 @@ pub(super) fn parse(gateway: &Gateway) -> Parsed {
     parsed
 }
 
-fn listener_of(written: &GatewayListeners, before: &[Served], field: &str) -> Result<Served, FieldError> {
+fn listener_of(
+    written: &GatewayListeners,
+    namespace: &str,
+    before: &[Served],
+    field: &str,
+) -> Result<Served, FieldError> {
     let wrong = |name: &str, reason: &'static str, message: String| {
         Err(FieldError::new(format!("{field}.{name}"), reason, message))
     };
-    if written.protocol != "HTTP" || written.tls.is_some() {
-        let message = "expected HTTP; TLS and other protocols are not supported by this version";
-        return wrong("protocol", "UnsupportedProtocol", message.into());
-    }
+    let certificates = match (written.protocol.as_str(), &written.tls) {
+        ("HTTP", None) => Vec::new(),
+        ("HTTP", Some(_)) => return wrong("tls", INVALID, "a listener of protocol HTTP has no TLS".into()),
+        ("HTTPS", Some(tls)) => certificates(tls, namespace, field)?,
+        ("HTTPS", None) => {
+            return wrong("tls", INVALID, "a listener of protocol HTTPS needs certificateRefs".into());
+        }
+        _ => {
+            let message = "expected HTTP or HTTPS; other protocols are not supported by this version";
+            return wrong("protocol", "UnsupportedProtocol", message.into());
+        }
+    };
     let Some(port) = u16::try_from(written.port).ok().filter(|port| *port != 0) else {
         return wrong("port", INVALID, "expected a port, 1 to 65535".into());
     };
@@ -121,6 +153,12 @@ fn listener_of(written: &GatewayListeners, before: &[Served], field: &str) -> Re
         let message =
             format!("listener {} has the same port and hostname; it is the one that is served", other.name);
         return wrong("hostname", "HostnameConflict", message);
+    }
+    let conflict =
+        |other: &&Served| other.port == port && other.certificates.is_empty() != certificates.is_empty();
+    if let Some(other) = before.iter().find(conflict) {
+        let message = format!("listener {} has the same port and another protocol", other.name);
+        return wrong("protocol", "ProtocolConflict", message);
     }
     let allowed = written.allowed_routes.as_ref();
     let from = allowed.and_then(|allowed| allowed.namespaces.as_ref()).and_then(|n| n.from.as_ref());
@@ -140,12 +178,50 @@ fn listener_of(written: &GatewayListeners, before: &[Served], field: &str) -> Re
     if !http_routes {
         return wrong("allowedRoutes.kinds", "InvalidRouteKinds", "only HTTPRoute is supported".into());
     }
-    Ok(Served { name: written.name.clone(), port, hostname, all_namespaces, http_routes })
+    Ok(Served { name: written.name.clone(), port, hostname, all_namespaces, http_routes, certificates })
+}
+
+/// The secrets that a listener's TLS refers to.
+fn certificates(
+    tls: &GatewayListenersTls,
+    namespace: &str,
+    field: &str,
+) -> Result<Vec<Certificate>, FieldError> {
+    let at = |name: &str| format!("{field}.tls.{name}");
+    if matches!(tls.mode, Some(GatewayListenersTlsMode::Passthrough)) {
+        let message = "Passthrough is for protocol TLS, which is not supported by this version";
+        return Err(FieldError::new(at("mode"), "UnsupportedValue", message));
+    }
+    if tls.options.as_ref().is_some_and(|options| !options.is_empty()) {
+        let message = "there are no options here";
+        return Err(FieldError::new(at("options"), "UnsupportedValue", message));
+    }
+    let refs = tls.certificate_refs.as_deref().unwrap_or_default();
+    if refs.is_empty() {
+        let message = "a listener of protocol HTTPS needs a certificate";
+        return Err(FieldError::new(at("certificateRefs"), INVALID, message));
+    }
+    let certificate = |(index, reference): (usize, &GatewayListenersTlsCertificateRefs)| {
+        let field = at(&format!("certificateRefs[{index}]"));
+        let (group, kind) = (reference.group.as_deref(), reference.kind.as_deref());
+        if !group.unwrap_or_default().is_empty() || kind.is_some_and(|kind| kind != "Secret") {
+            let message = "expected a Secret";
+            return Err(FieldError::new(format!("{field}.kind"), "InvalidCertificateRef", message));
+        }
+        if reference.namespace.as_deref().is_some_and(|other| other != namespace) {
+            let message = "a secret of another namespace may not be referred to";
+            return Err(FieldError::new(format!("{field}.namespace"), "RefNotPermitted", message));
+        }
+        let secret = ObjectName::new(namespace, reference.name.as_str());
+        Ok(Certificate { secret, field, pair: None })
+    };
+    refs.iter().enumerate().map(certificate).collect()
 }
 
 /// The socket and what is done with a connection on it. Its routes come by RDS under the same name, so that a
-/// change of routes leaves it untouched.
-pub(super) fn listener(name: &str, address: SocketAddr) -> Listener {
+/// change of routes leaves it untouched. With certificates there is a filter chain for each of the listeners that share
+/// the socket, chosen by the name that the client asks for.
+pub(super) fn listener(name: &str, address: SocketAddr, sharing: &[&Served]) -> Listener {
     let manager = HttpConnectionManager {
         stat_prefix: name.to_owned(),
         route_specifier: Some(RouteSpecifier::Rds(Rds {
@@ -186,10 +262,19 @@ pub(super) fn listener(name: &str, address: SocketAddr) -> Listener {
         name: "envoy.filters.network.http_connection_manager".to_owned(),
         config_type: Some(filter::ConfigType::TypedConfig(pack_any(manager))),
     };
+    let chain = FilterChain { filters: vec![filter], ..FilterChain::default() };
+    let with_tls = sharing.iter().filter(|served| !served.certificates.is_empty());
+    let mut filter_chains: Vec<FilterChain> =
+        with_tls.map(|served| tls::filter_chain(served, chain.clone())).collect();
+    let listener_filters = if filter_chains.is_empty() { Vec::new() } else { vec![tls::inspector()] };
+    if filter_chains.is_empty() {
+        filter_chains.push(chain);
+    }
     Listener {
         name: name.to_owned(),
         address: Some(wire::socket(address)),
-        filter_chains: vec![FilterChain { filters: vec![filter], ..FilterChain::default() }],
+        filter_chains,
+        listener_filters,
         ..Listener::default()
     }
 }

@@ -49,6 +49,7 @@ fn objects() -> Objects {
         routes: (0..SERVICES).map(|s| (name(&format!("s{s}")), Arc::new(route(s)))).collect(),
         migrations: OrdMap::unit(name("s0"), Arc::new(Migration::new("s0", spec))),
         pools: OrdMap::new(),
+        secrets: Default::default(),
     }
 }
 

@@ -213,6 +213,7 @@ impl Catalogue {
                 Object::HttpRoute(object) => drop(objects.routes.insert(name, object.clone())),
                 Object::Migration(object) => drop(objects.migrations.insert(name, object.clone())),
                 Object::Pool(object) => drop(objects.pools.insert(name, object.clone())),
+                Object::Secret(object) => drop(objects.secrets.insert(name, object.clone())),
             }
             sources.insert(reference.clone(), entry.source.clone());
         }

@@ -8,7 +8,9 @@ use serde::de::DeserializeOwned;
 use super::problem::{FieldError, Position, Problem, Severity, did_you_mean};
 use super::yaml::decode::{DecodeError, decode};
 use super::yaml::{self, Node};
-use super::{DEFAULT_NAMESPACE, Gateway, HttpRoute, Kind, Migration, ObjectName, ObjectRef, Pool, check};
+use super::{
+    DEFAULT_NAMESPACE, Gateway, HttpRoute, Kind, Migration, ObjectName, ObjectRef, Pool, Secret, check,
+};
 use crate::compile;
 
 /// An object of any kind, read.
@@ -18,6 +20,7 @@ pub(super) enum Object {
     HttpRoute(Arc<HttpRoute>),
     Migration(Arc<Migration>),
     Pool(Arc<Pool>),
+    Secret(Arc<Secret>),
 }
 
 /// Whose document it is.
@@ -179,6 +182,15 @@ fn read_object(file: &Arc<str>, tree: &Node, object: &ObjectRef) -> Result<Objec
             let pool = typed(file, tree, object, |o: &mut Pool| &mut o.metadata)?;
             let errors = check::pool(&pool.spec);
             (Object::Pool(Arc::new(pool)), errors)
+        }
+        Kind::Secret => {
+            let secret = typed(file, tree, object, |o: &mut Secret| &mut o.metadata);
+            let secret = secret.map_err(|problems| {
+                // What is wrong may be the secret itself.
+                problems.into_iter().map(|problem| Problem { value: None, ..problem }).collect::<Vec<_>>()
+            })?;
+            let errors = super::secret::check(&secret);
+            (Object::Secret(Arc::new(secret)), errors)
         }
     };
     if errors.is_empty() { Ok(read) } else { Err(problems(errors)) }

@@ -14,6 +14,7 @@ pub fn all() -> Vec<(String, Value)> {
         .into_iter()
         .map(|kind| {
             let spec = match kind {
+                Kind::Secret => return ("secret.json".to_owned(), secret_schema()),
                 Kind::Gateway => spec_schema::<gateway_api::gateways::GatewaySpec>(),
                 Kind::HttpRoute => spec_schema::<gateway_api::httproutes::HttpRouteSpec>(),
                 Kind::Migration => spec_schema::<MigrationSpec>(),
@@ -47,6 +48,27 @@ fn close(schema: &mut Value) {
         Value::Array(items) => items.iter_mut().for_each(close),
         _ => {}
     }
+}
+
+/// A `Secret` has no `spec`.
+fn secret_schema() -> Value {
+    let mut schema = object_schema(Kind::Secret, json!({}));
+    let texts = |description: &str| json!({ "type": "object", "additionalProperties": { "type": "string" }, "description": description });
+    let fields = [
+        (
+            "type",
+            json!({ "type": "string", "description": "kubernetes.io/tls for a listener's certificate." }),
+        ),
+        ("data", texts("tls.crt and tls.key as PEM, in base64.")),
+        ("stringData", texts("tls.crt and tls.key as PEM. Goes before data.")),
+        ("immutable", json!({ "type": "boolean", "description": "Not read." })),
+    ];
+    if let Some(properties) = schema.get_mut("properties").and_then(Value::as_object_mut) {
+        properties.remove("spec");
+        properties.extend(fields.map(|(name, field)| (name.to_owned(), field)));
+    }
+    schema["required"] = json!(["apiVersion", "kind", "metadata", "type"]);
+    schema
 }
 
 fn object_schema(kind: Kind, mut spec: Value) -> Value {

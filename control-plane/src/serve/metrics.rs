@@ -60,6 +60,7 @@ fn objects(world: &World, registry: &mut Registry) {
         (Kind::HttpRoute, objects.routes.len()),
         (Kind::Migration, objects.migrations.len()),
         (Kind::Pool, objects.pools.len()),
+        (Kind::Secret, objects.secrets.len()),
     ] {
         family.get_or_create(&vec![("kind", kind.to_string())]).set(count as i64);
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use rustls::RootCertStore;
-use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 use x509_parser::extensions::GeneralName;
@@ -125,8 +125,9 @@ impl Identity {
     /// When one of them cannot be used, or they do not belong together.
     pub fn load(&self) -> Result<(Arc<CertifiedKey>, Facts), Unusable> {
         let chain = certificates(&self.chain.read()?)?;
-        let key = PrivateKeyDer::from_pem_slice(&self.key.read()?)
-            .map_err(|error| Unusable(format!("the private key is not usable PEM: {error}")))?;
+        let key = PrivateKeyDer::from_pem_slice(&self.key.read()?).map_err(|error| {
+            Unusable(format!("the private key is not usable PEM: {}", pem_problem(&error)))
+        })?;
         let leaf =
             chain.first().ok_or_else(|| Unusable("the certificate chain has no certificate".into()))?;
         let facts = facts(leaf)?;
@@ -166,9 +167,9 @@ impl Trust {
     /// When one cannot be read.
     pub fn revocations(&self) -> Result<Vec<CertificateRevocationListDer<'static>>, Unusable> {
         let Some(source) = &self.revoked else { return Ok(Vec::new()) };
-        CertificateRevocationListDer::pem_slice_iter(&source.read()?)
-            .collect::<Result<_, _>>()
-            .map_err(|error| Unusable(format!("a revocation list is not usable PEM: {error}")))
+        CertificateRevocationListDer::pem_slice_iter(&source.read()?).collect::<Result<_, _>>().map_err(
+            |error| Unusable(format!("a revocation list is not usable PEM: {}", pem_problem(&error))),
+        )
     }
 
     /// The files it is read from.
@@ -191,7 +192,17 @@ impl Trust {
 fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, Unusable> {
     CertificateDer::pem_slice_iter(pem)
         .collect::<Result<_, _>>()
-        .map_err(|error| Unusable(format!("a certificate is not usable PEM: {error}")))
+        .map_err(|error| Unusable(format!("a certificate is not usable PEM: {}", pem_problem(&error))))
+}
+
+/// In words; the crate's own show bytes as numbers.
+fn pem_problem(error: &pem::Error) -> String {
+    match error {
+        pem::Error::MissingSectionEnd { .. } => "a BEGIN line has no END line".into(),
+        pem::Error::IllegalSectionStart { .. } => "a BEGIN line is malformed".into(),
+        pem::Error::NoItemsFound => "there is none in it".into(),
+        other => other.to_string(),
+    }
 }
 
 fn parse<'c>(certificate: &'c CertificateDer<'_>) -> Result<X509Certificate<'c>, Unusable> {

@@ -36,12 +36,12 @@ fn what_the_compiler_refuses_has_file_and_line() {
     .replace("name: edge", "name: edg");
     let pool = "apiVersion: pontoon.dev/v1alpha1\nkind: Pool\nmetadata: {name: inventory}\nspec:\n  dns: {name: a, port: 1}\n";
     let tls = GATEWAY.to_owned()
-        + "  - {name: https, port: 8443, protocol: HTTPS}\n  - {name: again, port: 8080, protocol: HTTP}\n";
+        + "  - {name: mail, port: 8443, protocol: TCP}\n  - {name: again, port: 8080, protocol: HTTP}\n";
     let report = report(&[("gateway.yaml", &tls), ("pool.yaml", pool), ("route.yaml", &shop)]);
     assert_eq!(
         lines(&report),
         [
-            "gateway.yaml:8:31: Gateway default/edge: spec.listeners[1].protocol: \"HTTPS\": expected HTTP; TLS and other protocols are not supported by this version (UnsupportedProtocol)",
+            "gateway.yaml:8:30: Gateway default/edge: spec.listeners[1].protocol: \"TCP\": expected HTTP or HTTPS; other protocols are not supported by this version (UnsupportedProtocol)",
             "gateway.yaml:9:5: Gateway default/edge: spec.listeners[2].hostname: listener http has the same port and hostname; it is the one that is served (HostnameConflict)",
             "route.yaml:5:17: HTTPRoute default/shop: spec.parentRefs[0].name: \"edg\": there is no Gateway default/edg; did you mean edge? (NoMatchingParent)",
             "route.yaml:8:8: HTTPRoute default/shop: spec.rules[0].backendRefs[0].name: \"inventori\": there is no Pool default/inventori; did you mean inventory? (BackendNotFound)",

@@ -68,6 +68,7 @@ fn objects(target_endpoints: usize, stage: &str) -> Objects {
         ]
         .into_iter()
         .collect(),
+        secrets: Default::default(),
     }
 }
 
