@@ -9,13 +9,13 @@ use pontoon_proxy::worker::Options;
 use crate::fixture::*;
 
 /// Clients that reconnect when they are told to, and count what fails otherwise.
-async fn drained_under_load(http: Http) {
+async fn drained_under_load(http: Http, clients: usize) {
     let upstream = Upstream::named(Http::One, "ok").await;
     let options = Options { workers: 2, lame_duck: Duration::from_millis(300), ..Setup::default().options };
     let proxy = Proxy::with(&[upstream.address], Setup { options, ..Setup::default() }).await;
     let (answered, failed) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
     let leaving = Arc::new(AtomicBool::new(false));
-    let clients: Vec<_> = (0..16)
+    let clients: Vec<_> = (0..clients)
         .map(|_| {
             let (answered, failed, leaving) =
                 (Arc::clone(&answered), Arc::clone(&failed), Arc::clone(&leaving));
@@ -54,12 +54,22 @@ async fn drained_under_load(http: Http) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_drain_fails_no_request_of_http1_clients() {
-    drained_under_load(Http::One).await;
+    drained_under_load(Http::One, 16).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_drain_fails_no_request_of_one_client() {
+    drained_under_load(Http::One, 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_drain_fails_no_request_of_a_thousand_clients() {
+    drained_under_load(Http::One, 1_000).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_drain_fails_no_request_of_http2_clients() {
-    drained_under_load(Http::Two).await;
+    drained_under_load(Http::Two, 16).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
