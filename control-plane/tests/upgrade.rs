@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use rig::{PATIENCE, PONTOON, Served};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpStream, UnixDatagram};
 use tokio::process::{Child, Command};
 use tokio::task::JoinHandle;
 
@@ -166,7 +166,11 @@ spec: {{ endpoints: [{{ address: {}, port: {} }}] }}
     }
 
     fn proxy(&self, cluster: &str, workers: usize) -> Child {
-        Command::new(PONTOON)
+        self.command(Command::new(PONTOON), cluster, workers).spawn().unwrap()
+    }
+
+    fn command(&self, mut program: Command, cluster: &str, workers: usize) -> Command {
+        program
             .args(["proxy", "--cluster", cluster, "--workers", &workers.to_string(), "--drain-seconds", "10"])
             .args(["--admin", &format!("127.0.0.1:{}", self.admin)])
             .args(["--xds-server", &format!("http://{}", self.served.xds)])
@@ -176,9 +180,8 @@ spec: {{ endpoints: [{{ address: {}, port: {} }}] }}
             .env("PONTOON_LOG", "warn")
             .stdout(Stdio::null())
             .stderr(Stdio::inherit())
-            .kill_on_drop(true)
-            .spawn()
-            .unwrap()
+            .kill_on_drop(true);
+        program
     }
 
     async fn is_ready(&self) -> bool {
@@ -266,6 +269,56 @@ async fn a_signal_starts_the_program_anew_in_its_place() {
         std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&chain.socket).unwrap().permissions());
     assert_eq!(mode & 0o777, 0o600);
     quit(&chain, &chain.socket).await;
+}
+
+/// What a process tells systemd, as far as these words are in it.
+async fn told(notified: &UnixDatagram, words: &[&str]) {
+    let mut buffer = [0; 1024];
+    let heard = async {
+        loop {
+            let length = notified.recv(&mut buffer).await.unwrap();
+            let text = String::from_utf8_lossy(&buffer[..length]).into_owned();
+            if words.iter().all(|word| text.contains(word)) {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, heard).await.unwrap_or_else(|_| panic!("systemd never hears {words:?}"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn systemd_hears_who_is_ready_and_passes_its_sockets() {
+    let chain = Chain::start().await;
+    let path = chain.served.dir.path().join("notify.sock");
+    let notified = UnixDatagram::bind(&path).unwrap();
+    // The listener's socket is passed as the third descriptor, which is where systemd's begin.
+    let socket = std::net::TcpListener::bind(chain.gateway).unwrap();
+    let mut shell = Command::new("/bin/sh");
+    shell.args(["-c", "exec 3<&0; LISTEN_FDS=1 LISTEN_PID=$$ exec \"$0\" \"$@\"", PONTOON]);
+    let mut command = chain.command(shell, "default/edge", 2);
+    command.stdin(Stdio::from(std::os::fd::OwnedFd::from(socket)));
+    let notifying = |command: &mut Command| {
+        command.env("NOTIFY_SOCKET", &path).env("WATCHDOG_USEC", "200000").spawn().unwrap()
+    };
+    // Without the passed socket the address would be in use: it is open in no other way.
+    let old = notifying(&mut command);
+    drop(command);
+    told(&notified, &[&format!("MAINPID={}", old.id().unwrap()), "READY=1"]).await;
+    told(&notified, &["WATCHDOG=1"]).await;
+    let load = Load::start(chain.gateway, 16);
+    load.answered(100).await;
+
+    let mut new = notifying(&mut chain.command(Command::new(PONTOON), "default/edge", 2));
+    told(&notified, &[&format!("MAINPID={}", new.id().unwrap()), "READY=1"]).await;
+    ended(old).await;
+    load.answered(100).await;
+    load.finish().await;
+    signal("HUP", new.id().unwrap()).await;
+    told(&notified, &["RELOADING=1", "MONOTONIC_USEC="]).await;
+    signal("TERM", new.id().unwrap()).await;
+    told(&notified, &["STOPPING=1"]).await;
+    let status = tokio::time::timeout(PATIENCE, new.wait()).await.unwrap().unwrap();
+    assert!(status.success(), "{status}");
 }
 
 async fn signal(name: &str, pid: u32) {
