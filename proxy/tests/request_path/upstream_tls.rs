@@ -8,6 +8,7 @@ use http::Response;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use pontoon_proxy::config::Store;
 use pontoon_proxy::error::Error;
+use pontoon_proxy::route::matching::PathMatcher;
 use pontoon_xds::client::{Rejected, Update};
 use pontoon_xds::pb::envoy::config::cluster::v3::Cluster;
 use pontoon_xds::pb::envoy::config::core::v3::{Http2ProtocolOptions, TransportSocket, transport_socket};
@@ -23,7 +24,8 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{HandshakeKind, RootCertStore, ServerConfig};
-use tokio::net::TcpListener;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
 use crate::fixture::*;
@@ -301,6 +303,34 @@ async fn a_change_of_whom_we_trust_is_not_outlived_by_a_connection() {
     assert_eq!(store.reload_tls(), []);
     put(&proxy, &store);
     assert_eq!(get(&proxy).await, (503, Error::UpstreamTlsCertificate.body().into()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tunnel_of_connect_is_under_tls_too() {
+    let authority = Authority::new();
+    let (address, seen) = serve(Http::One, &authority.sign(&["shop.test"]), None).await;
+    let mut store = Store::default();
+    assert_eq!(apply(&mut store, &cluster(Http::One, &context(&authority, "shop.test"))), []);
+    let setup = Setup {
+        http: Box::new(|http| http.upgrades.push("connect".into())),
+        route: Box::new(|route| route.matcher.path = PathMatcher::Connect),
+        forward: Box::new(|forward| forward.connect = true),
+        ..Setup::default()
+    };
+    let proxy = Proxy::with(&[address], setup).await;
+    put(&proxy, &store);
+    let mut stream = TcpStream::connect(proxy.address).await.unwrap();
+    stream.write_all(b"CONNECT shop.test:443 HTTP/1.1\r\nhost: shop.test:443\r\n\r\n").await.unwrap();
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(tokio::time::timeout(PATIENCE, stream.read_u8()).await.unwrap().unwrap());
+    }
+    assert!(head.starts_with(b"HTTP/1.1 200 "));
+    stream.write_all(b"GET / HTTP/1.1\r\nhost: shop.test\r\nconnection: close\r\n\r\n").await.unwrap();
+    let mut answer = Vec::new();
+    tokio::time::timeout(PATIENCE, stream.read_to_end(&mut answer)).await.unwrap().unwrap();
+    assert!(answer.ends_with(b"\r\n\r\nhello"), "{answer:?}");
+    assert_eq!(seen.lock().unwrap().len(), 1);
 }
 
 #[test]
