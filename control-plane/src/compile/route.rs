@@ -288,7 +288,8 @@ fn forward(
     let base = RouteAction {
         prefix_rewrite: rewrite,
         host_rewrite_specifier: filters.rewrite_host.clone().map(HostRewriteSpecifier::HostRewriteLiteral),
-        timeout: timeouts.request.map(wire::duration),
+        // Envoy's default of 15 s would cut event streams and long polls; a stream without progress ends anyway.
+        timeout: Some(wire::duration(timeouts.request.unwrap_or_default())),
         retry_policy: Some(RetryPolicy {
             retry_on: RETRY_ON.to_owned(),
             num_retries: wire::number(1),
