@@ -11,10 +11,12 @@ mod lds;
 pub mod listener;
 mod matching;
 pub mod problem;
+mod proxy_protocol;
 mod rds;
 pub(crate) mod sidecar;
 pub mod store;
 pub mod support;
+mod tcp_proxy;
 mod tls;
 mod tls_upstream;
 

@@ -73,6 +73,8 @@ errors! {
     ListenerConnectionLimit: Downstream, SERVICE_UNAVAILABLE, "-", "listener_connection_limit", "the listener has as many connections as its connection_limit filter allows";
     /// There is no memory for more.
     Overload: Us, SERVICE_UNAVAILABLE, "OM", "overload", "the proxy is short of memory and takes nothing new; look at --max-memory-mib and at pontoon_memory_bytes";
+    /// The listener wants a PROXY protocol header, and this is none that it takes.
+    ProxyProtocol: Downstream, BAD_REQUEST, "DPE", "proxy_protocol", "the connection does not begin with a PROXY protocol header of a version that the listener takes; does its peer send one?";
     /// All headers did not arrive in time.
     HeaderTimeout: Downstream, REQUEST_TIMEOUT, "DPE", "request_header_timeout", "the request's headers did not arrive in time";
     /// The request target is no path we would send on.
@@ -141,6 +143,10 @@ errors! {
     UpstreamTimeout: Upstream, GATEWAY_TIMEOUT, "UT", "upstream_timeout", "the endpoint did not answer within the route's timeout";
     /// One try's timeout, with no try left.
     PerTryTimeout: Upstream, GATEWAY_TIMEOUT, "UT", "per_try_timeout", "no try was answered within the route's per-try timeout";
+    /// A connection without HTTP has lived as long as it may.
+    ConnectionTooOld: Us, GATEWAY_TIMEOUT, "DT", "connection_too_old", "the connection reached its tcp_proxy's max_downstream_connection_duration";
+    /// The listener, or the proxy, ended before it did.
+    Drained: Us, SERVICE_UNAVAILABLE, "LR", "drained", "the listener ended, and with the drain time over the connections that were left";
     /// No progress in either direction.
     StreamIdle: Upstream, GATEWAY_TIMEOUT, "SI", "stream_idle_timeout", "no bytes went either way for the stream's idle timeout";
 }

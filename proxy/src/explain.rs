@@ -131,7 +131,7 @@ fn on_listener(listener: &Listener, request: &Request) -> Explanation {
     let Some(chain) = chains.select(&seen) else {
         return nothing("no filter chain of the listener takes such a connection");
     };
-    let Some(table) = chain.http.load().routes.table.load_full() else {
+    let Some(table) = chain.serves.routes().table.load_full() else {
         return nothing("the listener's routes have not arrived");
     };
     let head = RequestHead {

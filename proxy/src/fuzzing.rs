@@ -1,13 +1,16 @@
 //! Doors into rooms that are otherwise closed, for the fuzz targets alone (feature `fuzzing`).
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
+use crate::config::chains::{Announced, Inspect};
 use crate::config::listener::{ForwardedTrust, Limits, Underscores};
 use crate::error::Error;
 use crate::http::{forwarded as trust, headers};
 use crate::listener::guard::Guard;
+use crate::listener::inspect::Inspector;
 
 /// Reads a connection's bytes in these pieces. Gives where, counted over all of them, and why they are refused.
 pub fn guard(pieces: &[&[u8]]) -> Option<(usize, Error)> {
@@ -70,4 +73,29 @@ pub fn forwarded(trusted: bool, hops: u32, lines: &[(u8, &str)]) -> Option<Seen>
         headers::join_cookies(&mut map);
     }
     Some(Seen { client: origin.client, headers: map })
+}
+
+/// What a connection's first bytes are taken for, and what is left of them for whoever reads them next; read in these
+/// pieces by a listener that may be told of the client by the PROXY protocol, and that takes TLS and HTTP.
+pub fn beginning(pieces: &[&[u8]]) -> (String, Vec<u8>) {
+    let inspect = Inspect {
+        announced: Some(Announced { optional: true, v1: true, v2: true }),
+        tls: true,
+        http: true,
+        timeout: Duration::from_secs(1),
+        proceed: false,
+    };
+    let mut inspector = Inspector::new(inspect);
+    let mut found = Ok(None);
+    let mut pieces = pieces.iter();
+    for piece in pieces.by_ref() {
+        found = inspector.feed(piece);
+        if !matches!(found, Ok(None)) {
+            break;
+        }
+    }
+    let said = format!("{found:?} {:?}", inspector.addresses());
+    let mut rest = inspector.into_bytes();
+    pieces.for_each(|piece| rest.extend_from_slice(piece));
+    (said, rest)
 }

@@ -5,7 +5,7 @@ pub(crate) mod arrival;
 pub(crate) mod chain;
 pub(crate) mod connection;
 pub(crate) mod guard;
-mod inspect;
+pub(crate) mod inspect;
 pub(crate) mod io;
 pub(crate) mod transport;
 
@@ -101,14 +101,14 @@ impl ListenerLocal {
     /// How long what is in flight may take when the listener goes.
     pub(crate) fn drain_limit(&self) -> Duration {
         let chains = self.chains();
-        let limits = chains.iter().map(|chain| chain.settings(&self.worker).http.timeouts.drain);
+        let limits = chains.iter().map(|chain| chain.drain_limit(&self.worker));
         limits.max().unwrap_or_default()
     }
 
     /// The most that any chain allows; a connection has none yet when it is counted. 0 is no limit.
     fn most_connections(&self) -> usize {
         let chains = self.chains();
-        let limits = chains.iter().map(|chain| chain.settings(&self.worker).http.max_connections);
+        let limits = chains.iter().map(|chain| chain.max_connections(&self.worker));
         let mut most = 0;
         for limit in limits {
             match limit {
@@ -252,7 +252,7 @@ fn start(local: &Rc<ListenerLocal>, stream: TcpStream, peer: SocketAddr) {
             local.cells.ended(0, Some(error));
             let entry = || Entry { status: 0, ..Entry::refused(&local.listener.name, peer.ip(), error) };
             if let Some(chain) = local.chains().iter().next() {
-                chain.settings(&local.worker).log(entry);
+                chain.log(&local.worker, entry);
             }
             return;
         }

@@ -2,4 +2,5 @@
 
 pub mod cluster;
 pub(crate) mod connect;
+pub(crate) mod open;
 pub(crate) mod pool;

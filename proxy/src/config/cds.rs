@@ -14,7 +14,8 @@ use super::hcm::duration;
 use super::lds::{host_and_port, unpack};
 use super::problem::{Problem, Under};
 use super::support::{Message, support};
-use super::tls_upstream;
+use super::{proxy_protocol, tls_upstream};
+use crate::proxy_protocol::Version;
 use crate::tls::client::Plan;
 use crate::upstream::cluster::{BalancePolicy, EndpointSource, UpstreamProtocol};
 
@@ -67,6 +68,7 @@ pub(super) struct Compiled {
     pub(super) connect_timeout: Duration,
     pub(super) policy: BalancePolicy,
     pub(super) protocol: UpstreamProtocol,
+    pub(super) proxy_protocol: Option<Version>,
     pub(super) idle_timeout: Duration,
     /// TLS before its files are read.
     pub(super) tls: Option<Plan>,
@@ -88,13 +90,20 @@ pub(super) fn compile(message: &Cluster) -> Result<Compiled, Problem> {
     };
     let (protocol, idle) = protocol(message)?;
     let (source, endpoints) = source(message)?;
-    let tls = tls_upstream::compile(message.transport_socket.as_ref(), protocol)
-        .under(|| "transport_socket".into())?;
+    let (proxy_protocol, socket) =
+        proxy_protocol::upstream(message.transport_socket.as_ref()).under(|| "transport_socket".into())?;
+    let at = if proxy_protocol.is_some() {
+        "transport_socket.typed_config.transport_socket"
+    } else {
+        "transport_socket"
+    };
+    let tls = tls_upstream::compile(socket.as_ref(), protocol).under(|| at.into())?;
     Ok(Compiled {
         connect_timeout: duration("connect_timeout", message.connect_timeout)?
             .unwrap_or(DEFAULT_CONNECT_TIMEOUT),
         policy,
         protocol,
+        proxy_protocol,
         idle_timeout: idle.unwrap_or(DEFAULT_IDLE),
         tls,
         source,

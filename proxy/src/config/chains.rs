@@ -8,7 +8,7 @@ use std::time::Duration;
 use arc_swap::{ArcSwap, ArcSwapOption};
 use ipnet::IpNet;
 
-use super::listener::HttpSettings;
+use super::listener::{HttpSettings, RouteHandle, TcpSettings};
 use crate::tls::server::ServerTls;
 
 /// What a listener does with its connections, in one version.
@@ -31,8 +31,36 @@ pub struct Chain {
     pub matches: ChainMatch,
     /// How TLS is terminated. `None`: it is not.
     pub tls: Option<ChainTls>,
-    /// What is done with requests. Connections read it anew for each.
-    pub http: ArcSwap<HttpSettings>,
+    /// What reads the connections. Of which kind it is stays for the handle's life.
+    pub serves: Serves,
+}
+
+/// What reads a chain's connections.
+#[derive(Debug)]
+pub enum Serves {
+    /// HTTP. Connections read the settings anew for each request.
+    Http(Arc<ArcSwap<HttpSettings>>),
+    /// Nothing: bytes are passed on as they are.
+    Tcp(Arc<ArcSwap<TcpSettings>>),
+}
+
+impl Serves {
+    /// Puts the settings of `newer` in force, where it is of the same kind.
+    pub(super) fn take(&self, newer: Serves) {
+        match (self, newer) {
+            (Serves::Http(mine), Serves::Http(newer)) => mine.store(newer.load_full()),
+            (Serves::Tcp(mine), Serves::Tcp(newer)) => mine.store(newer.load_full()),
+            _ => {}
+        }
+    }
+
+    /// The routes, be they of requests or of connections.
+    pub fn routes(&self) -> Arc<RouteHandle> {
+        match self {
+            Serves::Http(settings) => settings.load().routes.clone(),
+            Serves::Tcp(settings) => settings.load().routes.clone(),
+        }
+    }
 }
 
 /// TLS on a chain.
@@ -47,6 +75,8 @@ pub struct ChainTls {
 /// What is read of a connection before a chain is chosen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Inspect {
+    /// Whether it begins with a PROXY protocol header.
+    pub announced: Option<Announced>,
     /// Whether it begins with a TLS `ClientHello`, and what that says.
     pub tls: bool,
     /// Whether it begins as HTTP/1 or HTTP/2 does.
@@ -55,6 +85,17 @@ pub struct Inspect {
     pub timeout: Duration,
     /// Whether a connection without bytes goes on after that, as one that speaks last must. Else it is closed.
     pub proceed: bool,
+}
+
+/// Which PROXY protocol headers are taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Announced {
+    /// A connection may do without.
+    pub optional: bool,
+    /// The text form.
+    pub v1: bool,
+    /// The binary form.
+    pub v2: bool,
 }
 
 /// `FilterChainMatch`. What is empty or none takes all.
@@ -104,10 +145,17 @@ pub struct Seen {
     pub protocols: Vec<Box<[u8]>>,
 }
 
+impl Inspect {
+    /// Whether anything is read at all.
+    pub fn reads(&self) -> bool {
+        self.announced.is_some() || self.tls || self.http
+    }
+}
+
 impl Chains {
     /// The one chain of a listener that has nothing to choose and nothing to inspect.
     pub fn only(&self) -> Option<&Arc<Chain>> {
-        if self.inspect.tls || self.inspect.http {
+        if self.inspect.reads() {
             return None;
         }
         match (self.all.as_slice(), &self.default) {

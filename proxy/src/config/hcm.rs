@@ -282,7 +282,8 @@ fn upgrades(message: &HttpConnectionManager) -> Result<Vec<Box<str>>, Problem> {
     Ok(types.into_iter().flatten().collect())
 }
 
-fn access_log(message: &AccessLogMessage) -> Result<AccessLog, Problem> {
+/// A file, and in which of the two forms its lines are.
+pub(super) fn access_log(message: &AccessLogMessage) -> Result<AccessLog, Problem> {
     if message.filter.is_some() {
         return Err(Problem::new("filter", "is set, but this proxy does not support it"));
     }

@@ -9,16 +9,18 @@ use envoy_types::pb::envoy::config::core::v3::socket_address::PortSpecifier;
 use envoy_types::pb::envoy::config::core::v3::{Address, CidrRange, address};
 use envoy_types::pb::envoy::config::listener::v3::{Listener, ListenerFilter, listener_filter};
 use envoy_types::pb::envoy::extensions::filters::listener::http_inspector::v3::HttpInspector;
+use envoy_types::pb::envoy::extensions::filters::listener::proxy_protocol::v3::ProxyProtocol;
 use envoy_types::pb::envoy::extensions::filters::listener::tls_inspector::v3::TlsInspector;
 use envoy_types::pb::google::protobuf::Any;
 use ipnet::IpNet;
 use prost::Name;
 
-use super::chains::Inspect;
+use super::chains::{Announced, Inspect};
 use super::hcm::duration;
 use super::problem::{Problem, Under, each};
+use super::proxy_protocol;
 use super::support::{Message, support};
-pub(super) use chain::{Compiled as CompiledChain, MESSAGES as CHAIN_MESSAGES};
+pub(super) use chain::{Compiled as CompiledChain, MESSAGES as CHAIN_MESSAGES, Reader};
 
 pub(super) const MESSAGES: &[Message] = &[LISTENER, TLS_INSPECTOR, HTTP_INSPECTOR, CIDR_RANGE];
 
@@ -120,7 +122,12 @@ fn inspect(message: &Listener, chains: &[(String, CompiledChain)]) -> Result<Ins
         !matches.server_names.is_empty() || matches.transport.is_some() || !matches.protocols.is_empty()
     };
     let timeout = duration("listener_filters_timeout", message.listener_filters_timeout)?;
+    let announced = filters.iter().find_map(|filter| match filter {
+        Inspector::Proxy(announced) => Some(*announced),
+        _ => None,
+    });
     Ok(Inspect {
+        announced,
         tls: filters.contains(&Inspector::Tls) || chains.iter().any(|(_, chain)| needs_tls(chain)),
         http: filters.contains(&Inspector::Http),
         timeout: timeout.unwrap_or(DEFAULT_INSPECT),
@@ -130,6 +137,7 @@ fn inspect(message: &Listener, chains: &[(String, CompiledChain)]) -> Result<Ins
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Inspector {
+    Proxy(Announced),
     Tls,
     Http,
 }
@@ -141,6 +149,10 @@ fn inspector(message: &ListenerFilter) -> Result<Inspector, Problem> {
     let Some(listener_filter::ConfigType::TypedConfig(config)) = &message.config_type else {
         return Err(Problem::new("typed_config", "is missing"));
     };
+    if config.type_url == ProxyProtocol::type_url() {
+        let announced = unpack(config).and_then(|message| proxy_protocol::listener(&message));
+        return announced.under(|| "typed_config".into()).map(Inspector::Proxy);
+    }
     if config.type_url == HttpInspector::type_url() {
         return http_inspector(&unpack(config)?).under(|| "typed_config".into()).map(|()| Inspector::Http);
     }

@@ -27,13 +27,13 @@ pub struct Listener {
 impl Listener {
     /// The routes of all chains.
     pub fn route_handles(&self) -> Vec<Arc<RouteHandle>> {
-        self.chains.load().iter().map(|chain| chain.http.load().routes.clone()).collect()
+        self.chains.load().iter().map(|chain| chain.serves.routes()).collect()
     }
 
     /// Whether routes and certificates of all chains have arrived.
     pub fn is_complete(&self) -> bool {
         self.chains.load().iter().all(|chain| {
-            chain.http.load().routes.table.load().is_some()
+            chain.serves.routes().table.load().is_some()
                 && chain.tls.as_ref().is_none_or(|tls| tls.server.load().is_some())
         })
     }
@@ -72,6 +72,21 @@ pub struct HttpSettings {
     pub server_name: Box<str>,
     /// A sidecar's own listener: routes are found by the name that a request asks for, not in `routes`.
     pub on_demand: Option<Arc<OnDemand>>,
+}
+
+/// What a `TcpProxy` says. The route configuration has one route, which all connections take.
+#[derive(Debug)]
+pub struct TcpSettings {
+    /// Where connections go.
+    pub routes: Arc<RouteHandle>,
+    /// Nothing moves either way. Default 1 h (Envoy's); `None` is off.
+    pub idle: Option<Duration>,
+    /// A connection's longest life.
+    pub longest: Option<Duration>,
+    /// Connections of the listener, over all workers; 0 is no limit.
+    pub max_connections: usize,
+    /// One access log per configured sink; a line a connection.
+    pub access_log: Vec<AccessLog>,
 }
 
 /// How the path is normalised. What is matched is what is sent upstream.

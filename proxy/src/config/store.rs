@@ -24,13 +24,13 @@ use pontoon_xds::client::{Rejected, Update};
 use pontoon_xds::{Resource, ResourceType};
 use tokio::time::Instant;
 
-use super::chains::{Chain, ChainTls, Chains};
+use super::chains::{Chain, ChainTls, Chains, Serves};
 use super::hcm::{Manager, Routes};
-use super::lds::CompiledChain;
-use super::listener::{HttpSettings, Listener, RouteHandle};
+use super::lds::{CompiledChain, Reader};
+use super::listener::{HttpSettings, Listener, RouteHandle, TcpSettings};
 use super::problem::{Problem, Under};
 use super::tls::Downstream;
-use super::{cds, eds, lds, rds, tls_upstream};
+use super::{cds, eds, lds, rds, tcp_proxy, tls_upstream};
 use crate::tls::client::Plan as ClusterTls;
 use crate::upstream::cluster::{Cluster, ClusterSettings, EndpointHealth, EndpointSource};
 use warming::Pending;
@@ -158,6 +158,7 @@ impl Store {
             connect_timeout: compiled.connect_timeout,
             policy: compiled.policy,
             tls,
+            proxy_protocol: compiled.proxy_protocol,
             protocol: compiled.protocol,
             idle_timeout: compiled.idle_timeout,
             source: compiled.source,
@@ -250,14 +251,25 @@ impl Store {
         let (mut all, mut downstream) = (Vec::with_capacity(drafts.len()), Vec::with_capacity(drafts.len()));
         for (position, (path, chain, kept, server)) in drafts.into_iter().enumerate() {
             let inline = inline_name(&resource.name, position);
-            let routes = self
-                .routes_of(&chain.manager.routes, &inline, &resource.version, now)
-                .under(|| format!("{path}.filters[0].typed_config.route_config"))?;
-            let mut http = http_settings(chain.manager, routes);
-            self.sidecar_settings(&resource.name, &mut http);
+            let serves = match chain.reader {
+                Reader::Http(manager) => {
+                    let routes = self
+                        .routes_of(&manager.routes, &inline, &resource.version, now)
+                        .under(|| format!("{path}.filters[0].typed_config.route_config"))?;
+                    let mut http = http_settings(*manager, routes);
+                    self.sidecar_settings(&resource.name, &mut http);
+                    Serves::Http(Arc::new(ArcSwap::from_pointee(http)))
+                }
+                Reader::Tcp(proxy) => {
+                    let tcp = self
+                        .tcp_settings(proxy, &inline, &resource.version, now)
+                        .under(|| format!("{path}.filters[0].typed_config"))?;
+                    Serves::Tcp(Arc::new(ArcSwap::from_pointee(tcp)))
+                }
+            };
             let handle = match kept {
                 Some(kept) => {
-                    kept.http.store(Arc::new(http));
+                    kept.serves.take(serves);
                     if let Some(tls) = &kept.tls {
                         tls.server.store(server);
                     }
@@ -270,7 +282,7 @@ impl Store {
                         server: ArcSwapOption::from(Some(server)),
                         handshake_timeout: chain.handshake_timeout,
                     }),
-                    http: ArcSwap::from_pointee(http),
+                    serves,
                 }),
             };
             all.push(handle);
@@ -292,6 +304,22 @@ impl Store {
         let entry = ListenerEntry { handle, downstream };
         self.listeners.insert(resource.name.clone(), Entry::new(resource, entry));
         Ok(())
+    }
+
+    fn tcp_settings(
+        &mut self,
+        proxy: tcp_proxy::Proxy,
+        inline: &Arc<str>,
+        version: &Arc<str>,
+        now: Instant,
+    ) -> Result<TcpSettings, Problem> {
+        Ok(TcpSettings {
+            routes: self.routes_of(&Routes::Inline(proxy.routes), inline, version, now)?,
+            idle: proxy.idle,
+            longest: proxy.longest,
+            max_connections: proxy.max_connections,
+            access_log: proxy.access_log,
+        })
     }
 
     fn routes_of(
@@ -487,7 +515,11 @@ fn same_chain(chains: &Chains, new: &CompiledChain, is_default: bool) -> Option<
             (Some(tls), Some(_)) => tls.handshake_timeout == new.handshake_timeout,
             _ => false,
         };
-        same_tls && chain.matches == new.matches && chain.name == new.name
+        let same_reader = matches!(
+            (&chain.serves, &new.reader),
+            (Serves::Http(_), Reader::Http(_)) | (Serves::Tcp(_), Reader::Tcp(_))
+        );
+        same_tls && same_reader && chain.matches == new.matches && chain.name == new.name
     });
     found.cloned()
 }

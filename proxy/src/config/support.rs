@@ -3,7 +3,7 @@
 //! the types may bring, does not compile.
 
 use super::problem::Problem;
-use super::{cds, eds, filters, hcm, lds, matching, rds, tls, tls_upstream};
+use super::{cds, eds, filters, hcm, lds, matching, proxy_protocol, rds, tcp_proxy, tls, tls_upstream};
 
 /// The treatment of one message's fields.
 #[derive(Debug, Clone, Copy)]
@@ -26,6 +26,8 @@ pub const MESSAGES: &[&[Message]] = &[
     tls_upstream::MESSAGES,
     hcm::MESSAGES,
     filters::MESSAGES,
+    tcp_proxy::MESSAGES,
+    proxy_protocol::MESSAGES,
     rds::MESSAGES,
     matching::MESSAGES,
     cds::MESSAGES,

@@ -14,7 +14,7 @@ use crate::http::grpc_web::Web;
 use crate::listener::chain::Settings;
 use crate::listener::connection::ConnState;
 use crate::route::Route;
-use crate::telemetry::access_log::Entry;
+use crate::telemetry::access_log::{Entry, RequestLine};
 use crate::upstream::cluster::Endpoint;
 use crate::worker::local::{ClusterLocal, Worker};
 
@@ -71,7 +71,7 @@ impl Exchange {
         conn.started.set(conn.started.get() + 1);
         conn.in_flight.set(conn.in_flight.get() + 1);
         conn.listener.cells.active.add(1);
-        let log = (!settings.sinks.is_empty()).then(|| {
+        let log = (!settings.logs.is_empty()).then(|| {
             Box::new(LogHead {
                 time: SystemTime::now(),
                 method: request.method().clone(),
@@ -201,15 +201,17 @@ impl Drop for Exchange {
             }
         }
         if let Some(log) = self.log.take() {
-            self.settings.log(|| Entry {
+            self.settings.logs.log(|| Entry {
                 time: log.time,
                 listener: Arc::clone(&listener.listener.name),
-                method: log.method,
-                path: log.path,
-                version: log.version,
-                host: log.host,
+                request: Some(RequestLine {
+                    method: log.method,
+                    path: log.path,
+                    version: log.version,
+                    host: log.host,
+                    request_id: log.request_id,
+                }),
                 client: log.client,
-                request_id: log.request_id,
                 status,
                 error,
                 route: log.route,

@@ -1,25 +1,21 @@
 //! A stream that has switched protocols (RFC 9110, 7.8; RFC 8441) or that a CONNECT has opened: bytes both ways,
 //! until an end closes, nothing has moved for the stream's idle time, or the proxy's drain time is over.
 
-use std::cell::Cell;
-use std::future::poll_fn;
-use std::io;
-use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
-use tokio::time::Instant;
-use tokio_rustls::client::TlsStream;
+use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::exchange::Exchange;
 use crate::error::Error;
 use crate::listener::Phase;
 use crate::listener::io::Io;
+use crate::tcp::copy::{self, Bounds, End, Side};
+use crate::upstream::connect::Stream;
+use crate::upstream::open::Opened;
 use crate::upstream::pool::Lease;
 
 /// The upstream's end.
@@ -27,9 +23,7 @@ pub(crate) enum Far {
     /// Waits for the upstream's connection to be handed over. The lease counts it as in flight at the endpoint.
     Upgrade(OnUpgrade, Lease),
     /// A connection of its own.
-    Tcp(TcpStream),
-    /// The same under TLS.
-    Tls(Box<TlsStream<TcpStream>>),
+    Opened(Opened),
 }
 
 /// The upstream's half, waiting for the client's.
@@ -66,8 +60,13 @@ impl Tunnel {
                 }
                 drop(lease);
             }
-            Far::Tcp(far) => between(&exchange, near, far, idle, owns_connection).await,
-            Far::Tls(far) => between(&exchange, near, far, idle, owns_connection).await,
+            Far::Opened(Opened { stream, endpoint }) => {
+                match stream {
+                    Stream::Plain(far) => between(&exchange, near, far, idle, owns_connection).await,
+                    Stream::Tls(far) => between(&exchange, near, far, idle, owns_connection).await,
+                }
+                drop(endpoint);
+            }
         }
         exchange.response_done.set(true);
     }
@@ -84,82 +83,17 @@ async fn between<N, F>(
     N: AsyncRead + AsyncWrite + Unpin,
     F: AsyncRead + AsyncWrite + Unpin,
 {
-    let mut near = near;
-    let moved = Cell::new((0, 0));
-    let mut far = Counted { inner: far, moved: &moved, exchange };
-    let mut seen = moved.get();
-    let mut timer = idle.map(|idle| exchange.worker().timer(Instant::now() + idle));
-    {
-        let mut copy = pin!(tokio::io::copy_bidirectional(&mut near, &mut far));
-        poll_fn(|cx| {
-            if copy.as_mut().poll(cx).is_ready() {
-                return Poll::Ready(());
-            }
-            if owns_connection && exchange.conn.poll_phase(Phase::Closed, cx).is_ready() {
-                return Poll::Ready(());
-            }
-            if let (Some(timer), Some(idle)) = (&mut timer, idle) {
-                while let Some(mut sleep) = timer.sleep()
-                    && sleep.as_mut().poll(cx).is_ready()
-                {
-                    if std::mem::replace(&mut seen, moved.get()) == moved.get() {
-                        exchange.fail(Error::StreamIdle);
-                        return Poll::Ready(());
-                    }
-                    sleep.as_mut().reset(Instant::now() + idle);
-                }
-            }
-            Poll::Pending
-        })
-        .await;
-    }
-    let (received, sent) = moved.get();
-    exchange.received.set(received);
-    exchange.sent.set(sent);
-}
-
-/// The upstream's end, with a count of what went to it and came from it.
-struct Counted<'a, F> {
-    inner: F,
-    moved: &'a Cell<(u64, u64)>,
-    exchange: &'a Exchange,
-}
-
-impl<F> Counted<'_, F> {
-    fn count(&self, to: usize, from: usize) {
-        let (all_to, all_from) = self.moved.get();
-        self.moved.set((all_to + to as u64, all_from + from as u64));
-        self.exchange.progressed();
-    }
-}
-
-impl<F: AsyncRead + Unpin> AsyncRead for Counted<'_, F> {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        let before = buf.filled().len();
-        let polled = Pin::new(&mut this.inner).poll_read(cx, buf);
-        if polled.is_ready() {
-            this.count(0, buf.filled().len() - before);
-        }
-        polled
-    }
-}
-
-impl<F: AsyncWrite + Unpin> AsyncWrite for Counted<'_, F> {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
-        let polled = Pin::new(&mut this.inner).poll_write(cx, buf);
-        if let Poll::Ready(Ok(length)) = &polled {
-            this.count(*length, 0);
-        }
-        polled
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().inner).poll_flush(cx)
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().inner).poll_shutdown(cx)
+    let bounds = Bounds { idle, until: None };
+    let moved = |from, length| {
+        let counter = if from == Side::Near { &exchange.received } else { &exchange.sent };
+        counter.set(counter.get() + length as u64);
+        exchange.progressed();
+    };
+    let closed = |cx: &mut Context<'_>| match owns_connection {
+        true => exchange.conn.poll_phase(Phase::Closed, cx),
+        false => Poll::Pending,
+    };
+    if let End::Idle = copy::between(exchange.worker(), near, far, &bounds, moved, closed).await {
+        exchange.fail(Error::StreamIdle);
     }
 }

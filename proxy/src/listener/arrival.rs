@@ -14,13 +14,16 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
-use super::chain::ChainLocal;
+use super::chain::{ChainLocal, ServesLocal};
 use super::connection::{self, ConnState};
 use super::inspect::{Beginning, Inspector};
 use super::transport::{Rewound, Transport};
 use super::{ListenerLocal, Phase};
 use crate::config::chains::{ChainTls, Inspect, Seen};
+use crate::error::Error;
 use crate::overload::Permit;
+use crate::proxy_protocol::Addresses;
+use crate::tcp;
 
 /// Read at once of a connection whose beginning is looked at.
 const CHUNK: usize = 2_048;
@@ -50,9 +53,14 @@ impl Slot {
 
     /// Runs `step`, but not for longer than `limit`, nor beyond the listener's `phase`.
     async fn bounded<T>(&self, step: impl Future<Output = T>, limit: Duration, phase: Phase) -> Option<T> {
-        let mut step = pin!(timeout(limit, step));
+        self.until(timeout(limit, step), phase).await?.ok()
+    }
+
+    /// Runs `step`, but not beyond the listener's `phase`.
+    pub(crate) async fn until<T>(&self, step: impl Future<Output = T>, phase: Phase) -> Option<T> {
+        let mut step = pin!(step);
         poll_fn(|cx| match step.as_mut().poll(cx) {
-            Poll::Ready(done) => Poll::Ready(done.ok()),
+            Poll::Ready(done) => Poll::Ready(Some(done)),
             Poll::Pending => self.poll_phase(phase, cx).map(|()| None),
         })
         .await
@@ -69,13 +77,16 @@ impl Drop for Slot {
 pub(super) async fn serve(listener: Rc<ListenerLocal>, socket: TcpStream, peer: SocketAddr, permit: Permit) {
     let slot = Slot::new(Rc::clone(&listener), permit);
     let chains = listener.chains();
-    let (chain, prefix, socket) = match chains.chains.only() {
-        Some(chain) => (chains.of(chain), Bytes::new(), socket),
+    let (chain, arrived) = match chains.chains.only() {
+        Some(chain) => {
+            (chains.of(chain), Arrived { socket, prefix: Bytes::new(), source: peer, destination: None })
+        }
         None => match Box::pin(choose(&slot, &listener, socket, peer)).await {
             Some(chosen) => chosen,
             None => return,
         },
     };
+    let Arrived { socket, prefix, source: peer, destination } = arrived;
     let Some(chain) = chain else {
         listener.cells.no_chain.add(1);
         tracing::debug!(listener = %listener.listener.name, %peer, "no filter chain takes this connection");
@@ -92,8 +103,30 @@ pub(super) async fn serve(listener: Rc<ListenerLocal>, socket: TcpStream, peer: 
             }
         }
     };
-    let conn = ConnState::new(slot, listener, chain, peer, &transport);
-    connection::serve(conn, transport, prefix).await;
+    match &chain.serves {
+        ServesLocal::Http(chain) => {
+            let conn = ConnState::new(slot, listener, Rc::clone(chain), peer, &transport);
+            connection::serve(conn, transport, prefix).await;
+        }
+        ServesLocal::Tcp(tcp) => {
+            let local = || transport.socket().local_addr().ok();
+            let Some(destination) = destination.or_else(local) else { return };
+            let addresses = Addresses { source: peer, destination };
+            let connection = tcp::Connection { slot, listener, chain: Rc::clone(tcp), addresses };
+            Box::pin(tcp::serve(connection, transport, prefix)).await;
+        }
+    }
+}
+
+/// A connection of which it is known who takes it.
+struct Arrived {
+    socket: TcpStream,
+    /// Read of it already.
+    prefix: Bytes,
+    /// The client, for whom the peer may stand.
+    source: SocketAddr,
+    /// Where it wanted to go, where that is known to be elsewhere than here.
+    destination: Option<SocketAddr>,
 }
 
 /// Looks at the first bytes and chooses a chain. `None`: the client has gone, or said nothing in time.
@@ -102,17 +135,19 @@ async fn choose(
     listener: &ListenerLocal,
     mut socket: TcpStream,
     peer: SocketAddr,
-) -> Option<(Option<Rc<ChainLocal>>, Bytes, TcpStream)> {
-    let destination = socket.local_addr().ok()?;
+) -> Option<(Option<Rc<ChainLocal>>, Arrived)> {
+    let local = socket.local_addr().ok()?;
     let inspect = listener.chains().chains.inspect;
-    let (beginning, prefix) = if inspect.tls || inspect.http {
-        look(slot, listener, &mut socket, inspect).await?
+    let (beginning, told, prefix) = if inspect.reads() {
+        look(slot, listener, &mut socket, inspect, peer).await?
     } else {
-        (Beginning::unknown(), Bytes::new())
+        (Beginning::unknown(), None, Bytes::new())
     };
+    let source = told.map_or(peer, |told| told.source);
+    let destination = told.map(|told| told.destination);
     let seen = Seen {
-        destination: SocketAddr::new(destination.ip().to_canonical(), destination.port()),
-        source: SocketAddr::new(peer.ip().to_canonical(), peer.port()),
+        destination: canonical(destination.unwrap_or(local)),
+        source: canonical(source),
         direct_source: peer.ip().to_canonical(),
         transport: beginning.transport,
         server_name: beginning.server_name,
@@ -121,7 +156,11 @@ async fn choose(
     // The chains in force now: they may have changed while bytes were waited for.
     let chains = listener.chains();
     let chain = chains.chains.select(&seen).and_then(|chain| chains.of(chain));
-    Some((chain, prefix, socket))
+    Some((chain, Arrived { socket, prefix, source, destination }))
+}
+
+fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
 async fn look(
@@ -129,7 +168,8 @@ async fn look(
     listener: &ListenerLocal,
     socket: &mut TcpStream,
     inspect: Inspect,
-) -> Option<(Beginning, Bytes)> {
+    peer: SocketAddr,
+) -> Option<(Beginning, Option<Addresses>, Bytes)> {
     let mut inspector = Inspector::new(inspect);
     let looking = async {
         loop {
@@ -138,23 +178,30 @@ async fn look(
             let mut chunk = [0; CHUNK];
             match socket.read(&mut chunk).await {
                 Ok(0) | Err(_) => return None,
-                Ok(length) => {
-                    if let Some(beginning) = inspector.feed(&chunk[..length]) {
-                        return Some(beginning);
+                Ok(length) => match inspector.feed(&chunk[..length]) {
+                    Ok(None) => {}
+                    Ok(found) => return found,
+                    Err(refused) => {
+                        listener.cells.ended_connection(Some(Error::ProxyProtocol));
+                        tracing::debug!(listener = %listener.listener.name, %peer, reason = %refused, "a connection is refused");
+                        return None;
                     }
-                }
+                },
             }
         }
     };
     let found = match slot.bounded(looking, inspect.timeout, Phase::Draining).await {
         Some(found) => found?,
-        None if inspect.proceed && listener.phase() < Phase::Draining => Beginning::unknown(),
+        None if inspect.proceed && !inspector.is_unannounced() && listener.phase() < Phase::Draining => {
+            Beginning::unknown()
+        }
         None => {
             listener.cells.inspect_timeouts.add(1);
             return None;
         }
     };
-    Some((found, inspector.into_bytes().into()))
+    let told = inspector.addresses();
+    Some((found, told, inspector.into_bytes().into()))
 }
 
 /// `None`: it failed, and the client has been told why as far as TLS has words for it.

@@ -18,10 +18,11 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, Sleep, timeout};
 
 use super::arrival::Slot;
-use super::chain::{ChainLocal, Settings};
+use super::chain::{Local, Settings};
 use super::io::Io;
 use super::transport::Transport;
 use super::{ListenerLocal, Phase};
+use crate::config::listener::HttpSettings;
 use crate::error::Error;
 use crate::http::service::ProxyService;
 use crate::http::tunnel::Tunnel;
@@ -58,7 +59,7 @@ const LINGER: Duration = Duration::from_secs(2);
 /// A connection's state, shared by its driver, its socket and its exchanges.
 pub(crate) struct ConnState {
     pub(crate) listener: Rc<ListenerLocal>,
-    chain: Rc<ChainLocal>,
+    chain: Rc<Local<HttpSettings, Settings>>,
     /// `https` through TLS, else `http`.
     pub(crate) scheme: &'static str,
     pub(crate) peer: SocketAddr,
@@ -90,7 +91,7 @@ impl ConnState {
     pub(super) fn new(
         slot: Slot,
         listener: Rc<ListenerLocal>,
-        chain: Rc<ChainLocal>,
+        chain: Rc<Local<HttpSettings, Settings>>,
         peer: SocketAddr,
         transport: &Transport,
     ) -> Rc<Self> {
@@ -146,7 +147,7 @@ impl ConnState {
 
     /// The settings in force.
     pub(crate) fn settings(&self) -> Rc<Settings> {
-        self.chain.settings(&self.listener.worker)
+        self.chain.get(&self.listener.worker)
     }
 
     fn watch(&self, cx: &Context<'_>) {
@@ -423,7 +424,7 @@ async fn refuse_slow(conn: &ConnState, mut io: Io) {
 fn note_refused(conn: &ConnState, status: u16, error: Error) {
     conn.listener.cells.ended(status, Some(error));
     let name = &conn.listener.listener.name;
-    conn.settings().log(|| Entry { status, ..Entry::refused(name, conn.peer.ip(), error) });
+    conn.settings().logs.log(|| Entry { status, ..Entry::refused(name, conn.peer.ip(), error) });
 }
 
 /// Answers, counts and logs what never became a request.

@@ -1,11 +1,12 @@
-//! What a connection begins with: a TLS `ClientHello` and what it says, HTTP/1, HTTP/2's preface, or something else.
-//! It is fed the bytes as they come and holds no more than a limit of them; it reads nothing itself.
+//! What a connection begins with: a PROXY protocol header; then a TLS `ClientHello` and what it says, HTTP/1, HTTP/2's
+//! preface, or something else. It is fed the bytes as they come and holds no more than a limit of them; it reads nothing itself.
 
 use std::io::Cursor;
 
 use rustls::server::Acceptor;
 
-use crate::config::chains::{Inspect, Transport};
+use crate::config::chains::{Announced, Inspect, Transport};
+use crate::proxy_protocol::{self, Addresses, Version};
 
 /// Larger than any `ClientHello` or request line of an honest client; Envoy's limit for the former.
 pub(crate) const MOST_BYTES: usize = 16 * 1024;
@@ -20,6 +21,17 @@ pub(crate) struct Beginning {
     /// In lower case.
     pub(crate) server_name: Option<Box<str>>,
     pub(crate) protocols: Vec<Box<[u8]>>,
+}
+
+/// Not what the listener takes.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Refused {
+    #[error("it does not begin with a PROXY protocol header")]
+    Unannounced,
+    #[error("its PROXY protocol header is of a version that the listener does not take")]
+    Version,
+    #[error(transparent)]
+    Malformed(#[from] proxy_protocol::Malformed),
 }
 
 impl Beginning {
@@ -37,22 +49,69 @@ impl Beginning {
 pub(crate) struct Inspector {
     inspect: Inspect,
     bytes: Vec<u8>,
+    /// A header that has yet to come.
+    announced: Option<Announced>,
+    addresses: Option<Addresses>,
     /// While it may be TLS.
     hello: Option<Acceptor>,
 }
 
 impl Inspector {
     pub(crate) fn new(inspect: Inspect) -> Inspector {
-        Inspector { inspect, bytes: Vec::new(), hello: inspect.tls.then(Acceptor::default) }
+        Inspector {
+            inspect,
+            bytes: Vec::new(),
+            announced: inspect.announced,
+            addresses: None,
+            hello: inspect.tls.then(Acceptor::default),
+        }
     }
 
-    /// All bytes so far.
+    /// All bytes so far, but for the PROXY protocol's.
     pub(crate) fn into_bytes(self) -> Vec<u8> {
         self.bytes
     }
 
+    /// What the PROXY protocol's header said.
+    pub(crate) fn addresses(&self) -> Option<Addresses> {
+        self.addresses
+    }
+
+    /// Whether a header has yet to come without which nothing goes on.
+    pub(crate) fn is_unannounced(&self) -> bool {
+        self.announced.is_some_and(|announced| !announced.optional)
+    }
+
     /// Takes the next bytes. `None`: more are needed.
-    pub(crate) fn feed(&mut self, next: &[u8]) -> Option<Beginning> {
+    pub(crate) fn feed(&mut self, next: &[u8]) -> Result<Option<Beginning>, Refused> {
+        let Some(announced) = self.announced else { return Ok(self.look(next)) };
+        self.bytes.extend_from_slice(next);
+        match proxy_protocol::read(&self.bytes)? {
+            proxy_protocol::Beginning::Unfinished => return Ok(None),
+            proxy_protocol::Beginning::Absent if !announced.optional => return Err(Refused::Unannounced),
+            proxy_protocol::Beginning::Absent => {}
+            proxy_protocol::Beginning::Header { version, length, addresses } => {
+                let taken = match version {
+                    Version::V1 => announced.v1,
+                    Version::V2 => announced.v2,
+                };
+                if !taken {
+                    return Err(Refused::Version);
+                }
+                self.bytes.drain(..length);
+                self.addresses = addresses;
+            }
+        }
+        self.announced = None;
+        let rest = std::mem::take(&mut self.bytes);
+        Ok(self.look(&rest))
+    }
+
+    fn look(&mut self, next: &[u8]) -> Option<Beginning> {
+        if !self.inspect.tls && !self.inspect.http {
+            self.bytes.extend_from_slice(next);
+            return Some(Beginning::unknown());
+        }
         self.bytes.extend_from_slice(next);
         if self.bytes.first().is_some_and(|first| *first != HANDSHAKE) {
             self.hello = None;
@@ -131,15 +190,16 @@ mod tests {
 
     use super::*;
 
-    const BOTH: Inspect = Inspect { tls: true, http: true, timeout: Duration::from_secs(1), proceed: false };
+    const BOTH: Inspect =
+        Inspect { announced: None, tls: true, http: true, timeout: Duration::from_secs(1), proceed: false };
 
     /// Fed whole, and byte by byte: the same must be found.
     fn look(bytes: &[u8], inspect: Inspect) -> Option<Beginning> {
-        let whole = Inspector::new(inspect).feed(bytes);
+        let whole = Inspector::new(inspect).feed(bytes).unwrap();
         let mut slow = Inspector::new(inspect);
         let mut found = None;
         for byte in bytes {
-            found = slow.feed(&[*byte]);
+            found = slow.feed(&[*byte]).unwrap();
             if found.is_some() {
                 break;
             }
@@ -195,8 +255,40 @@ mod tests {
     #[test]
     fn no_more_than_the_limit_is_held() {
         let mut inspector = Inspector::new(BOTH);
-        assert_eq!(inspector.feed(b"GET /"), None);
-        assert_eq!(inspector.feed(&[b'a'; MOST_BYTES]), Some(Beginning::unknown()));
+        assert_eq!(inspector.feed(b"GET /"), Ok(None));
+        assert_eq!(inspector.feed(&[b'a'; MOST_BYTES]), Ok(Some(Beginning::unknown())));
+    }
+
+    #[test]
+    fn a_header_of_the_proxy_protocol_goes_before_all_else() {
+        const HEADER: &[u8] = b"PROXY TCP4 192.0.2.1 192.0.2.2 56324 443\r\n";
+        let strict = Announced { optional: false, v1: true, v2: false };
+        let fed = |announced, inspect: Inspect, parts: &[&[u8]]| {
+            let mut inspector = Inspector::new(Inspect { announced: Some(announced), ..inspect });
+            let mut found = Ok(None);
+            for part in parts {
+                found = inspector.feed(part);
+            }
+            let source = inspector.addresses().map(|addresses| addresses.source.to_string());
+            (found, source, inspector.into_bytes())
+        };
+        let (source, request) = (Some("192.0.2.1:56324".to_owned()), b"GET / HTTP/1.1\r\n".to_vec());
+        let http = Ok(Some(Beginning::http(b"http/1.1")));
+        for parts in [&[HEADER, &request].concat()[..]]
+            .map(|whole| vec![whole])
+            .into_iter()
+            .chain([vec![HEADER, &request], vec![&HEADER[..10], &HEADER[10..], &request[..3], &request[3..]]])
+        {
+            assert_eq!(fed(strict, BOTH, &parts), (http.clone(), source.clone(), request.clone()));
+        }
+        let blind = Inspect { tls: false, http: false, ..BOTH };
+        assert_eq!(fed(strict, blind, &[HEADER]), (Ok(Some(Beginning::unknown())), source, Vec::new()));
+        assert_eq!(fed(strict, BOTH, &[&request]).0, Err(Refused::Unannounced));
+        let other = Announced { v1: false, v2: true, ..strict };
+        assert_eq!(fed(other, BOTH, &[HEADER]).0, Err(Refused::Version));
+        let either = Announced { optional: true, ..strict };
+        assert_eq!(fed(either, BOTH, &[&request]), (http, None, request));
+        assert_eq!(fed(strict, BOTH, &[b"PROXY TCP4"]).0, Ok(None));
     }
 
     proptest::proptest! {

@@ -27,18 +27,10 @@ pub struct Entry {
     pub time: SystemTime,
     /// The listener's name.
     pub listener: Arc<str>,
-    /// The request line, after normalisation.
-    pub method: Method,
-    /// Path and query.
-    pub path: Uri,
-    /// The protocol downstream.
-    pub version: Version,
-    /// `Host` or `:authority`.
-    pub host: Option<HeaderValue>,
+    /// `None`: the line is that of a connection without HTTP.
+    pub request: Option<RequestLine>,
     /// The client as the trust rules see it.
     pub client: IpAddr,
-    /// `x-request-id`.
-    pub request_id: Option<HeaderValue>,
     /// 0: none was sent.
     pub status: u16,
     /// What went wrong, if anything did.
@@ -61,18 +53,42 @@ pub struct Entry {
     pub first_byte: Option<Duration>,
 }
 
-impl Entry {
-    /// For bytes that never became a request: its method is `-`, its path `*`.
-    pub fn refused(listener: &Arc<str>, client: IpAddr, error: Error) -> Self {
+/// What a line says of a request.
+#[derive(Debug, Clone)]
+pub struct RequestLine {
+    /// The method.
+    pub method: Method,
+    /// Path and query, after normalisation.
+    pub path: Uri,
+    /// The protocol downstream.
+    pub version: Version,
+    /// `Host` or `:authority`.
+    pub host: Option<HeaderValue>,
+    /// `x-request-id`.
+    pub request_id: Option<HeaderValue>,
+}
+
+impl RequestLine {
+    /// Of bytes that never became a request: its method is `-`, its path `*`.
+    fn refused() -> Self {
         Self {
-            time: SystemTime::now(),
-            listener: Arc::clone(listener),
             method: Method::from_bytes(b"-").unwrap_or_default(),
             path: Uri::from_static("*"),
             version: Version::HTTP_11,
             host: None,
-            client,
             request_id: None,
+        }
+    }
+}
+
+impl Entry {
+    /// For bytes that never became a request.
+    pub fn refused(listener: &Arc<str>, client: IpAddr, error: Error) -> Self {
+        Self {
+            time: SystemTime::now(),
+            listener: Arc::clone(listener),
+            request: Some(RequestLine::refused()),
+            client,
             status: error.status().as_u16(),
             error: Some(error),
             route: None,
@@ -176,11 +192,12 @@ fn timestamp(time: SystemTime) -> String {
     jiff::Timestamp::try_from(time).map(|t| format!("{t:.3}")).unwrap_or_default()
 }
 
-fn protocol(version: Version) -> &'static str {
-    match version {
-        Version::HTTP_10 => "HTTP/1.0",
-        Version::HTTP_2 => "HTTP/2",
-        _ => "HTTP/1.1",
+fn protocol(request: Option<&RequestLine>) -> &'static str {
+    match request.map(|request| request.version) {
+        None => "TCP",
+        Some(Version::HTTP_10) => "HTTP/1.0",
+        Some(Version::HTTP_2) => "HTTP/2",
+        Some(_) => "HTTP/1.1",
     }
 }
 
@@ -198,15 +215,18 @@ fn json(entry: &Entry, out: &mut String) {
     struct Line<'a> {
         time: String,
         listener: &'a str,
-        method: &'a str,
-        path: String,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        method: Option<&'a str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        path: Option<String>,
         protocol: &'static str,
         #[serde(skip_serializing_if = "Option::is_none")]
         host: Option<std::borrow::Cow<'a, str>>,
         client: IpAddr,
         #[serde(skip_serializing_if = "Option::is_none")]
         request_id: Option<std::borrow::Cow<'a, str>>,
-        status: u16,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        status: Option<u16>,
         flags: &'static str,
         #[serde(skip_serializing_if = "Option::is_none")]
         reason: Option<&'static str>,
@@ -223,16 +243,17 @@ fn json(entry: &Entry, out: &mut String) {
         #[serde(skip_serializing_if = "Option::is_none")]
         first_byte_ms: Option<f64>,
     }
+    let request = entry.request.as_ref();
     let line = Line {
         time: timestamp(entry.time),
         listener: &entry.listener,
-        method: entry.method.as_str(),
-        path: entry.path.to_string(),
-        protocol: protocol(entry.version),
-        host: lossy(entry.host.as_ref()),
+        method: request.map(|request| request.method.as_str()),
+        path: request.map(|request| request.path.to_string()),
+        protocol: protocol(request),
+        host: request.and_then(|request| lossy(request.host.as_ref())),
         client: entry.client,
-        request_id: lossy(entry.request_id.as_ref()),
-        status: entry.status,
+        request_id: request.and_then(|request| lossy(request.request_id.as_ref())),
+        status: request.map(|_| entry.status),
         flags: entry.error.map_or("-", Error::flag),
         reason: entry.error.map(Error::reason),
         route: entry.route.as_ref().map(|route| &*route.name),
@@ -256,13 +277,14 @@ fn text(entry: &Entry, out: &mut String) {
         Some(value) => format!("{value:?}"),
         None => "\"-\"".to_owned(),
     };
+    let request = entry.request.as_ref();
     let _ = write!(
         out,
         "[{}] \"{} {} {}\" {} {} {} {} {} {:.3} \"{}\" {} {} {} {} ",
         timestamp(entry.time),
-        entry.method,
-        entry.path.to_string().escape_debug(),
-        protocol(entry.version),
+        request.map_or("-", |request| request.method.as_str()),
+        request.map_or("-".into(), |request| request.path.to_string()).escape_debug(),
+        protocol(request),
         entry.status,
         entry.error.map_or("-", Error::flag),
         entry.error.map_or("-", Error::reason),
@@ -270,8 +292,8 @@ fn text(entry: &Entry, out: &mut String) {
         entry.sent,
         ms(entry.duration),
         entry.client,
-        quoted(entry.host.as_ref()),
-        quoted(entry.request_id.as_ref()),
+        quoted(request.and_then(|request| request.host.as_ref())),
+        quoted(request.and_then(|request| request.request_id.as_ref())),
         entry.route.as_ref().map_or("-", |route| &route.name),
         entry.cluster.as_deref().unwrap_or("-"),
     );
@@ -290,12 +312,14 @@ mod tests {
         Entry {
             time: SystemTime::UNIX_EPOCH + Duration::from_millis(1_234),
             listener: "edge".into(),
-            method: Method::GET,
-            path: Uri::from_static("/a?b=c"),
-            version: Version::HTTP_11,
-            host: Some(HeaderValue::from_static("shop\"x")),
+            request: Some(RequestLine {
+                method: Method::GET,
+                path: Uri::from_static("/a?b=c"),
+                version: Version::HTTP_11,
+                host: Some(HeaderValue::from_static("shop\"x")),
+                request_id: None,
+            }),
             client: IpAddr::from([10, 0, 0, 1]),
-            request_id: None,
             status: 503,
             error: Some(Error::ConnectFailure),
             route: None,
@@ -331,6 +355,18 @@ mod tests {
             "[1970-01-01T00:00:01.234Z] \"GET /a?b=c HTTP/1.1\" 503 UF connect_failure 0 12 1.500 \
              \"10.0.0.1\" \"shop\\\"x\" \"-\" - eureka/SHOP 10.0.0.2:8080 2"
         );
+    }
+
+    #[test]
+    fn a_connection_without_http_has_no_request() {
+        let entry = Entry { request: None, status: 0, ..entry() };
+        let mut line = String::new();
+        json(&entry, &mut line);
+        let value: serde_json::Value = serde_json::from_str(&line).unwrap();
+        assert_eq!((&value["protocol"], value.get("status")), (&"TCP".into(), None));
+        line.clear();
+        text(&entry, &mut line);
+        assert!(line.contains(r#""- - TCP" 0 UF connect_failure 0 12"#), "{line}");
     }
 
     #[test]

@@ -46,6 +46,8 @@ pub struct ListenerCells {
     name: Arc<str>,
     /// Requests ended, by cause and status class.
     requests: Vec<[Counter; 6]>,
+    /// Connections without HTTP that ended, by cause.
+    ended: Vec<Counter>,
     /// Open connections.
     pub connections: Counter,
     /// Connections accepted.
@@ -69,6 +71,7 @@ impl ListenerCells {
         Self {
             name,
             requests: (0..CAUSES).map(|_| Default::default()).collect(),
+            ended: (0..CAUSES).map(|_| Counter::default()).collect(),
             connections: Counter::default(),
             accepted: Counter::default(),
             active: Counter::default(),
@@ -85,8 +88,16 @@ impl ListenerCells {
         self.requests[error.map_or(0, |e| e.index() + 1)][class(status)].add(1);
     }
 
+    /// Counts a connection without HTTP that has ended.
+    pub fn ended_connection(&self, error: Option<Error>) {
+        self.ended[error.map_or(0, |e| e.index() + 1)].add(1);
+    }
+
     fn merge(&self, other: &Self) {
         for (mine, theirs) in self.requests.iter().flatten().zip(other.requests.iter().flatten()) {
+            mine.add(theirs.get());
+        }
+        for (mine, theirs) in self.ended.iter().zip(&other.ended) {
             mine.add(theirs.get());
         }
         self.connections.add(other.connections.get());
@@ -115,6 +126,14 @@ pub struct ClusterCells {
     pub active: Counter,
     /// Exchanges that ended in an upstream error.
     pub failures: Counter,
+    /// Open connections without HTTP.
+    pub connections: Counter,
+    /// Those that have ended.
+    connections_ended: Counter,
+    /// Bytes that they carried to endpoints.
+    bytes_sent: Counter,
+    /// Bytes that they carried to clients.
+    bytes_received: Counter,
     /// From the request's arrival to the end of its answer.
     pub latency: Histogram,
 }
@@ -129,6 +148,10 @@ impl ClusterCells {
             connects: Counter::default(),
             active: Counter::default(),
             failures: Counter::default(),
+            connections: Counter::default(),
+            connections_ended: Counter::default(),
+            bytes_sent: Counter::default(),
+            bytes_received: Counter::default(),
             latency: Histogram::default(),
         }
     }
@@ -136,6 +159,13 @@ impl ClusterCells {
     /// Counts an answer.
     pub fn ended(&self, status: u16) {
         self.responses[class(status)].add(1);
+    }
+
+    /// Counts a connection without HTTP that has ended, with the bytes from its client and to it.
+    pub fn ended_connection(&self, from_client: u64, to_client: u64) {
+        self.connections_ended.add(1);
+        self.bytes_sent.add(from_client);
+        self.bytes_received.add(to_client);
     }
 
     fn merge(&self, other: &Self) {
@@ -147,6 +177,10 @@ impl ClusterCells {
         self.connects.add(other.connects.get());
         self.active.add(other.active.get());
         self.failures.add(other.failures.get());
+        self.connections.add(other.connections.get());
+        self.connections_ended.add(other.connections_ended.get());
+        self.bytes_sent.add(other.bytes_sent.get());
+        self.bytes_received.add(other.bytes_received.get());
         self.latency.merge(&other.latency);
     }
 }
@@ -293,6 +327,25 @@ fn render_listeners(out: &mut String, rows: &BTreeMap<Arc<str>, ListenerCells>) 
             }
         }
     }
+    let name = "pontoon_tcp_connections_total";
+    header(
+        out,
+        name,
+        "counter",
+        "Connections without HTTP that ended, by listener, response flag and reason.",
+    );
+    for (listener, row) in rows {
+        let listener = escape(listener);
+        for (cause, count) in row.ended.iter().enumerate().filter(|(_, count)| count.get() > 0) {
+            let error = cause.checked_sub(1).map(|index| Error::ALL[index]);
+            let (flag, reason) = error.map_or(("-", ""), |e| (e.flag(), e.reason()));
+            let count = count.get();
+            let _ = writeln!(
+                out,
+                "{name}{{listener=\"{listener}\",flag=\"{flag}\",reason=\"{reason}\"}} {count}"
+            );
+        }
+    }
     let plain: [Plain<ListenerCells>; 8] = [
         ("pontoon_downstream_connections", "gauge", "Open connections.", |row| &row.connections),
         ("pontoon_downstream_connections_total", "counter", "Connections accepted.", |row| &row.accepted),
@@ -332,7 +385,7 @@ fn render_clusters(out: &mut String, rows: &BTreeMap<Arc<str>, ClusterCells>) {
             let _ = writeln!(out, "{name}{{cluster=\"{cluster}\",class=\"{class}\"}} {}", count.get());
         }
     }
-    let plain: [Plain<ClusterCells>; 5] = [
+    let plain: [Plain<ClusterCells>; 9] = [
         ("pontoon_upstream_retries_total", "counter", "Tries after the first.", |row| &row.retries),
         ("pontoon_upstream_connect_failures_total", "counter", "Connects that failed or timed out.", |row| {
             &row.connect_failures
@@ -342,6 +395,24 @@ fn render_clusters(out: &mut String, rows: &BTreeMap<Arc<str>, ClusterCells>) {
             &row.failures
         }),
         ("pontoon_upstream_requests_active", "gauge", "Requests in flight.", |row| &row.active),
+        ("pontoon_upstream_tcp_connections", "gauge", "Open connections without HTTP.", |row| {
+            &row.connections
+        }),
+        (
+            "pontoon_upstream_tcp_connections_total",
+            "counter",
+            "Connections without HTTP that ended.",
+            |row| &row.connections_ended,
+        ),
+        (
+            "pontoon_upstream_tcp_sent_bytes_total",
+            "counter",
+            "Bytes that they carried to endpoints.",
+            |row| &row.bytes_sent,
+        ),
+        ("pontoon_upstream_tcp_received_bytes_total", "counter", "Bytes that they carried back.", |row| {
+            &row.bytes_received
+        }),
     ];
     render_plain(out, "cluster", rows, &plain);
     let name = "pontoon_upstream_request_duration_seconds";

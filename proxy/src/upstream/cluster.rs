@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 
+use crate::proxy_protocol::Version;
 use crate::resilience::outlier::Outlier;
 use crate::tls::client::ClientTls;
 
@@ -40,6 +41,9 @@ pub struct ClusterSettings {
     pub policy: BalancePolicy,
     /// Spoken under HTTP, where the cluster has a TLS transport socket.
     pub tls: Option<Arc<ClientTls>>,
+    /// Whether a connection begins with a PROXY protocol header, and of which form. One that is shared by requests
+    /// names no client.
+    pub proxy_protocol: Option<Version>,
     /// HTTP/1.1 or HTTP/2.
     pub protocol: UpstreamProtocol,
     /// A pooled connection without a request is closed after this; default 55 s, under the 60 s that

@@ -8,13 +8,14 @@ use std::time::Duration;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use socket2::{SockRef, TcpKeepalive};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::client::TlsStream;
 
 use crate::error::Error;
 use crate::http::body::RequestBody;
+use crate::proxy_protocol::{self, Addresses};
 use crate::upstream::cluster::ClusterSettings;
 
 /// HTTP/2 upstreams: streams on one connection, as Envoy's edge settings have it.
@@ -51,10 +52,29 @@ pub(crate) enum Stream {
     Tls(Box<TlsStream<TcpStream>>),
 }
 
-/// A connection, for whatever is spoken on it. The cluster's connect timeout is for TCP and TLS together.
-pub(crate) async fn stream(address: SocketAddr, settings: &ClusterSettings) -> Result<Stream, Error> {
+impl Stream {
+    /// What carries it.
+    pub(crate) fn socket(&self) -> &TcpStream {
+        match self {
+            Stream::Plain(stream) => stream,
+            Stream::Tls(stream) => stream.get_ref().0,
+        }
+    }
+}
+
+/// A connection, for whatever is spoken on it; on behalf of a `client`, where it is that one's alone and the endpoint
+/// wants to know. The cluster's connect timeout is for TCP and TLS together.
+pub(crate) async fn stream(
+    address: SocketAddr,
+    settings: &ClusterSettings,
+    client: Option<Addresses>,
+) -> Result<Stream, Error> {
     let opening = async {
-        let stream = tcp(address).await?;
+        let mut stream = tcp(address).await?;
+        if let Some(version) = settings.proxy_protocol {
+            let header = proxy_protocol::header(version, client);
+            stream.write_all(&header).await.map_err(|error| classify(&error))?;
+        }
         match &settings.tls {
             None => Ok(Stream::Plain(stream)),
             // Boxed, so that requests on plain connections do not carry room for a handshake.
@@ -91,7 +111,7 @@ pub(crate) async fn http1(
     address: SocketAddr,
     settings: &ClusterSettings,
 ) -> Result<http1::SendRequest<RequestBody>, Error> {
-    match stream(address, settings).await? {
+    match stream(address, settings, None).await? {
         Stream::Plain(stream) => http1_over(stream).await,
         Stream::Tls(stream) => http1_over(stream).await,
     }
@@ -116,7 +136,7 @@ pub(crate) async fn http2(
     address: SocketAddr,
     settings: &ClusterSettings,
 ) -> Result<http2::SendRequest<RequestBody>, Error> {
-    match stream(address, settings).await? {
+    match stream(address, settings, None).await? {
         Stream::Plain(stream) => http2_over(stream).await,
         // RFC 9113, 3.2: under TLS it is agreed by ALPN.
         Stream::Tls(stream) if stream.get_ref().1.alpn_protocol() != Some(b"h2".as_slice()) => {

@@ -12,7 +12,7 @@ use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Empty, Full};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use pontoon_proxy::config::chains::{Chain, ChainMatch, Chains, Inspect};
+use pontoon_proxy::config::chains::{Chain, ChainMatch, Chains, Inspect, Serves};
 use pontoon_proxy::config::listener::*;
 use pontoon_proxy::overload::Admission;
 use pontoon_proxy::route::matching::{PathMatcher, RouteMatcher};
@@ -89,9 +89,15 @@ pub(crate) fn endpoints(addresses: &[SocketAddr]) -> Arc<EndpointSet> {
 
 /// A plain listener's only chain.
 pub(crate) fn one_chain(http: HttpSettings) -> Chains {
-    let inspect = Inspect { tls: false, http: false, timeout: Duration::from_secs(15), proceed: false };
-    let http = ArcSwap::from_pointee(http);
-    let chain = Chain { name: "".into(), matches: ChainMatch::default(), tls: None, http };
+    let inspect = Inspect {
+        announced: None,
+        tls: false,
+        http: false,
+        timeout: Duration::from_secs(15),
+        proceed: false,
+    };
+    let serves = Serves::Http(Arc::new(ArcSwap::from_pointee(http)));
+    let chain = Chain { name: "".into(), matches: ChainMatch::default(), tls: None, serves };
     Chains { inspect, all: vec![Arc::new(chain)], default: None }
 }
 
@@ -108,6 +114,7 @@ impl Proxy {
                 connect_timeout: setup.connect_timeout,
                 policy: setup.policy,
                 tls: None,
+                proxy_protocol: None,
                 protocol: setup.protocol,
                 idle_timeout: setup.idle_timeout,
                 source: EndpointSource::Static,

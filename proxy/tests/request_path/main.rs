@@ -28,6 +28,7 @@ mod forwarding;
 mod framing;
 mod grpc;
 mod streaming;
+mod tcp;
 mod tls;
 mod tunnels;
 mod upstream_tls;

@@ -9,6 +9,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use pontoon_proxy::config::Store;
 use pontoon_proxy::worker::Workers;
 use pontoon_xds::client::{Rejected, Update};
+use pontoon_xds::pb::envoy::config::cluster::v3::Cluster;
 use pontoon_xds::pb::envoy::config::core::v3::address::Address as AddressKind;
 use pontoon_xds::pb::envoy::config::core::v3::data_source::Specifier;
 use pontoon_xds::pb::envoy::config::core::v3::socket_address::PortSpecifier;
@@ -92,7 +93,7 @@ pub(crate) fn any<M: Message + Name>(message: &M) -> Any {
     Any { type_url: M::type_url(), value: message.encode_to_vec() }
 }
 
-fn context(certificates: Vec<TlsCertificate>) -> DownstreamTlsContext {
+pub(crate) fn context(certificates: Vec<TlsCertificate>) -> DownstreamTlsContext {
     let common_tls_context = Some(CommonTlsContext {
         tls_certificates: certificates,
         alpn_protocols: vec!["h2".into(), "http/1.1".into()],
@@ -102,7 +103,7 @@ fn context(certificates: Vec<TlsCertificate>) -> DownstreamTlsContext {
 }
 
 /// A chain that answers with `says`, and the scheme that a redirect would know.
-fn chain(says: &str, server_names: &[&str], tls: Option<DownstreamTlsContext>) -> FilterChain {
+pub(crate) fn chain(says: &str, server_names: &[&str], tls: Option<DownstreamTlsContext>) -> FilterChain {
     let answer = DirectResponseAction { status: 200, body: inline(says), ..DirectResponseAction::default() };
     let route = Route {
         r#match: Some(RouteMatch {
@@ -156,7 +157,7 @@ fn chain(says: &str, server_names: &[&str], tls: Option<DownstreamTlsContext>) -
     }
 }
 
-fn listener(chains: Vec<FilterChain>) -> Listener {
+pub(crate) fn listener(chains: Vec<FilterChain>) -> Listener {
     let address = SocketAddress {
         address: "127.0.0.1".into(),
         port_specifier: Some(PortSpecifier::PortValue(0)),
@@ -171,20 +172,30 @@ fn listener(chains: Vec<FilterChain>) -> Listener {
 }
 
 /// The store and the workers, as the process has them; the control plane's part is played by the test.
-struct Edge {
-    store: Store,
+pub(crate) struct Edge {
+    pub(crate) store: Store,
     listeners: watch::Sender<Vec<Arc<pontoon_proxy::config::listener::Listener>>>,
-    workers: Workers,
-    address: SocketAddr,
+    pub(crate) workers: Workers,
+    pub(crate) address: SocketAddr,
 }
 
 impl Edge {
     async fn start(listener: &Listener) -> Self {
+        Self::over(&[], listener).await
+    }
+
+    pub(crate) async fn over(clusters: &[Cluster], listener: &Listener) -> Self {
         let (listeners, watched) = watch::channel(Vec::new());
         let options = Setup::default().options;
         let workers = Workers::start(options, watched).unwrap();
         let unset = SocketAddr::from(([0, 0, 0, 0], 0));
         let mut edge = Self { store: Store::default(), listeners, workers, address: unset };
+        let update = Update {
+            ty: ResourceType::Cluster,
+            changed: clusters.iter().map(Resource::encode).collect(),
+            removed: Vec::new(),
+        };
+        assert_eq!(edge.store.apply(update, tokio::time::Instant::now()), []);
         assert_eq!(edge.apply(listener), []);
         let mut bound = edge.workers.bound();
         let bound = bound.wait_for(|bound| !bound.is_empty()).await.unwrap();
@@ -193,7 +204,7 @@ impl Edge {
         edge
     }
 
-    fn apply(&mut self, listener: &Listener) -> Vec<Rejected> {
+    pub(crate) fn apply(&mut self, listener: &Listener) -> Vec<Rejected> {
         let update = Update {
             ty: ResourceType::Listener,
             changed: vec![Resource::encode(listener)],
@@ -204,16 +215,21 @@ impl Edge {
         rejected
     }
 
-    fn metric(&self, name: &str) -> u64 {
+    pub(crate) fn metrics(&self) -> String {
         let mut text = String::new();
         self.workers.metrics().render(&mut text);
+        text
+    }
+
+    fn metric(&self, name: &str) -> u64 {
+        let text = self.metrics();
         let line = text.lines().find(|line| line.starts_with(&format!("{name}{{")));
         line.map_or(0, |line| line.rsplit(' ').next().unwrap().parse().unwrap())
     }
 }
 
 /// A client that trusts one authority.
-fn client(authority: &Authority, own: Option<&Pair>, protocols: &[&str]) -> Arc<ClientConfig> {
+pub(crate) fn client(authority: &Authority, own: Option<&Pair>, protocols: &[&str]) -> Arc<ClientConfig> {
     let mut roots = RootCertStore::empty();
     roots.add(authority.0.der().clone()).unwrap();
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -234,7 +250,7 @@ fn client(authority: &Authority, own: Option<&Pair>, protocols: &[&str]) -> Arc<
     Arc::new(config)
 }
 
-async fn connect(
+pub(crate) async fn connect(
     address: SocketAddr,
     config: &Arc<ClientConfig>,
     name: &str,
@@ -244,7 +260,7 @@ async fn connect(
     TlsConnector::from(Arc::clone(config)).connect(name, socket).await
 }
 
-async fn ask<S>(mut stream: S) -> std::io::Result<String>
+pub(crate) async fn ask<S>(mut stream: S) -> std::io::Result<String>
 where
     S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
 {

@@ -34,11 +34,17 @@ fn http() -> HttpSettings {
 }
 
 fn chain(name: &str, matches: ChainMatch) -> Arc<Chain> {
-    Arc::new(Chain { name: name.into(), matches, tls: None, http: ArcSwap::from_pointee(http()) })
+    Arc::new(Chain {
+        name: name.into(),
+        matches,
+        tls: None,
+        serves: Serves::Http(Arc::new(ArcSwap::from_pointee(http()))),
+    })
 }
 
 fn chains(all: Vec<Arc<Chain>>, default: Option<Arc<Chain>>) -> Chains {
-    let inspect = Inspect { tls: true, http: false, timeout: Duration::from_secs(1), proceed: false };
+    let inspect =
+        Inspect { announced: None, tls: true, http: false, timeout: Duration::from_secs(1), proceed: false };
     Chains { inspect, all, default }
 }
 

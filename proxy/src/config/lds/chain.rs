@@ -8,9 +8,12 @@ use crate::config::filters;
 use crate::config::hcm::{self, Manager, duration};
 use crate::config::problem::{Problem, Under, each};
 use crate::config::support::{Message, support};
+use crate::config::tcp_proxy;
 use crate::config::tls::{self, Downstream};
 use envoy_types::pb::envoy::config::listener::v3::filter_chain_match::ConnectionSourceType;
 use envoy_types::pb::envoy::config::listener::v3::{FilterChain, FilterChainMatch, filter};
+use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::TcpProxy;
+use prost::Name as _;
 
 pub(in crate::config) const MESSAGES: &[Message] = &[FILTER_CHAIN, FILTER_CHAIN_MATCH];
 
@@ -39,7 +42,14 @@ pub(in crate::config) struct Compiled {
     pub(in crate::config) matches: ChainMatch,
     pub(in crate::config) tls: Option<Downstream>,
     pub(in crate::config) handshake_timeout: Duration,
-    pub(in crate::config) manager: Manager,
+    pub(in crate::config) reader: Reader,
+}
+
+/// What reads a chain's connections.
+#[derive(Debug)]
+pub(in crate::config) enum Reader {
+    Http(Box<Manager>),
+    Tcp(tcp_proxy::Proxy),
 }
 
 pub(super) fn compile(message: &FilterChain) -> Result<Compiled, Problem> {
@@ -54,13 +64,14 @@ pub(super) fn compile(message: &FilterChain) -> Result<Compiled, Problem> {
         matches,
         tls: tls::compile(message.transport_socket.as_ref()).under(|| "transport_socket".into())?,
         handshake_timeout: timeout.filter(|t| !t.is_zero()).unwrap_or(DEFAULT_HANDSHAKE),
-        manager: manager(message)?,
+        reader: reader(message)?,
     })
 }
 
-fn manager(message: &FilterChain) -> Result<Manager, Problem> {
+/// The last filter reads; a limit of connections may stand before it.
+fn reader(message: &FilterChain) -> Result<Reader, Problem> {
     let mut limit = 0;
-    let managers = each("filters", &message.filters, |filter| {
+    let readers = each("filters", &message.filters, |filter| {
         let config = match &filter.config_type {
             Some(filter::ConfigType::TypedConfig(config)) => config,
             Some(filter::ConfigType::ConfigDiscovery(_)) => {
@@ -72,14 +83,24 @@ fn manager(message: &FilterChain) -> Result<Manager, Problem> {
             limit = connections;
             return Ok(None);
         }
-        hcm::compile(&unpack(config)?).under(|| "typed_config".into()).map(Some)
+        let reader = if config.type_url == TcpProxy::type_url() {
+            tcp_proxy::compile(&unpack(config)?).map(Reader::Tcp)
+        } else {
+            hcm::compile(&unpack(config)?).map(|manager| Reader::Http(Box::new(manager)))
+        };
+        reader.under(|| "typed_config".into()).map(Some)
     })?;
-    let managers: Vec<Manager> = managers.into_iter().flatten().collect();
-    match <[Manager; 1]>::try_from(managers) {
-        Ok([manager]) => Ok(Manager { max_connections: limit, ..manager }),
+    let readers: Vec<Reader> = readers.into_iter().flatten().collect();
+    match <[Reader; 1]>::try_from(readers) {
+        Ok([Reader::Http(manager)]) => {
+            Ok(Reader::Http(Box::new(Manager { max_connections: limit, ..*manager })))
+        }
+        Ok([Reader::Tcp(proxy)]) => Ok(Reader::Tcp(tcp_proxy::Proxy { max_connections: limit, ..proxy })),
         Err(all) => {
-            let reason =
-                format!("has {} elements; this proxy supports one, an HTTP connection manager", all.len());
+            let reason = format!(
+                "has {} elements; this proxy supports one, an HTTP connection manager or a TCP proxy",
+                all.len()
+            );
             Err(Problem::new("filters", reason))
         }
     }

@@ -25,7 +25,7 @@ use crate::http::upgrade::Change;
 use crate::http::{grpc_web, headers};
 use crate::resilience::retry::{self, Failure, Repeatable};
 use crate::upstream::cluster::Endpoint;
-use crate::upstream::connect::{self as upstream, Stream};
+use crate::upstream::open::{self, Target};
 use crate::upstream::pool::Lease;
 use crate::worker::local::Timer;
 
@@ -275,7 +275,7 @@ fn answer(
             *carrier.extensions_mut() = std::mem::take(&mut parts.extensions);
             let upstream = hyper::upgrade::on(&mut carrier);
             let far = Far::Upgrade(upstream, lease);
-            return Ok(open(exchange, change, parts, far, plan.idle));
+            return Ok(grant(exchange, change, parts, far, plan.idle));
         }
         change.decline(&mut parts.headers);
     }
@@ -286,7 +286,7 @@ fn answer(
 }
 
 /// Grants a change of protocol, and has the tunnel begin behind the answer.
-fn open(
+fn grant(
     exchange: &Rc<Exchange>,
     mut change: Change,
     mut parts: response::Parts,
@@ -308,34 +308,17 @@ async fn connect(
     plan: ForwardPlan,
     change: Change,
 ) -> Result<Response<ResponseBody>, Error> {
-    let worker = exchange.worker();
     let tries = plan.action().map_or(1, |action| action.retry.max_retries + 1);
-    let mut tried: Vec<Arc<Endpoint>> = Vec::new();
-    let mut last = Error::NoHealthyUpstream;
-    for number in 1..=tries {
-        exchange.attempts.set(number);
-        let endpoint = pick(exchange, &plan, Instant::now(), &tried)?;
-        exchange.note_endpoint(&endpoint);
-        match upstream::stream(endpoint.address, &plan.settings).await {
-            Ok(stream) => {
-                endpoint.outlier.connected();
-                exchange.note_first_byte();
-                let (mut parts, ()) = Response::new(()).into_parts();
-                headers::mutate(&mut parts.headers, &plan.route.response_headers);
-                let far = match stream {
-                    Stream::Plain(stream) => Far::Tcp(stream),
-                    Stream::Tls(stream) => Far::Tls(stream),
-                };
-                return Ok(open(exchange, change, parts, far, plan.idle));
-            }
-            Err(error) => {
-                if error.is_connect() {
-                    endpoint.outlier.connect_failed(worker.since_epoch_ms(Instant::now()));
-                }
-                last = error;
-            }
-        }
-        tried.push(endpoint);
-    }
-    Err(last)
+    let local = exchange.cluster.borrow().clone().ok_or(Error::NoCluster)?;
+    let target =
+        Target { cluster: &plan.cluster, local: &local, settings: &plan.settings, tries, client: None };
+    let opened = open::open(exchange.worker(), target, |endpoint| {
+        exchange.attempts.set(exchange.attempts.get() + 1);
+        exchange.note_endpoint(endpoint);
+    });
+    let opened = opened.await?;
+    exchange.note_first_byte();
+    let (mut parts, ()) = Response::new(()).into_parts();
+    headers::mutate(&mut parts.headers, &plan.route.response_headers);
+    Ok(grant(exchange, change, parts, Far::Opened(opened), plan.idle))
 }

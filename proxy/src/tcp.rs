@@ -1,0 +1,221 @@
+//! A connection whose bytes are passed on as they are (`TcpProxy`): a cluster is chosen, an endpoint connected to,
+//! and then bytes go both ways until both sides have ended. A side that breaks breaks the other: what was cut off
+//! does not look like an end.
+
+pub(crate) mod copy;
+
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, Uri};
+use socket2::SockRef;
+use tokio::io::{AsyncWrite, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+
+use self::copy::{Bounds, End, Side};
+use crate::config::listener::TcpSettings;
+use crate::error::Error;
+use crate::listener::arrival::Slot;
+use crate::listener::chain::{Local, TcpLocal};
+use crate::listener::transport::Transport;
+use crate::listener::{ListenerLocal, Phase};
+use crate::proxy_protocol::Addresses;
+use crate::route::{Action, Forward, RequestHead, Route};
+use crate::telemetry::access_log::Entry;
+use crate::upstream::connect::Stream;
+use crate::upstream::open::{self, Target};
+use crate::worker::local::{ClusterLocal, Worker};
+
+/// An accepted connection.
+pub(crate) struct Connection {
+    pub(crate) slot: Slot,
+    pub(crate) listener: Rc<ListenerLocal>,
+    pub(crate) chain: Rc<Local<TcpSettings, TcpLocal>>,
+    /// The client, and where it wanted to go.
+    pub(crate) addresses: Addresses,
+}
+
+/// What becomes of it, as it becomes known.
+struct Course {
+    start: Instant,
+    error: Option<Error>,
+    route: Option<Arc<Route>>,
+    cluster: Option<Rc<ClusterLocal>>,
+    endpoint: Option<SocketAddr>,
+    attempts: u32,
+    connected: Option<Duration>,
+    received: u64,
+    sent: u64,
+}
+
+/// Serves a connection to its end. `prefix` was read of it already.
+pub(crate) async fn serve(connection: Connection, transport: Transport, prefix: Bytes) {
+    let local = connection.chain.get(&connection.listener.worker);
+    let time = SystemTime::now();
+    let mut course = Course {
+        start: Instant::now(),
+        error: None,
+        route: None,
+        cluster: None,
+        endpoint: None,
+        attempts: 0,
+        connected: None,
+        received: 0,
+        sent: 0,
+    };
+    let result = carry(&connection, &local.tcp, &mut course, transport, prefix).await;
+    course.error = result.err();
+    if let Some(cluster) = &course.cluster {
+        cluster.cells.ended_connection(course.received, course.sent);
+    }
+    let listener = &connection.listener;
+    listener.cells.ended_connection(course.error);
+    local.logs.log(|| Entry {
+        time,
+        listener: Arc::clone(&listener.listener.name),
+        request: None,
+        client: connection.addresses.source.ip(),
+        status: 0,
+        error: course.error,
+        route: course.route,
+        cluster: course.cluster.map(|cluster| Arc::clone(&cluster.name)),
+        endpoint: course.endpoint,
+        attempts: course.attempts,
+        received: course.received,
+        sent: course.sent,
+        duration: course.start.elapsed(),
+        first_byte: course.connected,
+    });
+}
+
+async fn carry(
+    connection: &Connection,
+    settings: &TcpSettings,
+    course: &mut Course,
+    transport: Transport,
+    prefix: Bytes,
+) -> Result<(), Error> {
+    let worker = &connection.listener.worker;
+    let table = settings.routes.table.load_full().ok_or(Error::NoRouteTable)?;
+    let head = RequestHead {
+        method: &Method::CONNECT,
+        uri: &Uri::from_static("/"),
+        host: "",
+        headers: &HeaderMap::new(),
+        client: connection.addresses.source.ip(),
+        random: fastrand::u64(..),
+    };
+    let decision = table.decide(&head, &mut ()).map_err(|_| Error::NoRoute)?;
+    course.route = Some(Arc::clone(decision.route));
+    let cluster = decision.target.as_ref().map(|target| target.cluster).ok_or(Error::NoCluster)?;
+    let local = worker.cluster(cluster);
+    let _active = Active::new(&local);
+    course.cluster = Some(Rc::clone(&local));
+    let cluster_settings = cluster.settings.load_full().ok_or(Error::NoCluster)?;
+    let target = Target {
+        cluster,
+        local: &local,
+        settings: &cluster_settings,
+        tries: tries(decision.route),
+        client: Some(connection.addresses),
+    };
+    let opened = open::open(worker, target, |endpoint| {
+        course.attempts += 1;
+        course.endpoint = Some(endpoint.address);
+    });
+    // A client that waits is not read; its listener may end all the same.
+    let opened = connection.slot.until(opened, Phase::Closed).await.ok_or(Error::Drained)?;
+    let mut opened = opened.inspect_err(|_| reset(transport.socket()))?;
+    course.connected = Some(course.start.elapsed());
+    if !prefix.is_empty() {
+        course.received = prefix.len() as u64;
+        let written = match &mut opened.stream {
+            Stream::Plain(stream) => stream.write_all(&prefix).await,
+            Stream::Tls(stream) => write_and_flush(stream, &prefix).await,
+        };
+        written.map_err(|_| Error::UpstreamReset).inspect_err(|_| reset(transport.socket()))?;
+        drop(prefix);
+    }
+    pass(connection, settings, course, transport, opened.stream, worker).await
+}
+
+/// Bytes both ways, to the end.
+async fn pass(
+    connection: &Connection,
+    settings: &TcpSettings,
+    course: &mut Course,
+    mut near: Transport,
+    mut far: Stream,
+    worker: &Rc<Worker>,
+) -> Result<(), Error> {
+    let bounds =
+        Bounds { idle: settings.idle, until: settings.longest.map(|longest| course.start + longest) };
+    let moved = |from, length| match from {
+        Side::Near => course.received += length as u64,
+        Side::Far => course.sent += length as u64,
+    };
+    let closed = |cx: &mut std::task::Context<'_>| connection.slot.poll_phase(Phase::Closed, cx);
+    let end = match &mut far {
+        Stream::Plain(far) => copy::between(worker, &mut near, far, &bounds, moved, closed).await,
+        Stream::Tls(far) => copy::between(worker, &mut near, far, &bounds, moved, closed).await,
+    };
+    match end {
+        End::Complete => Ok(()),
+        End::TooLong => Err(Error::ConnectionTooOld),
+        End::Idle => Err(Error::StreamIdle),
+        End::Broken(Side::Near, error) => {
+            tracing::debug!(client = %connection.addresses.source, %error, "the client broke off");
+            reset(far.socket());
+            Err(Error::ClientGone)
+        }
+        End::Broken(Side::Far, error) => {
+            tracing::debug!(endpoint = ?course.endpoint, %error, "the endpoint broke off");
+            reset(near.socket());
+            Err(Error::UpstreamReset)
+        }
+        End::Closed => {
+            reset(near.socket());
+            reset(far.socket());
+            Err(Error::Drained)
+        }
+    }
+}
+
+async fn write_and_flush<W: AsyncWrite + Unpin>(to: &mut W, bytes: &[u8]) -> io::Result<()> {
+    to.write_all(bytes).await?;
+    to.flush().await
+}
+
+fn tries(route: &Route) -> u32 {
+    match &route.action {
+        Action::Forward(Forward { retry, .. }) => retry.max_retries.saturating_add(1),
+        _ => 1,
+    }
+}
+
+/// Has the socket end by a reset when it is closed.
+fn reset(socket: &TcpStream) {
+    // It may have gone already.
+    let _ = SockRef::from(socket).set_linger(Some(Duration::ZERO));
+}
+
+/// Counts a connection as open at its cluster.
+struct Active<'a>(&'a ClusterLocal);
+
+impl<'a> Active<'a> {
+    fn new(cluster: &'a ClusterLocal) -> Self {
+        cluster.cells.connections.add(1);
+        Self(cluster)
+    }
+}
+
+impl Drop for Active<'_> {
+    fn drop(&mut self) {
+        self.0.cells.connections.sub(1);
+    }
+}

@@ -1,0 +1,84 @@
+//! A connection of its own to some endpoint of a cluster, for what is not a request: where one endpoint cannot be
+//! had, another is tried.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use tokio::time::Instant;
+
+use super::cluster::{Cluster, ClusterSettings, Endpoint};
+use super::connect::{self, Stream};
+use crate::error::Error;
+use crate::proxy_protocol::Addresses;
+use crate::worker::local::{ClusterLocal, Worker};
+
+/// An open connection.
+pub(crate) struct Opened {
+    pub(crate) stream: Stream,
+    /// Counts as in flight at the endpoint until it is dropped.
+    pub(crate) endpoint: InUse,
+}
+
+/// An endpoint that has a connection of ours.
+pub(crate) struct InUse(Arc<Endpoint>);
+
+impl InUse {
+    fn new(endpoint: &Arc<Endpoint>) -> Self {
+        endpoint.active.fetch_add(1, Relaxed);
+        endpoint.requests.fetch_add(1, Relaxed);
+        Self(Arc::clone(endpoint))
+    }
+}
+
+impl Drop for InUse {
+    fn drop(&mut self) {
+        self.0.active.fetch_sub(1, Relaxed);
+    }
+}
+
+/// What is connected to, and how often it is tried.
+pub(crate) struct Target<'a> {
+    pub(crate) cluster: &'a Cluster,
+    pub(crate) local: &'a ClusterLocal,
+    pub(crate) settings: &'a ClusterSettings,
+    pub(crate) tries: u32,
+    /// Told to an endpoint that wants the PROXY protocol.
+    pub(crate) client: Option<Addresses>,
+}
+
+/// Opens a connection. `note` is told each endpoint before it is tried.
+pub(crate) async fn open(
+    worker: &Worker,
+    target: Target<'_>,
+    mut note: impl FnMut(&Arc<Endpoint>),
+) -> Result<Opened, Error> {
+    let Target { cluster, local, settings, tries, client } = target;
+    let mut tried: Vec<Arc<Endpoint>> = Vec::new();
+    let mut last = Error::NoHealthyUpstream;
+    for number in 0..tries.max(1) {
+        let now_ms = worker.since_epoch_ms(Instant::now());
+        let picked = local.pick(cluster, settings.policy, now_ms, &tried);
+        let endpoint = picked.ok_or(Error::NoHealthyUpstream)?;
+        note(&endpoint);
+        if number > 0 {
+            local.cells.retries.add(1);
+        }
+        let in_use = InUse::new(&endpoint);
+        match connect::stream(endpoint.address, settings, client).await {
+            Ok(stream) => {
+                endpoint.outlier.connected();
+                local.cells.connects.add(1);
+                return Ok(Opened { stream, endpoint: in_use });
+            }
+            Err(error) => {
+                local.cells.connect_failures.add(1);
+                if error.is_connect() {
+                    endpoint.outlier.connect_failed(worker.since_epoch_ms(Instant::now()));
+                }
+                last = error;
+            }
+        }
+        tried.push(endpoint);
+    }
+    Err(last)
+}
