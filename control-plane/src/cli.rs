@@ -38,7 +38,7 @@ enum Program {
     Command(Command),
     /// Run the data plane; `pontoon-proxy` is the same.
     #[command(hide = true)]
-    Proxy(pontoon_proxy::bootstrap::Args),
+    Proxy(pontoon_proxy::cli::Cli),
 }
 
 #[derive(Debug, Subcommand)]
@@ -91,7 +91,7 @@ pub struct ApiArgs {
 pub fn run() -> ExitCode {
     let result = match Cli::parse().program {
         // It brings its own runtimes.
-        Program::Proxy(args) => proxy(args).map_err(other),
+        Program::Proxy(cli) => pontoon_proxy::cli::main(cli).map_err(other),
         Program::Command(command) => run_command(command),
     };
     match result {
@@ -124,10 +124,6 @@ fn run_command(command: Command) -> Result<(), CliError> {
     // A file system that hangs may hold a thread for ever; it does not hold the process.
     runtime.shutdown_timeout(SHUTDOWN);
     result
-}
-
-fn proxy(args: pontoon_proxy::bootstrap::Args) -> anyhow::Result<()> {
-    pontoon_proxy::run(pontoon_proxy::bootstrap::Bootstrap::from_args(args)?, pontoon_proxy::start_logging())
 }
 
 fn other(error: anyhow::Error) -> CliError {

@@ -1,9 +1,11 @@
 //! The data plane. Rooms follow a request: `listener`, then `http`, then `route`, `balance`, `resilience`,
-//! `upstream`. Beside the path: `config` (resource to snapshot), `discovery`, `telemetry`, `admin`.
+//! `upstream`. Beside the path: `config` (resource to snapshot), `discovery`, `telemetry`, `admin`; `intercept`
+//! is a command of its own.
 
 pub mod admin;
 pub mod balance;
 pub mod bootstrap;
+pub mod cli;
 pub mod config;
 pub mod discovery;
 pub mod error;
@@ -11,6 +13,7 @@ pub mod explain;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
 pub mod http;
+pub mod intercept;
 mod listener;
 pub mod overload;
 pub mod proxy_protocol;

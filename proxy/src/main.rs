@@ -3,22 +3,17 @@
 use std::process::ExitCode;
 
 use clap::Parser as _;
-use pontoon_proxy::bootstrap::{Args, Bootstrap};
+use pontoon_proxy::cli::Cli;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    match run() {
+    match pontoon_proxy::cli::main(Cli::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
             ExitCode::FAILURE
         }
     }
-}
-
-fn run() -> anyhow::Result<()> {
-    let bootstrap = Bootstrap::from_args(Args::parse())?;
-    pontoon_proxy::run(bootstrap, pontoon_proxy::start_logging())
 }
