@@ -50,6 +50,9 @@ pub struct Args {
     /// limit. Default: what the control group allows.
     #[arg(long, env = "PONTOON_PROXY_MAX_MEMORY_MIB", value_name = "N")]
     pub max_memory_mib: Option<u64>,
+    /// How long work may wait for its worker before nothing new is taken, in milliseconds; 0 is no limit. Default: 1000.
+    #[arg(long, env = "PONTOON_PROXY_MAX_LAG_MS", value_name = "N")]
+    pub max_lag_ms: Option<u64>,
     /// Be a sidecar: where the application sends its requests. Names are resolved when they are first asked for.
     #[arg(long, env = "PONTOON_PROXY_OUTBOUND", value_name = "ADDRESS")]
     pub outbound: Option<SocketAddr>,
@@ -110,6 +113,7 @@ struct File {
     max_connections: Option<usize>,
     max_connections_per_source: Option<usize>,
     max_memory_mib: Option<u64>,
+    max_lag_ms: Option<u64>,
     outbound: Option<Outbound>,
     #[serde(default)]
     inbound: Vec<Inbound>,
@@ -138,6 +142,8 @@ pub struct Bootstrap {
     pub max_connections_per_source: usize,
     /// Resident memory in MiB; `None`: what the control group allows.
     pub max_memory_mib: Option<u64>,
+    /// How long work may wait for its worker; zero is no limit.
+    pub max_lag: Duration,
     /// What it is beside an application; `None`: a gateway.
     pub sidecar: Option<Sidecar>,
     /// Where a new process asks for the sockets.
@@ -223,6 +229,7 @@ impl Bootstrap {
                 .or(file.max_connections_per_source)
                 .unwrap_or(0),
             max_memory_mib: args.max_memory_mib.or(file.max_memory_mib),
+            max_lag: Duration::from_millis(args.max_lag_ms.or(file.max_lag_ms).unwrap_or(1_000)),
             sidecar,
             upgrade_socket: args.upgrade_socket.or(file.upgrade_socket).or_else(default_upgrade_socket),
             log: file.log,

@@ -75,6 +75,8 @@ errors! {
     Overload: Us, SERVICE_UNAVAILABLE, "OM", "overload", "the proxy is short of memory and takes nothing new; look at --max-memory-mib and at pontoon_memory_bytes";
     /// The listener wants a PROXY protocol header, and this is none that it takes.
     ProxyProtocol: Downstream, BAD_REQUEST, "DPE", "proxy_protocol", "the connection does not begin with a PROXY protocol header of a version that the listener takes; does its peer send one?";
+    /// The worker does not keep up.
+    OverloadQueue: Us, SERVICE_UNAVAILABLE, "OM", "overload_queue", "work waits for its worker longer than --max-lag-ms allows, so nothing new is taken; does the proxy have processors and workers enough?";
     /// All headers did not arrive in time.
     HeaderTimeout: Downstream, REQUEST_TIMEOUT, "DPE", "request_header_timeout", "the request's headers did not arrive in time";
     /// The request target is no path we would send on.

@@ -246,7 +246,11 @@ fn is_about_the_connection(error: &std_io::Error) -> bool {
 /// Serves the connection where there is room for it; otherwise it is closed at once, which costs least.
 fn start(local: &Rc<ListenerLocal>, stream: TcpStream, peer: SocketAddr) {
     let limit = local.most_connections();
-    let permit = match local.worker.admission.admit(peer.ip(), &local.open_everywhere, limit) {
+    let admitted = match local.worker.overload() {
+        None => local.worker.admission.admit(peer.ip(), &local.open_everywhere, limit),
+        Some(overload) => Err(overload),
+    };
+    let permit = match admitted {
         Ok(permit) => permit,
         Err(error) => {
             local.cells.ended(0, Some(error));

@@ -9,6 +9,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use crate::error::Error;
 
@@ -30,6 +31,27 @@ pub struct Limits {
     pub connections_per_source: usize,
     /// Resident memory, in bytes.
     pub memory: u64,
+    /// How long work may wait for its worker.
+    pub lag: Duration,
+}
+
+/// Whether a worker keeps up: how late its clock's ticks come, for they wait in the same queue as all its work.
+#[derive(Debug, Default)]
+pub(crate) struct Lag {
+    late: bool,
+    shedding: bool,
+}
+
+impl Lag {
+    /// Takes note of how late a tick was; says whether new work is refused. One late tick is a pause of the machine's;
+    /// two in a row are work that waits. It is over when a tick is less than half as late as it may be.
+    pub(crate) fn observe(&mut self, lateness: Duration, limit: Duration) -> bool {
+        let late = !limit.is_zero() && lateness >= limit;
+        self.shedding =
+            if self.shedding { lateness >= limit / 2 && !limit.is_zero() } else { late && self.late };
+        self.late = late;
+        self.shedding
+    }
 }
 
 /// How scarce memory is.
@@ -267,9 +289,20 @@ mod tests {
     }
 
     fn limited(connections: usize, connections_per_source: usize) -> (Arc<Admission>, Arc<AtomicUsize>) {
-        let admission = Admission::new(Limits { connections, connections_per_source, memory: 1000 });
+        let admission =
+            Admission::new(Limits { connections, connections_per_source, memory: 1000, ..Limits::default() });
         let of_listener = admission.of_listener(&"edge".into());
         (admission, of_listener)
+    }
+
+    #[test]
+    fn a_worker_that_is_late_twice_sheds_until_it_has_caught_up() {
+        let (limit, mut lag) = (Duration::from_millis(1000), Lag::default());
+        let mut after = |ms: u64| lag.observe(Duration::from_millis(ms), limit);
+        let seen = [0, 5_000, 10, 1_000, 1_200, 700, 400, 1_500, 1_500].map(&mut after);
+        assert_eq!(seen, [false, false, false, false, true, true, false, false, true]);
+        let mut off = Lag::default();
+        assert!(!(0..3).any(|_| off.observe(Duration::from_secs(9), Duration::ZERO)));
     }
 
     #[test]

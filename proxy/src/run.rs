@@ -254,6 +254,7 @@ fn limits(bootstrap: &Bootstrap) -> overload::Limits {
         connections: bootstrap.max_connections.unwrap_or(files / 2),
         connections_per_source: bootstrap.max_connections_per_source,
         memory,
+        lag: bootstrap.max_lag,
     }
 }
 

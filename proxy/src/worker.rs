@@ -292,7 +292,9 @@ async fn run(
     loop {
         let command = tokio::select! {
             command = commands.recv() => command,
-            now = pulse.tick() => {
+            due = pulse.tick() => {
+                let now = Instant::now();
+                worker.note_lag(now.saturating_duration_since(due));
                 heart.store(beat(worker.epoch(), now), Relaxed);
                 continue;
             }

@@ -24,7 +24,7 @@ pub(crate) fn error(exchange: &Rc<Exchange>, error: Error) -> Response<ResponseB
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
     }
     headers.insert(REASON, HeaderValue::from_static(error.reason()));
-    if error == Error::Overload {
+    if matches!(error, Error::Overload | Error::OverloadQueue) {
         headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
     }
     response

@@ -17,7 +17,6 @@ use super::exchange::Exchange;
 use super::respond;
 use crate::listener::Phase;
 use crate::listener::connection::ConnState;
-use crate::overload::Pressure;
 
 /// Serves the requests of one connection.
 pub(crate) struct ProxyService {
@@ -58,7 +57,7 @@ async fn serve(
     };
     exchange.status.set(response.status().as_u16());
     let leaving = exchange.conn.listener.phase() >= Phase::LameDuck;
-    let scarce = exchange.worker().admission.pressure() >= Pressure::NoKeepAlive;
+    let scarce = exchange.worker().is_scarce();
     if (leaving || scarce) && exchange.conn.tunnel.borrow().is_none() {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }

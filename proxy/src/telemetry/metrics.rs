@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use super::access_log::LogStats;
 use super::histogram::Histogram;
@@ -194,9 +195,16 @@ fn class(status: u16) -> usize {
 pub struct Shard {
     listeners: Mutex<Vec<Arc<ListenerCells>>>,
     clusters: Mutex<Vec<Arc<ClusterCells>>>,
+    /// How late the worker's last tick was, in microseconds.
+    lag: AtomicU64,
 }
 
 impl Shard {
+    /// Takes note of how late the worker's clock ticked.
+    pub fn note_lag(&self, lateness: Duration) {
+        self.lag.store(lateness.as_micros() as u64, Relaxed);
+    }
+
     /// The row of a listener; made if absent.
     pub fn listener(&self, name: &Arc<str>) -> Arc<ListenerCells> {
         row(&self.listeners, name, |cells| &cells.name, ListenerCells::new)
@@ -260,6 +268,16 @@ impl Metrics {
             "Access log lines that the writer was too slow for.",
         );
         let _ = writeln!(out, "pontoon_access_log_dropped_total {}", self.logs.dropped());
+        header(
+            out,
+            "pontoon_worker_lag_seconds",
+            "gauge",
+            "How long work waited for its worker when last looked at.",
+        );
+        for (worker, shard) in self.shards.iter().enumerate() {
+            let seconds = shard.lag.load(Relaxed) as f64 / 1e6;
+            let _ = writeln!(out, "pontoon_worker_lag_seconds{{worker=\"{worker}\"}} {seconds}");
+        }
         header(out, "pontoon_memory_bytes", "gauge", "Resident memory when last looked at.");
         let _ = writeln!(out, "pontoon_memory_bytes {}", self.admission.memory());
         header(
@@ -442,7 +460,6 @@ fn escape(value: &str) -> std::borrow::Cow<'_, str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
     #[test]
     fn shards_add_up_and_rows_that_have_gone_are_dropped_after_one_scrape() {

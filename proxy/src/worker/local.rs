@@ -7,11 +7,13 @@ use std::hash::{BuildHasherDefault, Hasher};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use tokio::time::{Instant, Sleep};
 
 use crate::balance::Balancer;
-use crate::overload::Admission;
+use crate::error::Error;
+use crate::overload::{Admission, Lag, Pressure};
 use crate::telemetry::access_log::Sinks;
 use crate::telemetry::metrics::{ClusterCells, Shard};
 use crate::upstream::cluster::{BalancePolicy, Cluster, Endpoint};
@@ -31,6 +33,8 @@ pub(crate) struct Worker {
     sleeps: RefCell<Vec<Pin<Box<Sleep>>>>,
     /// Set by the sweep: good enough for ages counted in seconds.
     coarse_now: Cell<Instant>,
+    lag: RefCell<Lag>,
+    is_late: Cell<bool>,
 }
 
 /// One worker's view of a cluster.
@@ -57,7 +61,31 @@ impl Worker {
             pools: RefCell::default(),
             sleeps: RefCell::default(),
             coarse_now: Cell::new(Instant::now()),
+            lag: RefCell::default(),
+            is_late: Cell::new(false),
         }
+    }
+
+    /// Takes note of how late a tick of the worker's own clock was.
+    pub(crate) fn note_lag(&self, lateness: Duration) {
+        self.shard.note_lag(lateness);
+        let is_late = self.lag.borrow_mut().observe(lateness, self.admission.limits().lag);
+        if self.is_late.replace(is_late) != is_late {
+            tracing::warn!(?lateness, shedding = is_late, "the worker's work waits");
+        }
+    }
+
+    /// Why nothing new is taken.
+    pub(crate) fn overload(&self) -> Option<Error> {
+        if self.is_late.get() {
+            return Some(Error::OverloadQueue);
+        }
+        (self.admission.pressure() == Pressure::Shed).then_some(Error::Overload)
+    }
+
+    /// Whether connections are better not kept.
+    pub(crate) fn is_scarce(&self) -> bool {
+        self.is_late.get() || self.admission.pressure() >= Pressure::NoKeepAlive
     }
 
     /// When the clock that all workers share began.

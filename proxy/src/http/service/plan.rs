@@ -17,7 +17,6 @@ use crate::http::exchange::Exchange;
 use crate::http::headers::{self, Hop};
 use crate::http::upgrade::{self, Asked, Change};
 use crate::http::{forwarded, grpc, grpc_web, path, respond};
-use crate::overload::Pressure;
 use crate::route::{Action, Forward, NoRoute, RequestHead, Route, RouteTable, Targets, WeightedCluster};
 use crate::upstream::cluster::{Cluster, ClusterSettings, UpstreamProtocol};
 
@@ -90,9 +89,9 @@ pub(super) fn plan(
 ) -> Result<Plan, Error> {
     let settings = Rc::clone(&exchange.settings);
     let settings = &*settings.http;
-    if exchange.worker().admission.pressure() == Pressure::Shed {
+    if let Some(overload) = exchange.worker().overload() {
         exchange.grpc.set(grpc::asks(request.headers()));
-        return Err(Error::Overload);
+        return Err(overload);
     }
     let tunnel = request.method() == Method::CONNECT && request.version() == Version::HTTP_2;
     let near = tunnel.then(|| hyper::upgrade::on(&mut request));
