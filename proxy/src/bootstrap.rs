@@ -9,8 +9,9 @@ use clap::Parser;
 use http::Uri;
 use serde::Deserialize;
 
-use crate::discovery::Sidecar;
 use crate::discovery::on_demand::Limits;
+use crate::discovery::{self, Sidecar, To, Unknown};
+use crate::intercept::Mode;
 
 /// The flags of `pontoon-proxy`.
 #[derive(Debug, Clone, Default, Parser)]
@@ -56,9 +57,17 @@ pub struct Args {
     /// Be a sidecar: where the application sends its requests. Names are resolved when they are first asked for.
     #[arg(long, env = "PONTOON_PROXY_OUTBOUND", value_name = "ADDRESS")]
     pub outbound: Option<SocketAddr>,
-    /// Be a sidecar: where callers send requests for the application, and where that listens.
+    /// The outbound listener's connections come by interception (`pontoon-proxy intercept up`).
+    #[arg(long, env = "PONTOON_PROXY_OUTBOUND_INTERCEPTED")]
+    pub outbound_intercepted: bool,
+    /// Be a sidecar: where callers send requests for the application, and where that listens; or `redirect` or
+    /// `tproxy` in its place, where connections come by interception of that mode.
     #[arg(long, env = "PONTOON_PROXY_INBOUND", value_name = "ADDRESS=APPLICATION", value_delimiter = ',')]
     pub inbound: Vec<Inbound>,
+    /// What connections to endpoints are marked with, for rules to leave them alone; 0 is no mark. Default: 1501
+    /// where connections come by interception, else none.
+    #[arg(long, env = "PONTOON_PROXY_MARK", value_name = "N")]
+    pub mark: Option<u32>,
     /// Where a new process asks this one for its sockets, to take over from it. A process that starts with the
     /// same path takes over from the one that is there. Default: `upgrade.sock` in systemd's RuntimeDirectory.
     #[arg(long, env = "PONTOON_PROXY_UPGRADE_SOCKET", value_name = "PATH")]
@@ -69,20 +78,31 @@ pub struct Args {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Inbound {
-    /// Where callers send it.
+    /// Where callers send it, or interception brings it.
     pub address: SocketAddr,
-    /// Where the application takes it.
-    pub application: SocketAddr,
+    /// Where the application takes it, where that is said.
+    pub application: Option<SocketAddr>,
+    /// Where it is not: how connections come here.
+    pub intercepted: Option<Mode>,
 }
 
 impl std::str::FromStr for Inbound {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let expected = || format!("{text:?} is not ADDRESS=APPLICATION, as 0.0.0.0:8081=127.0.0.1:8080");
+        let expected = || {
+            format!(
+                "{text:?} is not ADDRESS=APPLICATION, as 0.0.0.0:8081=127.0.0.1:8080 or [::]:15006=redirect"
+            )
+        };
         let (address, application) = text.split_once('=').ok_or_else(expected)?;
         let parsed = |part: &str| part.parse().map_err(|_| expected());
-        Ok(Inbound { address: parsed(address)?, application: parsed(application)? })
+        let (application, intercepted) = match application {
+            "redirect" => (None, Some(Mode::Redirect)),
+            "tproxy" => (None, Some(Mode::Tproxy)),
+            application => (Some(parsed(application)?), None),
+        };
+        Ok(Inbound { address: parsed(address)?, application, intercepted })
     }
 }
 
@@ -91,6 +111,9 @@ impl std::str::FromStr for Inbound {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct Outbound {
     address: Option<SocketAddr>,
+    #[serde(default)]
+    intercepted: bool,
+    unknown: Option<Unknown>,
     max_names: Option<usize>,
     max_waiting: Option<usize>,
     resolve_timeout_ms: Option<u64>,
@@ -117,6 +140,7 @@ struct File {
     outbound: Option<Outbound>,
     #[serde(default)]
     inbound: Vec<Inbound>,
+    mark: Option<u32>,
     upgrade_socket: Option<PathBuf>,
     log: Option<String>,
 }
@@ -146,6 +170,8 @@ pub struct Bootstrap {
     pub max_lag: Duration,
     /// What it is beside an application; `None`: a gateway.
     pub sidecar: Option<Sidecar>,
+    /// What connections to endpoints are marked with.
+    pub mark: Option<u32>,
     /// Where a new process asks for the sockets.
     pub upgrade_socket: Option<PathBuf>,
     /// What is logged, where the environment says nothing.
@@ -187,6 +213,8 @@ pub enum BootstrapError {
 
 /// Above this a worker a processor is never meant.
 const MOST_WORKERS: usize = 1024;
+/// As `intercept up` has it too.
+const DEFAULT_MARK: u32 = 1501;
 /// As many as one stream may subscribe to at our own control plane.
 const MOST_NAMES: usize = 100_000;
 
@@ -230,6 +258,7 @@ impl Bootstrap {
                 .unwrap_or(0),
             max_memory_mib: args.max_memory_mib.or(file.max_memory_mib),
             max_lag: Duration::from_millis(args.max_lag_ms.or(file.max_lag_ms).unwrap_or(1_000)),
+            mark: mark(args.mark.or(file.mark), sidecar.as_ref()),
             sidecar,
             upgrade_socket: args.upgrade_socket.or(file.upgrade_socket).or_else(default_upgrade_socket),
             log: file.log,
@@ -245,10 +274,28 @@ fn sidecar(
 ) -> Result<Option<Sidecar>, BootstrapError> {
     let address = args.outbound.or(outbound.as_ref().and_then(|outbound| outbound.address));
     let inbound = if args.inbound.is_empty() { inbound } else { args.inbound.clone() };
+    let intercepted =
+        args.outbound_intercepted || outbound.as_ref().is_some_and(|outbound| outbound.intercepted);
+    let unknown = outbound.as_ref().and_then(|outbound| outbound.unknown);
+    if unknown.is_some() && !intercepted {
+        let value = format!("{unknown:?}").to_lowercase();
+        let expected = "only what is intercepted has somewhere to pass to: set outbound.intercepted too";
+        return Err(BootstrapError::Value { setting: "outbound.unknown", value, expected });
+    }
     let limits = outbound.map(limits).transpose()?;
     let outbound = match (address, limits) {
-        (Some(address), limits) => Some((address, limits.unwrap_or_default())),
-        (None, None) => None,
+        (Some(address), limits) => Some(discovery::Outbound {
+            address,
+            limits: limits.unwrap_or_default(),
+            intercepted,
+            unknown: unknown.unwrap_or_default(),
+        }),
+        (None, None) if !intercepted => None,
+        (None, None) => {
+            let expected = "expected an address in --outbound too";
+            let value = String::from("true");
+            return Err(BootstrapError::Value { setting: "--outbound-intercepted", value, expected });
+        }
         (None, Some(_)) => {
             let expected = "expected an address in outbound.address or --outbound";
             return Err(BootstrapError::Value { setting: "outbound", value: String::new(), expected });
@@ -257,9 +304,34 @@ fn sidecar(
     if outbound.is_none() && inbound.is_empty() {
         return Ok(None);
     }
-    let inbound =
-        inbound.into_iter().map(|Inbound { address, application }| (address, application)).collect();
+    let inbound = inbound.into_iter().map(destination).collect::<Result<_, _>>()?;
     Ok(Some(Sidecar { outbound, inbound }))
+}
+
+fn destination(inbound: Inbound) -> Result<(SocketAddr, To), BootstrapError> {
+    let Inbound { address, application, intercepted } = inbound;
+    let to = match (application, intercepted) {
+        (Some(application), None) => To::Application(application),
+        (None, Some(Mode::Redirect)) => To::Original,
+        (None, Some(Mode::Tproxy)) => To::Transparent,
+        _ => {
+            let expected = "expected one of application and intercepted";
+            return Err(BootstrapError::Value { setting: "inbound", value: address.to_string(), expected });
+        }
+    };
+    Ok((address, to))
+}
+
+fn mark(said: Option<u32>, sidecar: Option<&Sidecar>) -> Option<u32> {
+    let intercepted = sidecar.is_some_and(|sidecar| {
+        sidecar.outbound.is_some_and(|outbound| outbound.intercepted)
+            || sidecar.inbound.iter().any(|(_, to)| to.is_intercepted())
+    });
+    match said {
+        Some(0) => None,
+        Some(mark) => Some(mark),
+        None => intercepted.then_some(DEFAULT_MARK),
+    }
 }
 
 fn limits(written: Outbound) -> Result<Limits, BootstrapError> {
@@ -338,9 +410,26 @@ mod tests {
     }
 
     #[test]
+    fn what_is_intercepted_is_marked_unless_told_otherwise() {
+        let file = "outbound: {address: '[::]:15001', intercepted: true, unknown: refuse}
+inbound: [{address: '[::]:15006', intercepted: tproxy}]
+";
+        let bootstrap = with_file(file, Args::default()).unwrap();
+        let sidecar = bootstrap.sidecar.unwrap();
+        assert_eq!(sidecar.outbound.unwrap().unknown, Unknown::Refuse);
+        assert_eq!(sidecar.inbound, [("[::]:15006".parse().unwrap(), To::Transparent)]);
+        assert_eq!(bootstrap.mark, Some(1501));
+        let unmarked = with_file(file, Args { mark: Some(0), ..Args::default() }).unwrap();
+        assert_eq!(unmarked.mark, None);
+        let plain = Args { inbound: vec!["[::]:8081=127.0.0.1:8080".parse().unwrap()], ..Args::default() };
+        assert_eq!(Bootstrap::from_args(plain).unwrap().mark, None);
+    }
+
+    #[test]
     fn values_that_cannot_be_used_say_what_could() {
         for (args, expected) in [
             (Args { xds_server: Some("127.0.0.1:18000".into()), ..Args::default() }, "http://HOST:PORT"),
+            (Args { outbound_intercepted: true, ..Args::default() }, "--outbound too"),
             (Args { workers: Some(0), ..Args::default() }, "1 to 1024"),
             (Args { admin: Some("0.0.0.0:15000".parse().unwrap()), ..Args::default() }, "--admin-anywhere"),
         ] {

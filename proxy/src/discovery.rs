@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use pontoon_xds::ResourceType;
 use pontoon_xds::client::{self, Config, Handler, Rejected, Status, Subscriptions, Update};
+use serde::Deserialize;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
@@ -29,10 +30,52 @@ const ASKS: usize = 64;
 /// What makes a process a sidecar: listeners of its own, whatever the control plane says.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Sidecar {
-    /// Where the application sends its requests, and what names may cost.
-    pub outbound: Option<(SocketAddr, Limits)>,
-    /// Where callers send theirs, and where the application takes them.
-    pub inbound: Vec<(SocketAddr, SocketAddr)>,
+    /// Where the application sends its requests.
+    pub outbound: Option<Outbound>,
+    /// Where callers send theirs, and where they go on to.
+    pub inbound: Vec<(SocketAddr, To)>,
+}
+
+/// The listener for what the application sends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Outbound {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// What names may cost.
+    pub limits: Limits,
+    /// Connections come by interception.
+    pub intercepted: bool,
+    /// Of those, what is for no name that is served.
+    pub unknown: Unknown,
+}
+
+/// What becomes of an intercepted connection or request that is for no service of the mesh.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Unknown {
+    /// It goes where it was going to.
+    #[default]
+    Pass,
+    /// It is refused.
+    Refuse,
+}
+
+/// Where what an inbound listener takes goes on to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum To {
+    /// The application, there.
+    Application(SocketAddr),
+    /// Where it was going to when it was redirected here.
+    Original,
+    /// The same, brought here by TPROXY; the application sees its caller's address.
+    Transparent,
+}
+
+impl To {
+    /// Whether connections come by interception.
+    pub fn is_intercepted(self) -> bool {
+        !matches!(self, To::Application(_))
+    }
 }
 
 /// The store as the control side shares it, with what follows from it.
@@ -144,14 +187,15 @@ pub fn start(config: Config, options: Option<Sidecar>) -> Result<Shared, Problem
     let mut store = Store::default();
     let mut asked = None;
     if let Some(Sidecar { outbound, inbound }) = options {
-        let on_demand = outbound.map(|(address, limits)| (address, OnDemand::new(limits)));
+        let on_demand = outbound.map(|outbound| OnDemand::new(outbound.limits));
         let mut own: Vec<_> = inbound.into_iter().flat_map(|(at, to)| sidecar::inbound(at, to)).collect();
-        own.extend(on_demand.iter().flat_map(|(address, _)| sidecar::outbound(*address)));
+        own.extend(outbound.iter().flat_map(sidecar::outbound));
+        let pass_unknown = outbound.is_some_and(|outbound| outbound.unknown == Unknown::Pass);
         let (shared, asks) = match on_demand {
-            Some((_, (shared, asks))) => (shared, Some(asks)),
+            Some((shared, asks)) => (shared, Some(asks)),
             None => (OnDemand::new(Limits::default()).0, None),
         };
-        store = Store::sidecar(Some(shared.clone()), own, Instant::now())?;
+        store = Store::sidecar(Some(shared.clone()), pass_unknown, own, Instant::now())?;
         asked = Some((Names::new(shared), asks));
     }
     let (names, asks) = match asked {

@@ -115,6 +115,8 @@ errors! {
     NameTimeout: Us, SERVICE_UNAVAILABLE, "NR", "name_timeout", "the name's routes did not arrive in time; look at the connection to the control plane";
     /// On a sidecar: too many names, or too many requests that wait for one.
     TooManyNames: Us, SERVICE_UNAVAILABLE, "OL", "too_many_names", "too many names are in use or asked for at a time; look at outbound.maxNames and outbound.maxWaiting";
+    /// A connection to the proxy's own port where only intercepted ones are passed on.
+    NotIntercepted: Downstream, SERVICE_UNAVAILABLE, "NR", "not_intercepted", "the connection came to the proxy's own port, so there is nowhere to pass it on to; is interception up, and is this the right port?";
     /// The cluster is named but unknown.
     NoCluster: Us, SERVICE_UNAVAILABLE, "NC", "no_cluster", "the route names a cluster that the control plane has not given";
     /// Nobody to send it to.

@@ -7,6 +7,7 @@ pub(crate) mod connection;
 pub(crate) mod guard;
 pub(crate) mod inspect;
 pub(crate) mod io;
+pub(crate) mod original;
 pub(crate) mod transport;
 
 use std::cell::{Cell, RefCell};

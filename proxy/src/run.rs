@@ -20,6 +20,7 @@ use tracing_subscriber::{EnvFilter, reload};
 use crate::admin::{Admin, Phase};
 use crate::bootstrap::Bootstrap;
 use crate::upgrade::{Predecessor, Takeover};
+use crate::upstream::connect::Dialer;
 use crate::worker::sockets::Sockets;
 use crate::worker::{Options, Workers};
 use crate::{admin, discovery, overload, upgrade};
@@ -72,7 +73,9 @@ async fn serve(bootstrap: Bootstrap, logging: LogFilter) -> anyhow::Result<()> {
         }
         None => None,
     };
-    let config = Config::new(bootstrap.xds_server.clone(), node(&bootstrap));
+    let dialer = dialer(bootstrap.mark)?;
+    let config =
+        Config { mark: bootstrap.mark, ..Config::new(bootstrap.xds_server.clone(), node(&bootstrap)) };
     let discovery = discovery::start(config, bootstrap.sidecar.clone())
         .map_err(|problem| anyhow::anyhow!("a listener of the sidecar's: {problem}"))?;
     let admission = overload::Admission::new(limits(&bootstrap));
@@ -82,6 +85,7 @@ async fn serve(bootstrap: Bootstrap, logging: LogFilter) -> anyhow::Result<()> {
         workers: bootstrap.workers,
         lame_duck: LAME_DUCK,
         drain: bootstrap.drain,
+        dialer,
         admission: admission.clone(),
         sockets: sockets.clone(),
         gate: gate.subscribe(),
@@ -185,6 +189,14 @@ async fn replaced(
     }
     admin.discovery.leave().await;
     Ok(())
+}
+
+/// Marks are refused to who may not set them at the start, where it can be read, and not at each connection.
+fn dialer(mark: Option<u32>) -> anyhow::Result<Dialer> {
+    Dialer::new(mark).context(
+        "cannot mark connections, which needs CAP_NET_ADMIN or CAP_NET_RAW; without it set --mark 0, run as a user of its \
+         own and exclude that one: pontoon-proxy intercept up --exclude-uid UID",
+    )
 }
 
 /// The admin port: the replaced process's, systemd's or a new one.

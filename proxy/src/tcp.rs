@@ -29,6 +29,7 @@ use crate::route::{Action, Forward, RequestHead, Route};
 use crate::telemetry::access_log::Entry;
 use crate::upstream::connect::Stream;
 use crate::upstream::open::{self, Target};
+use crate::upstream::original::Original;
 use crate::worker::local::{ClusterLocal, Worker};
 
 /// An accepted connection.
@@ -38,6 +39,8 @@ pub(crate) struct Connection {
     pub(crate) chain: Rc<Local<TcpSettings, TcpLocal>>,
     /// The client, and where it wanted to go.
     pub(crate) addresses: Addresses,
+    /// Where it was going to, where it was intercepted.
+    pub(crate) original: Option<Original>,
 }
 
 /// What becomes of it, as it becomes known.
@@ -122,6 +125,7 @@ async fn carry(
         local: &local,
         settings: &cluster_settings,
         tries: tries(decision.route),
+        original: connection.original,
         client: Some(connection.addresses),
     };
     let opened = open::open(worker, target, |endpoint| {

@@ -3,4 +3,5 @@
 pub mod cluster;
 pub(crate) mod connect;
 pub(crate) mod open;
+pub(crate) mod original;
 pub(crate) mod pool;

@@ -27,6 +27,7 @@ use crate::overload::Admission;
 use crate::telemetry::Metrics;
 use crate::telemetry::access_log::Sinks;
 use crate::telemetry::metrics::Shard;
+use crate::upstream::connect::Dialer;
 use local::Worker;
 use sockets::Sockets;
 
@@ -47,6 +48,8 @@ pub struct Options {
     pub lame_duck: Duration,
     /// On drain: how long what is in flight may take after that.
     pub drain: Duration,
+    /// How connections to endpoints are made.
+    pub dialer: Dialer,
     /// What is let in.
     pub admission: Arc<Admission>,
     /// Where sockets come from that need not be bound.
@@ -107,10 +110,11 @@ impl Workers {
             let (queue, commands) = mpsc::channel(QUEUE);
             let (shard, sinks) = (Arc::clone(shard), Arc::clone(&sinks));
             let admission = Arc::clone(&options.admission);
+            let dialer = options.dialer;
             let (gate, beats) = (options.gate.clone(), Arc::clone(&beats));
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             threads.push(std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
-                let worker = Rc::new(Worker::new(epoch, shard, sinks, admission));
+                let worker = Rc::new(Worker::new(epoch, shard, sinks, admission, dialer));
                 LocalSet::new().block_on(&runtime, run(worker, commands, gate, &beats[number]));
             })?);
             queues.push(queue);
@@ -265,7 +269,7 @@ async fn add(
     queues: &[mpsc::Sender<Command>],
     sockets: &Sockets,
 ) -> io::Result<SocketAddr> {
-    let shares = sockets.have(&listener.name, listener.address, queues.len()).await?;
+    let shares = sockets.have(listener, queues.len()).await?;
     let address = match shares.iter().flatten().next() {
         Some(socket) => socket.local_addr()?,
         None => return Err(io::ErrorKind::AddrNotAvailable.into()),

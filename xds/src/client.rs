@@ -2,6 +2,7 @@
 //! break, and acknowledges or refuses what its [`Handler`] makes of each response. Nothing that a server
 //! does ends it.
 
+mod marked;
 mod session;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -48,6 +49,8 @@ pub struct Config {
     pub server: Uri,
     /// Who we are.
     pub node: Node,
+    /// What the connection is marked with (`SO_MARK`); needs CAP_NET_ADMIN or CAP_NET_RAW. Default none.
+    pub mark: Option<u32>,
     /// For one attempt to connect. Default 5 s.
     pub connect_timeout: Duration,
     /// The first wait after a break, doubled each time up to `max_backoff`; each wait is random between
@@ -67,6 +70,7 @@ impl Config {
         Config {
             server,
             node,
+            mark: None,
             connect_timeout: Duration::from_secs(5),
             base_backoff: Duration::from_millis(200),
             max_backoff: Duration::from_secs(10),

@@ -40,7 +40,7 @@ support! {
         wait_for_warm_on_init => "a cluster is always waited for",
         close_connections_on_host_health_failure => "an endpoint that goes finishes what it has",
         ignore_health_on_host_removal => "a removed endpoint takes nothing new",
-        cleanup_interval => "it concerns original-destination clusters",
+        cleanup_interval => "an original destination is forgotten after a minute without connections",
         common_lb_config => "panic thresholds and zones are not used by this version",
         use_tcp_for_dns_lookups => "the resolver chooses";
     refused: http2_protocol_options, transport_socket_matches, transport_socket_matcher, per_connection_buffer_high_watermark_timeout, health_checks, max_requests_per_connection, upstream_http_protocol_options, common_http_protocol_options, http_protocol_options, dns_resolvers, dns_resolution_config, typed_dns_resolver_config, outlier_detection, upstream_bind_config, lb_subset_config, protocol_selection, filters, load_balancing_policy, lrs_server, lrs_report_endpoint_metrics, upstream_config, preconnect_policy, connection_pool_per_downstream_connection, queuing_policies, lb_config;
@@ -79,7 +79,13 @@ pub(super) struct Compiled {
 
 pub(super) fn compile(message: &Cluster) -> Result<Compiled, Problem> {
     cluster(message)?;
+    let (source, endpoints) = source(message)?;
     let policy = match message.lb_policy() {
+        // There is nothing to choose from.
+        LbPolicy::ClusterProvided if source == EndpointSource::OriginalDst => BalancePolicy::RoundRobin,
+        _ if source == EndpointSource::OriginalDst => {
+            return Err(Problem::new("lb_policy", "must be CLUSTER_PROVIDED where the type is ORIGINAL_DST"));
+        }
         LbPolicy::RoundRobin => BalancePolicy::RoundRobin,
         LbPolicy::LeastRequest => BalancePolicy::LeastRequest,
         other => {
@@ -89,7 +95,6 @@ pub(super) fn compile(message: &Cluster) -> Result<Compiled, Problem> {
         }
     };
     let (protocol, idle) = protocol(message)?;
-    let (source, endpoints) = source(message)?;
     let (proxy_protocol, socket) =
         proxy_protocol::upstream(message.transport_socket.as_ref()).under(|| "transport_socket".into())?;
     let at = if proxy_protocol.is_some() {
@@ -168,7 +173,12 @@ fn source(message: &Cluster) -> Result<(EndpointSource, Option<Endpoints>), Prob
             let targets = dns_targets(message).under(|| "load_assignment".into())?;
             Ok((EndpointSource::Dns { targets, refresh }, None))
         }
-        DiscoveryType::OriginalDst => Err(Problem::new("type", "ORIGINAL_DST is not supported")),
+        DiscoveryType::OriginalDst => {
+            if message.load_assignment.is_some() {
+                return Err(Problem::new("load_assignment", "is set, but the type is ORIGINAL_DST"));
+            }
+            Ok((EndpointSource::OriginalDst, None))
+        }
     }
 }
 

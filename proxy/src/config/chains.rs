@@ -16,6 +16,8 @@ use crate::tls::server::ServerTls;
 pub struct Chains {
     /// What is read of a connection before a chain is chosen.
     pub inspect: Inspect,
+    /// Whether connections come by interception, so that the kernel knows where they were going to.
+    pub original: Option<OriginalDst>,
     /// Each has another match.
     pub all: Vec<Arc<Chain>>,
     /// For connections that no other takes.
@@ -70,6 +72,13 @@ pub struct ChainTls {
     pub server: ArcSwapOption<ServerTls>,
     /// `transport_socket_connect_timeout`: for the handshake. Default 10 s.
     pub handshake_timeout: Duration,
+}
+
+/// Connections that were on their way elsewhere (the listener filter `original_dst`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OriginalDst {
+    /// Where they are passed on to their own destination, that sees the client's address as theirs.
+    pub keep_source: bool,
 }
 
 /// What is read of a connection before a chain is chosen.
@@ -155,7 +164,7 @@ impl Inspect {
 impl Chains {
     /// The one chain of a listener that has nothing to choose and nothing to inspect.
     pub fn only(&self) -> Option<&Arc<Chain>> {
-        if self.inspect.reads() {
+        if self.inspect.reads() || self.original.is_some() {
             return None;
         }
         match (self.all.as_slice(), &self.default) {

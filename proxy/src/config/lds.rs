@@ -9,20 +9,21 @@ use envoy_types::pb::envoy::config::core::v3::socket_address::PortSpecifier;
 use envoy_types::pb::envoy::config::core::v3::{Address, CidrRange, address};
 use envoy_types::pb::envoy::config::listener::v3::{Listener, ListenerFilter, listener_filter};
 use envoy_types::pb::envoy::extensions::filters::listener::http_inspector::v3::HttpInspector;
+use envoy_types::pb::envoy::extensions::filters::listener::original_dst::v3::OriginalDst as OriginalDstFilter;
 use envoy_types::pb::envoy::extensions::filters::listener::proxy_protocol::v3::ProxyProtocol;
 use envoy_types::pb::envoy::extensions::filters::listener::tls_inspector::v3::TlsInspector;
-use envoy_types::pb::google::protobuf::Any;
+use envoy_types::pb::google::protobuf::{Any, BoolValue};
 use ipnet::IpNet;
 use prost::Name;
 
-use super::chains::{Announced, Inspect};
+use super::chains::{Announced, Inspect, OriginalDst};
 use super::hcm::duration;
 use super::problem::{Problem, Under, each};
 use super::proxy_protocol;
 use super::support::{Message, support};
 pub(super) use chain::{Compiled as CompiledChain, MESSAGES as CHAIN_MESSAGES, Reader};
 
-pub(super) const MESSAGES: &[Message] = &[LISTENER, TLS_INSPECTOR, HTTP_INSPECTOR, CIDR_RANGE];
+pub(super) const MESSAGES: &[Message] = &[LISTENER, TLS_INSPECTOR, HTTP_INSPECTOR, ORIGINAL_DST, CIDR_RANGE];
 
 /// Envoy's default for the time in which the first bytes must come.
 const DEFAULT_INSPECT: Duration = Duration::from_secs(15);
@@ -31,7 +32,7 @@ const MOST_CHAINS: usize = 10_000;
 
 support! {
     LISTENER, listener: Listener = "envoy.config.listener.v3.Listener";
-    read: name, address, filter_chains, api_listener, default_filter_chain, listener_filters, listener_filters_timeout, continue_on_listener_filters_timeout;
+    read: name, address, filter_chains, api_listener, default_filter_chain, listener_filters, listener_filters_timeout, continue_on_listener_filters_timeout, use_original_dst, transparent;
     ignored:
         stat_prefix => "it only names statistics",
         stats_matcher => "it only names statistics",
@@ -45,7 +46,7 @@ support! {
         bypass_overload_manager => "what is short of memory takes nothing new anywhere",
         ignore_global_conn_limit => "the limit of all connections guards the process",
         connection_balance_config => "the kernel balances over the workers";
-    refused: bind_to_port, access_log, additional_addresses, fcds_config, filter_chain_matcher, use_original_dst, per_connection_buffer_high_watermark_timeout, deprecated_v1, transparent, freebind, socket_options, tcp_fast_open_queue_length, udp_listener_config, tcp_backlog_size, enable_mptcp, tcp_keepalive, listener_specifier;
+    refused: bind_to_port, access_log, additional_addresses, fcds_config, filter_chain_matcher, per_connection_buffer_high_watermark_timeout, deprecated_v1, freebind, socket_options, tcp_fast_open_queue_length, udp_listener_config, tcp_backlog_size, enable_mptcp, tcp_keepalive, listener_specifier;
 }
 
 support! {
@@ -66,6 +67,13 @@ support! {
 }
 
 support! {
+    ORIGINAL_DST, original_dst: OriginalDstFilter = "envoy.extensions.filters.listener.original_dst.v3.OriginalDst";
+    read: ;
+    ignored:;
+    refused: ;
+}
+
+support! {
     CIDR_RANGE, cidr_range: CidrRange = "envoy.config.core.v3.CidrRange";
     read: address_prefix, prefix_len;
     ignored:;
@@ -77,6 +85,9 @@ support! {
 pub(super) struct Compiled {
     pub(super) address: SocketAddr,
     pub(super) inspect: Inspect,
+    pub(super) original: Option<OriginalDst>,
+    /// The sockets take connections to addresses that are not this machine's (TPROXY).
+    pub(super) transparent: bool,
     /// With the path of each; the default one, if there is one, is the last.
     pub(super) chains: Vec<(String, CompiledChain)>,
     pub(super) has_default: bool,
@@ -110,13 +121,28 @@ pub(super) fn compile(message: &Listener) -> Result<Compiled, Problem> {
     if chains.is_empty() {
         return Err(Problem::new("filter_chains", "is empty"));
     }
-    let inspect = inspect(message, &chains)?;
-    Ok(Compiled { address, inspect, chains, has_default: message.default_filter_chain.is_some() })
+    let filters = each("listener_filters", &message.listener_filters, inspector)?;
+    let inspect = inspect(message, &filters, &chains)?;
+    let set = |value: Option<BoolValue>| value.is_some_and(|value| value.value);
+    let original = filters.contains(&Inspector::OriginalDst) || set(message.use_original_dst);
+    let transparent = set(message.transparent);
+    let original = original.then_some(OriginalDst { keep_source: false });
+    Ok(Compiled {
+        address,
+        inspect,
+        original,
+        transparent,
+        chains,
+        has_default: message.default_filter_chain.is_some(),
+    })
 }
 
 /// What must be read before a chain is chosen: what the filters say, and what the matches need.
-fn inspect(message: &Listener, chains: &[(String, CompiledChain)]) -> Result<Inspect, Problem> {
-    let filters = each("listener_filters", &message.listener_filters, inspector)?;
+fn inspect(
+    message: &Listener,
+    filters: &[Inspector],
+    chains: &[(String, CompiledChain)],
+) -> Result<Inspect, Problem> {
     let needs_tls = |chain: &CompiledChain| {
         let matches = &chain.matches;
         !matches.server_names.is_empty() || matches.transport.is_some() || !matches.protocols.is_empty()
@@ -140,6 +166,7 @@ enum Inspector {
     Proxy(Announced),
     Tls,
     Http,
+    OriginalDst,
 }
 
 fn inspector(message: &ListenerFilter) -> Result<Inspector, Problem> {
@@ -155,6 +182,10 @@ fn inspector(message: &ListenerFilter) -> Result<Inspector, Problem> {
     }
     if config.type_url == HttpInspector::type_url() {
         return http_inspector(&unpack(config)?).under(|| "typed_config".into()).map(|()| Inspector::Http);
+    }
+    if config.type_url == OriginalDstFilter::type_url() {
+        let read = original_dst(&unpack(config)?).under(|| "typed_config".into());
+        return read.map(|()| Inspector::OriginalDst);
     }
     tls_inspector(&unpack(config)?).under(|| "typed_config".into()).map(|()| Inspector::Tls)
 }

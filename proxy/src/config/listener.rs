@@ -20,6 +20,8 @@ pub struct Listener {
     pub name: Arc<str>,
     /// Where it listens.
     pub address: SocketAddr,
+    /// Its sockets take connections to addresses that are not this machine's (`IP_TRANSPARENT`, for TPROXY).
+    pub transparent: bool,
     /// The filter chains in force. A connection chooses one when it arrives and stays with it.
     pub chains: ArcSwap<Chains>,
 }
@@ -70,8 +72,8 @@ pub struct HttpSettings {
     pub access_log: Vec<AccessLog>,
     /// The `server` header for answers of our own; upstream's own is passed through.
     pub server_name: Box<str>,
-    /// A sidecar's own listener: routes are found by the name that a request asks for, not in `routes`.
-    pub on_demand: Option<Arc<OnDemand>>,
+    /// A sidecar's own listener: routes are found by the name that a request asks for.
+    pub on_demand: Option<ByName>,
 }
 
 /// What a `TcpProxy` says. The route configuration has one route, which all connections take.
@@ -87,6 +89,17 @@ pub struct TcpSettings {
     pub max_connections: usize,
     /// One access log per configured sink; a line a connection.
     pub access_log: Vec<AccessLog>,
+}
+
+/// How a sidecar's own listener finds routes.
+#[derive(Debug, Clone)]
+pub struct ByName {
+    /// The names.
+    pub names: Arc<OnDemand>,
+    /// Its connections come by interception; others are taken from this machine alone.
+    pub intercepted: bool,
+    /// An intercepted request for a name that nobody serves goes by the listener's own routes.
+    pub pass_unknown: bool,
 }
 
 /// How the path is normalised. What is matched is what is sent upstream.

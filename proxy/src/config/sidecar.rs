@@ -4,51 +4,81 @@
 use std::net::SocketAddr;
 
 use envoy_types::pb::envoy::config::cluster::v3::Cluster;
-use envoy_types::pb::envoy::config::cluster::v3::cluster::{ClusterDiscoveryType, DiscoveryType};
+use envoy_types::pb::envoy::config::cluster::v3::cluster::{ClusterDiscoveryType, DiscoveryType, LbPolicy};
 use envoy_types::pb::envoy::config::core::v3::socket_address::PortSpecifier;
 use envoy_types::pb::envoy::config::core::v3::{Address, SocketAddress, TrafficDirection, address};
 use envoy_types::pb::envoy::config::endpoint::v3::lb_endpoint::HostIdentifier;
 use envoy_types::pb::envoy::config::endpoint::v3::{
     ClusterLoadAssignment, Endpoint, LbEndpoint, LocalityLbEndpoints,
 };
-use envoy_types::pb::envoy::config::listener::v3::{Filter, FilterChain, Listener, filter};
+use envoy_types::pb::envoy::config::listener::v3::{
+    Filter, FilterChain, FilterChainMatch, Listener, ListenerFilter, filter, listener_filter,
+};
 use envoy_types::pb::envoy::config::route::v3::route_action::ClusterSpecifier;
 use envoy_types::pb::envoy::config::route::v3::route_match::PathSpecifier;
 use envoy_types::pb::envoy::config::route::v3::{
     Route, RouteAction, RouteConfiguration, RouteMatch, VirtualHost, route,
 };
 use envoy_types::pb::envoy::extensions::filters::http::router::v3::Router;
+use envoy_types::pb::envoy::extensions::filters::listener::http_inspector::v3::HttpInspector;
+use envoy_types::pb::envoy::extensions::filters::listener::original_dst::v3::OriginalDst;
+use envoy_types::pb::envoy::extensions::filters::listener::tls_inspector::v3::TlsInspector;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::{
     RouteSpecifier, UpgradeConfig,
 };
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::{
     HttpConnectionManager, HttpFilter, http_filter,
 };
+use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::TcpProxy;
+use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::tcp_proxy::ClusterSpecifier as TcpTarget;
+use envoy_types::pb::envoy::extensions::upstreams::http::v3::HttpProtocolOptions;
+use envoy_types::pb::envoy::extensions::upstreams::http::v3::http_protocol_options::explicit_http_config::ProtocolConfig;
+use envoy_types::pb::envoy::extensions::upstreams::http::v3::http_protocol_options::{
+    ExplicitHttpConfig, UpstreamProtocolOptions,
+};
 use envoy_types::pb::google::protobuf::{BoolValue, Duration};
 use envoy_types::util::pack_any;
 use pontoon_xds::{Resource, ResourceType};
+
+use crate::discovery::{Outbound, To, Unknown};
 
 /// The listener for what the application sends.
 pub(crate) const OUTBOUND: &str = "bootstrap/outbound";
 /// The listeners and clusters for what the application receives, by the listener's port.
 const INBOUND: &str = "bootstrap/inbound/";
 
+/// How long a client may keep silent before its connection is taken for one whose server speaks first. Clients of
+/// HTTP and TLS speak at once.
+const DETECTION: Duration = Duration { seconds: 1, nanos: 0 };
+
 /// Whether a name is one of a bootstrap's resource.
 pub(crate) fn is_own(name: &str) -> bool {
     name.starts_with("bootstrap/")
 }
 
-/// The listener at `address` whose routes are found on demand.
-pub(crate) fn outbound(address: SocketAddr) -> Vec<(ResourceType, Resource)> {
-    vec![(
-        ResourceType::Listener,
-        Resource::encode(&listener(OUTBOUND, address, TrafficDirection::Outbound, Vec::new())),
-    )]
+/// The listener for what the application sends, whose routes are found on demand. Of what is intercepted and for
+/// nobody in the mesh, its own routes say that it goes where it was going to.
+pub(crate) fn outbound(outbound: &Outbound) -> Vec<(ResourceType, Resource)> {
+    let direction = TrafficDirection::Outbound;
+    if !outbound.intercepted {
+        let chain = FilterChain { filters: vec![http(OUTBOUND, Vec::new())], ..FilterChain::default() };
+        let listener = listener(OUTBOUND, outbound.address, direction, vec![chain]);
+        return vec![(ResourceType::Listener, Resource::encode(&listener))];
+    }
+    let passes = outbound.unknown == Unknown::Pass;
+    intercepted(OUTBOUND, outbound.address, direction, false, passes)
 }
 
-/// The listener at `address` and the cluster of the `application` behind it.
-pub(crate) fn inbound(address: SocketAddr, application: SocketAddr) -> Vec<(ResourceType, Resource)> {
+/// The listener at `address`, and what leads on to the application.
+pub(crate) fn inbound(address: SocketAddr, to: To) -> Vec<(ResourceType, Resource)> {
     let name = format!("{INBOUND}{}", address.port());
+    let direction = TrafficDirection::Inbound;
+    let application = match to {
+        To::Application(application) => application,
+        To::Original | To::Transparent => {
+            return intercepted(&name, address, direction, to == To::Transparent, true);
+        }
+    };
     let endpoint = LbEndpoint {
         host_identifier: Some(HostIdentifier::Endpoint(Endpoint {
             address: Some(socket(application)),
@@ -69,38 +99,117 @@ pub(crate) fn inbound(address: SocketAddr, application: SocketAddr) -> Vec<(Reso
         }),
         ..Cluster::default()
     };
-    let action = RouteAction {
-        cluster_specifier: Some(ClusterSpecifier::Cluster(name.clone())),
-        // The caller's own timeout is the one that counts.
-        timeout: Some(Duration { seconds: 0, nanos: 0 }),
-        ..RouteAction::default()
-    };
-    let everything =
-        RouteMatch { path_specifier: Some(PathSpecifier::Prefix("/".to_owned())), ..RouteMatch::default() };
-    let host = VirtualHost {
-        name: name.clone(),
-        domains: vec!["*".to_owned()],
-        routes: vec![Route {
-            name: name.clone(),
-            r#match: Some(everything),
-            action: Some(route::Action::Route(action)),
-            ..Route::default()
-        }],
-        ..VirtualHost::default()
-    };
-    let listener = listener(&name, address, TrafficDirection::Inbound, vec![host]);
+    let chain = FilterChain { filters: vec![http(&name, everything_to(&name))], ..FilterChain::default() };
+    let listener = listener(&name, address, direction, vec![chain]);
     vec![
         (ResourceType::Cluster, Resource::encode(&cluster)),
         (ResourceType::Listener, Resource::encode(&listener)),
     ]
 }
 
-fn listener(
+/// A listener of which it is not known what comes: HTTP of either version is found by its first bytes, and the rest
+/// is passed on as it is, as is what says nothing because its server speaks first.
+fn intercepted(
     name: &str,
     address: SocketAddr,
     direction: TrafficDirection,
-    hosts: Vec<VirtualHost>,
-) -> Listener {
+    transparent: bool,
+    passes: bool,
+) -> Vec<(ResourceType, Resource)> {
+    let http2_name = format!("{name}/h2c");
+    let mut own = Vec::new();
+    if passes {
+        own.extend(
+            [(name, false), (&http2_name, true)]
+                .map(|(name, http2)| (ResourceType::Cluster, Resource::encode(&original(name, http2)))),
+        );
+    }
+    let routes = |cluster: &str| if passes { everything_to(cluster) } else { Vec::new() };
+    let chain = |protocol: &str, cluster: &str| FilterChain {
+        filters: vec![http(cluster, routes(cluster))],
+        filter_chain_match: Some(FilterChainMatch {
+            transport_protocol: "raw_buffer".to_owned(),
+            application_protocols: vec![protocol.to_owned()],
+            ..FilterChainMatch::default()
+        }),
+        ..FilterChain::default()
+    };
+    let bytes = TcpProxy {
+        stat_prefix: name.to_owned(),
+        cluster_specifier: Some(TcpTarget::Cluster(name.to_owned())),
+        ..TcpProxy::default()
+    };
+    let bytes = Filter {
+        name: "envoy.filters.network.tcp_proxy".to_owned(),
+        config_type: Some(filter::ConfigType::TypedConfig(pack_any(bytes))),
+    };
+    let filter = |name: &str, config| ListenerFilter {
+        name: name.to_owned(),
+        config_type: Some(listener_filter::ConfigType::TypedConfig(config)),
+        ..ListenerFilter::default()
+    };
+    let listener = Listener {
+        listener_filters: vec![
+            filter("envoy.filters.listener.original_dst", pack_any(OriginalDst {})),
+            filter("envoy.filters.listener.tls_inspector", pack_any(TlsInspector::default())),
+            filter("envoy.filters.listener.http_inspector", pack_any(HttpInspector {})),
+        ],
+        listener_filters_timeout: Some(DETECTION),
+        continue_on_listener_filters_timeout: true,
+        transparent: transparent.then_some(BoolValue { value: true }),
+        default_filter_chain: passes.then(|| FilterChain { filters: vec![bytes], ..FilterChain::default() }),
+        ..listener(name, address, direction, vec![chain("http/1.1", name), chain("h2c", &http2_name)])
+    };
+    own.push((ResourceType::Listener, Resource::encode(&listener)));
+    own
+}
+
+/// A cluster of wherever connections were going to.
+fn original(name: &str, http2: bool) -> Cluster {
+    let mut cluster = Cluster {
+        name: name.to_owned(),
+        cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::OriginalDst as i32)),
+        lb_policy: LbPolicy::ClusterProvided as i32,
+        ..Cluster::default()
+    };
+    if http2 {
+        let options = HttpProtocolOptions {
+            upstream_protocol_options: Some(UpstreamProtocolOptions::ExplicitHttpConfig(
+                ExplicitHttpConfig {
+                    protocol_config: Some(ProtocolConfig::Http2ProtocolOptions(Default::default())),
+                },
+            )),
+            ..HttpProtocolOptions::default()
+        };
+        let name = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions".to_owned();
+        cluster.typed_extension_protocol_options.insert(name, pack_any(options));
+    }
+    cluster
+}
+
+fn everything_to(cluster: &str) -> Vec<VirtualHost> {
+    let action = RouteAction {
+        cluster_specifier: Some(ClusterSpecifier::Cluster(cluster.to_owned())),
+        // The caller's own timeout is the one that counts.
+        timeout: Some(Duration { seconds: 0, nanos: 0 }),
+        ..RouteAction::default()
+    };
+    let everything =
+        RouteMatch { path_specifier: Some(PathSpecifier::Prefix("/".to_owned())), ..RouteMatch::default() };
+    vec![VirtualHost {
+        name: cluster.to_owned(),
+        domains: vec!["*".to_owned()],
+        routes: vec![Route {
+            name: cluster.to_owned(),
+            r#match: Some(everything),
+            action: Some(route::Action::Route(action)),
+            ..Route::default()
+        }],
+        ..VirtualHost::default()
+    }]
+}
+
+fn http(name: &str, hosts: Vec<VirtualHost>) -> Filter {
     let manager = HttpConnectionManager {
         stat_prefix: name.to_owned(),
         route_specifier: Some(RouteSpecifier::RouteConfig(RouteConfiguration {
@@ -121,15 +230,23 @@ fn listener(
         }],
         ..HttpConnectionManager::default()
     };
-    let filter = Filter {
+    Filter {
         name: "envoy.filters.network.http_connection_manager".to_owned(),
         config_type: Some(filter::ConfigType::TypedConfig(pack_any(manager))),
-    };
+    }
+}
+
+fn listener(
+    name: &str,
+    address: SocketAddr,
+    direction: TrafficDirection,
+    filter_chains: Vec<FilterChain>,
+) -> Listener {
     Listener {
         name: name.to_owned(),
         address: Some(socket(address)),
         traffic_direction: direction as i32,
-        filter_chains: vec![FilterChain { filters: vec![filter], ..FilterChain::default() }],
+        filter_chains,
         ..Listener::default()
     }
 }

@@ -24,7 +24,7 @@ use pontoon_xds::client::{Rejected, Update};
 use pontoon_xds::{Resource, ResourceType};
 use tokio::time::Instant;
 
-use super::chains::{Chain, ChainTls, Chains, Serves};
+use super::chains::{Chain, ChainTls, Chains, OriginalDst, Serves};
 use super::hcm::{Manager, Routes};
 use super::lds::{CompiledChain, Reader};
 use super::listener::{HttpSettings, Listener, RouteHandle, TcpSettings};
@@ -234,7 +234,9 @@ impl Store {
         }
         let compiled = lds::compile(&message)?;
         let earlier = self.listeners.get(&resource.name).map(|entry| entry.value.handle.clone());
-        let earlier = earlier.filter(|listener| listener.address == compiled.address);
+        let earlier = earlier.filter(|listener| {
+            listener.address == compiled.address && listener.transparent == compiled.transparent
+        });
         let earlier_chains = earlier.as_ref().map(|listener| listener.chains.load_full());
 
         let mut drafts = Vec::with_capacity(compiled.chains.len());
@@ -257,7 +259,7 @@ impl Store {
                         .routes_of(&manager.routes, &inline, &resource.version, now)
                         .under(|| format!("{path}.filters[0].typed_config.route_config"))?;
                     let mut http = http_settings(*manager, routes);
-                    self.sidecar_settings(&resource.name, &mut http);
+                    self.sidecar_settings(&resource.name, compiled.original.is_some(), &mut http);
                     Serves::Http(Arc::new(ArcSwap::from_pointee(http)))
                 }
                 Reader::Tcp(proxy) => {
@@ -289,7 +291,10 @@ impl Store {
             downstream.push(chain.tls);
         }
         let default = if compiled.has_default { all.pop() } else { None };
-        let chains = Chains { inspect: compiled.inspect, all, default };
+        // Envoy says this by a filter that holds for all clusters; here only a sidecar's own listener has it.
+        let keep_source = compiled.transparent && self.is_own(ResourceType::Listener, &resource.name);
+        let original = compiled.original.map(|_| OriginalDst { keep_source });
+        let chains = Chains { inspect: compiled.inspect, original, all, default };
         let handle = match earlier {
             Some(listener) => {
                 listener.chains.store(Arc::new(chains));
@@ -298,6 +303,7 @@ impl Store {
             None => Arc::new(Listener {
                 name: resource.name.clone(),
                 address: compiled.address,
+                transparent: compiled.transparent,
                 chains: ArcSwap::from_pointee(chains),
             }),
         };
@@ -429,7 +435,7 @@ impl Store {
                 .keys()
                 .filter_map(|name| match &self.handles.get(name)?.settings.load().as_ref()?.source {
                     EndpointSource::Eds(service) => Some(service.clone()),
-                    EndpointSource::Static | EndpointSource::Dns { .. } => None,
+                    EndpointSource::Static | EndpointSource::Dns { .. } | EndpointSource::OriginalDst => None,
                 })
                 .collect(),
             ResourceType::Route => self.route_names().filter(|name| !is_inline(name)).collect(),

@@ -2,11 +2,13 @@
 
 use clap::{Args, ValueEnum};
 use ipnet::IpNet;
+use serde::Deserialize;
 
 use super::InterceptError;
 
 /// How connections from elsewhere are brought to the proxy.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub enum Mode {
     /// By NAT: the application sees the proxy's address as its caller's.
     #[default]
@@ -156,6 +158,12 @@ impl TryFrom<Up> for Options {
                 let expected = "0 is no mark at all, and 1502 is what --mode tproxy marks replies with";
                 return Err(InterceptError::Option { option, value: value.to_string(), expected });
             }
+        }
+        if up.dns_port.is_some() && up.exclude_uid.is_empty() && up.exclude_gid.is_empty() {
+            let value = up.dns_port.unwrap_or_default().to_string();
+            let expected = "a resolver's own queries are told by their user alone, or they would come back to it: give \
+                            --exclude-uid too, with the proxy's";
+            return Err(InterceptError::Option { option: "--dns-port", value, expected });
         }
         let options = Options {
             mode: up.mode,

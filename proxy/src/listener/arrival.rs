@@ -17,6 +17,7 @@ use tokio_rustls::TlsAcceptor;
 use super::chain::{ChainLocal, ServesLocal};
 use super::connection::{self, ConnState};
 use super::inspect::{Beginning, Inspector};
+use super::original::Way;
 use super::transport::{Rewound, Transport};
 use super::{ListenerLocal, Phase};
 use crate::config::chains::{ChainTls, Inspect, Seen};
@@ -78,15 +79,16 @@ pub(super) async fn serve(listener: Rc<ListenerLocal>, socket: TcpStream, peer: 
     let slot = Slot::new(Rc::clone(&listener), permit);
     let chains = listener.chains();
     let (chain, arrived) = match chains.chains.only() {
-        Some(chain) => {
-            (chains.of(chain), Arrived { socket, prefix: Bytes::new(), source: peer, destination: None })
-        }
+        Some(chain) => (
+            chains.of(chain),
+            Arrived { socket, prefix: Bytes::new(), source: peer, destination: None, way: Way::Direct },
+        ),
         None => match Box::pin(choose(&slot, &listener, socket, peer)).await {
             Some(chosen) => chosen,
             None => return,
         },
     };
-    let Arrived { socket, prefix, source: peer, destination } = arrived;
+    let Arrived { socket, prefix, source: peer, destination, way } = arrived;
     let Some(chain) = chain else {
         listener.cells.no_chain.add(1);
         tracing::debug!(listener = %listener.listener.name, %peer, "no filter chain takes this connection");
@@ -105,14 +107,15 @@ pub(super) async fn serve(listener: Rc<ListenerLocal>, socket: TcpStream, peer: 
     };
     match &chain.serves {
         ServesLocal::Http(chain) => {
-            let conn = ConnState::new(slot, listener, Rc::clone(chain), peer, &transport);
+            let conn = ConnState::new(slot, listener, Rc::clone(chain), peer, way, &transport);
             connection::serve(conn, transport, prefix).await;
         }
         ServesLocal::Tcp(tcp) => {
             let local = || transport.socket().local_addr().ok();
             let Some(destination) = destination.or_else(local) else { return };
             let addresses = Addresses { source: peer, destination };
-            let connection = tcp::Connection { slot, listener, chain: Rc::clone(tcp), addresses };
+            let original = way.original();
+            let connection = tcp::Connection { slot, listener, chain: Rc::clone(tcp), addresses, original };
             Box::pin(tcp::serve(connection, transport, prefix)).await;
         }
     }
@@ -127,6 +130,8 @@ struct Arrived {
     source: SocketAddr,
     /// Where it wanted to go, where that is known to be elsewhere than here.
     destination: Option<SocketAddr>,
+    /// How it came here.
+    way: Way,
 }
 
 /// Looks at the first bytes and chooses a chain. `None`: the client has gone, or said nothing in time.
@@ -137,14 +142,19 @@ async fn choose(
     peer: SocketAddr,
 ) -> Option<(Option<Rc<ChainLocal>>, Arrived)> {
     let local = socket.local_addr().ok()?;
-    let inspect = listener.chains().chains.inspect;
+    let (inspect, original) = {
+        let chains = listener.chains();
+        (chains.chains.inspect, chains.chains.original)
+    };
+    let way = Way::of(&socket, &listener.listener, original, peer);
     let (beginning, told, prefix) = if inspect.reads() {
         look(slot, listener, &mut socket, inspect, peer).await?
     } else {
         (Beginning::unknown(), None, Bytes::new())
     };
     let source = told.map_or(peer, |told| told.source);
-    let destination = told.map(|told| told.destination);
+    let going = way.original().map(|original| original.destination);
+    let destination = told.map(|told| told.destination).or(going);
     let seen = Seen {
         destination: canonical(destination.unwrap_or(local)),
         source: canonical(source),
@@ -156,7 +166,7 @@ async fn choose(
     // The chains in force now: they may have changed while bytes were waited for.
     let chains = listener.chains();
     let chain = chains.chains.select(&seen).and_then(|chain| chains.of(chain));
-    Some((chain, Arrived { socket, prefix, source, destination }))
+    Some((chain, Arrived { socket, prefix, source, destination, way }))
 }
 
 fn canonical(address: SocketAddr) -> SocketAddr {

@@ -20,6 +20,7 @@ use tokio::time::{Instant, Sleep, timeout};
 use super::arrival::Slot;
 use super::chain::{Local, Settings};
 use super::io::Io;
+use super::original::Way;
 use super::transport::Transport;
 use super::{ListenerLocal, Phase};
 use crate::config::listener::HttpSettings;
@@ -63,6 +64,8 @@ pub(crate) struct ConnState {
     /// `https` through TLS, else `http`.
     pub(crate) scheme: &'static str,
     pub(crate) peer: SocketAddr,
+    /// How the connection came here.
+    pub(crate) way: Way,
     /// The peer's address as `X-Forwarded-For` has it.
     pub(crate) peer_value: HeaderValue,
     pub(crate) in_flight: Cell<u32>,
@@ -93,6 +96,7 @@ impl ConnState {
         listener: Rc<ListenerLocal>,
         chain: Rc<Local<HttpSettings, Settings>>,
         peer: SocketAddr,
+        way: Way,
         transport: &Transport,
     ) -> Rc<Self> {
         let ip = peer.ip().to_canonical();
@@ -103,6 +107,7 @@ impl ConnState {
             chain,
             scheme,
             peer: SocketAddr::new(ip, peer.port()),
+            way,
             peer_value,
             in_flight: Cell::new(0),
             started: Cell::new(0),

@@ -1,7 +1,7 @@
 //! A cluster and its endpoints as the path reads them. A [`Cluster`] is a handle that lives as long as any
 //! route names it; its settings and its endpoints are swapped apart, so churn costs what changed.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64};
 use std::time::Duration;
@@ -78,6 +78,8 @@ pub enum EndpointSource {
     Eds(Arc<str>),
     /// In the cluster itself.
     Static,
+    /// Nowhere: a connection goes on to where it was going to when it was intercepted.
+    OriginalDst,
     /// A name that is looked up again and again.
     Dns {
         /// The names and ports to resolve.
@@ -101,6 +103,8 @@ pub struct EndpointSet {
 pub struct Endpoint {
     /// Where it is.
     pub address: SocketAddr,
+    /// The address that connections to it are made from, though it is not this machine's: an intercepted client's.
+    pub source: Option<IpAddr>,
     /// Its weight, at least 1.
     pub weight: u32,
     /// `HEALTHY`, `UNKNOWN` and `DEGRADED` take traffic; `DRAINING` finishes what it has; others get none.
@@ -118,6 +122,7 @@ impl Endpoint {
     pub fn new(address: SocketAddr, weight: u32, health: EndpointHealth) -> Self {
         Self {
             address,
+            source: None,
             weight: weight.max(1),
             health,
             active: AtomicU32::new(0),

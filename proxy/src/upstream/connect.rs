@@ -2,21 +2,21 @@
 
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use socket2::{SockRef, TcpKeepalive};
+use socket2::{Domain, SockRef, Socket, TcpKeepalive, Type};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 use tokio_rustls::client::TlsStream;
 
 use crate::error::Error;
 use crate::http::body::RequestBody;
 use crate::proxy_protocol::{self, Addresses};
-use crate::upstream::cluster::ClusterSettings;
+use crate::upstream::cluster::{ClusterSettings, Endpoint};
 
 /// HTTP/2 upstreams: streams on one connection, as Envoy's edge settings have it.
 pub(crate) const MAX_STREAMS: usize = 100;
@@ -62,15 +62,72 @@ impl Stream {
     }
 }
 
+/// How connections are made.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Dialer {
+    /// What packets are marked with (`SO_MARK`), so that rules of interception leave them alone.
+    mark: Option<u32>,
+}
+
+impl Dialer {
+    /// One that marks its connections, where there is a mark.
+    ///
+    /// # Errors
+    /// When this process may not.
+    pub fn new(mark: Option<u32>) -> io::Result<Dialer> {
+        if let Some(mark) = mark {
+            // Once at the start rather than at each connection.
+            Socket::new(Domain::IPV4, Type::STREAM, None)?.set_mark(mark)?;
+        }
+        Ok(Dialer { mark })
+    }
+
+    async fn tcp(self, address: SocketAddr, source: Option<IpAddr>) -> Result<TcpStream, Error> {
+        let connected = match (self.mark, source) {
+            (None, None) => TcpStream::connect(address).await,
+            (mark, source) => connect_as(address, mark, source).await,
+        };
+        let stream = connected.map_err(|error| classify(&error))?;
+        // Neither is worth failing a request for.
+        let _ = stream.set_nodelay(true);
+        let _ = SockRef::from(&stream).set_tcp_keepalive(&TcpKeepalive::new().with_time(PING_INTERVAL));
+        Ok(stream)
+    }
+}
+
+async fn connect_as(address: SocketAddr, mark: Option<u32>, source: Option<IpAddr>) -> io::Result<TcpStream> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    if let Some(mark) = mark {
+        SockRef::from(&socket).set_mark(mark)?;
+    }
+    // An address of the other family cannot be borrowed.
+    if let Some(source) = source.filter(|source| source.is_ipv4() == address.is_ipv4()) {
+        set_transparent(&socket, address)?;
+        socket.bind(SocketAddr::new(source, 0))?;
+    }
+    socket.connect(address).await
+}
+
+/// Lets a socket have addresses that are not this machine's.
+pub(crate) fn set_transparent<'s, S>(socket: &'s S, address: SocketAddr) -> io::Result<()>
+where
+    SockRef<'s>: From<&'s S>,
+{
+    let socket = SockRef::from(socket);
+    if address.is_ipv4() { socket.set_ip_transparent_v4(true) } else { socket.set_ip_transparent_v6(true) }
+}
+
 /// A connection, for whatever is spoken on it; on behalf of a `client`, where it is that one's alone and the endpoint
 /// wants to know. The cluster's connect timeout is for TCP and TLS together.
 pub(crate) async fn stream(
-    address: SocketAddr,
+    dialer: Dialer,
+    endpoint: &Endpoint,
     settings: &ClusterSettings,
     client: Option<Addresses>,
 ) -> Result<Stream, Error> {
+    let address = endpoint.address;
     let opening = async {
-        let mut stream = tcp(address).await?;
+        let mut stream = dialer.tcp(address, endpoint.source).await?;
         if let Some(version) = settings.proxy_protocol {
             let header = proxy_protocol::header(version, client);
             stream.write_all(&header).await.map_err(|error| classify(&error))?;
@@ -84,14 +141,6 @@ pub(crate) async fn stream(
         }
     };
     timeout(settings.connect_timeout, opening).await.unwrap_or(Err(Error::ConnectTimeout))
-}
-
-async fn tcp(address: SocketAddr) -> Result<TcpStream, Error> {
-    let stream = TcpStream::connect(address).await.map_err(|error| classify(&error))?;
-    // Neither is worth failing a request for.
-    let _ = stream.set_nodelay(true);
-    let _ = SockRef::from(&stream).set_tcp_keepalive(&TcpKeepalive::new().with_time(PING_INTERVAL));
-    Ok(stream)
 }
 
 /// Tells what is wrong with this machine from what is wrong with the endpoint.
@@ -108,10 +157,11 @@ fn classify(error: &io::Error) -> Error {
 
 /// An HTTP/1.1 connection; its driver runs until the sender is dropped or the peer closes.
 pub(crate) async fn http1(
-    address: SocketAddr,
+    dialer: Dialer,
+    endpoint: &Endpoint,
     settings: &ClusterSettings,
 ) -> Result<http1::SendRequest<RequestBody>, Error> {
-    match stream(address, settings, None).await? {
+    match stream(dialer, endpoint, settings, None).await? {
         Stream::Plain(stream) => http1_over(stream).await,
         Stream::Tls(stream) => http1_over(stream).await,
     }
@@ -133,10 +183,11 @@ where
 
 /// An HTTP/2 connection: with prior knowledge, or as ALPN says.
 pub(crate) async fn http2(
-    address: SocketAddr,
+    dialer: Dialer,
+    endpoint: &Endpoint,
     settings: &ClusterSettings,
 ) -> Result<http2::SendRequest<RequestBody>, Error> {
-    match stream(address, settings, None).await? {
+    match stream(dialer, endpoint, settings, None).await? {
         Stream::Plain(stream) => http2_over(stream).await,
         // RFC 9113, 3.2: under TLS it is agreed by ALPN.
         Stream::Tls(stream) if stream.get_ref().1.alpn_protocol() != Some(b"h2".as_slice()) => {

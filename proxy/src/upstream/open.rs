@@ -6,8 +6,9 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use tokio::time::Instant;
 
-use super::cluster::{Cluster, ClusterSettings, Endpoint};
+use super::cluster::{Cluster, ClusterSettings, Endpoint, EndpointSource};
 use super::connect::{self, Stream};
+use super::original::Original;
 use crate::error::Error;
 use crate::proxy_protocol::Addresses;
 use crate::worker::local::{ClusterLocal, Worker};
@@ -38,12 +39,31 @@ impl Drop for InUse {
 
 /// What is connected to, and how often it is tried.
 pub(crate) struct Target<'a> {
-    pub(crate) cluster: &'a Cluster,
+    pub(crate) cluster: &'a Arc<Cluster>,
     pub(crate) local: &'a ClusterLocal,
     pub(crate) settings: &'a ClusterSettings,
     pub(crate) tries: u32,
+    /// Where the connection was going to, where it was intercepted.
+    pub(crate) original: Option<Original>,
     /// Told to an endpoint that wants the PROXY protocol.
     pub(crate) client: Option<Addresses>,
+}
+
+/// An endpoint for the next try: one of the cluster's, or where the connection was going to.
+pub(crate) fn pick(
+    worker: &Worker,
+    (cluster, local, settings): (&Arc<Cluster>, &ClusterLocal, &ClusterSettings),
+    original: Option<Original>,
+    now: Instant,
+    tried: &[Arc<Endpoint>],
+) -> Result<Arc<Endpoint>, Error> {
+    if settings.source == EndpointSource::OriginalDst {
+        // Whoever came to our own port would be sent back to it.
+        let original = original.ok_or(Error::NotIntercepted)?;
+        return Ok(worker.originals.endpoint(cluster, original, now));
+    }
+    let now_ms = worker.since_epoch_ms(now);
+    local.pick(cluster, settings.policy, now_ms, tried).ok_or(Error::NoHealthyUpstream)
 }
 
 /// Opens a connection. `note` is told each endpoint before it is tried.
@@ -52,19 +72,17 @@ pub(crate) async fn open(
     target: Target<'_>,
     mut note: impl FnMut(&Arc<Endpoint>),
 ) -> Result<Opened, Error> {
-    let Target { cluster, local, settings, tries, client } = target;
+    let Target { cluster, local, settings, tries, original, client } = target;
     let mut tried: Vec<Arc<Endpoint>> = Vec::new();
     let mut last = Error::NoHealthyUpstream;
     for number in 0..tries.max(1) {
-        let now_ms = worker.since_epoch_ms(Instant::now());
-        let picked = local.pick(cluster, settings.policy, now_ms, &tried);
-        let endpoint = picked.ok_or(Error::NoHealthyUpstream)?;
+        let endpoint = pick(worker, (cluster, local, settings), original, Instant::now(), &tried)?;
         note(&endpoint);
         if number > 0 {
             local.cells.retries.add(1);
         }
         let in_use = InUse::new(&endpoint);
-        match connect::stream(endpoint.address, settings, client).await {
+        match connect::stream(worker.dialer, &endpoint, settings, client).await {
             Ok(stream) => {
                 endpoint.outlier.connected();
                 local.cells.connects.add(1);

@@ -14,7 +14,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::cluster::{ClusterSettings, Endpoint, UpstreamProtocol};
-use super::connect::{self, MAX_STREAMS};
+use super::connect::{self, Dialer, MAX_STREAMS};
 use crate::error::Error;
 use crate::http::body::RequestBody;
 use crate::tls::client::ClientTls;
@@ -26,6 +26,7 @@ const MAX_IDLE: usize = 512;
 #[derive(Debug)]
 pub(crate) struct EndpointPool {
     endpoint: Weak<Endpoint>,
+    dialer: Dialer,
     idle: RefCell<Vec<Idle>>,
     shared: RefCell<Vec<Rc<Shared>>>,
     opening: Cell<bool>,
@@ -76,9 +77,10 @@ enum Connection {
 }
 
 impl EndpointPool {
-    pub(crate) fn new(endpoint: &Arc<Endpoint>) -> Self {
+    pub(crate) fn new(endpoint: &Arc<Endpoint>, dialer: Dialer) -> Self {
         Self {
             endpoint: Arc::downgrade(endpoint),
+            dialer,
             idle: RefCell::default(),
             shared: RefCell::default(),
             opening: Cell::new(false),
@@ -100,7 +102,7 @@ impl EndpointPool {
                 if !fresh && let Some(sender) = self.take_idle(settings, now) {
                     return Ok(self.lend(endpoint, Connection::Http1(sender), true, settings));
                 }
-                let sender = connect::http1(endpoint.address, settings).await?;
+                let sender = connect::http1(self.dialer, endpoint, settings).await?;
                 Ok(self.lend(endpoint, Connection::Http1(sender), false, settings))
             }
             UpstreamProtocol::Http2 => {
@@ -169,7 +171,7 @@ impl EndpointPool {
             }
         }
         let opening = Opening::new(self);
-        let result = connect::http2(endpoint.address, settings).await;
+        let result = connect::http2(self.dialer, endpoint, settings).await;
         self.failed.set(result.as_ref().err().copied());
         let shared = result.map(|sender| {
             Rc::new(Shared {

@@ -17,6 +17,8 @@ use crate::overload::{Admission, Lag, Pressure};
 use crate::telemetry::access_log::Sinks;
 use crate::telemetry::metrics::{ClusterCells, Shard};
 use crate::upstream::cluster::{BalancePolicy, Cluster, Endpoint};
+use crate::upstream::connect::Dialer;
+use crate::upstream::original::Originals;
 use crate::upstream::pool::EndpointPool;
 
 /// Timers kept for the next request.
@@ -28,6 +30,8 @@ pub(crate) struct Worker {
     pub(crate) shard: Arc<Shard>,
     pub(crate) sinks: Arc<Sinks>,
     pub(crate) admission: Arc<Admission>,
+    pub(crate) dialer: Dialer,
+    pub(crate) originals: Originals,
     clusters: RefCell<HashMap<usize, Rc<ClusterLocal>, ByAddress>>,
     pools: RefCell<HashMap<usize, Rc<EndpointPool>, ByAddress>>,
     sleeps: RefCell<Vec<Pin<Box<Sleep>>>>,
@@ -51,12 +55,15 @@ impl Worker {
         shard: Arc<Shard>,
         sinks: Arc<Sinks>,
         admission: Arc<Admission>,
+        dialer: Dialer,
     ) -> Self {
         Self {
             epoch,
             shard,
             sinks,
             admission,
+            dialer,
+            originals: Originals::default(),
             clusters: RefCell::default(),
             pools: RefCell::default(),
             sleeps: RefCell::default(),
@@ -125,7 +132,7 @@ impl Worker {
         if let Some(pool) = self.pools.borrow().get(&key) {
             return Rc::clone(pool);
         }
-        let pool = Rc::new(EndpointPool::new(endpoint));
+        let pool = Rc::new(EndpointPool::new(endpoint, self.dialer));
         self.pools.borrow_mut().insert(key, Rc::clone(&pool));
         pool
     }
@@ -146,6 +153,7 @@ impl Worker {
     pub(crate) fn sweep(&self) {
         let now = Instant::now();
         self.coarse_now.set(now);
+        self.originals.sweep(now);
         self.clusters.borrow_mut().retain(|_, local| local.cluster.strong_count() > 0);
         for local in self.clusters.borrow().values() {
             local.forget_old_set();

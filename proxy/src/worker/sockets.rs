@@ -7,8 +7,10 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::config::listener::Listener;
 use crate::listener::bind;
 use crate::upgrade::Predecessor;
+use crate::upstream::connect::set_transparent;
 
 /// A listener's name and the address that its resource says.
 type Key = (Arc<str>, SocketAddr);
@@ -32,10 +34,11 @@ impl Sockets {
     /// Sockets for a listener, as many shares as there are workers, none of them empty.
     pub(crate) async fn have(
         &self,
-        name: &Arc<str>,
-        address: SocketAddr,
+        listener: &Listener,
         workers: usize,
     ) -> io::Result<Vec<Vec<TcpListener>>> {
+        let Listener { name, address, transparent, .. } = listener;
+        let address = *address;
         let mut sockets = match &self.predecessor {
             Some(predecessor) => predecessor.sockets(name, address).await,
             None => Vec::new(),
@@ -50,6 +53,9 @@ impl Sockets {
         }
         for socket in &sockets {
             socket.set_nonblocking(true)?;
+            if *transparent {
+                set_transparent(socket, address)?;
+            }
         }
         let kept = sockets.iter().map(TcpListener::try_clone).collect::<io::Result<_>>()?;
         let shares = share(sockets, workers)?;

@@ -106,6 +106,7 @@ async fn listeners_come_and_go() {
     assert_eq!(text(kept.get("/").await).await, "ok");
     let second = Arc::new(pontoon_proxy::config::listener::Listener {
         name: "second".into(),
+        transparent: false,
         address: std::net::SocketAddr::from(([127, 0, 0, 1], 0)),
         chains: arc_swap::ArcSwap::new(proxy.listener.chains.load_full()),
     });

@@ -63,6 +63,7 @@ impl Default for Setup {
                 lame_duck: Duration::ZERO,
                 drain: Duration::from_secs(5),
                 admission: Admission::new(Default::default()),
+                dialer: Default::default(),
                 sockets: Arc::default(),
                 gate: watch::Sender::new(true).subscribe(),
             },
@@ -98,7 +99,7 @@ pub(crate) fn one_chain(http: HttpSettings) -> Chains {
     };
     let serves = Serves::Http(Arc::new(ArcSwap::from_pointee(http)));
     let chain = Chain { name: "".into(), matches: ChainMatch::default(), tls: None, serves };
-    Chains { inspect, all: vec![Arc::new(chain)], default: None }
+    Chains { inspect, original: None, all: vec![Arc::new(chain)], default: None }
 }
 
 impl Proxy {
@@ -179,6 +180,7 @@ impl Proxy {
         (setup.http)(&mut http);
         let listener = Arc::new(Listener {
             name: "edge".into(),
+            transparent: false,
             address: SocketAddr::from(([127, 0, 0, 1], 0)),
             chains: ArcSwap::from_pointee(one_chain(http)),
         });

@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Endpoint;
 
-use super::{Config, Handler, Rejected, Status, Subscriptions, Update, Wanted};
+use super::{Config, Handler, Rejected, Status, Subscriptions, Update, Wanted, marked};
 use crate::pb::envoy::service::discovery::v3::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
 use crate::pb::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 use crate::pb::google::rpc::Status as RpcStatus;
@@ -39,7 +39,7 @@ pub(super) async fn run(
     known: &mut Known,
     status: &watch::Sender<Status>,
 ) -> String {
-    let channel = match endpoint.connect().await {
+    let channel = match marked::connect(endpoint, config.mark).await {
         Ok(channel) => channel,
         Err(error) => return format!("cannot connect: {}", chain(&error)),
     };

@@ -45,7 +45,7 @@ fn chain(name: &str, matches: ChainMatch) -> Arc<Chain> {
 fn chains(all: Vec<Arc<Chain>>, default: Option<Arc<Chain>>) -> Chains {
     let inspect =
         Inspect { announced: None, tls: true, http: false, timeout: Duration::from_secs(1), proceed: false };
-    Chains { inspect, all, default }
+    Chains { inspect, original: None, all, default }
 }
 
 fn named(names: &[&str]) -> ChainMatch {

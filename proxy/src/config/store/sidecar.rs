@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::warming::clusters_of;
 use super::{Entry, Problem, Store, inline_name};
 use crate::config::api_listener;
-use crate::config::listener::{HttpSettings, Underscores};
+use crate::config::listener::{ByName, HttpSettings, Underscores};
 use crate::config::problem::Under;
 use crate::config::sidecar::{OUTBOUND, is_own};
 use crate::discovery::names::Lookup;
@@ -21,19 +21,22 @@ use crate::discovery::on_demand::OnDemand;
 #[derive(Debug)]
 pub(super) struct Sidecar {
     on_demand: Option<Arc<OnDemand>>,
+    pass_unknown: bool,
 }
 
 impl Store {
-    /// The store of a sidecar, with what its bootstrap says: clusters before listeners.
+    /// The store of a sidecar, with what its bootstrap says: clusters before listeners. `pass_unknown`: intercepted
+    /// requests for names that nobody serves go where they were going to.
     ///
     /// # Errors
     /// When a resource of the bootstrap's cannot be used.
     pub fn sidecar(
         on_demand: Option<Arc<OnDemand>>,
+        pass_unknown: bool,
         own: Vec<(ResourceType, Resource)>,
         now: Instant,
     ) -> Result<Store, Problem> {
-        let mut store = Store { sidecar: Some(Sidecar { on_demand }), ..Store::default() };
+        let mut store = Store { sidecar: Some(Sidecar { on_demand, pass_unknown }), ..Store::default() };
         for (ty, resource) in own {
             store.put(ty, resource, now)?;
         }
@@ -60,11 +63,15 @@ impl Store {
     }
 
     /// The sidecar's listeners pass on what the application sends: the rules for strangers are not for it.
-    pub(super) fn sidecar_settings(&self, listener: &str, settings: &mut HttpSettings) {
+    pub(super) fn sidecar_settings(&self, listener: &str, intercepted: bool, settings: &mut HttpSettings) {
         let Some(sidecar) = self.sidecar.as_ref().filter(|_| is_own(listener)) else { return };
         settings.underscores = Underscores::Allow;
         if listener == OUTBOUND {
-            settings.on_demand.clone_from(&sidecar.on_demand);
+            settings.on_demand = sidecar.on_demand.clone().map(|names| ByName {
+                names,
+                intercepted,
+                pass_unknown: intercepted && sidecar.pass_unknown,
+            });
         }
     }
 

@@ -237,3 +237,33 @@ fn what_is_not_a_resource_at_all_is_refused() {
     let alone = given.store.dump().into_iter().find(|d| &*d.name == "x").unwrap();
     assert!(alone.in_force.is_none() && alone.refused.is_some());
 }
+
+#[test]
+fn an_original_destination_is_nothing_to_choose_or_to_wait_for() {
+    use envoy_types::pb::envoy::config::cluster::v3::cluster::LbPolicy;
+    let mut given = Given::nothing();
+    let mut original = cluster("c");
+    original.cluster_discovery_type = Some(ClusterDiscoveryType::Type(DiscoveryType::OriginalDst as i32));
+    assert!(given.try_put(&original)[0].reason.starts_with("lb_policy"));
+    original.lb_policy = LbPolicy::ClusterProvided as i32;
+    let with_endpoints = ClusterMessage { load_assignment: Some(assignment("c", &[1])), ..original.clone() };
+    assert!(given.try_put(&with_endpoints)[0].reason.starts_with("load_assignment"));
+    given.put(&original).put(&listener(1)).put(&routes("c"));
+    assert!(given.table().is_some(), "the table waits for endpoints that never come");
+    let chosen = ClusterMessage { lb_policy: LbPolicy::ClusterProvided as i32, ..cluster("d") };
+    assert!(given.try_put(&chosen)[0].reason.starts_with("lb_policy"));
+}
+
+#[test]
+fn a_transparent_listener_has_sockets_of_its_own() {
+    use envoy_types::pb::google::protobuf::BoolValue;
+    let mut given = Given::serving();
+    let before = given.store.live_listeners();
+    let on = Some(BoolValue { value: true });
+    given.put(&ListenerMessage { transparent: on, use_original_dst: on, ..listener(1) });
+    let after = given.store.live_listeners();
+    assert!(!Arc::ptr_eq(&before[0], &after[0]));
+    assert!(after[0].transparent && after[0].chains.load().original.is_some());
+    let original = after[0].chains.load().original;
+    assert_eq!(original, Some(OriginalDst { keep_source: false }), "only a sidecar's own borrows addresses");
+}

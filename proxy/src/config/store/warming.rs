@@ -146,7 +146,7 @@ fn cold_clusters(table: &RouteTable) -> Vec<Arc<str>> {
 fn is_warm(cluster: &Cluster) -> bool {
     match cluster.settings.load().as_ref().map(|s| &s.source) {
         None => false,
-        Some(EndpointSource::Static) => true,
+        Some(EndpointSource::Static | EndpointSource::OriginalDst) => true,
         Some(EndpointSource::Eds(_) | EndpointSource::Dns { .. }) => {
             !cluster.endpoints.load().version.is_empty()
         }

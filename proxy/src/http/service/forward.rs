@@ -152,10 +152,10 @@ fn pick(
     now: Instant,
     tried: &[Arc<Endpoint>],
 ) -> Result<Arc<Endpoint>, Error> {
-    let cluster = exchange.cluster.borrow();
-    let cluster = cluster.as_ref().ok_or(Error::NoCluster)?;
-    let now_ms = exchange.worker().since_epoch_ms(now);
-    cluster.pick(&plan.cluster, plan.settings.policy, now_ms, tried).ok_or(Error::NoHealthyUpstream)
+    let local = exchange.cluster.borrow();
+    let local = local.as_ref().ok_or(Error::NoCluster)?;
+    let original = exchange.conn.way.original();
+    open::pick(exchange.worker(), (&plan.cluster, local, &plan.settings), original, now, tried)
 }
 
 /// One try. Leaves the request in `slot` where none of it was sent.
@@ -310,8 +310,14 @@ async fn connect(
 ) -> Result<Response<ResponseBody>, Error> {
     let tries = plan.action().map_or(1, |action| action.retry.max_retries + 1);
     let local = exchange.cluster.borrow().clone().ok_or(Error::NoCluster)?;
-    let target =
-        Target { cluster: &plan.cluster, local: &local, settings: &plan.settings, tries, client: None };
+    let target = Target {
+        cluster: &plan.cluster,
+        local: &local,
+        settings: &plan.settings,
+        tries,
+        original: exchange.conn.way.original(),
+        client: None,
+    };
     let opened = open::open(exchange.worker(), target, |endpoint| {
         exchange.attempts.set(exchange.attempts.get() + 1);
         exchange.note_endpoint(endpoint);

@@ -17,6 +17,7 @@ use crate::http::exchange::Exchange;
 use crate::http::headers::{self, Hop};
 use crate::http::upgrade::{self, Asked, Change};
 use crate::http::{forwarded, grpc, grpc_web, path, respond};
+use crate::listener::original::Way;
 use crate::route::{Action, Forward, NoRoute, RequestHead, Route, RouteTable, Targets, WeightedCluster};
 use crate::upstream::cluster::{Cluster, ClusterSettings, UpstreamProtocol};
 
@@ -69,7 +70,12 @@ pub(super) async fn on_demand(
     exchange: &Exchange,
     request: &Request<Incoming>,
 ) -> Result<Option<Arc<RouteTable>>, Error> {
-    let Some(names) = &exchange.settings.http.on_demand else { return Ok(None) };
+    let Some(by_name) = &exchange.settings.http.on_demand else { return Ok(None) };
+    let way = exchange.conn.way;
+    if by_name.intercepted && way == (Way::Direct) {
+        exchange.grpc.set(grpc::asks(request.headers()));
+        return Err(Error::NotIntercepted);
+    }
     let host = match request.uri().authority() {
         Some(authority) => authority.as_str(),
         None => match request.headers().get(HOST).map(HeaderValue::to_str) {
@@ -78,7 +84,17 @@ pub(super) async fn on_demand(
         },
     };
     let now = exchange.start;
-    names.table(host, now).await.map(Some).inspect_err(|_| exchange.grpc.set(grpc::asks(request.headers())))
+    match by_name.names.table(host, now).await {
+        Ok(table) => Ok(Some(table)),
+        // The application would have reached it without us.
+        Err(error) if by_name.pass_unknown && error != Error::NameRefused && way.original().is_some() => {
+            Ok(None)
+        }
+        Err(error) => {
+            exchange.grpc.set(grpc::asks(request.headers()));
+            Err(error)
+        }
+    }
 }
 
 /// `table` is the name's, where the listener is a sidecar's own.
