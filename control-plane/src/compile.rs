@@ -27,6 +27,7 @@ mod wire;
 pub use listener::GATEWAY_CLASS;
 
 use crate::model::Model;
+use crate::model::addresses::Addresses;
 use crate::model::migration::MigrationState;
 use crate::model::upstream::{Resolved, Source, SourceStatus, Upstream};
 use crate::objects::problem::FieldError;
@@ -63,6 +64,8 @@ pub struct Compiled {
     pub clusters: BTreeMap<Arc<str>, SourceStatus>,
     /// What each migration is on the wire.
     pub migrations: Arc<BTreeMap<ObjectName, OnTheWire>>,
+    /// Every service that sidecars can name, by `namespace/service`: the same `Arc` while they are the same.
+    pub services: Arc<BTreeSet<Arc<str>>>,
 }
 
 /// The resources that a migration's state is in.
@@ -94,6 +97,8 @@ pub struct Compiler {
     built: BTreeMap<Arc<str>, Built>,
     snapshots: BTreeMap<Arc<str>, Snapshot>,
     sidecars: sidecar::Sidecars,
+    services: Arc<BTreeSet<Arc<str>>>,
+    addresses: Arc<Addresses>,
 }
 
 /// What depends on objects and migrations only.
@@ -127,9 +132,11 @@ struct Built {
 impl Compiler {
     /// Compiles a model.
     pub fn compile(&mut self, model: &Model) -> Compiled {
+        let mut services_changed = false;
         let plan = match &self.plan {
             Some(plan) if plan.is_of(model) => plan.clone(),
             _ => {
+                services_changed = true;
                 let (plan, sidecars) = Plan::new(model);
                 self.sidecars = sidecars;
                 // So that all of them are put anew.
@@ -137,7 +144,17 @@ impl Compiler {
                 self.plan.insert(Arc::new(plan)).clone()
             }
         };
-        let services_changed = self.sidecars.follow(&model.registry);
+        services_changed |= self.sidecars.follow(&model.registry);
+        if services_changed {
+            let services = self.sidecars.names();
+            if services != *self.services {
+                self.services = Arc::new(services);
+            }
+        }
+        if services_changed || !Arc::ptr_eq(&self.addresses, &model.addresses) {
+            services_changed |= self.sidecars.assign(&model.addresses);
+            self.addresses = model.addresses.clone();
+        }
         self.build(&plan, model);
         self.snapshots
             .retain(|view, _| plan.views.contains_key(view) || self.sidecars.namespaces.contains_key(view));
@@ -155,6 +172,7 @@ impl Compiler {
             statuses: plan.statuses.clone(),
             clusters: self.built.iter().map(|(name, b)| (name.clone(), b.resolved.status.clone())).collect(),
             migrations: plan.on_the_wire.clone(),
+            services: self.services.clone(),
         }
     }
 

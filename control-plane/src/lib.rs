@@ -1,6 +1,7 @@
 //! The control plane. Rooms follow the flow: `registry` and `objects`, then `model`, `compile`, `serve`;
-//! beside it `migration` and `cli`. `model` and `compile` do no I/O.
+//! beside it `migration`, `addresses` and `cli`. `model` and `compile` do no I/O.
 
+pub mod addresses;
 pub mod cli;
 pub mod compile;
 pub mod migration;

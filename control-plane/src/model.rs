@@ -7,10 +7,12 @@ use std::sync::Arc;
 
 use crate::objects::{ObjectName, Objects};
 
+pub mod addresses;
 pub mod instance;
 pub mod migration;
 pub mod upstream;
 
+use addresses::Addresses;
 use instance::RegistryView;
 use migration::MigrationState;
 
@@ -23,6 +25,8 @@ pub struct Model {
     pub registry: Arc<RegistryView>,
     /// The state of each migration that has one. A migration without is where its object says it starts.
     pub migrations: Arc<BTreeMap<ObjectName, MigrationState>>,
+    /// The virtual addresses of services, as far as they are assigned.
+    pub addresses: Arc<Addresses>,
 }
 
 impl Model {

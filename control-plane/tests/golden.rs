@@ -88,6 +88,7 @@ fn model(folder: &Path) -> Model {
         (ObjectName::new(namespace, name), MigrationState { stage, weight, revision: 1, ..initial })
     });
     Model {
+        addresses: Arc::default(),
         objects: loaded.objects.clone(),
         registry: Arc::new(registry),
         migrations: Arc::new(migrations.collect()),

@@ -5,10 +5,12 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
+use ipnet::{Ipv4Net, Ipv6Net};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 use super::CliError;
+use crate::model::addresses::Ranges;
 use crate::registry::eureka::Options as EurekaOptions;
 use crate::serve::start::{Options, start};
 
@@ -38,6 +40,25 @@ pub(super) struct ServeArgs {
     /// Where the API is. It is plain text: more than loopback is for networks you trust.
     #[arg(long, env = "PONTOON_API_LISTEN", value_name = "ADDR:PORT", default_value = "127.0.0.1:8767")]
     api_listen: SocketAddr,
+    /// The IPv4 addresses that services' names resolve to on sidecars, as ADDRESS/BITS; `none` for no IPv4. Sidecars
+    /// have to know the same (`dns.virtualRanges`).
+    #[arg(
+        long,
+        env = "PONTOON_VIRTUAL_RANGE",
+        value_name = "CIDR",
+        default_value = "240.240.0.0/16",
+        value_parser = range::<Ipv4Net>
+    )]
+    virtual_range: Range<Ipv4Net>,
+    /// The same for IPv6.
+    #[arg(
+        long,
+        env = "PONTOON_VIRTUAL_RANGE6",
+        value_name = "CIDR",
+        default_value = "fd70:6f6e:746f:6f6e::/112",
+        value_parser = range::<Ipv6Net>
+    )]
+    virtual_range6: Range<Ipv6Net>,
     /// The API's tokens, one a line, `name:token` or the token alone. Without it: `api-token` in the data
     /// folder, made on the first start.
     #[arg(long, env = "PONTOON_TOKEN_FILE", value_name = "FILE")]
@@ -48,6 +69,18 @@ pub(super) struct ServeArgs {
     /// How to log.
     #[arg(long, env = "PONTOON_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
     log_format: LogFormat,
+}
+
+/// A range of addresses, or none.
+#[derive(Debug, Clone, Copy)]
+struct Range<N>(Option<N>);
+
+fn range<N: std::str::FromStr>(text: &str) -> Result<Range<N>, String> {
+    if text == "none" {
+        return Ok(Range(None));
+    }
+    let expected = "expected ADDRESS/BITS of this family, such as 240.240.0.0/16, or none";
+    text.parse().map(|net| Range(Some(net))).map_err(|_| expected.to_owned())
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -79,6 +112,7 @@ pub(super) async fn run(args: ServeArgs) -> Result<(), CliError> {
         },
         xds_listen: args.xds_listen,
         api_listen: args.api_listen,
+        virtual_ranges: Ranges { v4: args.virtual_range.0, v6: args.virtual_range6.0 },
         token_file: args.token_file,
     };
     let running = start(options).await.map_err(|error| CliError::Other(error.to_string()))?;

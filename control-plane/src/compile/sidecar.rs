@@ -3,10 +3,14 @@
 //!
 //! A name is the migration of that service where there is one, else the `Pool` of that name, else the Eureka
 //! application. What a user wrote goes before what registered itself.
+//!
+//! Each listener carries the service's virtual address as metadata, which DNS in the sidecar answers with; and one
+//! more is named by each address, for connections to it of which the sidecar does not know the name (any more).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use envoy_types::pb::envoy::config::core::v3::Metadata;
 use envoy_types::pb::envoy::config::listener::v3::{ApiListener, Listener};
 use envoy_types::pb::envoy::config::route::v3::{RouteConfiguration, VirtualHost};
 use envoy_types::pb::envoy::extensions::filters::http::router::v3::Router;
@@ -14,11 +18,14 @@ use envoy_types::pb::envoy::extensions::filters::network::http_connection_manage
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::{
     HttpConnectionManager, HttpFilter, Rds, http_filter,
 };
+use envoy_types::pb::google::protobuf::value::Kind;
+use envoy_types::pb::google::protobuf::{ListValue, Struct, Value};
 use envoy_types::util::pack_any;
 use pontoon_xds::Resource;
 
 use super::backend::{Destination, Splits};
 use super::{route, wire};
+use crate::model::addresses::{Addresses, VirtualAddress};
 use crate::model::instance::RegistryView;
 use crate::model::upstream::Upstream;
 use crate::objects::pool::EurekaSource;
@@ -27,11 +34,16 @@ use crate::objects::{ObjectName, Objects};
 /// The namespace of sidecars that say none, and of applications without any object beside them.
 const DEFAULT_NAMESPACE: &str = "default";
 
+/// The key of the virtual addresses in a listener's metadata.
+const METADATA: &str = "pontoon.dev/addresses";
+
 /// A service under all its names.
 #[derive(Debug, Clone)]
 pub(super) struct Service {
-    /// One API listener a name.
+    /// One API listener a name and address; made when the address is [known](Sidecars::assign).
     pub(super) listeners: Vec<Resource>,
+    names: [String; 4],
+    address: Option<VirtualAddress>,
     /// Its route configuration.
     pub(super) routes: Resource,
     /// The clusters that it sends to.
@@ -83,6 +95,26 @@ impl Sidecars {
             changed |= namespace.follow(name, registry);
         }
         changed
+    }
+
+    /// Makes the listeners of services that are new or have another address than before; says whether there are
+    /// such.
+    pub(super) fn assign(&mut self, addresses: &Addresses) -> bool {
+        let mut changed = false;
+        for service in self.namespaces.values_mut().flat_map(|namespace| namespace.services.values_mut()) {
+            let address = addresses.of(&service.routes.name);
+            if service.listeners.is_empty() || service.address != address {
+                service.list(address);
+                changed = true;
+            }
+        }
+        changed
+    }
+
+    /// Every service, by `namespace/service`.
+    pub(super) fn names(&self) -> BTreeSet<Arc<str>> {
+        let services = self.namespaces.values().flat_map(|namespace| namespace.services.values());
+        services.map(|service| service.routes.name.clone()).collect()
     }
 }
 
@@ -145,7 +177,9 @@ impl Service {
             }
         };
         Self {
-            listeners: names.iter().map(|name| Resource::encode(&api_listener(name, &routes))).collect(),
+            listeners: Vec::new(),
+            names,
+            address: None,
             routes: Resource::encode(&RouteConfiguration {
                 name: routes,
                 virtual_hosts: vec![host],
@@ -154,6 +188,32 @@ impl Service {
             upstreams,
         }
     }
+
+    fn list(&mut self, address: Option<VirtualAddress>) {
+        let metadata = address.map(|address| metadata(address, &self.names[0]));
+        let listener = |name: &str| {
+            let listener = api_listener(name, &self.routes.name);
+            Resource::encode(&Listener { metadata: metadata.clone(), ..listener })
+        };
+        let mut listeners: Vec<Resource> = self.names.iter().map(|name| listener(name)).collect();
+        if let Some(VirtualAddress { v4, v6 }) = address {
+            listeners.extend(v4.map(|address| listener(&address.to_string())));
+            listeners.extend(v6.map(|address| listener(&address.to_string())));
+        }
+        self.listeners = listeners;
+        self.address = address;
+    }
+}
+
+/// The addresses by the name that they belong to. Clients that do not know it pass it over, as metadata is. One
+/// key a map: the order of several is not the same in each process, and a version is a hash of the bytes.
+fn metadata(address: VirtualAddress, name: &str) -> Metadata {
+    let text = |text: String| Value { kind: Some(Kind::StringValue(text)) };
+    let v4 = address.v4.map(|address| text(address.to_string()));
+    let v6 = address.v6.map(|address| text(address.to_string()));
+    let list = Kind::ListValue(ListValue { values: v4.into_iter().chain(v6).collect() });
+    let fields = [(name.to_owned(), Value { kind: Some(list) })].into();
+    Metadata { filter_metadata: [(METADATA.to_owned(), Struct { fields })].into(), ..Metadata::default() }
 }
 
 /// It says where the routes are, and nothing about sockets: the sidecar's own listener does that.

@@ -1,5 +1,8 @@
 use std::collections::BTreeMap;
 
+use envoy_types::pb::envoy::config::listener::v3::Listener as EnvoyListener;
+use envoy_types::pb::google::protobuf::value::Kind as ProtoKind;
+use envoy_types::pb::google::protobuf::{ListValue, Value};
 use imbl::OrdMap;
 use serde_json::json;
 
@@ -145,4 +148,34 @@ fn a_gateway_that_goes_takes_its_view_along() {
     let objects = Arc::new(Objects { gateways: OrdMap::new(), ..objects() });
     let left = compiler.compile(&Model { objects, ..model() }).views;
     assert_eq!(left.keys().map(|view| &**view).collect::<Vec<_>>(), ["default"], "but for the sidecars' own");
+}
+
+#[test]
+fn a_service_carries_its_address_and_is_found_by_it() {
+    let model = model();
+    let mut compiler = Compiler::default();
+    let before = compiler.compile(&model);
+    let service: Arc<str> = "default/s3".into();
+    assert!(before.services.contains(&service));
+
+    let slots = [(service, 6)].into_iter().collect();
+    let addresses = Arc::new(Addresses::new(Default::default(), slots));
+    let with = Model { addresses, ..model.clone() };
+    let after = compiler.compile(&with);
+    assert!(Arc::ptr_eq(&before.services, &after.services));
+    let listeners = |compiled: &Compiled| compiled.views["default"].resources(ResourceType::Listener).clone();
+    assert_eq!(listeners(&after), listeners(&compile(&with)));
+    let sidecars = &after.views["default"];
+    for name in ["s3", "s3.default.svc.cluster.local", "240.240.0.7", "fd70:6f6e:746f:6f6e::7"] {
+        let resource = sidecars.get(ResourceType::Listener, name).expect(name);
+        let listener: EnvoyListener = resource.decode().unwrap();
+        let ours = &listener.metadata.unwrap().filter_metadata["pontoon.dev/addresses"].fields["s3"];
+        let text = |text: &str| Value { kind: Some(ProtoKind::StringValue(text.into())) };
+        let values = vec![text("240.240.0.7"), text("fd70:6f6e:746f:6f6e::7")];
+        assert_eq!(ours.kind, Some(ProtoKind::ListValue(ListValue { values })));
+    }
+    let untouched =
+        |compiled: &Compiled| compiled.views["default"].get(ResourceType::Listener, "s4").cloned();
+    assert_eq!(untouched(&before), untouched(&after));
+    assert_eq!(listeners(&compiler.compile(&model)), listeners(&before));
 }

@@ -2,7 +2,7 @@
 //! newest of each, so a burst costs one compilation; it does not wait for a burst to end, because a stopped
 //! instance must be out of the balancing at once. A command is compiled, written down, and only then published.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -11,12 +11,15 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::world::{Proxies, World, version_of};
+use crate::addresses::plan::{Plan, Slots};
+use crate::addresses::store::{Store, StoreError};
 use crate::compile::{Compiled, Compiler};
 use crate::migration::book::{Book, Draft, OrderError};
 use crate::migration::ledger::{Ledger, LedgerError};
 use crate::migration::sides::circumstances;
 use crate::migration::stage::Order;
 use crate::model::Model;
+use crate::model::addresses::Addresses;
 use crate::model::instance::RegistryView;
 use crate::model::migration::MigrationState;
 use crate::objects::{Kind, Loaded, ObjectName, ObjectRef, semantic_problems};
@@ -85,6 +88,18 @@ pub struct Bridge {
     /// The book as the compiler reads it: the same `Arc` while nothing changes, by which the compiler knows.
     in_model: Arc<BTreeMap<ObjectName, MigrationState>>,
     compiler: Compiler,
+    assigner: Assigner,
+}
+
+/// Who has which virtual address, and where that is written down.
+#[derive(Debug)]
+pub struct Assigner {
+    slots: Slots,
+    store: Store,
+    /// As the compiler reads them.
+    in_model: Arc<Addresses>,
+    /// The services that were planned for last: nothing is to be done while they are the same.
+    planned: Arc<BTreeSet<Arc<str>>>,
 }
 
 /// A model, and what the proxies are to be told of it.
@@ -94,17 +109,59 @@ struct Translation {
     compiled: Arc<Compiled>,
 }
 
+impl Assigner {
+    /// Over what the last run left behind.
+    pub fn new(slots: Slots, store: Store) -> Assigner {
+        let in_model = Arc::new(slots.in_model());
+        Assigner { slots, store, in_model, planned: Arc::default() }
+    }
+
+    /// Gives addresses to services that have none; says whether that changed any. An address is written down before
+    /// anybody is told of it.
+    async fn assign(&mut self, services: &Arc<BTreeSet<Arc<str>>>) -> bool {
+        if Arc::ptr_eq(services, &self.planned) {
+            return false;
+        }
+        let Plan { changes, without } = self.slots.plan(services, Timestamp::now());
+        if without > 0 {
+            tracing::warn!(
+                services = without,
+                "no virtual addresses are left, so DNS in sidecars does not know these services; give a larger \
+                 --virtual-range and --virtual-range6"
+            );
+        }
+        if !changes.is_empty() {
+            let (store, to_write) = (self.store.clone(), changes.clone());
+            let written = tokio::task::spawn_blocking(move || store.write(&to_write)).await;
+            let written = written.map_err(|error| StoreError::Lost(error.to_string())).flatten();
+            if let Err(error) = written {
+                tracing::error!(%error, "virtual addresses cannot be written down, so new services have none");
+                return false;
+            }
+            self.slots.apply(&changes);
+        }
+        self.planned = services.clone();
+        let in_model = self.slots.in_model();
+        let changed = in_model != *self.in_model;
+        if changed {
+            self.in_model = Arc::new(in_model);
+        }
+        changed
+    }
+}
+
 impl Bridge {
     /// Over what the last run left behind.
     pub fn new(
         sources: Sources,
         ledger: Ledger,
         book: Book,
+        assigner: Assigner,
         proxies: Proxies,
         world: watch::Sender<Arc<World>>,
     ) -> Bridge {
         let in_model = Arc::new(book.in_model());
-        Bridge { sources, ledger, proxies, world, book, in_model, compiler: Compiler::default() }
+        Bridge { sources, ledger, proxies, world, book, in_model, compiler: Compiler::default(), assigner }
     }
 
     /// Brings everything known into force. The first call ends the silence after a start.
@@ -204,7 +261,12 @@ impl Bridge {
     }
 
     fn model(&self, folder: &Loaded, registry: Arc<RegistryView>) -> Model {
-        Model { objects: folder.objects.clone(), registry, migrations: self.in_model.clone() }
+        Model {
+            objects: folder.objects.clone(),
+            registry,
+            migrations: self.in_model.clone(),
+            addresses: self.assigner.in_model.clone(),
+        }
     }
 
     /// Compiles and encodes `model` as it is with the states of `book`. None where that failed, which is a
@@ -215,6 +277,16 @@ impl Bridge {
             self.in_model = Arc::new(in_model);
         }
         model.migrations = self.in_model.clone();
+        let translation = self.compile(model).await?;
+        if !self.assigner.assign(&translation.compiled.services).await {
+            return Some(translation);
+        }
+        // Services that are new have an address only now.
+        let addresses = self.assigner.in_model.clone();
+        self.compile(Model { addresses, ..translation.model }).await
+    }
+
+    async fn compile(&mut self, model: Model) -> Option<Translation> {
         let mut compiler = std::mem::take(&mut self.compiler);
         // Pure, but not short on a large system: it runs where it holds up nobody else.
         let translated = tokio::task::spawn_blocking(move || {

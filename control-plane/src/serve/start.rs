@@ -17,12 +17,15 @@ use tokio_util::sync::CancellationToken;
 
 use super::api::Api;
 use super::api::auth::{DEFAULT_FILE, TokenError, Tokens};
-use super::bridge::{Bridge, QUEUE, Sources};
+use super::bridge::{Assigner, Bridge, QUEUE, Sources};
 use super::http::{Limits, serve};
 use super::roster::Roster;
 use super::world::{Proxies, World};
+use crate::addresses::plan::Slots;
+use crate::addresses::store::{Store as AddressStore, StoreError as AddressError};
 use crate::migration::book::Book;
 use crate::migration::ledger::{Ledger, LedgerError};
+use crate::model::addresses::Ranges;
 use crate::objects::{DirectorySource, ObjectName};
 use crate::registry::eureka::store::StoreError;
 use crate::registry::eureka::{Eureka, Options as EurekaOptions};
@@ -48,6 +51,8 @@ pub struct Options {
     pub xds_listen: SocketAddr,
     /// Where the API is served.
     pub api_listen: SocketAddr,
+    /// What services' names resolve to on sidecars.
+    pub virtual_ranges: Ranges,
     /// The API's tokens. None: a file in the data folder, made where it is missing.
     pub token_file: Option<PathBuf>,
 }
@@ -89,6 +94,9 @@ pub enum StartError {
     /// What it holds of the registry cannot be read.
     #[error(transparent)]
     Registry(#[from] StoreError),
+    /// What it holds of virtual addresses cannot be read.
+    #[error(transparent)]
+    Addresses(#[from] AddressError),
     /// The token file.
     #[error(transparent)]
     Token(#[from] TokenError),
@@ -132,9 +140,11 @@ pub async fn start(options: Options) -> Result<Running, StartError> {
     let roster = Roster::new(database.clone());
     let roster_reader = roster.clone();
     let eureka_options = options.eureka;
-    let (loaded, known, registry) = tokio::task::spawn_blocking(move || {
+    let (address_store, ranges) = (AddressStore::new(database.clone()), options.virtual_ranges);
+    let (loaded, known, assigner, registry) = tokio::task::spawn_blocking(move || {
         let known = roster_reader.load().map_err(LedgerError::Database)?;
-        Ok::<_, StartError>((reader.load()?, known, Eureka::new(eureka_options, Some(database))?))
+        let assigner = Assigner::new(Slots::new(ranges, address_store.load()?), address_store);
+        Ok::<_, StartError>((reader.load()?, known, assigner, Eureka::new(eureka_options, Some(database))?))
     })
     .await
     .map_err(|error| LedgerError::Lost(error.to_string()))??;
@@ -164,7 +174,7 @@ pub async fn start(options: Options) -> Result<Running, StartError> {
 
     let folder = DirectorySource::open(&options.objects).await;
     let sources = Sources { registry: registry.views(), folder: folder.loaded(), commands: commands_in };
-    let mut bridge = Bridge::new(sources, ledger, book, proxies, world);
+    let mut bridge = Bridge::new(sources, ledger, book, assigner, proxies, world);
     bridge.refresh().await;
 
     let until = stop_rest.clone();

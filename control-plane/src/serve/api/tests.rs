@@ -12,11 +12,13 @@ use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::*;
+use crate::addresses::plan::Slots;
+use crate::addresses::store::Store;
 use crate::migration::audit::{Head, verify};
 use crate::migration::book::Book;
 use crate::model::instance::RegistryView;
 use crate::objects::{Loaded, ObjectName, Objects};
-use crate::serve::bridge::{Bridge, QUEUE, Sources};
+use crate::serve::bridge::{Assigner, Bridge, QUEUE, Sources};
 use crate::serve::http::{Limits, serve};
 
 const TOKEN: &str = "0123456789abcdef";
@@ -82,7 +84,8 @@ impl Rig {
     async fn start() -> Rig {
         let dir = tempfile::tempdir().unwrap();
         let database = Arc::new(redb::Database::create(dir.path().join("state.redb")).unwrap());
-        let ledger = Ledger::new(database);
+        let ledger = Ledger::new(database.clone());
+        let assigner = Assigner::new(Slots::default(), Store::new(database));
         ledger.load().unwrap();
         let token_file = dir.path().join("token");
         std::fs::write(&token_file, format!("ci:{TOKEN}\n")).unwrap();
@@ -97,7 +100,8 @@ impl Rig {
         let stop = CancellationToken::new();
 
         let sources = Sources { registry: registry_in, folder: folder_in, commands: commands_in };
-        let mut bridge = Bridge::new(sources, ledger.clone(), Book::default(), proxies.clone(), world);
+        let mut bridge =
+            Bridge::new(sources, ledger.clone(), Book::default(), assigner, proxies.clone(), world);
         bridge.refresh().await;
         tokio::spawn(bridge.run(stop.clone()));
 
