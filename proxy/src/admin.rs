@@ -23,6 +23,7 @@ use tokio::sync::{Semaphore, watch};
 use crate::bootstrap::Bootstrap;
 use crate::config::listener::Listener;
 use crate::discovery::Shared;
+use crate::dns::Dns;
 use crate::explain;
 use crate::run::LogFilter;
 use crate::run::systemd::STUCK;
@@ -50,6 +51,7 @@ pub enum Phase {
 pub(crate) struct Admin {
     pub(crate) bootstrap: Bootstrap,
     pub(crate) discovery: Shared,
+    pub(crate) dns: Option<Arc<Dns>>,
     pub(crate) metrics: Metrics,
     pub(crate) bound: watch::Receiver<Vec<Bound>>,
     pub(crate) workers: Arc<Workers>,
@@ -112,6 +114,10 @@ impl Admin {
             (&Method::GET, "/clusters") => text(StatusCode::OK, clusters::text(&self.discovery.store())),
             (&Method::GET, "/certs") => json(&certificates::json(&self.discovery.store())),
             (&Method::GET, "/listeners") => self.listeners(),
+            (&Method::GET, "/dns") => match &self.dns {
+                Some(dns) => text(StatusCode::OK, dns.describe()),
+                None => text(StatusCode::NOT_FOUND, "DNS is not served: see --dns\n"),
+            },
             (&Method::GET, "/explain") => self.explain(&query),
             (&Method::POST, "/drain") => {
                 self.phase.send_if_modified(|phase| {
@@ -244,6 +250,9 @@ impl Admin {
         for (name, kind, help, value) in rows {
             let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}");
         }
+        if let Some(dns) = &self.dns {
+            dns.render_metrics(&mut out);
+        }
         typed("text/plain; version=0.0.4; charset=utf-8", out)
     }
 
@@ -288,6 +297,7 @@ GET  /metrics             Prometheus
 GET  /config_dump         every resource in force, and what was refused
 GET  /clusters[?format=json]
 GET  /listeners
+GET  /dns                 names with their virtual addresses, and how the upstreams do
 GET  /certs               certificates in force, and the days they have left
 GET  /explain?url=http://HOST/PATH[&method=GET][&header=NAME:VALUE]...
 POST /drain               finish what is in flight and end

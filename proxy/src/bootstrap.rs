@@ -7,10 +7,13 @@ use std::time::Duration;
 
 use clap::Parser;
 use http::Uri;
+use ipnet::IpNet;
 use serde::Deserialize;
 
+use crate::discovery::naming::Naming;
 use crate::discovery::on_demand::Limits;
 use crate::discovery::{self, Sidecar, To, Unknown};
+use crate::dns::{self, Settings};
 use crate::intercept::Mode;
 
 /// The flags of `pontoon-proxy`.
@@ -68,6 +71,13 @@ pub struct Args {
     /// where connections come by interception, else none.
     #[arg(long, env = "PONTOON_PROXY_MARK", value_name = "N")]
     pub mark: Option<u32>,
+    /// Be a sidecar: where the application's DNS queries are answered, by UDP and TCP. Names of the mesh get virtual
+    /// addresses, all others go to the upstreams.
+    #[arg(long, env = "PONTOON_PROXY_DNS", value_name = "ADDRESS", value_delimiter = ',')]
+    pub dns: Vec<SocketAddr>,
+    /// Who is asked for names that are not the mesh's. Default: the resolvers of /etc/resolv.conf.
+    #[arg(long, env = "PONTOON_PROXY_DNS_UPSTREAM", value_name = "ADDRESS", value_delimiter = ',')]
+    pub dns_upstream: Vec<SocketAddr>,
     /// Where a new process asks this one for its sockets, to take over from it. A process that starts with the
     /// same path takes over from the one that is there. Default: `upgrade.sock` in systemd's RuntimeDirectory.
     #[arg(long, env = "PONTOON_PROXY_UPGRADE_SOCKET", value_name = "PATH")]
@@ -121,6 +131,22 @@ struct Outbound {
     absent_seconds: Option<u64>,
 }
 
+/// The resolver.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct DnsFile {
+    #[serde(default)]
+    addresses: Vec<SocketAddr>,
+    upstreams: Option<Vec<SocketAddr>>,
+    search: Option<Vec<String>>,
+    zone: Option<String>,
+    virtual_ranges: Option<Vec<IpNet>>,
+    ttl_seconds: Option<u64>,
+    timeout_ms: Option<u64>,
+    max_stale_seconds: Option<u64>,
+    cache_bytes: Option<usize>,
+}
+
 /// The settings of the YAML file.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -141,6 +167,8 @@ struct File {
     #[serde(default)]
     inbound: Vec<Inbound>,
     mark: Option<u32>,
+    #[serde(default)]
+    dns: DnsFile,
     upgrade_socket: Option<PathBuf>,
     log: Option<String>,
 }
@@ -225,7 +253,7 @@ impl Bootstrap {
     /// When the file cannot be read or a value cannot be used.
     pub fn from_args(args: Args) -> Result<Bootstrap, BootstrapError> {
         let file = args.config.as_deref().map(read).transpose()?.unwrap_or_default();
-        let sidecar = sidecar(&args, file.outbound, file.inbound)?;
+        let sidecar = sidecar(&args, file.outbound, file.inbound, file.dns)?;
         let xds_server =
             args.xds_server.or(file.xds_server).unwrap_or_else(|| "http://127.0.0.1:18000".into());
         let admin =
@@ -271,6 +299,7 @@ fn sidecar(
     args: &Args,
     outbound: Option<Outbound>,
     inbound: Vec<Inbound>,
+    dns: DnsFile,
 ) -> Result<Option<Sidecar>, BootstrapError> {
     let address = args.outbound.or(outbound.as_ref().and_then(|outbound| outbound.address));
     let inbound = if args.inbound.is_empty() { inbound } else { args.inbound.clone() };
@@ -301,11 +330,68 @@ fn sidecar(
             return Err(BootstrapError::Value { setting: "outbound", value: String::new(), expected });
         }
     };
-    if outbound.is_none() && inbound.is_empty() {
+    let (dns, naming) = dns_of(args, dns)?;
+    if outbound.is_none() && inbound.is_empty() && dns.is_none() {
         return Ok(None);
     }
     let inbound = inbound.into_iter().map(destination).collect::<Result<_, _>>()?;
-    Ok(Some(Sidecar { outbound, inbound }))
+    Ok(Some(Sidecar { outbound, inbound, naming, dns }))
+}
+
+/// How DNS is answered, where it is, and how names are written.
+fn dns_of(args: &Args, written: DnsFile) -> Result<(Option<Settings>, Naming), BootstrapError> {
+    let or_written =
+        |flags: &Vec<SocketAddr>, file| if flags.is_empty() { file } else { Some(flags.clone()) };
+    let addresses = or_written(&args.dns, Some(written.addresses)).unwrap_or_default();
+    let default = Naming::default();
+    let plain = |name: String| name.trim_matches('.').to_ascii_lowercase();
+    let mut naming = Naming {
+        zone: written.zone.map_or(default.zone, plain),
+        search: written.search.clone().unwrap_or_default().into_iter().map(plain).collect(),
+        ranges: written.virtual_ranges.unwrap_or(default.ranges),
+    };
+    if addresses.is_empty() {
+        return Ok((None, naming));
+    }
+    let upstreams = or_written(&args.dns_upstream, written.upstreams);
+    // Read only where it is needed: a file that is not there is then no error.
+    let system = match (&upstreams, &written.search) {
+        (Some(_), Some(_)) => Ok(Default::default()),
+        _ => dns::system(),
+    };
+    if written.search.is_none() {
+        naming.search = system.as_ref().map(|(_, search)| search.clone()).unwrap_or_default();
+    }
+    let expected =
+        "expected dns.upstreams or --dns-upstream, as /etc/resolv.conf names no resolver beside this proxy";
+    let nobody = |value| BootstrapError::Value { setting: "dns.upstreams", value, expected };
+    let upstreams = match upstreams {
+        Some(upstreams) => upstreams,
+        None => {
+            let (mut found, _) = system.map_err(nobody)?;
+            // The file may already send applications to us.
+            found.retain(|upstream| !addresses.contains(upstream));
+            if found.is_empty() {
+                return Err(nobody(String::new()));
+            }
+            found
+        }
+    };
+    if let Some(own) = upstreams.iter().find(|upstream| addresses.contains(upstream)) {
+        let expected = "expected other resolvers: this is where the proxy itself answers";
+        return Err(BootstrapError::Value { setting: "dns.upstreams", value: own.to_string(), expected });
+    }
+    let default = Settings::default();
+    let seconds = |value: Option<u64>, default| value.map_or(default, Duration::from_secs);
+    let settings = Settings {
+        addresses,
+        upstreams,
+        ttl: seconds(written.ttl_seconds, default.ttl),
+        timeout: written.timeout_ms.map_or(default.timeout, Duration::from_millis),
+        max_stale: seconds(written.max_stale_seconds, default.max_stale),
+        cache_bytes: written.cache_bytes.unwrap_or(default.cache_bytes),
+    };
+    Ok((Some(settings), naming))
 }
 
 fn destination(inbound: Inbound) -> Result<(SocketAddr, To), BootstrapError> {

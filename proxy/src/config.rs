@@ -19,5 +19,6 @@ pub mod support;
 mod tcp_proxy;
 mod tls;
 mod tls_upstream;
+pub mod virtual_address;
 
 pub use self::store::{Dumped, Refused, Store};

@@ -1,9 +1,10 @@
 //! The configuration's way in: the ADS client feeds the [`Store`], the store says what to subscribe to, and the
 //! listeners that are ready go to the workers. All of it runs on the control runtime.
 
-mod dns;
+mod endpoints;
 mod files;
 pub(crate) mod names;
+pub mod naming;
 pub mod on_demand;
 
 use std::net::SocketAddr;
@@ -19,7 +20,9 @@ use tokio::time::Instant;
 use crate::config::listener::Listener;
 use crate::config::problem::Problem;
 use crate::config::{Store, sidecar};
+use crate::dns;
 use names::Names;
+use naming::Naming;
 use on_demand::{Ask, Limits, OnDemand};
 
 /// For the control plane to take note of our end.
@@ -34,6 +37,10 @@ pub struct Sidecar {
     pub outbound: Option<Outbound>,
     /// Where callers send theirs, and where they go on to.
     pub inbound: Vec<(SocketAddr, To)>,
+    /// How names are written.
+    pub naming: Naming,
+    /// Where DNS is answered, and how.
+    pub dns: Option<dns::Settings>,
 }
 
 /// The listener for what the application sends.
@@ -88,6 +95,7 @@ pub struct Shared {
     status: watch::Receiver<Status>,
     /// Of a sidecar. Locked after the store where both are.
     names: Option<Arc<Mutex<Names>>>,
+    on_demand: Option<Arc<OnDemand>>,
 }
 
 impl Shared {
@@ -109,6 +117,16 @@ impl Shared {
     /// Changes with every update.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.changes.subscribe()
+    }
+
+    /// A sidecar's names, for who asks for them.
+    pub(crate) fn on_demand(&self) -> Option<&Arc<OnDemand>> {
+        self.on_demand.as_ref()
+    }
+
+    /// Whether there is a control plane to ask.
+    pub(crate) fn is_connected(&self) -> bool {
+        self.status.borrow().connected
     }
 
     /// How many names a sidecar keeps.
@@ -186,22 +204,17 @@ pub fn start(config: Config, options: Option<Sidecar>) -> Result<Shared, Problem
     let (sender, status) = watch::channel(Status::default());
     let mut store = Store::default();
     let mut asked = None;
-    if let Some(Sidecar { outbound, inbound }) = options {
-        let on_demand = outbound.map(|outbound| OnDemand::new(outbound.limits));
+    if let Some(Sidecar { outbound, inbound, naming, dns: _ }) = options {
         let mut own: Vec<_> = inbound.into_iter().flat_map(|(at, to)| sidecar::inbound(at, to)).collect();
         own.extend(outbound.iter().flat_map(sidecar::outbound));
         let pass_unknown = outbound.is_some_and(|outbound| outbound.unknown == Unknown::Pass);
-        let (shared, asks) = match on_demand {
-            Some((shared, asks)) => (shared, Some(asks)),
-            None => (OnDemand::new(Limits::default()).0, None),
-        };
-        store = Store::sidecar(Some(shared.clone()), pass_unknown, own, Instant::now())?;
-        asked = Some((Names::new(shared), asks));
+        let limits = outbound.map(|outbound| outbound.limits).unwrap_or_default();
+        let (on_demand, asks) = OnDemand::new(limits, naming);
+        store = Store::sidecar(Some(on_demand.clone()), pass_unknown, own, Instant::now())?;
+        asked = Some((on_demand, asks));
     }
-    let (names, asks) = match asked {
-        Some((names, asks)) => (Some(Arc::new(Mutex::new(names))), asks),
-        None => (None, None),
-    };
+    let (on_demand, asks) = asked.unzip();
+    let names = on_demand.clone().map(|on_demand| Arc::new(Mutex::new(Names::new(on_demand))));
     let shared = Shared {
         store: Arc::new(Mutex::new(store)),
         subscriptions: Subscriptions::default(),
@@ -209,6 +222,7 @@ pub fn start(config: Config, options: Option<Sidecar>) -> Result<Shared, Problem
         changes: Arc::new(watch::Sender::new(0)),
         status,
         names,
+        on_demand,
     };
     if shared.names.is_none() {
         shared.subscriptions.wildcard(ResourceType::Cluster);
@@ -217,7 +231,7 @@ pub fn start(config: Config, options: Option<Sidecar>) -> Result<Shared, Problem
     shared.follow(Instant::now());
     tokio::spawn(client::run(config, shared.subscriptions.clone(), shared.clone(), sender));
     tokio::spawn(settle_in_time(shared.clone()));
-    tokio::spawn(dns::resolve(shared.clone()));
+    tokio::spawn(endpoints::resolve(shared.clone()));
     tokio::spawn(files::follow(shared.clone()));
     if let Some(asks) = asks {
         tokio::spawn(answer(shared.clone(), asks));

@@ -8,6 +8,7 @@ pub mod bootstrap;
 pub mod cli;
 pub mod config;
 pub mod discovery;
+pub mod dns;
 pub mod error;
 pub mod explain;
 #[cfg(feature = "fuzzing")]

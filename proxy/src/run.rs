@@ -19,6 +19,7 @@ use tracing_subscriber::{EnvFilter, reload};
 
 use crate::admin::{Admin, Phase};
 use crate::bootstrap::Bootstrap;
+use crate::dns::{Dns, Serving};
 use crate::upgrade::{Predecessor, Takeover};
 use crate::upstream::connect::Dialer;
 use crate::worker::sockets::Sockets;
@@ -78,6 +79,9 @@ async fn serve(bootstrap: Bootstrap, logging: LogFilter) -> anyhow::Result<()> {
         Config { mark: bootstrap.mark, ..Config::new(bootstrap.xds_server.clone(), node(&bootstrap)) };
     let discovery = discovery::start(config, bootstrap.sidecar.clone())
         .map_err(|problem| anyhow::anyhow!("a listener of the sidecar's: {problem}"))?;
+    let dns_settings = bootstrap.sidecar.as_ref().and_then(|sidecar| sidecar.dns.clone());
+    let dns = dns_settings.as_ref().and_then(|settings| Dns::new(settings, &discovery));
+    let dns_at = dns_settings.map(|settings| settings.addresses).unwrap_or_default();
     let admission = overload::Admission::new(limits(&bootstrap));
     let sockets = Arc::new(Sockets::new(predecessor.clone(), systemd::activated()));
     let gate = watch::Sender::new(predecessor.is_none());
@@ -104,10 +108,17 @@ async fn serve(bootstrap: Bootstrap, logging: LogFilter) -> anyhow::Result<()> {
         "pontoon-proxy {} starts",
         env!("CARGO_PKG_VERSION"),
     );
+    let replaces = predecessor.is_some();
+    // Beside a process that still serves not before this one knows as much.
+    let mut serving_dns = match &dns {
+        Some(dns) if !replaces => Some(dns.serve(&dns_at, false)?),
+        _ => None,
+    };
     let phase = Arc::new(watch::Sender::new(Phase::Serving));
     let admin = Arc::new(Admin {
         bootstrap,
         discovery,
+        dns: dns.clone(),
         metrics: workers.metrics(),
         bound: workers.bound(),
         workers: workers.clone(),
@@ -124,6 +135,9 @@ async fn serve(bootstrap: Bootstrap, logging: LogFilter) -> anyhow::Result<()> {
                 anyhow::anyhow!("not ready within {:?}, so the process before serves on: {}", upgrade::LIMIT, admin.waiting().join("; "))
             })?,
             () = signals.end() => anyhow::bail!("told to end before it was ready; the process before serves on"),
+        }
+        if let Some(dns) = &dns {
+            serving_dns = Some(dns.serve(&dns_at, true)?);
         }
         if !predecessor.ready().await {
             tracing::warn!("the process before has ended by itself");
@@ -149,7 +163,7 @@ async fn serve(bootstrap: Bootstrap, logging: LogFilter) -> anyhow::Result<()> {
             _ = asked.wait_for(|phase| *phase != Phase::Serving) => break,
             Some(takeover) = taken.recv() => {
                 admin_task.abort();
-                return replaced(takeover, &admin, &workers, &mut signals).await;
+                return replaced(takeover, &admin, &workers, serving_dns, &mut signals).await;
             }
             _ = hangup.recv() => renew::reload(&admin),
             _ = upgrades.recv() => renew::upgrade(&admin, &program),
@@ -176,16 +190,22 @@ async fn replaced(
     takeover: Takeover,
     admin: &Admin,
     workers: &Workers,
+    dns: Option<Serving>,
     signals: &mut Signals,
 ) -> anyhow::Result<()> {
     tracing::info!("replaced; finishing what is in flight");
     admin.phase.send_replace(Phase::Draining);
+    let dns = dns.map(|dns| tokio::spawn(dns.stop()));
     let ended = workers.hand_over().await;
     // It may have gone since: then nobody accepts, which is as bad as its having gone a moment later.
     let _ = takeover.stopped.send(());
     tokio::select! {
         drained = ended => tracing::info!(closed_in_flight = drained.forced, "drained"),
         () = signals.end() => tracing::warn!("told to end: ending at once"),
+    }
+    if let Some(dns) = dns {
+        // How long a query takes is bounded.
+        let _ = dns.await;
     }
     admin.discovery.leave().await;
     Ok(())

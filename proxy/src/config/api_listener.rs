@@ -7,10 +7,11 @@ use envoy_types::pb::envoy::extensions::filters::network::http_connection_manage
 use super::hcm::{self, Routes};
 use super::lds::unpack;
 use super::problem::{Problem, Under};
+use super::virtual_address::{self, VirtualAddress};
 
-/// Where the routes of an API listener are. What else a connection manager can say belongs to sockets, of which
+/// Where the routes of an API listener are, and the address that its name resolves to. What else a connection manager can say belongs to sockets, of which
 /// it has none: where it is said it is refused, for the sidecar's own listener would not do it.
-pub(super) fn compile(message: &Listener) -> Result<Routes, Problem> {
+pub(super) fn compile(message: &Listener) -> Result<(Routes, Option<VirtualAddress>), Problem> {
     let alone = Listener {
         name: message.name.clone(),
         api_listener: message.api_listener.clone(),
@@ -24,7 +25,8 @@ pub(super) fn compile(message: &Listener) -> Result<Routes, Problem> {
     let api = message.api_listener.as_ref().and_then(|api| api.api_listener.as_ref());
     let at = || "api_listener.api_listener".into();
     let api = api.ok_or_else(|| Problem::new("", "is missing")).under(at)?;
-    manager(&unpack(api).under(at)?).under(at)
+    let address = virtual_address::read(message.metadata.as_ref())?;
+    Ok((manager(&unpack(api).under(at)?).under(at)?, address))
 }
 
 fn manager(message: &HttpConnectionManager) -> Result<Routes, Problem> {

@@ -32,11 +32,10 @@ const MOST_CHAINS: usize = 10_000;
 
 support! {
     LISTENER, listener: Listener = "envoy.config.listener.v3.Listener";
-    read: name, address, filter_chains, api_listener, default_filter_chain, listener_filters, listener_filters_timeout, continue_on_listener_filters_timeout, use_original_dst, transparent;
+    read: name, address, filter_chains, api_listener, metadata, default_filter_chain, listener_filters, listener_filters_timeout, continue_on_listener_filters_timeout, use_original_dst, transparent;
     ignored:
         stat_prefix => "it only names statistics",
         stats_matcher => "it only names statistics",
-        metadata => "no filter here reads it",
         traffic_direction => "it only names statistics",
         per_connection_buffer_limit_bytes => "buffers here are bounded anyway",
         reuse_port => "each worker always has a socket of its own",

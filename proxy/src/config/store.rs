@@ -47,8 +47,8 @@ pub struct Store {
     assignments: BTreeMap<Arc<str>, Entry<eds::Compiled>>,
     routes: BTreeMap<Arc<str>, RouteEntry>,
     listeners: BTreeMap<Arc<str>, Entry<ListenerEntry>>,
-    /// API listeners, with the routes that they name.
-    apis: BTreeMap<Arc<str>, Entry<Arc<RouteHandle>>>,
+    /// API listeners, with what they say.
+    apis: BTreeMap<Arc<str>, Entry<sidecar::Api>>,
     sidecar: Option<sidecar::Sidecar>,
     refused: BTreeMap<(ResourceType, Arc<str>), Refused>,
     seen: BTreeSet<ResourceType>,
@@ -423,7 +423,7 @@ impl Store {
 
     fn route_names(&self) -> impl Iterator<Item = Arc<str>> {
         let of_sockets = self.listeners.values().flat_map(|entry| entry.value.handle.route_handles());
-        let of_names = self.apis.values().map(|entry| entry.value.name.clone());
+        let of_names = self.apis.values().map(|entry| entry.value.routes.name.clone());
         of_sockets.map(|routes| routes.name.clone()).chain(of_names)
     }
 

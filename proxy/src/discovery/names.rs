@@ -5,22 +5,23 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::on_demand::{Ask, Limits, Name, OnDemand, State};
+use super::on_demand::{Ask, Known, Limits, Name, OnDemand, Reply, State};
 use crate::config::listener::RouteHandle;
+use crate::config::virtual_address::VirtualAddress;
 use crate::error::Error;
-use crate::route::RouteTable;
 
 /// What the store has of a name.
 #[derive(Debug, Clone)]
 pub(crate) enum Lookup {
-    /// Its routes are in force.
-    Routes(Arc<RouteHandle>),
+    /// Its routes are in force; and what it resolves to.
+    Routes(Arc<RouteHandle>, Option<Arc<VirtualAddress>>),
+    /// It exists, and resolves to this; not all that belongs to it has arrived.
+    Arriving(Option<Arc<VirtualAddress>>),
     /// Its listener was refused, and there is no earlier one.
     Refused,
-    /// Not arrived, or not all that belongs to it.
+    /// Not arrived.
     Pending,
 }
 
@@ -33,8 +34,8 @@ pub(super) struct Names {
 
 #[derive(Debug)]
 enum Entry {
-    /// Asked for, not answered.
-    Pending { since: Instant, waiters: Vec<oneshot::Sender<Result<Arc<RouteTable>, Error>>> },
+    /// Asked for, not answered, or only that it exists.
+    Pending { since: Instant, waiters: Vec<Reply>, exists: Option<Arc<Name>> },
     /// Answered.
     Known(Arc<Name>),
 }
@@ -57,25 +58,26 @@ impl Names {
         match self.entries.get_mut(&ask.name) {
             Some(Entry::Known(name)) => {
                 // It was answered while the question was under way.
-                let answer = match &name.state {
-                    State::Routes(handle) => handle.table.load_full().ok_or(Error::NameTimeout),
-                    State::None(error) => Err(*error),
-                };
-                // Whoever asked may have gone; so below.
-                let _ = ask.reply.send(answer);
+                ask.reply.answer(name);
                 false
             }
-            Some(Entry::Pending { waiters, .. }) => {
-                waiters.retain(|waiter| !waiter.is_closed());
-                waiters.push(ask.reply);
+            Some(Entry::Pending { waiters, exists, .. }) => {
+                match (exists, ask.reply) {
+                    (Some(name), reply @ Reply::Address(_)) => reply.answer(name),
+                    (_, reply) => {
+                        waiters.retain(|waiter| !waiter.is_closed());
+                        waiters.push(reply);
+                    }
+                }
                 false
             }
             None => {
                 if self.entries.len() >= self.shared.limits().max_names && !self.make_room() {
-                    let _ = ask.reply.send(Err(Error::TooManyNames));
+                    ask.reply.refuse(Error::TooManyNames);
                     return false;
                 }
-                self.entries.insert(ask.name, Entry::Pending { since: now, waiters: vec![ask.reply] });
+                self.entries
+                    .insert(ask.name, Entry::Pending { since: now, waiters: vec![ask.reply], exists: None });
                 true
             }
         }
@@ -96,7 +98,7 @@ impl Names {
     pub(super) fn removed(&mut self, gone: &[Arc<str>], now: Instant) {
         for key in gone {
             if self.entries.contains_key(key) {
-                self.know(key, State::None(Error::UnknownName), now);
+                self.know(key, State::None(Error::UnknownName), None, now);
             }
         }
     }
@@ -106,15 +108,17 @@ impl Names {
         let keys: Vec<Arc<str>> = self.entries.keys().cloned().collect();
         for key in keys {
             match lookup(&key) {
-                Lookup::Routes(handle) => {
+                Lookup::Routes(handle, address) => {
                     let same = matches!(self.entries.get(&key), Some(Entry::Known(name))
-                        if matches!(&name.state, State::Routes(before) if Arc::ptr_eq(before, &handle)));
+                        if name.address == address
+                            && matches!(&name.state, State::Routes(before) if Arc::ptr_eq(before, &handle)));
                     if !same {
-                        self.know(&key, State::Routes(handle), now);
+                        self.know(&key, State::Routes(handle), address, now);
                     }
                 }
+                Lookup::Arriving(address) => self.exists(&key, address, now),
                 Lookup::Refused if matches!(self.entries.get(&key), Some(Entry::Pending { .. })) => {
-                    self.know(&key, State::None(Error::NameRefused), now);
+                    self.know(&key, State::None(Error::NameRefused), None, now);
                 }
                 Lookup::Refused | Lookup::Pending => {}
             }
@@ -122,22 +126,34 @@ impl Names {
         self.share();
     }
 
-    fn know(&mut self, key: &Arc<str>, state: State, now: Instant) {
-        let second = self.shared.second(now);
+    fn know(&mut self, key: &Arc<str>, state: State, address: Option<Arc<VirtualAddress>>, now: Instant) {
         let used = match self.entries.get(key) {
-            Some(Entry::Known(name)) => name.used(),
-            _ => second,
+            Some(Entry::Known(name) | Entry::Pending { exists: Some(name), .. }) => name.used(),
+            _ => self.shared.second(now),
         };
-        let before = self.entries.insert(key.clone(), Entry::Known(Name::new(state.clone(), used)));
+        let name = Name::new(state, address, used);
+        let before = self.entries.insert(key.clone(), Entry::Known(name.clone()));
         if let Some(Entry::Pending { waiters, .. }) = before {
-            for waiter in waiters {
-                let answer = match &state {
-                    State::Routes(handle) => handle.table.load_full().ok_or(Error::NameTimeout),
-                    State::None(error) => Err(*error),
-                };
-                let _ = waiter.send(answer);
+            waiters.into_iter().for_each(|waiter| waiter.answer(&name));
+        }
+    }
+
+    /// A name's listener is there, and its routes are not yet: who wants no more than its address need not wait.
+    fn exists(&mut self, key: &Arc<str>, address: Option<Arc<VirtualAddress>>, now: Instant) {
+        let second = self.shared.second(now);
+        let Some(Entry::Pending { waiters, exists, .. }) = self.entries.get_mut(key) else { return };
+        let used = exists.as_ref().map_or(second, |name| name.used());
+        if exists.as_ref().is_some_and(|name| name.address == address) {
+            return;
+        }
+        let name = Name::new(State::Arriving, address, used);
+        for waiter in std::mem::take(waiters) {
+            match waiter {
+                Reply::Address(_) => waiter.answer(&name),
+                Reply::Table(_) => waiters.push(waiter),
             }
         }
+        *exists = Some(name);
     }
 
     /// Drops what nobody has asked for in a while; gives those names.
@@ -147,11 +163,11 @@ impl Names {
         let age = |name: &Name| Duration::from_secs(second.saturating_sub(name.used()).into());
         let is_over = |entry: &Entry| match entry {
             Entry::Known(name) => match name.state {
-                State::Routes(_) => age(name) >= limits.idle,
+                State::Routes(_) | State::Arriving => age(name) >= limits.idle,
                 State::None(_) => age(name) >= limits.absent,
             },
-            Entry::Pending { since, waiters } => {
-                waiters.iter().all(oneshot::Sender::is_closed) && now.duration_since(*since) >= limits.absent
+            Entry::Pending { since, waiters, .. } => {
+                waiters.iter().all(Reply::is_closed) && now.duration_since(*since) >= limits.absent
             }
         };
         let over: Vec<Arc<str>> =
@@ -173,9 +189,9 @@ impl Names {
     fn share(&self) {
         let known = self.entries.iter().filter_map(|(key, entry)| match entry {
             Entry::Known(name) => Some((key.clone(), name.clone())),
-            Entry::Pending { .. } => None,
+            Entry::Pending { exists, .. } => Some((key.clone(), exists.clone()?)),
         });
-        self.shared.put(known.collect());
+        self.shared.put(Known::new(known.collect()));
     }
 }
 

@@ -1,9 +1,13 @@
 //! Names on demand, as the request path has them: a lookup without a lock for a name that is known, and a bounded
 //! wait for one that is not. A name that nobody serves is remembered as such; what is kept of names is bounded by
 //! [`Limits`], whatever hosts clients ask for.
+//!
+//! DNS asks here too, for the virtual address of a name; and who has a connection to such an address finds the
+//! name's routes by it, also where only the control plane still knows whose it is: it has a listener of that name.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
@@ -12,7 +16,9 @@ use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
+use super::naming::Naming;
 use crate::config::listener::RouteHandle;
+use crate::config::virtual_address::VirtualAddress;
 use crate::error::Error;
 use crate::route::RouteTable;
 
@@ -49,17 +55,30 @@ impl Default for Limits {
 /// The names of a sidecar, shared by its workers.
 #[derive(Debug)]
 pub struct OnDemand {
-    known: ArcSwap<HashMap<Arc<str>, Arc<Name>>>,
+    known: ArcSwap<Known>,
     asks: mpsc::Sender<Ask>,
     waiting: AtomicUsize,
     epoch: Instant,
     limits: Limits,
+    naming: Naming,
 }
+
+/// What is known of names at one moment.
+#[derive(Debug, Default)]
+pub(super) struct Known {
+    names: HashMap<Arc<str>, Arc<Name>>,
+    addresses: HashMap<IpAddr, Arc<Name>>,
+}
+
+/// What a name resolves to; `None` is a service without an address.
+pub(crate) type Resolved = Result<Option<Arc<VirtualAddress>>, Error>;
 
 /// A name whose state is known.
 #[derive(Debug)]
 pub(super) struct Name {
     pub(super) state: State,
+    /// What it resolves to.
+    pub(super) address: Option<Arc<VirtualAddress>>,
     /// The second of the last request, on [`OnDemand`]'s clock.
     used: AtomicU32,
 }
@@ -69,6 +88,8 @@ pub(super) struct Name {
 pub(super) enum State {
     /// It has routes.
     Routes(Arc<RouteHandle>),
+    /// It exists, and its routes are on their way.
+    Arriving,
     /// It has none, and this is why.
     None(Error),
 }
@@ -77,14 +98,72 @@ pub(super) enum State {
 #[derive(Debug)]
 pub(super) struct Ask {
     pub(super) name: Arc<str>,
-    pub(super) reply: oneshot::Sender<Result<Arc<RouteTable>, Error>>,
+    pub(super) reply: Reply,
+}
+
+type Answer<T> = oneshot::Sender<Result<T, Error>>;
+
+/// What is wanted of a name, and where the answer goes.
+#[derive(Debug)]
+pub(super) enum Reply {
+    /// Its routes.
+    Table(Answer<Arc<RouteTable>>),
+    /// What it resolves to; `None`: to nothing.
+    Address(Answer<Option<Arc<VirtualAddress>>>),
+}
+
+impl Reply {
+    /// Whoever asked may have gone.
+    pub(super) fn answer(self, name: &Name) {
+        match self {
+            Reply::Table(reply) => drop(reply.send(match &name.state {
+                State::Routes(handle) => handle.table.load_full().ok_or(Error::NameTimeout),
+                State::Arriving => Err(Error::NameTimeout),
+                State::None(error) => Err(*error),
+            })),
+            Reply::Address(reply) => drop(reply.send(match name.state {
+                State::Routes(_) | State::Arriving => Ok(name.address.clone()),
+                State::None(error) => Err(error),
+            })),
+        }
+    }
+
+    pub(super) fn refuse(self, error: Error) {
+        match self {
+            Reply::Table(reply) => drop(reply.send(Err(error))),
+            Reply::Address(reply) => drop(reply.send(Err(error))),
+        }
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        match self {
+            Reply::Table(reply) => reply.is_closed(),
+            Reply::Address(reply) => reply.is_closed(),
+        }
+    }
+}
+
+impl Known {
+    pub(super) fn new(names: HashMap<Arc<str>, Arc<Name>>) -> Self {
+        let mut addresses: HashMap<IpAddr, Arc<Name>> = HashMap::new();
+        for (key, name) in &names {
+            for address in name.address.iter().flat_map(|address| address.addresses()) {
+                // Of a service's names the first, where it is here: what does not depend on a map's order.
+                let first = name.address.as_ref().is_some_and(|address| address.name == *key);
+                if first || !addresses.contains_key(&address) {
+                    addresses.insert(address, name.clone());
+                }
+            }
+        }
+        Self { names, addresses }
+    }
 }
 
 impl OnDemand {
-    pub(super) fn new(limits: Limits) -> (Arc<Self>, mpsc::Receiver<Ask>) {
+    pub(super) fn new(limits: Limits, naming: Naming) -> (Arc<Self>, mpsc::Receiver<Ask>) {
         let (asks, asked) = mpsc::channel(limits.max_waiting.max(1));
         let (known, waiting) = (ArcSwap::default(), AtomicUsize::new(0));
-        (Arc::new(Self { known, asks, waiting, epoch: Instant::now(), limits }), asked)
+        (Arc::new(Self { known, asks, waiting, epoch: Instant::now(), limits, naming }), asked)
     }
 
     /// The routes of `host`, as a request has it. Waits where the name is new.
@@ -93,27 +172,117 @@ impl OnDemand {
     /// When nobody serves the name, when the answer takes too long, or when there are too many names or requests
     /// that wait.
     pub(crate) async fn table(&self, host: &str, now: Instant) -> Result<Arc<RouteTable>, Error> {
-        let name = canonical(host).ok_or(Error::UnknownName)?;
-        if let Some(found) = self.known.load().get(&*name) {
-            found.use_at(self.second(now));
-            match &found.state {
-                State::Routes(handle) => {
-                    if let Some(table) = handle.table.load_full() {
-                        return Ok(table);
-                    }
-                }
-                State::None(error) => return Err(*error),
-            }
+        let Some(name) = canonical(host) else {
+            return match address(host) {
+                Some(address) if self.is_virtual(address) => self.table_at(address, now).await,
+                _ => Err(Error::UnknownName),
+            };
+        };
+        let name = self.naming.within_zone(&name);
+        let found = self.table_of(name, now).await;
+        if matches!(found, Err(Error::UnknownName))
+            && let Some(short) = self.naming.unsearched(name)
+        {
+            // As DNS answers it: the name with a search domain after it.
+            return self.table_of(short, now).await;
         }
-        // Boxed, so that a request for a known name carries none of it.
-        Box::pin(self.wait((*name).into())).await
+        found
     }
 
-    async fn wait(&self, name: Arc<str>) -> Result<Arc<RouteTable>, Error> {
+    /// The routes of the service that has a virtual address.
+    ///
+    /// # Errors
+    /// As [`table`](Self::table).
+    pub(crate) async fn table_at(&self, address: IpAddr, now: Instant) -> Result<Arc<RouteTable>, Error> {
+        if let Some(found) = self.known.load().addresses.get(&address)
+            && let Some(answer) = self.ready(found, now)
+        {
+            return answer;
+        }
+        // The control plane has a listener of that name.
+        self.table_of(&address.to_string(), now).await
+    }
+
+    /// Whether an address is one of the range that services have theirs from.
+    pub(crate) fn is_virtual(&self, address: IpAddr) -> bool {
+        self.naming.is_virtual(address)
+    }
+
+    /// The name of the service that has a virtual address, where it is known here.
+    pub(crate) fn name_of(&self, address: IpAddr) -> Option<Arc<str>> {
+        let known = self.known.load();
+        let virtual_address = known.addresses.get(&address)?.address.as_ref()?;
+        Some(virtual_address.name.clone())
+    }
+
+    /// How names are written here.
+    pub(crate) fn naming(&self) -> &Naming {
+        &self.naming
+    }
+
+    /// The names that are known to exist, with what they resolve to.
+    pub(crate) fn addresses(&self) -> Vec<(Arc<str>, Arc<VirtualAddress>)> {
+        let known = self.known.load();
+        let all = known.names.iter();
+        let mut all: Vec<_> =
+            all.filter_map(|(key, name)| Some((key.clone(), name.address.clone()?))).collect();
+        all.sort_by(|(a, _), (b, _)| a.cmp(b));
+        all
+    }
+
+    /// What a name resolves to, as far as it is known here; `None`: it is not.
+    pub(crate) fn known_address(&self, name: &str, now: Instant) -> Option<Resolved> {
+        let known = self.known.load();
+        let found = known.names.get(name)?;
+        found.use_at(self.second(now));
+        match found.state {
+            State::Routes(_) | State::Arriving => Some(Ok(found.address.clone())),
+            State::None(error) => Some(Err(error)),
+        }
+    }
+
+    /// What a name resolves to: `None` is a service without an address. Waits where the name is new, but not longer
+    /// than `longest`. The name is one to subscribe to: without final dot, in lower case.
+    ///
+    /// # Errors
+    /// As [`table`](Self::table).
+    pub(crate) async fn address(&self, name: &str, now: Instant, longest: Duration) -> Resolved {
+        if let Some(known) = self.known_address(name, now) {
+            return known;
+        }
+        self.wait(name.into(), longest.min(self.limits.resolve), Reply::Address).await
+    }
+
+    async fn table_of(&self, name: &str, now: Instant) -> Result<Arc<RouteTable>, Error> {
+        if let Some(found) = self.known.load().names.get(name)
+            && let Some(answer) = self.ready(found, now)
+        {
+            return answer;
+        }
+        // Boxed, so that a request for a known name carries none of it.
+        Box::pin(self.wait(name.into(), self.limits.resolve, Reply::Table)).await
+    }
+
+    /// What can be said of a name without a wait.
+    fn ready(&self, found: &Name, now: Instant) -> Option<Result<Arc<RouteTable>, Error>> {
+        found.use_at(self.second(now));
+        match &found.state {
+            State::Routes(handle) => handle.table.load_full().map(Ok),
+            State::Arriving => None,
+            State::None(error) => Some(Err(*error)),
+        }
+    }
+
+    async fn wait<T>(
+        &self,
+        name: Arc<str>,
+        longest: Duration,
+        reply: impl FnOnce(Answer<T>) -> Reply,
+    ) -> Result<T, Error> {
         let _waiting = Waiting::begin(self)?;
-        let (reply, answer) = oneshot::channel();
-        self.asks.try_send(Ask { name, reply }).map_err(|_| Error::TooManyNames)?;
-        match tokio::time::timeout(self.limits.resolve, answer).await {
+        let (sender, answer) = oneshot::channel();
+        self.asks.try_send(Ask { name, reply: reply(sender) }).map_err(|_| Error::TooManyNames)?;
+        match tokio::time::timeout(longest, answer).await {
             Ok(Ok(answer)) => answer,
             Ok(Err(_)) | Err(_) => Err(Error::NameTimeout),
         }
@@ -128,14 +297,14 @@ impl OnDemand {
         u32::try_from(now.saturating_duration_since(self.epoch).as_secs()).unwrap_or(u32::MAX)
     }
 
-    pub(super) fn put(&self, known: HashMap<Arc<str>, Arc<Name>>) {
+    pub(super) fn put(&self, known: Known) {
         self.known.store(Arc::new(known));
     }
 }
 
 impl Name {
-    pub(super) fn new(state: State, second: u32) -> Arc<Self> {
-        Arc::new(Self { state, used: AtomicU32::new(second) })
+    pub(super) fn new(state: State, address: Option<Arc<VirtualAddress>>, second: u32) -> Arc<Self> {
+        Arc::new(Self { state, address, used: AtomicU32::new(second) })
     }
 
     pub(super) fn used(&self) -> u32 {
@@ -188,6 +357,14 @@ fn canonical(host: &str) -> Option<Cow<'_, str>> {
     })
 }
 
+/// A host that is an address, with or without a port.
+fn address(host: &str) -> Option<IpAddr> {
+    if let Some(bracketed) = host.strip_prefix('[') {
+        return bracketed.split_once(']').and_then(|(address, _)| address.parse().ok().map(IpAddr::V6));
+    }
+    host.split_once(':').map_or(host, |(address, _)| address).parse().ok().map(IpAddr::V4)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -205,5 +382,8 @@ mod tests {
             assert_eq!(canonical(host).as_deref(), name, "{host}");
         }
         assert_eq!(canonical(&"a".repeat(254)), None);
+        assert_eq!(address("10.0.0.1:80"), Some("10.0.0.1".parse().unwrap()));
+        assert_eq!(address("[fd00::1]:80"), Some("fd00::1".parse().unwrap()));
+        assert_eq!(address("orders:80"), None);
     }
 }

@@ -11,11 +11,19 @@ use tokio::time::Instant;
 use super::warming::clusters_of;
 use super::{Entry, Problem, Store, inline_name};
 use crate::config::api_listener;
-use crate::config::listener::{ByName, HttpSettings, Underscores};
+use crate::config::listener::{ByName, HttpSettings, RouteHandle, Underscores};
 use crate::config::problem::Under;
 use crate::config::sidecar::{OUTBOUND, is_own};
+use crate::config::virtual_address::VirtualAddress;
 use crate::discovery::names::Lookup;
 use crate::discovery::on_demand::OnDemand;
+
+/// What an API listener says.
+#[derive(Debug)]
+pub(super) struct Api {
+    pub(super) routes: Arc<RouteHandle>,
+    address: Option<Arc<VirtualAddress>>,
+}
 
 /// Set where the process is a sidecar.
 #[derive(Debug)]
@@ -81,21 +89,28 @@ impl Store {
         message: &ListenerMessage,
         now: Instant,
     ) -> Result<(), Problem> {
-        let routes = api_listener::compile(message)?;
+        let (routes, address) = api_listener::compile(message)?;
         let inline = inline_name(&resource.name, 0);
-        let handle = self
+        let routes = self
             .routes_of(&routes, &inline, &resource.version, now)
             .under(|| "api_listener.api_listener.route_config".into())?;
-        self.apis.insert(resource.name.clone(), Entry::new(resource, handle));
+        // The same handle while it is the same, by which others see that nothing changed.
+        let earlier = self.apis.get(&resource.name).and_then(|entry| entry.value.address.clone());
+        let same = earlier.filter(|earlier| address.as_ref() == Some(&**earlier));
+        let api = Api { routes, address: same.or_else(|| address.map(Arc::new)) };
+        self.apis.insert(resource.name.clone(), Entry::new(resource, api));
         Ok(())
     }
 
     /// What is here of a name on demand.
     pub(crate) fn lookup(&self, name: &str) -> Lookup {
         match self.apis.get(name) {
-            Some(entry) if entry.value.table.load().is_some() => Lookup::Routes(entry.value.clone()),
+            Some(Entry { value: Api { routes, address }, .. }) => match routes.table.load().is_some() {
+                true => Lookup::Routes(routes.clone(), address.clone()),
+                false => Lookup::Arriving(address.clone()),
+            },
             None if self.refused.contains_key(&(ResourceType::Listener, name.into())) => Lookup::Refused,
-            _ => Lookup::Pending,
+            None => Lookup::Pending,
         }
     }
 

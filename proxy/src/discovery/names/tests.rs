@@ -1,8 +1,10 @@
 use std::cell::RefCell;
 
-use tokio::sync::oneshot::Receiver;
+use tokio::sync::oneshot::{self, Receiver};
 
 use super::*;
+use crate::discovery::naming::Naming;
+use crate::route::RouteTable;
 
 type Answer = Receiver<Result<Arc<RouteTable>, Error>>;
 
@@ -16,20 +18,20 @@ struct Rig {
 
 impl Rig {
     fn new(limits: Limits) -> Rig {
-        let (shared, _asked) = OnDemand::new(limits);
+        let (shared, _asked) = OnDemand::new(limits, Naming::default());
         Rig { names: Names::new(shared.clone()), shared, has: RefCell::default(), now: Instant::now() }
     }
 
     fn ask(&mut self, name: &str) -> Answer {
         let (reply, answer) = oneshot::channel();
-        self.names.ask(Ask { name: name.into(), reply }, self.now);
+        self.names.ask(Ask { name: name.into(), reply: Reply::Table(reply) }, self.now);
         answer
     }
 
     fn arrives(&mut self, name: &str) {
         let handle = RouteHandle { name: name.into(), table: Default::default() };
         handle.table.store(Some(Arc::new(RouteTable::new("r".into(), "1".into(), true, vec![]).unwrap())));
-        self.has.borrow_mut().insert(name.into(), Lookup::Routes(Arc::new(handle)));
+        self.has.borrow_mut().insert(name.into(), Lookup::Routes(Arc::new(handle), None));
         self.settle();
     }
 
@@ -133,7 +135,7 @@ async fn idle_names_are_dropped_and_used_ones_are_not() {
 
 #[tokio::test(start_paused = true)]
 async fn a_wait_is_bounded_in_time_and_number() {
-    let (shared, asked) = OnDemand::new(Limits { max_waiting: 2, ..Limits::default() });
+    let (shared, asked) = OnDemand::new(Limits { max_waiting: 2, ..Limits::default() }, Naming::default());
     let now = Instant::now();
     let wait = || shared.table("orders", now);
     let answers = tokio::join!(wait(), wait(), wait());
