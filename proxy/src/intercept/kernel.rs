@@ -69,6 +69,8 @@ const META_NFPROTO: u32 = 15;
 const META_L4PROTO: u32 = 16;
 const CT_DIRECTION: u32 = 1;
 const CT_MARK: u32 = 3;
+/// Of a payload: from the beginning of the TCP or UDP header.
+const TRANSPORT: u32 = 2;
 const TCP: u8 = 6;
 const UDP: u8 = 17;
 const NFPROTO_IPV4: u8 = 2;
@@ -167,6 +169,15 @@ fn write_match(w: &mut Writer, matches: &Match) {
     match matches {
         Match::Ipv6 => meta_is(w, META_NFPROTO, &[NFPROTO_IPV6]),
         Match::Tcp => meta_is(w, META_L4PROTO, &[TCP]),
+        Match::Syn => {
+            const FLAGS_AT: u32 = 13;
+            const FIN_SYN_RST_ACK: u8 = 0x17;
+            const SYN: u8 = 0x02;
+            meta_is(w, META_L4PROTO, &[TCP]);
+            payload(w, TRANSPORT, FLAGS_AT, 1);
+            mask(w, &[FIN_SYN_RST_ACK]);
+            is(w, &[SYN]);
+        }
         Match::DnsTcp => destination_port(w, TCP, 53, 53),
         Match::DnsUdp => destination_port(w, UDP, 53, 53),
         Match::Mark(mark) => meta_is(w, META_MARK, &mark.to_ne_bytes()),
@@ -207,7 +218,6 @@ fn interface(name: &str) -> Vec<u8> {
 }
 
 fn destination_port(w: &mut Writer, protocol: u8, first: u16, last: u16) {
-    const TRANSPORT: u32 = 2;
     const AT: u32 = 2;
     const NOT_LESS: u32 = 5;
     const NOT_MORE: u32 = 3;
@@ -224,8 +234,7 @@ fn destination_port(w: &mut Writer, protocol: u8, first: u16, last: u16) {
 /// The offsets are those of the address in an IPv4 and in an IPv6 header.
 fn address(w: &mut Writer, network: &IpNet, at_v4: u32, at_v6: u32) {
     const NETWORK: u32 = 1;
-    let network = network.trunc();
-    let (protocol, at, address, mask) = match network {
+    let (protocol, at, address, bits) = match network {
         IpNet::V4(net) => {
             (NFPROTO_IPV4, at_v4, net.addr().octets().to_vec(), net.netmask().octets().to_vec())
         }
@@ -236,15 +245,19 @@ fn address(w: &mut Writer, network: &IpNet, at_v4: u32, at_v6: u32) {
     meta_is(w, META_NFPROTO, &[protocol]);
     payload(w, NETWORK, at, address.len() as u32);
     if network.prefix_len() < network.max_prefix_len() {
-        expression(w, "bitwise", |w| {
-            w.be32(1, REGISTER);
-            w.be32(2, REGISTER);
-            w.be32(3, mask.len() as u32);
-            w.nest(4, |w| w.attribute(DATA_VALUE, &mask));
-            w.nest(5, |w| w.attribute(DATA_VALUE, &vec![0; mask.len()]));
-        });
+        mask(w, &bits);
     }
     is(w, &address);
+}
+
+fn mask(w: &mut Writer, bits: &[u8]) {
+    expression(w, "bitwise", |w| {
+        w.be32(1, REGISTER);
+        w.be32(2, REGISTER);
+        w.be32(3, bits.len() as u32);
+        w.nest(4, |w| w.attribute(DATA_VALUE, bits));
+        w.nest(5, |w| w.attribute(DATA_VALUE, &vec![0; bits.len()]));
+    });
 }
 
 fn payload(w: &mut Writer, base: u32, offset: u32, length: u32) {

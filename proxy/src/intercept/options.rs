@@ -177,12 +177,12 @@ impl TryFrom<Up> for Options {
             gids: up.exclude_gid,
             not_outbound: Exclusions {
                 ports: ports("--exclude-outbound-port", &up.exclude_outbound_port)?,
-                networks: up.exclude_outbound_cidr,
+                networks: networks(&up.exclude_outbound_cidr),
                 interfaces: interfaces("--exclude-outbound-interface", up.exclude_outbound_interface)?,
             },
             not_inbound: Exclusions {
                 ports: ports("--exclude-inbound-port", &up.exclude_inbound_port)?,
-                networks: up.exclude_inbound_cidr,
+                networks: networks(&up.exclude_inbound_cidr),
                 interfaces: interfaces("--exclude-inbound-interface", up.exclude_inbound_interface)?,
             },
             only_inbound: ports("--only-inbound-port", &up.only_inbound_port)?,
@@ -216,6 +216,11 @@ fn mark(text: &str) -> Result<u32, String> {
         None => text.parse(),
     };
     parsed.map_err(|_| String::from("expected a number of 32 bits, as 1501 or 0x5dd"))
+}
+
+/// Bits beyond the prefix do not count.
+fn networks(written: &[IpNet]) -> Vec<IpNet> {
+    written.iter().map(IpNet::trunc).collect()
 }
 
 fn ports(option: &'static str, written: &[String]) -> Result<Vec<Ports>, InterceptError> {

@@ -60,6 +60,9 @@ pub(super) struct Rule {
 pub(super) enum Match {
     Ipv6,
     Tcp,
+    /// The first packet of a connection. Another may be the first that is seen of a connection which is older
+    /// than the rules, and which would not outlive being redirected.
+    Syn,
     DnsTcp,
     DnsUdp,
     Mark(u32),
@@ -125,11 +128,11 @@ fn outbound(options: &Options) -> Chain {
     if let Some(port) = options.dns {
         // Before what stays on this machine is left alone: the server may be a stub here.
         rules.push(rule([Match::DnsUdp], Verdict::Redirect(port)));
-        rules.push(rule([Match::DnsTcp], Verdict::Redirect(port)));
+        rules.push(rule([Match::DnsTcp, Match::Syn], Verdict::Redirect(port)));
     }
     if let Some(port) = options.outbound {
         rules.push(alone(Match::LocalDestination));
-        rules.push(rule([Match::Tcp], Verdict::Redirect(port)));
+        rules.push(rule([Match::Syn], Verdict::Redirect(port)));
     }
     Chain { name: "outbound", kind: Kind::Nat, hook: Hook::Output, priority: DSTNAT, rules }
 }
@@ -146,9 +149,10 @@ fn inbound(options: &Options, port: u16) -> Chain {
     // Whoever knocks at the proxy's own ports is told by the proxy that this is not the way.
     let own = [options.outbound, Some(port), options.dns].into_iter().flatten();
     rules.extend(own.map(|port| alone(Match::TcpPorts(Ports { first: port, last: port }))));
-    let (kind, priority, verdict) = match options.mode {
-        Mode::Redirect => (Kind::Nat, DSTNAT, Verdict::Redirect(port)),
-        Mode::Tproxy => (Kind::Filter, MANGLE, Verdict::Tproxy(port)),
+    // TPROXY is for each packet, and leaves those of sockets alone that are not transparent.
+    let (kind, priority, first, verdict) = match options.mode {
+        Mode::Redirect => (Kind::Nat, DSTNAT, Match::Syn, Verdict::Redirect(port)),
+        Mode::Tproxy => (Kind::Filter, MANGLE, Match::Tcp, Verdict::Tproxy(port)),
     };
     if options.mode == Mode::Tproxy {
         // A chain that is asked for each packet sees answers to this machine's own connections too.
@@ -156,10 +160,12 @@ fn inbound(options: &Options, port: u16) -> Chain {
     }
     // What this machine forwards for others is not the application's.
     if options.only_inbound.is_empty() {
-        rules.push(rule([Match::LocalDestination, Match::Tcp], verdict));
+        rules.push(rule([Match::LocalDestination, first], verdict));
     } else {
-        let only = options.only_inbound.iter();
-        rules.extend(only.map(|ports| rule([Match::LocalDestination, Match::TcpPorts(*ports)], verdict)));
+        for ports in &options.only_inbound {
+            let matches = [Match::LocalDestination, Match::TcpPorts(*ports), first.clone()];
+            rules.push(rule(matches, verdict));
+        }
     }
     Chain { name: "inbound", kind, hook: Hook::Prerouting, priority, rules }
 }
@@ -231,6 +237,7 @@ impl fmt::Display for Match {
         match self {
             Match::Ipv6 => f.write_str("meta nfproto ipv6"),
             Match::Tcp => f.write_str("meta l4proto tcp"),
+            Match::Syn => f.write_str("tcp flags syn / fin,syn,rst,ack"),
             Match::DnsTcp => f.write_str("tcp dport 53"),
             Match::DnsUdp => f.write_str("udp dport 53"),
             Match::Mark(mark) => write!(f, "meta mark 0x{mark:08x}"),
