@@ -14,6 +14,7 @@ async fn main() -> ExitCode {
     let group = arguments.next().unwrap_or_default();
     let result = match group.as_str() {
         "h2spec" => groups::h2spec::run(arguments.collect()).await,
+        "network" => groups::network::run(arguments.collect()).await,
         "spring" => groups::spring::run(arguments.collect()).await,
         _ => usage(&group),
     };
@@ -28,5 +29,5 @@ async fn main() -> ExitCode {
 }
 
 fn usage(group: &str) -> anyhow::Result<bool> {
-    bail!("there is no group {group:?}; there are: h2spec, spring");
+    bail!("there is no group {group:?}; there are: h2spec, network, spring");
 }

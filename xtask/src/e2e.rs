@@ -18,6 +18,8 @@ pub(crate) enum Group {
     Envoy,
     /// h2spec against the HTTP/2 side of a gateway.
     H2spec,
+    /// Interception between hosts that are network namespaces. Needs root.
+    Network,
     /// Spring Cloud applications of two generations.
     Spring,
 }
@@ -27,6 +29,7 @@ impl Group {
         match self {
             Group::Envoy => "envoy",
             Group::H2spec => "h2spec",
+            Group::Network => "network",
             Group::Spring => "spring",
         }
     }
@@ -49,6 +52,9 @@ pub(crate) fn run(
     build.args(["-p", "pontoon", "-p", "pontoon-proxy", "-p", "pontoon-e2e"]);
     steps.run("build the programs", &mut build)?;
 
+    if group == Group::Network {
+        tools.network(steps)?;
+    }
     let mut command = Command::new(target.join("pontoon-e2e"));
     command.current_dir(workspace).arg(group.name()).args(passed_on);
     command.env("PONTOON_E2E_PONTOON", target.join("pontoon"));
@@ -57,7 +63,7 @@ pub(crate) fn run(
     match group {
         Group::Spring => command.env("PONTOON_E2E_SPRING", tools.spring(steps, workspace)?),
         Group::H2spec => command.env("PONTOON_E2E_H2SPEC", tools.h2spec(steps)?),
-        Group::Envoy => &mut command,
+        Group::Envoy | Group::Network => &mut command,
     };
     // A person follows the cases as they end; the results come by a file.
     let status = command.status().context("pontoon-e2e does not start")?;

@@ -75,6 +75,7 @@ fn run(task: Task) -> anyhow::Result<bool> {
         Task::Bench(arguments) => bench::run(&arguments, workspace, &steps, &tools)?,
         Task::Peers => {
             tools.debian(&steps)?;
+            tools.network(&steps)?;
             tools.envoy(&steps)?;
             tools.h2spec(&steps)?;
             tools.cargo_deny(&steps)?;

