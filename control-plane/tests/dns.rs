@@ -6,7 +6,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::process::Stdio;
 
-use hickory_proto::op::{Message, Query};
+use hickory_proto::op::{Message, Query, ResponseCode};
 use hickory_proto::rr::{Name, RData, RecordType};
 use rig::{PATIENCE, PONTOON, Served};
 use tokio::net::{TcpListener, UdpSocket};
@@ -132,8 +132,8 @@ async fn a_name_has_one_address_on_every_sidecar_and_after_restarts() {
         "orders.default.",
         "orders.default.svc.",
         "orders.default.svc.cluster.local.",
-        "orders.pontoon.internal.",
-        "orders.default.pontoon.internal.",
+        "orders.mesh.internal.",
+        "orders.default.mesh.internal.",
     ] {
         assert_eq!(one.address(name).await, orders, "{name}");
     }
@@ -156,4 +156,40 @@ async fn a_name_has_one_address_on_every_sidecar_and_after_restarts() {
     let RData::PTR(name) = &reverse.answers[0].data else { panic!("{reverse:?}") };
     assert_eq!(name.to_ascii(), "orders.");
     assert!(four.text("/dns").await.contains(&orders[0].to_string()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_the_meshs_is_never_anybody_elses() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir(dir.path().join("objects")).unwrap();
+    std::fs::write(dir.path().join("objects/shop.yaml"), pools(&["orders"])).unwrap();
+    let local = ["--eureka-listen", "127.0.0.1:0", "--xds-listen", "127.0.0.1:0"];
+    let ranges = ["--virtual-range", "10.96.0.0/24", "--virtual-range6", "none"];
+    let served = Served::with(dir, &[&local[..], &ranges].concat()).await;
+    let settings = format!("{SETTINGS}, virtualRanges: [10.96.0.0/24], zone: shop.test, ttlSeconds: 7");
+    let sidecar = Sidecar::start(&served.xds, &settings).await;
+
+    // What a client with `ndots:5` asks first: one answer is enough.
+    let answer = sidecar.ask("orders.corp.example.", RecordType::A).await;
+    let RData::CNAME(target) = &answer.answers[0].data else { panic!("{answer:?}") };
+    assert_eq!((target.to_ascii(), addresses(&answer).len()), ("orders.".to_owned(), 1));
+    assert!(addresses(&answer)[0].to_string().starts_with("10.96.0."));
+    assert!(answer.answers.iter().all(|record| record.ttl == 7));
+    let empty = sidecar.ask("orders.corp.example.", RecordType::AAAA).await;
+    assert_eq!(empty.metadata.response_code, ResponseCode::NoError);
+    assert!(addresses(&empty).is_empty() && !empty.authorities.is_empty(), "{empty:?}");
+
+    let code = |answer: Message| answer.metadata.response_code;
+    assert_eq!(addresses(&sidecar.ask("orders.shop.test.", RecordType::A).await).len(), 1);
+    assert_eq!(code(sidecar.ask("absent.shop.test.", RecordType::A).await), ResponseCode::NXDomain);
+    assert_eq!(code(sidecar.ask("250.0.96.10.in-addr.arpa.", RecordType::PTR).await), ResponseCode::NXDomain);
+    // There is no upstream.
+    assert_eq!(code(sidecar.ask("absent.", RecordType::A).await), ResponseCode::ServFail);
+    let metrics = sidecar.text("/metrics").await;
+    assert!(metrics.contains("pontoon_dns_queries_total{result=\"failed\"} 1\n"), "{metrics}");
+
+    // It is one of the mesh from the moment at which it is, and not before.
+    std::fs::write(served.dir.path().join("objects/more.yaml"), pools(&["absent"])).unwrap();
+    let seen = async { while sidecar.address("absent.").await.is_empty() {} };
+    tokio::time::timeout(PATIENCE, seen).await.expect("the new name never appears");
 }

@@ -389,6 +389,7 @@ fn dns_of(args: &Args, written: DnsFile) -> Result<(Option<Settings>, Naming), B
         ttl: seconds(written.ttl_seconds, default.ttl),
         timeout: written.timeout_ms.map_or(default.timeout, Duration::from_millis),
         max_stale: seconds(written.max_stale_seconds, default.max_stale),
+        mark: None,
         cache_bytes: written.cache_bytes.unwrap_or(default.cache_bytes),
     };
     Ok((Some(settings), naming))
@@ -509,6 +510,19 @@ inbound: [{address: '[::]:15006', intercepted: tproxy}]
         assert_eq!(unmarked.mark, None);
         let plain = Args { inbound: vec!["[::]:8081=127.0.0.1:8080".parse().unwrap()], ..Args::default() };
         assert_eq!(Bootstrap::from_args(plain).unwrap().mark, None);
+    }
+
+    #[test]
+    fn dns_alone_makes_a_sidecar_and_must_not_ask_itself() {
+        let file = "dns: {addresses: ['127.0.0.1:53'], upstreams: ['10.0.0.1:53'], search: [Corp.Example.], ttlSeconds: 5}";
+        let sidecar = with_file(file, Args::default()).unwrap().sidecar.unwrap();
+        let dns = sidecar.dns.unwrap();
+        assert_eq!((dns.ttl, dns.timeout), (Duration::from_secs(5), Settings::default().timeout));
+        assert_eq!((&*sidecar.naming.zone, &*sidecar.naming.search[0]), ("mesh.internal", "corp.example"));
+        let upstream = "127.0.0.1:53".parse().unwrap();
+        let itself = Args { dns_upstream: vec![upstream], ..Args::default() };
+        let error = with_file(file, itself).unwrap_err().to_string();
+        assert!(error.contains("where the proxy itself answers"), "{error}");
     }
 
     #[test]

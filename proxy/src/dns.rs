@@ -50,6 +50,8 @@ pub struct Settings {
     pub max_stale: Duration,
     /// What is kept of upstreams' answers. Default 4 MiB.
     pub cache_bytes: usize,
+    /// What questions to upstreams are marked with (`SO_MARK`), so that rules of interception leave them alone.
+    pub mark: Option<u32>,
 }
 
 impl Default for Settings {
@@ -61,6 +63,7 @@ impl Default for Settings {
             timeout: Duration::from_secs(2),
             max_stale: Duration::from_secs(86_400),
             cache_bytes: 4 * 1024 * 1024,
+            mark: None,
         }
     }
 }
@@ -96,6 +99,7 @@ pub struct Dns {
 #[derive(Debug)]
 pub struct Serving {
     dns: Arc<Dns>,
+    at: Vec<SocketAddr>,
     tasks: Vec<JoinHandle<()>>,
 }
 
@@ -118,14 +122,16 @@ impl Dns {
     /// # Errors
     /// When an address cannot be had; the message says which, and what to do.
     pub fn serve(self: &Arc<Self>, addresses: &[SocketAddr], beside: bool) -> anyhow::Result<Serving> {
-        let mut tasks = Vec::new();
+        let (mut at, mut tasks) = (Vec::new(), Vec::new());
         for address in addresses {
             let (udp, tcp) = serve::bind(*address, beside)?;
-            tracing::info!(address = %udp.local_addr()?, "DNS is served");
+            let address = udp.local_addr()?;
+            tracing::info!(%address, "DNS is served");
+            at.push(address);
             tasks.push(tokio::spawn(serve::udp(self.clone(), udp)));
             tasks.push(tokio::spawn(serve::tcp(self.clone(), tcp)));
         }
-        Ok(Serving { dns: self.clone(), tasks })
+        Ok(Serving { dns: self.clone(), at, tasks })
     }
 
     /// The answer to a query, as bytes; `None`: what came is no query, and is dropped.
@@ -211,6 +217,11 @@ impl Dns {
 }
 
 impl Serving {
+    /// Where it answers.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.at
+    }
+
     /// Answers what has come, takes nothing more, and lets go of the sockets.
     pub async fn stop(mut self) {
         self.dns.stop.send_replace(true);
@@ -297,3 +308,6 @@ fn plain(question: &Query) -> Option<String> {
     // A backslash escapes what no host's name has.
     (!name.is_empty() && !name.contains('\\')).then(|| name.to_owned())
 }
+
+#[cfg(test)]
+mod tests;

@@ -19,7 +19,7 @@ use tracing_subscriber::{EnvFilter, reload};
 
 use crate::admin::{Admin, Phase};
 use crate::bootstrap::Bootstrap;
-use crate::dns::{Dns, Serving};
+use crate::dns::{self, Dns, Serving};
 use crate::upgrade::{Predecessor, Takeover};
 use crate::upstream::connect::Dialer;
 use crate::worker::sockets::Sockets;
@@ -80,6 +80,7 @@ async fn serve(bootstrap: Bootstrap, logging: LogFilter) -> anyhow::Result<()> {
     let discovery = discovery::start(config, bootstrap.sidecar.clone())
         .map_err(|problem| anyhow::anyhow!("a listener of the sidecar's: {problem}"))?;
     let dns_settings = bootstrap.sidecar.as_ref().and_then(|sidecar| sidecar.dns.clone());
+    let dns_settings = dns_settings.map(|settings| dns::Settings { mark: bootstrap.mark, ..settings });
     let dns = dns_settings.as_ref().and_then(|settings| Dns::new(settings, &discovery));
     let dns_at = dns_settings.map(|settings| settings.addresses).unwrap_or_default();
     let admission = overload::Admission::new(limits(&bootstrap));

@@ -38,9 +38,14 @@ impl Served {
 
     /// With Eureka and xDS at addresses of their own.
     pub async fn at(dir: tempfile::TempDir, eureka: &str, xds: &str) -> Served {
+        Served::with(dir, &["--eureka-listen", eureka, "--xds-listen", xds]).await
+    }
+
+    /// With these arguments, which have to say where Eureka and xDS are.
+    pub async fn with(dir: tempfile::TempDir, args: &[&str]) -> Served {
         let mut child = Command::new(PONTOON)
-            .args(["serve", "--log-format", "json"])
-            .args(["--api-listen", "127.0.0.1:0", "--eureka-listen", eureka, "--xds-listen", xds])
+            .args(["serve", "--log-format", "json", "--api-listen", "127.0.0.1:0"])
+            .args(args)
             .current_dir(dir.path())
             .env_clear()
             .stderr(Stdio::piped())

@@ -23,7 +23,7 @@ impl Default for Naming {
     fn default() -> Self {
         let v4 = Ipv4Net::new_assert(Ipv4Addr::new(240, 240, 0, 0), 16);
         let v6 = Ipv6Net::new_assert(Ipv6Addr::new(0xfd70, 0x6f6e, 0x746f, 0x6f6e, 0, 0, 0, 0), 112);
-        let (zone, search) = ("pontoon.internal".to_owned(), Vec::new());
+        let (zone, search) = ("mesh.internal".to_owned(), Vec::new());
         Self { zone, search, ranges: vec![IpNet::V4(v4), IpNet::V6(v6)] }
     }
 }
@@ -66,12 +66,12 @@ mod tests {
     fn zone_and_search_domains_end_at_a_dot_and_the_longest_counts() {
         let search = ["cluster.local", "svc.cluster.local", "default.svc.cluster.local", ""];
         let naming = Naming { search: search.map(str::to_owned).into(), ..Naming::default() };
-        assert_eq!(naming.within_zone("orders.pontoon.internal"), "orders");
-        assert_eq!(naming.within_zone("orders.default.pontoon.internal"), "orders.default");
-        for other in ["pontoon.internal", ".pontoon.internal", "orders.xpontoon.internal", "orders"] {
+        assert_eq!(naming.within_zone("orders.mesh.internal"), "orders");
+        assert_eq!(naming.within_zone("orders.default.mesh.internal"), "orders.default");
+        for other in ["mesh.internal", ".mesh.internal", "orders.xmesh.internal", "orders"] {
             assert_eq!(naming.within_zone(other), other);
         }
-        assert!(naming.is_in_zone("pontoon.internal") && !naming.is_in_zone("xpontoon.internal"));
+        assert!(naming.is_in_zone("mesh.internal") && !naming.is_in_zone("xmesh.internal"));
         assert_eq!(naming.unsearched("orders.default.svc.cluster.local"), Some("orders"));
         assert_eq!(naming.unsearched("orders.shop.svc.cluster.local"), Some("orders.shop"));
         assert_eq!(naming.unsearched("svc.cluster.local"), Some("svc"));

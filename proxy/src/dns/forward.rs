@@ -8,8 +8,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use hickory_proto::op::{Edns, Message, MessageType, Query, ResponseCode};
+use socket2::SockRef;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpStream, UdpSocket};
+use tokio::net::{TcpSocket, UdpSocket};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
@@ -48,6 +49,7 @@ pub(super) struct Forwarder {
     upstreams: Mutex<Upstreams>,
     under_way: Mutex<HashMap<Key, watch::Receiver<Option<Reply>>>>,
     timeout: Duration,
+    mark: Option<u32>,
     counters: Arc<Counters>,
 }
 
@@ -58,6 +60,7 @@ impl Forwarder {
             upstreams: Mutex::new(Upstreams::new(&settings.upstreams)),
             under_way: Mutex::default(),
             timeout: settings.timeout,
+            mark: settings.mark,
             counters,
         }
     }
@@ -137,7 +140,7 @@ impl Forwarder {
         let order = lock(&self.upstreams).order(Instant::now());
         let mut refusal = None;
         for upstream in order {
-            let asked = timeout(self.timeout, exchange(upstream, question, wants)).await;
+            let asked = timeout(self.timeout, exchange(upstream, self.mark, question, wants)).await;
             let answer = asked.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
             let is_good = answer.as_ref().is_ok_and(|answer| !is_failure(answer));
             // One that says that it cannot answer is there: others may still be better for other names.
@@ -175,7 +178,12 @@ fn failed(stale: Option<Message>) -> (Message, Outcome) {
 }
 
 /// One question to one upstream: by UDP, and by TCP where the answer is too long for that.
-async fn exchange(upstream: SocketAddr, question: &Query, wants: Wants) -> io::Result<Message> {
+async fn exchange(
+    upstream: SocketAddr,
+    mark: Option<u32>,
+    question: &Query,
+    wants: Wants,
+) -> io::Result<Message> {
     let mut query = Message::query();
     query.metadata.recursion_desired = true;
     query.metadata.checking_disabled = wants.unchecked;
@@ -185,25 +193,28 @@ async fn exchange(upstream: SocketAddr, question: &Query, wants: Wants) -> io::R
     let mut edns = Edns::new();
     edns.set_max_payload(UDP_BYTES).set_dnssec_ok(wants.dnssec);
     query.set_edns(edns);
-    let mut answer = by_udp(upstream, &query).await?;
+    let mut answer = by_udp(upstream, mark, &query).await?;
     if answer.metadata.response_code == ResponseCode::FormErr && answer.edns.is_none() {
         // From before EDNS (RFC 6891, 7).
         query.edns = None;
-        answer = by_udp(upstream, &query).await?;
+        answer = by_udp(upstream, mark, &query).await?;
     }
     if answer.metadata.truncation {
-        answer = by_tcp(upstream, &query).await?;
+        answer = by_tcp(upstream, mark, &query).await?;
     }
     Ok(answer)
 }
 
-async fn by_udp(upstream: SocketAddr, query: &Message) -> io::Result<Message> {
+async fn by_udp(upstream: SocketAddr, mark: Option<u32>, query: &Message) -> io::Result<Message> {
     let any: SocketAddr = match upstream {
         SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
         SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
     };
     // A socket a question: the kernel's choice of port is half of what a forger has to guess.
     let socket = UdpSocket::bind(any).await?;
+    if let Some(mark) = mark {
+        SockRef::from(&socket).set_mark(mark)?;
+    }
     socket.connect(upstream).await?;
     socket.send(&encoded(query)?).await?;
     let mut buffer = vec![0; UDP_ROOM];
@@ -217,8 +228,12 @@ async fn by_udp(upstream: SocketAddr, query: &Message) -> io::Result<Message> {
     }
 }
 
-async fn by_tcp(upstream: SocketAddr, query: &Message) -> io::Result<Message> {
-    let mut stream = TcpStream::connect(upstream).await?;
+async fn by_tcp(upstream: SocketAddr, mark: Option<u32>, query: &Message) -> io::Result<Message> {
+    let socket = if upstream.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    if let Some(mark) = mark {
+        SockRef::from(&socket).set_mark(mark)?;
+    }
+    let mut stream = socket.connect(upstream).await?;
     let bytes = encoded(query)?;
     let length = u16::try_from(bytes.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
     stream.write_all(&[&length.to_be_bytes(), bytes.as_slice()].concat()).await?;
