@@ -410,10 +410,7 @@ fn destination(inbound: Inbound) -> Result<(SocketAddr, To), BootstrapError> {
 }
 
 fn mark(said: Option<u32>, sidecar: Option<&Sidecar>) -> Option<u32> {
-    let intercepted = sidecar.is_some_and(|sidecar| {
-        sidecar.outbound.is_some_and(|outbound| outbound.intercepted)
-            || sidecar.inbound.iter().any(|(_, to)| to.is_intercepted())
-    });
+    let intercepted = sidecar.is_some_and(Sidecar::is_intercepted);
     match said {
         Some(0) => None,
         Some(mark) => Some(mark),

@@ -43,6 +43,14 @@ pub struct Sidecar {
     pub dns: Option<dns::Settings>,
 }
 
+impl Sidecar {
+    /// Whether connections come by interception to any of its listeners.
+    pub fn is_intercepted(&self) -> bool {
+        self.outbound.is_some_and(|outbound| outbound.intercepted)
+            || self.inbound.iter().any(|(_, to)| to.is_intercepted())
+    }
+}
+
 /// The listener for what the application sends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Outbound {

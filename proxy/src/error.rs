@@ -117,6 +117,8 @@ errors! {
     TooManyNames: Us, SERVICE_UNAVAILABLE, "OL", "too_many_names", "too many names are in use or asked for at a time; look at outbound.maxNames and outbound.maxWaiting";
     /// A connection to the proxy's own port where only intercepted ones are passed on.
     NotIntercepted: Downstream, SERVICE_UNAVAILABLE, "NR", "not_intercepted", "the connection came to the proxy's own port, so there is nowhere to pass it on to; is interception up, and is this the right port?";
+    /// What this process sends is brought back to it.
+    OwnConnection: Us, SERVICE_UNAVAILABLE, "NR", "own_connection", "the connection is this proxy's own, brought back to it by interception; do the rules leave alone its --mark, or its user?";
     /// The cluster is named but unknown.
     NoCluster: Us, SERVICE_UNAVAILABLE, "NC", "no_cluster", "the route names a cluster that the control plane has not given";
     /// Nobody to send it to.

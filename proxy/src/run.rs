@@ -19,9 +19,10 @@ use tracing_subscriber::{EnvFilter, reload};
 
 use crate::admin::{Admin, Phase};
 use crate::bootstrap::Bootstrap;
+use crate::discovery::Sidecar;
 use crate::dns::{self, Dns, Serving};
 use crate::upgrade::{Predecessor, Takeover};
-use crate::upstream::connect::Dialer;
+use crate::upstream::dial::Dialer;
 use crate::worker::sockets::Sockets;
 use crate::worker::{Options, Workers};
 use crate::{admin, discovery, overload, upgrade};
@@ -74,7 +75,7 @@ async fn serve(bootstrap: Bootstrap, logging: LogFilter) -> anyhow::Result<()> {
         }
         None => None,
     };
-    let dialer = dialer(bootstrap.mark)?;
+    let dialer = dialer(&bootstrap)?;
     let config =
         Config { mark: bootstrap.mark, ..Config::new(bootstrap.xds_server.clone(), node(&bootstrap)) };
     let discovery = discovery::start(config, bootstrap.sidecar.clone())
@@ -213,8 +214,9 @@ async fn replaced(
 }
 
 /// Marks are refused to who may not set them at the start, where it can be read, and not at each connection.
-fn dialer(mark: Option<u32>) -> anyhow::Result<Dialer> {
-    Dialer::new(mark).context(
+fn dialer(bootstrap: &Bootstrap) -> anyhow::Result<Dialer> {
+    let intercepted = bootstrap.sidecar.as_ref().is_some_and(Sidecar::is_intercepted);
+    Dialer::new(bootstrap.mark, intercepted).context(
         "cannot mark connections, which needs CAP_NET_ADMIN or CAP_NET_RAW; without it set --mark 0, run as a user of its \
          own and exclude that one: pontoon-proxy intercept up --exclude-uid UID",
     )

@@ -2,6 +2,7 @@
 
 pub mod cluster;
 pub(crate) mod connect;
+pub mod dial;
 pub(crate) mod open;
 pub(crate) mod original;
 pub(crate) mod pool;

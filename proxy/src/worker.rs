@@ -27,7 +27,7 @@ use crate::overload::Admission;
 use crate::telemetry::Metrics;
 use crate::telemetry::access_log::Sinks;
 use crate::telemetry::metrics::Shard;
-use crate::upstream::connect::Dialer;
+use crate::upstream::dial::Dialer;
 use local::Worker;
 use sockets::Sockets;
 
@@ -110,7 +110,7 @@ impl Workers {
             let (queue, commands) = mpsc::channel(QUEUE);
             let (shard, sinks) = (Arc::clone(shard), Arc::clone(&sinks));
             let admission = Arc::clone(&options.admission);
-            let dialer = options.dialer;
+            let dialer = options.dialer.clone();
             let (gate, beats) = (options.gate.clone(), Arc::clone(&beats));
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             threads.push(std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || {

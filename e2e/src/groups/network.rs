@@ -69,6 +69,7 @@ pub(crate) async fn run(arguments: Vec<String>) -> anyhow::Result<bool> {
     case!("inbound: exclusions by tproxy", lab.inbound_exclusions("tproxy"));
     case!("both: from sidecar to sidecar", lab.both());
     case!("loops: a direct connection is refused", lab.direct());
+    case!("loops: where the marks differ the proxy knows its own connections", lab.marks_differ());
     case!("loops: a proxy without capabilities is told by its user", lab.unprivileged());
     drop(lab);
     report.finish(&folder)
@@ -427,6 +428,25 @@ impl Lab {
             drop(receiving);
             self.everything_down()?;
         }
+        Ok(String::new())
+    }
+
+    async fn marks_differ(&self) -> anyhow::Result<String> {
+        let Network { a, c, .. } = &self.network;
+        let sidecar = self.outbound_sidecar().await?;
+        self.intercept(a, "up --no-inbound --mark 7")?;
+        for (http, other) in c.at(HTTP).into_iter().zip(c.at(GREETER)) {
+            for host in ["orders", "example.net"] {
+                let before = self.redirected(a)?;
+                let answer = get(a, http, host, NOBODY).await?;
+                let brought = self.redirected(a)? - before;
+                ensure!((502..=504).contains(&answer.status), "{http} for {host}: {answer:?}");
+                // The client's, and one for each try.
+                ensure!(brought <= 4, "{http} for {host}: {brought} connections for one");
+            }
+            ensure!(greet(a, other).await.is_err(), "{other}: somebody answers");
+        }
+        ensure!(sidecar.log()?.contains("this proxy's own"), "the log does not say why");
         Ok(String::new())
     }
 

@@ -152,6 +152,14 @@ async fn choose(
     } else {
         (Beginning::unknown(), None, Bytes::new())
     };
+    if let Some(original) = way.original()
+        && listener.worker.dialer.is_own(canonical(peer), original.destination)
+    {
+        let error = Error::OwnConnection;
+        listener.cells.ended_connection(Some(error));
+        tracing::warn!(listener = %listener.listener.name, destination = %original.destination, "{error}");
+        return None;
+    }
     let source = told.map_or(peer, |told| told.source);
     let going = way.original().map(|original| original.destination);
     let destination = told.map(|told| told.destination).or(going);

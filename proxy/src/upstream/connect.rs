@@ -1,15 +1,12 @@
 //! A connection to an endpoint: TCP, TLS where the cluster has it, then the HTTP handshake. What fails here has sent nothing of a request.
 
 use std::future::Future;
-use std::io;
-use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use socket2::{Domain, SockRef, Socket, TcpKeepalive, Type};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::client::TlsStream;
 
@@ -17,6 +14,7 @@ use crate::error::Error;
 use crate::http::body::RequestBody;
 use crate::proxy_protocol::{self, Addresses};
 use crate::upstream::cluster::{ClusterSettings, Endpoint};
+use crate::upstream::dial::{Dialer, classify};
 
 /// HTTP/2 upstreams: streams on one connection, as Envoy's edge settings have it.
 pub(crate) const MAX_STREAMS: usize = 100;
@@ -31,7 +29,7 @@ const MAX_FRAME: u32 = 16 * 1024;
 /// Streams that we have reset and of which frames may still come. Above: the connection ends.
 const MAX_RESET_STREAMS: usize = 100;
 /// A peer that is gone without a word is found within the sum of the two.
-const PING_INTERVAL: Duration = Duration::from_secs(30);
+pub(super) const PING_INTERVAL: Duration = Duration::from_secs(30);
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Spawns onto the worker's own thread.
@@ -62,65 +60,10 @@ impl Stream {
     }
 }
 
-/// How connections are made.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Dialer {
-    /// What packets are marked with (`SO_MARK`), so that rules of interception leave them alone.
-    mark: Option<u32>,
-}
-
-impl Dialer {
-    /// One that marks its connections, where there is a mark.
-    ///
-    /// # Errors
-    /// When this process may not.
-    pub fn new(mark: Option<u32>) -> io::Result<Dialer> {
-        if let Some(mark) = mark {
-            // Once at the start rather than at each connection.
-            Socket::new(Domain::IPV4, Type::STREAM, None)?.set_mark(mark)?;
-        }
-        Ok(Dialer { mark })
-    }
-
-    async fn tcp(self, address: SocketAddr, source: Option<IpAddr>) -> Result<TcpStream, Error> {
-        let connected = match (self.mark, source) {
-            (None, None) => TcpStream::connect(address).await,
-            (mark, source) => connect_as(address, mark, source).await,
-        };
-        let stream = connected.map_err(|error| classify(&error))?;
-        // Neither is worth failing a request for.
-        let _ = stream.set_nodelay(true);
-        let _ = SockRef::from(&stream).set_tcp_keepalive(&TcpKeepalive::new().with_time(PING_INTERVAL));
-        Ok(stream)
-    }
-}
-
-async fn connect_as(address: SocketAddr, mark: Option<u32>, source: Option<IpAddr>) -> io::Result<TcpStream> {
-    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-    if let Some(mark) = mark {
-        SockRef::from(&socket).set_mark(mark)?;
-    }
-    // An address of the other family cannot be borrowed.
-    if let Some(source) = source.filter(|source| source.is_ipv4() == address.is_ipv4()) {
-        set_transparent(&socket, address)?;
-        socket.bind(SocketAddr::new(source, 0))?;
-    }
-    socket.connect(address).await
-}
-
-/// Lets a socket have addresses that are not this machine's.
-pub(crate) fn set_transparent<'s, S>(socket: &'s S, address: SocketAddr) -> io::Result<()>
-where
-    SockRef<'s>: From<&'s S>,
-{
-    let socket = SockRef::from(socket);
-    if address.is_ipv4() { socket.set_ip_transparent_v4(true) } else { socket.set_ip_transparent_v6(true) }
-}
-
 /// A connection, for whatever is spoken on it; on behalf of a `client`, where it is that one's alone and the endpoint
 /// wants to know. The cluster's connect timeout is for TCP and TLS together.
 pub(crate) async fn stream(
-    dialer: Dialer,
+    dialer: &Dialer,
     endpoint: &Endpoint,
     settings: &ClusterSettings,
     client: Option<Addresses>,
@@ -143,21 +86,9 @@ pub(crate) async fn stream(
     timeout(settings.connect_timeout, opening).await.unwrap_or(Err(Error::ConnectTimeout))
 }
 
-/// Tells what is wrong with this machine from what is wrong with the endpoint.
-fn classify(error: &io::Error) -> Error {
-    const ENFILE: i32 = 23;
-    const EMFILE: i32 = 24;
-    const EADDRNOTAVAIL: i32 = 99;
-    const ENOBUFS: i32 = 105;
-    match error.raw_os_error() {
-        Some(ENFILE | EMFILE | EADDRNOTAVAIL | ENOBUFS) => Error::NoSocket,
-        _ => Error::ConnectFailure,
-    }
-}
-
 /// An HTTP/1.1 connection; its driver runs until the sender is dropped or the peer closes.
 pub(crate) async fn http1(
-    dialer: Dialer,
+    dialer: &Dialer,
     endpoint: &Endpoint,
     settings: &ClusterSettings,
 ) -> Result<http1::SendRequest<RequestBody>, Error> {
@@ -183,7 +114,7 @@ where
 
 /// An HTTP/2 connection: with prior knowledge, or as ALPN says.
 pub(crate) async fn http2(
-    dialer: Dialer,
+    dialer: &Dialer,
     endpoint: &Endpoint,
     settings: &ClusterSettings,
 ) -> Result<http2::SendRequest<RequestBody>, Error> {

@@ -82,7 +82,7 @@ pub(crate) async fn open(
             local.cells.retries.add(1);
         }
         let in_use = InUse::new(&endpoint);
-        match connect::stream(worker.dialer, &endpoint, settings, client).await {
+        match connect::stream(&worker.dialer, &endpoint, settings, client).await {
             Ok(stream) => {
                 endpoint.outlier.connected();
                 local.cells.connects.add(1);

@@ -14,7 +14,8 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::cluster::{ClusterSettings, Endpoint, UpstreamProtocol};
-use super::connect::{self, Dialer, MAX_STREAMS};
+use super::connect::{self, MAX_STREAMS};
+use super::dial::Dialer;
 use crate::error::Error;
 use crate::http::body::RequestBody;
 use crate::tls::client::ClientTls;
@@ -102,7 +103,7 @@ impl EndpointPool {
                 if !fresh && let Some(sender) = self.take_idle(settings, now) {
                     return Ok(self.lend(endpoint, Connection::Http1(sender), true, settings));
                 }
-                let sender = connect::http1(self.dialer, endpoint, settings).await?;
+                let sender = connect::http1(&self.dialer, endpoint, settings).await?;
                 Ok(self.lend(endpoint, Connection::Http1(sender), false, settings))
             }
             UpstreamProtocol::Http2 => {
@@ -171,7 +172,7 @@ impl EndpointPool {
             }
         }
         let opening = Opening::new(self);
-        let result = connect::http2(self.dialer, endpoint, settings).await;
+        let result = connect::http2(&self.dialer, endpoint, settings).await;
         self.failed.set(result.as_ref().err().copied());
         let shared = result.map(|sender| {
             Rc::new(Shared {

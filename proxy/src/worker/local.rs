@@ -17,7 +17,7 @@ use crate::overload::{Admission, Lag, Pressure};
 use crate::telemetry::access_log::Sinks;
 use crate::telemetry::metrics::{ClusterCells, Shard};
 use crate::upstream::cluster::{BalancePolicy, Cluster, Endpoint};
-use crate::upstream::connect::Dialer;
+use crate::upstream::dial::Dialer;
 use crate::upstream::original::Originals;
 use crate::upstream::pool::EndpointPool;
 
@@ -132,7 +132,7 @@ impl Worker {
         if let Some(pool) = self.pools.borrow().get(&key) {
             return Rc::clone(pool);
         }
-        let pool = Rc::new(EndpointPool::new(endpoint, self.dialer));
+        let pool = Rc::new(EndpointPool::new(endpoint, self.dialer.clone()));
         self.pools.borrow_mut().insert(key, Rc::clone(&pool));
         pool
     }

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::config::listener::Listener;
 use crate::listener::bind;
 use crate::upgrade::Predecessor;
-use crate::upstream::connect::set_transparent;
+use crate::upstream::dial::set_transparent;
 
 /// A listener's name and the address that its resource says.
 type Key = (Arc<str>, SocketAddr);
