@@ -5,7 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
 use envoy_types::pb::envoy::config::listener::v3::Listener;
-use envoy_types::pb::envoy::config::route::v3::{RouteConfiguration, VirtualHost};
+use envoy_types::pb::envoy::config::route::v3::route::Action;
+use envoy_types::pb::envoy::config::route::v3::route_match::PathSpecifier;
+use envoy_types::pb::envoy::config::route::v3::{
+    DirectResponseAction, Route, RouteConfiguration, RouteMatch, VirtualHost,
+};
 use gateway_api::httproutes::HttpRouteParentRefs;
 
 use super::INVALID;
@@ -207,28 +211,56 @@ pub(super) fn build(
     }
     for (port, indices) in ports {
         // Listeners of one port share its socket, under the name of the first.
-        let Some(first) = indices.first().and_then(|index| parsed.listeners.get(*index)) else { continue };
-        let resource = format!("{name}/{}", first.name);
-        let on_port = attachments.iter().filter(|a| indices.contains(&a.listener)).collect::<Vec<_>>();
-        let members = on_port.iter().map(|attachment| attachment.route.clone()).collect();
-        output.members.insert(resource.clone(), members);
-        let sharing: Vec<&Served> = indices.iter().filter_map(|index| parsed.listeners.get(*index)).collect();
-        output.listeners.push(listener::listener(&resource, SocketAddr::new(ip, port), &sharing));
-        output.routes.push(RouteConfiguration {
-            name: resource,
-            virtual_hosts: virtual_hosts(&parsed.listeners, &indices, &on_port, routes),
-            ignore_port_in_host_matching: true,
-            ..RouteConfiguration::default()
-        });
+        let sharing: Vec<(&Served, String)> = indices
+            .iter()
+            .filter_map(|index| parsed.listeners.get(*index))
+            .map(|served| (served, format!("{name}/{}", served.name)))
+            .collect();
+        let Some((first, resource)) = sharing.first() else { continue };
+        output.listeners.push(listener::listener(resource, SocketAddr::new(ip, port), &sharing));
+        // In plain text they share the routes too; under TLS each connection is one listener's.
+        let apart = !first.certificates.is_empty();
+        for (index, (_, resource)) in indices.iter().zip(&sharing).take(if apart { sharing.len() } else { 1 })
+        {
+            let only = apart.then_some(*index);
+            let on_port = attachments.iter().filter(|a| indices.contains(&a.listener)).collect::<Vec<_>>();
+            let own = on_port.iter().filter(|attachment| only.is_none_or(|only| attachment.listener == only));
+            output.members.insert(resource.clone(), own.map(|attachment| attachment.route.clone()).collect());
+            output.routes.push(RouteConfiguration {
+                name: resource.clone(),
+                virtual_hosts: virtual_hosts(&parsed.listeners, &indices, only, &on_port, routes),
+                ignore_port_in_host_matching: true,
+                ..RouteConfiguration::default()
+            });
+        }
     }
     output
 }
 
+/// What answers a request for a host of another listener than that whose name the client gave under TLS: another
+/// connection is the right one (RFC 9110, 15.5.20).
+fn misdirected() -> Route {
+    Route {
+        name: "misdirected".to_owned(),
+        r#match: Some(RouteMatch {
+            path_specifier: Some(PathSpecifier::Prefix("/".to_owned())),
+            ..RouteMatch::default()
+        }),
+        action: Some(Action::DirectResponse(DirectResponseAction {
+            status: 421,
+            ..DirectResponseAction::default()
+        })),
+        ..Route::default()
+    }
+}
+
 /// One virtual host a hostname. A host belongs to the most specific listener that covers it, and to no other;
-/// its routes are those of every hostname that covers it, the most specific hostname's first.
+/// its routes are those of every hostname that covers it, the most specific hostname's first. Where `only` one of the
+/// listeners is asked for, hosts of the others are misdirected.
 fn virtual_hosts(
     listeners: &[Served],
     indices: &[usize],
+    only: Option<usize>,
     attachments: &[&Attachment],
     routes: &BTreeMap<ObjectName, route::Compiled>,
 ) -> Vec<VirtualHost> {
@@ -256,6 +288,9 @@ fn virtual_hosts(
                 .collect::<Vec<_>>();
             entries.sort_by(|a, b| a.order.cmp(&b.order));
             ordered.extend(entries.into_iter().flat_map(|entry| entry.routes.iter().cloned()));
+        }
+        if only.is_some() && owner != only {
+            ordered = vec![misdirected()];
         }
         let domain = host.domain();
         virtual_hosts.push(VirtualHost {

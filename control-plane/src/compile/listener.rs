@@ -218,15 +218,32 @@ fn certificates(
     refs.iter().enumerate().map(certificate).collect()
 }
 
-/// The socket and what is done with a connection on it. Its routes come by RDS under the same name, so that a
-/// change of routes leaves it untouched. With certificates there is a filter chain for each of the listeners that share
-/// the socket, chosen by the name that the client asks for.
-pub(super) fn listener(name: &str, address: SocketAddr, sharing: &[&Served]) -> Listener {
+/// The socket and what is done with a connection on it. Its routes come by RDS, so that a change of routes leaves it
+/// untouched. With certificates there is a filter chain for each of the listeners that share the socket, chosen by the
+/// name that the client asks for; each is given with the name of its route configuration.
+pub(super) fn listener(name: &str, address: SocketAddr, sharing: &[(&Served, String)]) -> Listener {
+    let with_tls = sharing.iter().filter(|(served, _)| !served.certificates.is_empty());
+    let mut filter_chains: Vec<FilterChain> =
+        with_tls.map(|(served, routes)| tls::filter_chain(served, chain(name, routes))).collect();
+    let listener_filters = if filter_chains.is_empty() { Vec::new() } else { vec![tls::inspector()] };
+    if filter_chains.is_empty() {
+        filter_chains.push(chain(name, name));
+    }
+    Listener {
+        name: name.to_owned(),
+        address: Some(wire::socket(address)),
+        filter_chains,
+        listener_filters,
+        ..Listener::default()
+    }
+}
+
+fn chain(listener: &str, routes: &str) -> FilterChain {
     let manager = HttpConnectionManager {
-        stat_prefix: name.to_owned(),
+        stat_prefix: listener.to_owned(),
         route_specifier: Some(RouteSpecifier::Rds(Rds {
             config_source: Some(wire::ads()),
-            route_config_name: name.to_owned(),
+            route_config_name: routes.to_owned(),
         })),
         http_filters: vec![HttpFilter {
             name: "envoy.filters.http.router".to_owned(),
@@ -262,19 +279,5 @@ pub(super) fn listener(name: &str, address: SocketAddr, sharing: &[&Served]) -> 
         name: "envoy.filters.network.http_connection_manager".to_owned(),
         config_type: Some(filter::ConfigType::TypedConfig(pack_any(manager))),
     };
-    let chain = FilterChain { filters: vec![filter], ..FilterChain::default() };
-    let with_tls = sharing.iter().filter(|served| !served.certificates.is_empty());
-    let mut filter_chains: Vec<FilterChain> =
-        with_tls.map(|served| tls::filter_chain(served, chain.clone())).collect();
-    let listener_filters = if filter_chains.is_empty() { Vec::new() } else { vec![tls::inspector()] };
-    if filter_chains.is_empty() {
-        filter_chains.push(chain);
-    }
-    Listener {
-        name: name.to_owned(),
-        address: Some(wire::socket(address)),
-        filter_chains,
-        listener_filters,
-        ..Listener::default()
-    }
+    FilterChain { filters: vec![filter], ..FilterChain::default() }
 }
