@@ -16,12 +16,14 @@ use pontoon_e2e::report::{Report, fresh_folder};
 use pontoon_e2e::wait::until;
 
 use self::hosts::{Host, Network};
-use self::traffic::{Conversation, Identity, datagram, echo_datagrams, get, greet, greeter, http};
+use self::traffic::{Conversation, Identity, dns_server, get, greet, greeter, http, resolve};
 use super::place;
 
 const HTTP: u16 = 8080;
 const GREETER: u16 = 2525;
 const RESOLVER: u16 = 15_053;
+/// What the resolver of the network says of every name.
+const ELSEWHERE: std::net::Ipv4Addr = std::net::Ipv4Addr::new(192, 0, 2, 7);
 const OUTBOUND: u16 = 15_001;
 const INBOUND: u16 = 15_006;
 /// For a debug build on a busy machine.
@@ -62,7 +64,7 @@ pub(crate) async fn run(arguments: Vec<String>) -> anyhow::Result<bool> {
     case!("outbound: passes to where it was going, names by their routes", lab.outbound());
     case!("outbound: what is for nobody is refused where policy says so", lab.refuses());
     case!("outbound: exclusions", lab.outbound_exclusions());
-    case!("outbound: DNS over UDP comes to the resolver", lab.dns());
+    case!("outbound: DNS comes to the resolver, and its addresses to the services", lab.dns());
     case!("inbound: redirect", lab.inbound("redirect"));
     case!("inbound: tproxy keeps the caller's address", lab.inbound("tproxy"));
     case!("inbound: exclusions by redirect", lab.inbound_exclusions("redirect"));
@@ -325,13 +327,27 @@ impl Lab {
     }
 
     async fn dns(&self) -> anyhow::Result<String> {
-        let Network { a, c, .. } = &self.network;
-        echo_datagrams(a, RESOLVER).await?;
-        self.intercept(a, &format!("up --no-inbound --dns-port {RESOLVER} --exclude-uid {PROXY_UID}"))?;
-        for to in c.at(53) {
-            datagram(a, to).await.with_context(|| format!("{to}"))?;
+        let Network { a, b, c, .. } = &self.network;
+        dns_server(c, ELSEWHERE).await?;
+        let upstreams = c.at(53).map(|upstream| format!("'{upstream}'")).join(", ");
+        let settings = format!(
+            "outbound: {{address: '[::]:15001', intercepted: true}}\n\
+             dns: {{addresses: ['127.0.0.1:{RESOLVER}', '[::1]:{RESOLVER}'], upstreams: [{upstreams}], search: []}}"
+        );
+        let _sidecar = self.sidecar(a, &settings).await?;
+        self.intercept(a, &format!("up --no-inbound --dns-port {RESOLVER}"))?;
+        let mut found = String::new();
+        for server in c.at(53) {
+            let before = self.redirected(a)?;
+            let elsewhere = resolve(a, server, "example.net").await?;
+            ensure!(elsewhere == ELSEWHERE, "{server}: example.net is {elsewhere}");
+            let orders = resolve(a, server, "orders").await?;
+            ensure!(self.redirected(a)? == before + 2, "{server}: the resolver's questions come back to it");
+            let answer = get(a, (orders, 80).into(), "orders", NOBODY).await?;
+            ensure!(answer.local == b.v4.to_string(), "{orders} leads elsewhere: {answer:?}");
+            found = orders.to_string();
         }
-        Ok(String::new())
+        Ok(format!("(orders is {found})"))
     }
 
     async fn inbound(&self, mode: &str) -> anyhow::Result<String> {

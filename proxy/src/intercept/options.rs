@@ -159,12 +159,6 @@ impl TryFrom<Up> for Options {
                 return Err(InterceptError::Option { option, value: value.to_string(), expected });
             }
         }
-        if up.dns_port.is_some() && up.exclude_uid.is_empty() && up.exclude_gid.is_empty() {
-            let value = up.dns_port.unwrap_or_default().to_string();
-            let expected = "a resolver's own queries are told by their user alone, or they would come back to it: give \
-                            --exclude-uid too, with the proxy's";
-            return Err(InterceptError::Option { option: "--dns-port", value, expected });
-        }
         let options = Options {
             mode: up.mode,
             outbound: (!up.no_outbound).then_some(up.outbound_port),

@@ -51,6 +51,9 @@ impl Network {
             ip(&format!("-n {name} addr add {v4}/24 dev eth0"))?;
             ip(&format!("-n {name} addr add {v6}/64 dev eth0 nodad"))?;
             ip(&format!("-n {name} link set eth0 up"))?;
+            // There is nobody, but a virtual address needs some way to begin with.
+            ip(&format!("-n {name} -4 route add default via 10.77.0.254"))?;
+            ip(&format!("-n {name} -6 route add default via fd77::fe"))?;
         }
         Ok(network)
     }

@@ -93,37 +93,69 @@ async fn serve(
     Ok(())
 }
 
-/// Says to each datagram on the loopback addresses what it said.
-pub(super) async fn echo_datagrams(host: &Host, port: u16) -> anyhow::Result<()> {
-    let both = move || {
-        Ok([UdpSocket::bind((Ipv4Addr::LOCALHOST, port))?, UdpSocket::bind((Ipv6Addr::LOCALHOST, port))?])
-    };
-    for socket in host.inside(both).await? {
+/// Answers each DNS query with one address, over UDP.
+pub(super) async fn dns_server(host: &Host, address: Ipv4Addr) -> anyhow::Result<()> {
+    // One socket each: an answer must come from the address that was asked.
+    let addresses = host.at(53);
+    for socket in host.inside(move || Ok(addresses.map(UdpSocket::bind))).await? {
+        let socket = socket?;
         std::thread::spawn(move || {
-            let mut datagram = [0; 512];
-            while let Ok((length, from)) = socket.recv_from(&mut datagram) {
-                let _ = socket.send_to(&datagram[..length], from);
+            let mut query = [0; 512];
+            while let Ok((length, from)) = socket.recv_from(&mut query) {
+                let mut answer = query[..length].to_vec();
+                let Some(end) = question_end(&answer) else { continue };
+                answer.truncate(end);
+                // A response with recursion, of one question and one answer.
+                answer[2..12].copy_from_slice(&[0x81, 0x80, 0, 1, 0, 1, 0, 0, 0, 0]);
+                answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4]);
+                answer.extend(address.octets());
+                let _ = socket.send_to(&answer, from);
             }
         });
     }
     Ok(())
 }
 
-/// A datagram there and back; the answer must come from the address that was asked.
-pub(super) async fn datagram(host: &Host, to: SocketAddr) -> anyhow::Result<()> {
-    host.inside(move || {
-        let any: SocketAddr =
-            if to.is_ipv4() { (Ipv4Addr::UNSPECIFIED, 0).into() } else { (Ipv6Addr::UNSPECIFIED, 0).into() };
+/// The first address of a name, as a server says it over UDP.
+pub(super) async fn resolve(from: &Host, server: SocketAddr, name: &str) -> anyhow::Result<Ipv4Addr> {
+    let mut query = vec![0, 7, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+    for label in name.split('.') {
+        query.push(u8::try_from(label.len())?);
+        query.extend(label.as_bytes());
+    }
+    query.extend([0, 0, 1, 0, 1]);
+    from.inside(move || {
+        let any: SocketAddr = if server.is_ipv4() {
+            (Ipv4Addr::UNSPECIFIED, 0).into()
+        } else {
+            (Ipv6Addr::UNSPECIFIED, 0).into()
+        };
         let socket = UdpSocket::bind(any)?;
-        socket.connect(to)?;
+        // Takes answers from the server alone.
+        socket.connect(server)?;
         socket.set_read_timeout(Some(ANSWER))?;
-        socket.send(b"who")?;
-        let mut answer = [0; 8];
+        socket.send(&query)?;
+        let mut answer = [0; 512];
         let length = socket.recv(&mut answer).context("no answer")?;
-        ensure!(&answer[..length] == b"who", "another answer");
-        Ok(())
+        let answer = &answer[..length];
+        ensure!(answer.get(7).is_some_and(|answers| *answers > 0), "no address: {answer:?}");
+        // Behind the question: a pointer to its name, type, class, lifetime and length.
+        let at = question_end(answer).context("no question")? + 12;
+        let address: [u8; 4] = answer.get(at..at + 4).context("no address")?.try_into()?;
+        Ok(address.into())
     })
     .await
+}
+
+/// Behind the name, the type and the class of a message's one question.
+fn question_end(message: &[u8]) -> Option<usize> {
+    let mut at = 12;
+    loop {
+        match *message.get(at)? {
+            0 => return (at + 5 <= message.len()).then_some(at + 5),
+            length => at += usize::from(length) + 1,
+        }
+    }
 }
 
 /// GET / with this `Host`.

@@ -22,8 +22,8 @@ fn goldens() {
         ("tproxy", "--mode tproxy"),
         ("outbound", "--no-inbound --ipv4-only --outbound-port 4140"),
         ("inbound", "--no-outbound --inbound-port 4143 --only-inbound-port 8080,9000-9100"),
-        ("dns", "--no-inbound --dns-port 15053 --exclude-uid 1337"),
-        ("dns-alone", "--no-inbound --no-outbound --dns-port 15053 --exclude-gid 1337"),
+        ("dns", "--no-inbound --dns-port 15053"),
+        ("dns-alone", "--no-inbound --no-outbound --dns-port 15053"),
         (
             "exclusions",
             "--mark 0x2a --exclude-mark 7,0x8 --exclude-uid 1337,0 --exclude-gid 1338 \
@@ -59,7 +59,6 @@ fn what_bears_the_proxys_mark_is_never_touched() {
 fn what_cannot_be_meant_is_refused() {
     for (flags, option) in [
         ("--mark 0", "--mark"),
-        ("--dns-port 15053", "--dns-port"),
         ("--exclude-mark 1502", "--exclude-mark"),
         ("--outbound-port 0", "--outbound-port"),
         ("--inbound-port 15001", "--inbound-port"),
