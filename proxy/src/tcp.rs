@@ -25,7 +25,7 @@ use crate::listener::chain::{Local, TcpLocal};
 use crate::listener::transport::Transport;
 use crate::listener::{ListenerLocal, Phase};
 use crate::proxy_protocol::Addresses;
-use crate::route::{Action, Forward, RequestHead, Route};
+use crate::route::{Action, Forward, RequestHead, Route, RouteTable};
 use crate::telemetry::access_log::Entry;
 use crate::upstream::connect::Stream;
 use crate::upstream::open::{self, Target};
@@ -104,9 +104,9 @@ async fn carry(
     prefix: Bytes,
 ) -> Result<(), Error> {
     let worker = &connection.listener.worker;
-    let table = settings.routes.table.load_full().ok_or(Error::NoRouteTable)?;
+    let table = table(connection, settings, course.start).await?;
     let head = RequestHead {
-        method: &Method::CONNECT,
+        method: &Method::GET,
         uri: &Uri::from_static("/"),
         host: "",
         headers: &HeaderMap::new(),
@@ -146,6 +146,28 @@ async fn carry(
         drop(prefix);
     }
     pass(connection, settings, course, transport, opened.stream, worker).await
+}
+
+/// The listener's own routes; on a sidecar's those of the service that has the address where the connection was going.
+async fn table(
+    connection: &Connection,
+    settings: &TcpSettings,
+    now: Instant,
+) -> Result<Arc<RouteTable>, Error> {
+    if let Some(by_name) = &settings.on_demand
+        && let Some(original) = connection.original
+    {
+        let address = original.destination.ip().to_canonical();
+        if by_name.names.is_virtual(address) {
+            // Nobody else has it, so there is nowhere to pass it on to.
+            let found = by_name.names.table_at(address, now).await;
+            return found.inspect_err(|_| tracing::debug!(%address, "nobody has this virtual address"));
+        }
+        if !by_name.pass_unknown {
+            return Err(Error::UnknownName);
+        }
+    }
+    settings.routes.table.load_full().ok_or(Error::NoRouteTable)
 }
 
 /// Bytes both ways, to the end.

@@ -3,6 +3,7 @@
 //! the mesh, with the control plane. Needs root, `ip` and `nft` (as a witness: the proxy needs neither).
 
 mod hosts;
+mod names;
 mod traffic;
 
 use std::os::unix::fs::PermissionsExt as _;
@@ -65,6 +66,7 @@ pub(crate) async fn run(arguments: Vec<String>) -> anyhow::Result<bool> {
     case!("outbound: what is for nobody is refused where policy says so", lab.refuses());
     case!("outbound: exclusions", lab.outbound_exclusions());
     case!("outbound: DNS comes to the resolver, and its addresses to the services", lab.dns());
+    case!("outbound: names have addresses, and these lead to their services", lab.names());
     case!("inbound: redirect", lab.inbound("redirect"));
     case!("inbound: tproxy keeps the caller's address", lab.inbound("tproxy"));
     case!("inbound: exclusions by redirect", lab.inbound_exclusions("redirect"));

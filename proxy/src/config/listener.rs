@@ -83,6 +83,8 @@ pub struct TcpSettings {
     pub routes: Arc<RouteHandle>,
     /// Nothing moves either way. Default 1 h (Envoy's); `None` is off.
     pub idle: Option<Duration>,
+    /// A sidecar's own listener: a connection to a service's virtual address takes that one's routes.
+    pub on_demand: Option<ByName>,
     /// A connection's longest life.
     pub longest: Option<Duration>,
     /// Connections of the listener, over all workers; 0 is no limit.

@@ -118,7 +118,9 @@ fn intercepted(
 ) -> Vec<(ResourceType, Resource)> {
     let http2_name = format!("{name}/h2c");
     let mut own = Vec::new();
-    if passes {
+    // Of what is not HTTP the outbound listener decides itself where it may go, once it knows where it was going.
+    let decides = name == OUTBOUND;
+    if passes || decides {
         own.extend(
             [(name, false), (&http2_name, true)]
                 .map(|(name, http2)| (ResourceType::Cluster, Resource::encode(&original(name, http2)))),
@@ -157,7 +159,8 @@ fn intercepted(
         listener_filters_timeout: Some(DETECTION),
         continue_on_listener_filters_timeout: true,
         transparent: transparent.then_some(BoolValue { value: true }),
-        default_filter_chain: passes.then(|| FilterChain { filters: vec![bytes], ..FilterChain::default() }),
+        default_filter_chain: (passes || decides)
+            .then(|| FilterChain { filters: vec![bytes], ..FilterChain::default() }),
         ..listener(name, address, direction, vec![chain("http/1.1", name), chain("h2c", &http2_name)])
     };
     own.push((ResourceType::Listener, Resource::encode(&listener)));

@@ -263,9 +263,10 @@ impl Store {
                     Serves::Http(Arc::new(ArcSwap::from_pointee(http)))
                 }
                 Reader::Tcp(proxy) => {
-                    let tcp = self
+                    let mut tcp = self
                         .tcp_settings(proxy, &inline, &resource.version, now)
                         .under(|| format!("{path}.filters[0].typed_config"))?;
+                    tcp.on_demand = self.tcp_by_name(&resource.name, compiled.original.is_some());
                     Serves::Tcp(Arc::new(ArcSwap::from_pointee(tcp)))
                 }
             };
@@ -325,6 +326,7 @@ impl Store {
             longest: proxy.longest,
             max_connections: proxy.max_connections,
             access_log: proxy.access_log,
+            on_demand: None,
         })
     }
 

@@ -32,6 +32,13 @@ pub(super) struct Sidecar {
     pass_unknown: bool,
 }
 
+impl Sidecar {
+    fn by_name(&self, listener: &str, intercepted: bool) -> Option<ByName> {
+        let names = self.on_demand.clone().filter(|_| listener == OUTBOUND)?;
+        Some(ByName { names, intercepted, pass_unknown: intercepted && self.pass_unknown })
+    }
+}
+
 impl Store {
     /// The store of a sidecar, with what its bootstrap says: clusters before listeners. `pass_unknown`: intercepted
     /// requests for names that nobody serves go where they were going to.
@@ -74,13 +81,12 @@ impl Store {
     pub(super) fn sidecar_settings(&self, listener: &str, intercepted: bool, settings: &mut HttpSettings) {
         let Some(sidecar) = self.sidecar.as_ref().filter(|_| is_own(listener)) else { return };
         settings.underscores = Underscores::Allow;
-        if listener == OUTBOUND {
-            settings.on_demand = sidecar.on_demand.clone().map(|names| ByName {
-                names,
-                intercepted,
-                pass_unknown: intercepted && sidecar.pass_unknown,
-            });
-        }
+        settings.on_demand = sidecar.by_name(listener, intercepted);
+    }
+
+    /// How the sidecar's outbound listener finds routes for what is not HTTP.
+    pub(super) fn tcp_by_name(&self, listener: &str, intercepted: bool) -> Option<ByName> {
+        self.sidecar.as_ref()?.by_name(listener, intercepted)
     }
 
     pub(super) fn put_api_listener(

@@ -1,6 +1,7 @@
 //! From a request's head to what is done with it. Nothing here waits but for a name on demand, and the order is the point: refuse what is
 //! malformed, normalise, learn the client, drop the hop's headers, set our own, and only then match.
 
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +11,7 @@ use http::uri::PathAndQuery;
 use http::{HeaderName, HeaderValue, Method, Request, Response, Uri, Version, request};
 use hyper::body::{Body as _, Incoming};
 
-use crate::config::listener::HttpSettings;
+use crate::config::listener::{ByName, HttpSettings};
 use crate::error::Error;
 use crate::http::body::{Gate, RequestBody, ResponseBody};
 use crate::http::exchange::Exchange;
@@ -84,17 +85,29 @@ pub(super) async fn on_demand(
         },
     };
     let now = exchange.start;
-    match by_name.names.table(host, now).await {
-        Ok(table) => Ok(Some(table)),
-        // The application would have reached it without us.
-        Err(error) if by_name.pass_unknown && error != Error::NameRefused && way.original().is_some() => {
-            Ok(None)
-        }
-        Err(error) => {
-            exchange.grpc.set(grpc::asks(request.headers()));
-            Err(error)
-        }
-    }
+    let refused = match by_name.names.table(host, now).await {
+        Ok(table) => return Ok(Some(table)),
+        Err(error) => match virtual_destination(by_name, way) {
+            // It was going to a service, whatever it calls that; and nobody else has the address.
+            Some(address) => match by_name.names.table_at(address, now).await {
+                Ok(table) => return Ok(Some(table)),
+                Err(error) => error,
+            },
+            // The application would have reached it without us.
+            None if by_name.pass_unknown && error != Error::NameRefused && way.original().is_some() => {
+                return Ok(None);
+            }
+            None => error,
+        },
+    };
+    exchange.grpc.set(grpc::asks(request.headers()));
+    Err(refused)
+}
+
+/// The service's address that a connection was going to.
+fn virtual_destination(by_name: &ByName, way: Way) -> Option<IpAddr> {
+    let address = way.original()?.destination.ip().to_canonical();
+    by_name.names.is_virtual(address).then_some(address)
 }
 
 /// `table` is the name's, where the listener is a sidecar's own.
