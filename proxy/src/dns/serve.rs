@@ -37,12 +37,12 @@ pub(super) fn bind(address: SocketAddr, beside: bool) -> anyhow::Result<(UdpSock
         socket(address, Type::DGRAM, false)
             .with_context(|| format!("cannot answer DNS by UDP on {address}; {hint}"))?;
     }
-    let udp = socket(address, Type::DGRAM, true)
-        .with_context(|| format!("cannot answer DNS by UDP on {address}; {hint}"))?;
-    // Port 0 is one port for both.
-    let address = udp.local_addr()?.as_socket().unwrap_or(address);
     let tcp = socket(address, Type::STREAM, true)
         .with_context(|| format!("cannot answer DNS by TCP on {address}; {hint}"))?;
+    // Port 0 is one port for both; of TCP first, as more of that's ports are in use.
+    let address = tcp.local_addr()?.as_socket().unwrap_or(address);
+    let udp = socket(address, Type::DGRAM, true)
+        .with_context(|| format!("cannot answer DNS by UDP on {address}; {hint}"))?;
     Ok((UdpSocket::from_std(udp.into())?, TcpListener::from_std(tcp.into())?))
 }
 
@@ -112,7 +112,13 @@ pub(super) async fn tcp(dns: Arc<Dns>, listener: TcpListener) {
     let permits = Arc::new(Semaphore::new(MOST_CONNECTIONS));
     let mut stop = dns.stop.subscribe();
     loop {
-        let Ok(permit) = permits.clone().acquire_owned().await else { return };
+        // Clients that keep all connections in use must not keep the process.
+        let permit = tokio::select! {
+            biased;
+            permit = permits.clone().acquire_owned() => permit,
+            _ = stop.wait_for(|stop| *stop) => return,
+        };
+        let Ok(permit) = permit else { return };
         let accepted = tokio::select! {
             biased;
             accepted = listener.accept() => accepted,

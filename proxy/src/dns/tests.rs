@@ -316,6 +316,11 @@ async fn an_address_that_is_taken_is_said_unless_it_is_taken_over() {
     let next = rig.dns.serve(&[rig.udp()], true).unwrap();
     let address = rig.udp();
     let Rig { serving, discovery, .. } = rig;
+    // As many as there may be, none of which says anything.
+    let mut silent = Vec::new();
+    for _ in 0..130 {
+        silent.push(TcpStream::connect(address).await.unwrap());
+    }
     let settings = Settings { upstreams: vec![upstream.address], ..Settings::default() };
     // The resolver of the process that takes over is one of its own.
     drop(next);
