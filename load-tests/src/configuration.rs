@@ -1,128 +1,96 @@
-//! Equivalent configurations: one listener, one hundred prefix routes, one upstream over keep-alive, one thread,
-//! no access log.
+//! Equivalent configurations of all peers for a scenario: what the front listener takes, what goes to the one upstream,
+//! how many routes there are. One thread for traffic, keep-alive to the upstream, no access log.
+
+mod caddy;
+mod envoy;
+mod haproxy;
+mod nginx;
+mod ours;
 
 use std::fmt::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-/// Routes of every peer; the load takes one from the middle.
-pub(crate) const ROUTES: usize = 100;
+pub(crate) use self::caddy::proxy as caddy;
+pub(crate) use self::envoy::proxy as envoy;
+pub(crate) use self::haproxy::proxy as haproxy;
+pub(crate) use self::nginx::{proxy as nginx, upstream};
+pub(crate) use self::ours::serve as ours;
 
-/// The path that the load asks for.
-pub(crate) fn path() -> String {
-    format!("/route-{}/item", ROUTES / 2)
+/// What passes through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Front {
+    /// HTTP/1.1 on both sides.
+    Http,
+    /// HTTP/2 with prior knowledge on both sides.
+    H2c,
+    /// TLS that ends at the proxy, HTTP/1.1 behind it.
+    Tls,
+    /// Bytes.
+    Tcp,
 }
 
-fn routes(line: impl Fn(usize) -> String) -> String {
-    (0..ROUTES).fold(String::new(), |mut all, i| {
+/// How a peer is to be set up.
+#[derive(Debug, Clone)]
+pub(crate) struct Scenario {
+    pub(crate) front: Front,
+    /// Prefix routes. The load takes one from the middle.
+    pub(crate) routes: usize,
+    /// PEM files, where TLS ends.
+    pub(crate) pair: Option<Pair>,
+}
+
+/// A certificate and its key.
+#[derive(Debug, Clone)]
+pub(crate) struct Pair {
+    pub(crate) certificate: PathBuf,
+    pub(crate) key: PathBuf,
+    /// Both in one file, as HAProxy wants them.
+    pub(crate) both: PathBuf,
+}
+
+impl Scenario {
+    /// A hundred routes.
+    pub(crate) fn of(front: Front) -> Scenario {
+        Scenario { front, routes: 100, pair: None }
+    }
+
+    /// The name of what passes through.
+    pub(crate) fn mode(&self) -> &'static str {
+        match self.front {
+            Front::Http => "http",
+            Front::H2c => "h2c",
+            Front::Tls => "tls",
+            Front::Tcp => "tcp",
+        }
+    }
+
+    /// The path that the load asks for.
+    pub(crate) fn path(&self) -> String {
+        format!("/route-{}/item", self.routes / 2)
+    }
+}
+
+fn routes(scenario: &Scenario, line: impl Fn(usize) -> String) -> String {
+    (0..scenario.routes).fold(String::new(), |mut all, i| {
         let _ = writeln!(all, "{}", line(i));
         all
     })
 }
 
-/// Where nginx puts what it never needs here.
-fn nginx_paths(folder: &Path) -> String {
-    let folder = folder.display();
-    format!(
-        "client_body_temp_path {folder}/tmp; proxy_temp_path {folder}/tmp; fastcgi_temp_path {folder}/tmp; \
-         uwsgi_temp_path {folder}/tmp; scgi_temp_path {folder}/tmp;"
-    )
-}
-
-/// The upstream: nginx with a fixed answer of 1 KiB.
-pub(crate) fn upstream(folder: &Path, port: u16) -> String {
-    format!(
-        "daemon off; master_process off; pid {folder}/upstream.pid; error_log stderr warn;
-         worker_rlimit_nofile 20000; events {{ worker_connections 12000; }}
-         http {{ access_log off; keepalive_requests 1000000000; keepalive_timeout 600s; {paths}
-           server {{ listen 127.0.0.1:{port} reuseport; location / {{ return 200 \"{body}\"; }} }} }}",
-        folder = folder.display(),
-        paths = nginx_paths(folder),
-        body = "x".repeat(1024),
-    )
-}
-
-/// nginx as the proxy.
-pub(crate) fn nginx(folder: &Path, port: u16, upstream: u16) -> String {
-    let locations = routes(|i| {
-        format!(
-            "location /route-{i}/ {{ proxy_pass http://upstream; proxy_http_version 1.1; proxy_set_header Connection ''; \
-             proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for; proxy_set_header X-Request-Id $request_id; }}"
-        )
-    });
-    format!(
-        "daemon off; master_process off; pid {folder}/nginx.pid; error_log stderr warn;
-         worker_rlimit_nofile 20000; events {{ worker_connections 20000; }}
-         http {{ access_log off; keepalive_requests 1000000000; keepalive_timeout 600s; {paths}
-           upstream upstream {{ server 127.0.0.1:{upstream}; keepalive 256; keepalive_requests 1000000000; }}
-           server {{ listen 127.0.0.1:{port}; {locations} }} }}",
-        folder = folder.display(),
-        paths = nginx_paths(folder),
-    )
-}
-
-/// HAProxy as the proxy.
-pub(crate) fn haproxy(port: u16, upstream: u16) -> String {
-    let rules = routes(|i| format!("  use_backend upstream if {{ path_beg /route-{i}/ }}"));
-    format!(
-        "global
-  nbthread 1
-  no strict-limits
-  ulimit-n 20000
-  maxconn 10100
-defaults
-  mode http
-  timeout connect 2s
-  timeout client 300s
-  timeout server 300s
-  timeout http-keep-alive 300s
-  http-reuse always
-frontend front
-  bind 127.0.0.1:{port}
-  option forwardfor
-  unique-id-format %[uuid()]
-  unique-id-header X-Request-Id
-{rules}
-backend upstream
-  server one 127.0.0.1:{upstream} pool-max-conn 256
-"
-    )
-}
-
-/// Envoy as the proxy, with a static configuration.
-pub(crate) fn envoy(port: u16, upstream: u16) -> String {
-    let routes = routes(|i| {
-        format!("                - {{ match: {{ prefix: /route-{i}/ }}, route: {{ cluster: upstream }} }}")
-    });
-    format!(
-        "static_resources:
-  listeners:
-  - name: front
-    address: {{ socket_address: {{ address: 127.0.0.1, port_value: {port} }} }}
-    filter_chains:
-    - filters:
-      - name: hcm
-        typed_config:
-          '@type': type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
-          stat_prefix: front
-          use_remote_address: true
-          stream_idle_timeout: 300s
-          route_config:
-            virtual_hosts:
-            - name: all
-              domains: ['*']
-              routes:
-{routes}
-          http_filters:
-          - name: router
-            typed_config: {{ '@type': type.googleapis.com/envoy.extensions.filters.http.router.v3.Router }}
-  clusters:
-  - name: upstream
-    type: STATIC
-    connect_timeout: 2s
-    circuit_breakers: {{ thresholds: [ {{ max_connections: 20000, max_requests: 20000, max_pending_requests: 20000 }} ] }}
-    load_assignment:
-      cluster_name: upstream
-      endpoints: [ {{ lb_endpoints: [ {{ endpoint: {{ address: {{ socket_address: {{ address: 127.0.0.1, port_value: {upstream} }} }} }} }} ] }} ]
-"
-    )
+impl Pair {
+    /// A new one for `localhost`, with a P-256 key as most have.
+    pub(crate) fn generate(folder: &Path) -> anyhow::Result<Pair> {
+        let key = rcgen::KeyPair::generate()?;
+        let names = vec![String::from("localhost"), String::from("127.0.0.1")];
+        let certificate = rcgen::CertificateParams::new(names)?.self_signed(&key)?;
+        let pair = Pair {
+            certificate: folder.join("cert.pem"),
+            key: folder.join("key.pem"),
+            both: folder.join("both.pem"),
+        };
+        std::fs::write(&pair.certificate, certificate.pem())?;
+        std::fs::write(&pair.key, key.serialize_pem())?;
+        std::fs::write(&pair.both, certificate.pem() + &key.serialize_pem())?;
+        Ok(pair)
+    }
 }

@@ -1,12 +1,12 @@
 //! Measures Pontoon's proxy and its peers side by side in one run. Every figure is read as a ratio: this may run
 //! on a shared machine, and CPU time per request is what noise touches least. Started by `cargo xtask bench`.
 
+mod client;
 mod configuration;
 mod measure;
 mod peer;
 mod phase;
 mod report;
-mod xds;
 
 use std::path::PathBuf;
 
@@ -26,8 +26,11 @@ struct Arguments {
     #[arg(long = "phase", value_enum)]
     phases: Vec<Phase>,
     /// Only these peers beside ourselves.
-    #[arg(long, value_enum)]
-    against: Vec<Name>,
+    #[arg(long = "peer", value_enum)]
+    peers: Vec<Name>,
+    /// The JSON of an earlier run: what has become worse since by more than the spread is printed.
+    #[arg(long, value_name = "FILE")]
+    against: Option<PathBuf>,
     /// Where the results go as JSON.
     #[arg(long)]
     json: Option<PathBuf>,
@@ -43,6 +46,12 @@ struct Arguments {
     /// Envoy.
     #[arg(long, env = "PONTOON_BENCH_ENVOY")]
     envoy: PathBuf,
+    /// The proxy on Pingora.
+    #[arg(long, env = "PONTOON_BENCH_PINGORA")]
+    pingora: PathBuf,
+    /// Caddy.
+    #[arg(long, env = "PONTOON_BENCH_CADDY")]
+    caddy: PathBuf,
     /// For configurations, logs and results.
     #[arg(long, env = "PONTOON_BENCH_ARTIFACTS")]
     artifacts: PathBuf,
@@ -57,21 +66,23 @@ fn main() -> anyhow::Result<()> {
         folder: arguments.artifacts.clone(),
         proxy: arguments.proxy,
         envoy: arguments.envoy,
+        pingora: arguments.pingora,
+        caddy: arguments.caddy,
         pontoon: arguments.pontoon,
         spring: arguments.spring,
         runtime: runtime.handle().clone(),
         quick: arguments.quick,
     };
     let mut peers = vec![Name::Pontoon];
-    let others = [Name::Haproxy, Name::Nginx, Name::Envoy];
-    peers
-        .extend(others.into_iter().filter(|p| arguments.against.is_empty() || arguments.against.contains(p)));
+    let others = [Name::Haproxy, Name::Nginx, Name::Envoy, Name::Pingora, Name::Caddy];
+    peers.extend(others.into_iter().filter(|p| arguments.peers.is_empty() || arguments.peers.contains(p)));
     let phases = match (arguments.phases.is_empty(), arguments.quick) {
         (false, _) => arguments.phases,
         (true, true) => Phase::QUICK.to_vec(),
         (true, false) => Phase::ALL.to_vec(),
     };
 
+    let earlier = arguments.against.as_deref().map(report::Results::read).transpose()?;
     let mut results = report::Results::begin(&peers, arguments.quick);
     for phase in phases {
         println!("{}", phase.title());
@@ -80,6 +91,9 @@ fn main() -> anyhow::Result<()> {
         results.tables.push(table);
     }
     let json = arguments.artifacts.join(if arguments.quick { "quick.json" } else { "results.json" });
+    if let Some(earlier) = &earlier {
+        println!("{}", results.compare(earlier));
+    }
     results.keep_of(&json);
     results.write_json(&json)?;
     if let Some(copy) = &arguments.json {

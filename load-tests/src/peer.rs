@@ -12,7 +12,8 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde::Serialize;
 use tokio::time::Instant;
 
-use crate::{configuration, xds};
+use crate::configuration::{self, Front, Scenario};
+use crate::report::Row;
 
 const START_TIMEOUT: Duration = Duration::from_secs(20);
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
@@ -30,6 +31,10 @@ pub(crate) enum Name {
     Nginx,
     /// Envoy.
     Envoy,
+    /// A proxy on Pingora, of `load-tests/pingora`.
+    Pingora,
+    /// Caddy.
+    Caddy,
 }
 
 impl Name {
@@ -39,6 +44,8 @@ impl Name {
             Name::Haproxy => "HAProxy",
             Name::Nginx => "nginx",
             Name::Envoy => "Envoy",
+            Name::Pingora => "Pingora",
+            Name::Caddy => "Caddy",
         }
     }
 }
@@ -50,6 +57,8 @@ pub(crate) struct Bench {
     pub(crate) proxy: PathBuf,
     pub(crate) envoy: PathBuf,
     pub(crate) pontoon: PathBuf,
+    pub(crate) pingora: PathBuf,
+    pub(crate) caddy: PathBuf,
     /// Where the Spring applications are; only a full run needs them.
     pub(crate) spring: Option<PathBuf>,
     /// Runs the xDS server for our proxy.
@@ -86,45 +95,74 @@ impl Drop for Running {
 
 impl Bench {
     /// The fixed answer behind every proxy.
-    pub(crate) fn upstream(&self) -> anyhow::Result<Running> {
+    pub(crate) fn upstream(&self, front: Front) -> anyhow::Result<Running> {
         let port = free_port()?;
-        let file = self.write("upstream.conf", &configuration::upstream(&self.folder, port))?;
+        let file = self.write("upstream.conf", &configuration::upstream(&self.folder, front, port))?;
         let mut command = Command::new("nginx");
         command.arg("-c").arg(file).arg("-e").arg(self.folder.join("upstream.err"));
         self.start("upstream", command, port)
     }
 
     /// One proxy in front of it.
-    pub(crate) fn proxy(&self, name: Name, upstream: u16) -> anyhow::Result<Running> {
+    pub(crate) fn proxy(&self, name: Name, scenario: &Scenario, upstream: u16) -> anyhow::Result<Running> {
         let port = free_port()?;
         let command = match name {
             Name::Pontoon => {
-                let server = self.runtime.block_on(xds::serve(port, upstream))?;
+                let server = self.runtime.block_on(configuration::ours(scenario, port, upstream))?;
                 let mut command = Command::new(&self.proxy);
                 command.args(["--workers", "1", "--admin", "127.0.0.1:0", "--drain-seconds", "1"]);
                 command.args(["--xds-server", &format!("http://{server}")]);
                 command
             }
             Name::Haproxy => {
-                let file = self.write("haproxy.cfg", &configuration::haproxy(port, upstream))?;
+                let file = self.write("haproxy.cfg", &configuration::haproxy(scenario, port, upstream))?;
                 let mut command = Command::new("haproxy");
                 command.arg("-db").arg("-f").arg(file);
                 command
             }
             Name::Nginx => {
-                let file = self.write("nginx.conf", &configuration::nginx(&self.folder, port, upstream))?;
+                let file =
+                    self.write("nginx.conf", &configuration::nginx(&self.folder, scenario, port, upstream))?;
                 let mut command = Command::new("nginx");
                 command.arg("-c").arg(file).arg("-e").arg(self.folder.join("nginx.err"));
                 command
             }
             Name::Envoy => {
-                let file = self.write("envoy.yaml", &configuration::envoy(port, upstream))?;
+                let file = self.write("envoy.yaml", &configuration::envoy(scenario, port, upstream))?;
                 let mut command = Command::new(&self.envoy);
                 command.args(["--concurrency", "1", "--use-dynamic-base-id", "-l", "warn", "-c"]).arg(file);
                 command
             }
+            Name::Pingora => {
+                let mut command = Command::new(&self.pingora);
+                command.args([scenario.mode(), &scenario.routes.to_string()]);
+                command.args([port.to_string(), upstream.to_string()]);
+                if let Some(pair) = &scenario.pair {
+                    command.args([&pair.certificate, &pair.key]);
+                }
+                command
+            }
+            Name::Caddy => {
+                let file = self.write("Caddyfile", &configuration::caddy(scenario, port, upstream))?;
+                let mut command = Command::new(&self.caddy);
+                command.args(["run", "--adapter", "caddyfile", "--config"]).arg(file);
+                // What it stores goes nowhere else, and one thread runs Go code.
+                command.env("HOME", &self.folder).env("GOMAXPROCS", "1");
+                command
+            }
         };
         self.start(name.text(), command, port)
+    }
+
+    /// All that can do this, each in front of `upstream`.
+    pub(crate) fn proxies(
+        &self,
+        names: &[Name],
+        scenario: &Scenario,
+        upstream: u16,
+    ) -> anyhow::Result<Vec<(Row, Running)>> {
+        let able = names.iter().filter(|name| !(**name == Name::Caddy && scenario.front == Front::Tcp));
+        able.map(|name| Ok((Row::new(name.text()), self.proxy(*name, scenario, upstream)?))).collect()
     }
 
     fn write(&self, name: &str, text: &str) -> anyhow::Result<PathBuf> {
@@ -133,7 +171,7 @@ impl Bench {
         Ok(path)
     }
 
-    fn start(&self, name: &str, mut command: Command, port: u16) -> anyhow::Result<Running> {
+    pub(crate) fn start(&self, name: &str, mut command: Command, port: u16) -> anyhow::Result<Running> {
         let log = self.folder.join(format!("{name}.log"));
         let out = File::create(&log).with_context(|| format!("cannot make {}", log.display()))?;
         let path = std::env::var("PATH").unwrap_or_default();
@@ -161,7 +199,7 @@ impl Bench {
 }
 
 /// Below the range from which the kernel takes outgoing ports.
-fn free_port() -> anyhow::Result<u16> {
+pub(crate) fn free_port() -> anyhow::Result<u16> {
     let start = 20_000 + (std::process::id() % 10_000) as u16;
     static NEXT: std::sync::atomic::AtomicU16 = std::sync::atomic::AtomicU16::new(0);
     for _ in 0..2_000 {

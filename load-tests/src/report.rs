@@ -49,6 +49,16 @@ fn median(values: &[f64]) -> Option<f64> {
     sorted.get(sorted.len() / 2).copied()
 }
 
+/// Of rates more is better, of all else less.
+fn is_worse(figure: &str, now: &[f64], then: &[f64]) -> bool {
+    let least = |values: &[f64]| values.iter().copied().min_by(f64::total_cmp).unwrap_or(0.0);
+    let most = |values: &[f64]| values.iter().copied().max_by(f64::total_cmp).unwrap_or(0.0);
+    match figure.contains("/s") {
+        true => most(now) < least(then),
+        false => least(now) > most(then),
+    }
+}
+
 fn number(value: f64) -> String {
     if value >= 1000.0 { format!("{value:.0}") } else { format!("{value:.1}") }
 }
@@ -67,7 +77,11 @@ impl Table {
             self.rows.iter().skip(1).filter_map(|row| row.median(&self.ratio_of)).min_by(f64::total_cmp);
         for row in &self.rows {
             let _ = write!(out, "\n| {} |", row.peer);
-            for (_, values) in &row.figures {
+            for name in &names {
+                let Some((_, values)) = row.figures.iter().find(|(own, _)| own == name) else {
+                    out.push_str(" - |");
+                    continue;
+                };
                 let (low, high) =
                     values.iter().fold((f64::MAX, f64::MIN), |(l, h), v| (l.min(*v), h.max(*v)));
                 let middle = median(values).map_or_else(|| "-".into(), number);
@@ -124,6 +138,43 @@ impl Results {
         self.tables.sort_by_key(place);
     }
 
+    /// What an earlier run wrote.
+    pub(crate) fn read(path: &Path) -> anyhow::Result<Results> {
+        let text = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+        serde_json::from_slice(&text).with_context(|| format!("{} is not a result of ours", path.display()))
+    }
+
+    /// Our own figures that are worse than in the earlier run, so that not even the best round of now comes up to the
+    /// worst one of then.
+    pub(crate) fn compare(&self, earlier: &Results) -> String {
+        let mut out = String::new();
+        for table in &self.tables {
+            let then = earlier.tables.iter().find(|then| then.phase == table.phase);
+            let Some((row, then)) = table.rows.first().zip(then.and_then(|then| then.rows.first())) else {
+                continue;
+            };
+            for (figure, now) in &row.figures {
+                let Some((_, then)) = then.figures.iter().find(|(name, _)| name == figure) else { continue };
+                if is_worse(figure, now, then)
+                    && let Some((now, then)) = median(now).zip(median(then))
+                {
+                    let _ = writeln!(
+                        out,
+                        "worse: {}, {figure}: {} instead of {}",
+                        table.phase,
+                        number(now),
+                        number(then)
+                    );
+                }
+            }
+        }
+        if out.is_empty() {
+            String::from("nothing is worse than before by more than the spread")
+        } else {
+            out
+        }
+    }
+
     pub(crate) fn write_json(&self, path: &Path) -> anyhow::Result<()> {
         let text = serde_json::to_string_pretty(self)?;
         std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
@@ -160,7 +211,8 @@ impl Results {
             "\n## How to repeat\n\n",
             "    cargo xtask bench               # everything, about 25 minutes\n",
             "    cargo xtask bench --quick       # under 5 minutes, without convergence; writes target/bench/benchmarks.md\n",
-            "    cargo xtask bench --phase http1 --against nginx\n",
+            "    cargo xtask bench --phase http1 --peer nginx\n",
+            "    cargo xtask bench --against results.json    # and say what is worse than in that run\n",
         ));
         out
     }
@@ -172,6 +224,8 @@ fn version(peer: Name) -> String {
         Name::Haproxy => ("haproxy", "-v"),
         Name::Nginx => ("nginx", "-v"),
         Name::Envoy => return String::from("1.40.0"),
+        Name::Pingora => return String::from("0.9.1"),
+        Name::Caddy => return String::from("2.11.9"),
     };
     let path = std::env::var("PATH").unwrap_or_default();
     let output =
@@ -179,4 +233,18 @@ fn version(peer: Name) -> String {
     let text = output.map(|o| [o.stdout, o.stderr].concat()).unwrap_or_default();
     let text = String::from_utf8_lossy(&text);
     text.lines().next().unwrap_or_default().trim_start_matches("nginx version: ").to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_beyond_the_spread_is_worse() {
+        assert!(is_worse("CPU µs/request", &[17.0, 18.0], &[15.0, 16.0]));
+        assert!(!is_worse("CPU µs/request", &[15.9, 18.0], &[15.0, 16.0]));
+        assert!(is_worse("requests/s", &[90.0, 95.0], &[96.0, 99.0]));
+        assert!(!is_worse("requests/s", &[90.0, 97.0], &[96.0, 99.0]));
+        assert!(is_worse("CPU s/GiB", &[0.3], &[0.2]));
+    }
 }

@@ -20,8 +20,11 @@ pub(crate) struct Arguments {
     #[arg(long = "phase", value_name = "NAME")]
     phases: Vec<String>,
     /// Only these peers beside ourselves.
-    #[arg(long, value_name = "PEER")]
-    against: Vec<String>,
+    #[arg(long = "peer", value_name = "PEER")]
+    peers: Vec<String>,
+    /// The JSON of an earlier run: what has become worse since by more than the spread is printed.
+    #[arg(long, value_name = "FILE")]
+    against: Option<String>,
     /// Where the results go as JSON; without it, beside the logs in target/bench.
     #[arg(long, value_name = "FILE")]
     json: Option<String>,
@@ -35,6 +38,8 @@ pub(crate) fn run(
 ) -> anyhow::Result<()> {
     tools.debian(steps)?;
     let envoy = tools.envoy(steps)?;
+    let pingora = tools.pingora(steps, workspace)?;
+    let caddy = tools.caddy(steps)?;
     let mut build = Command::new("cargo");
     build.current_dir(workspace).args(["build", "--release", "--locked", "--bins"]);
     build.args(["-p", "pontoon", "-p", "pontoon-proxy", "-p", "pontoon-load-tests"]);
@@ -46,14 +51,17 @@ pub(crate) fn run(
     command.env("PONTOON_BENCH_PONTOON", release.join("pontoon"));
     command.env("PONTOON_BENCH_PROXY", release.join("pontoon-proxy"));
     command.env("PONTOON_BENCH_ENVOY", envoy);
+    command.env("PONTOON_BENCH_PINGORA", pingora);
+    command.env("PONTOON_BENCH_CADDY", caddy);
     if !arguments.quick {
         command.env("PONTOON_E2E_SPRING", tools.spring(steps, workspace)?);
     }
     command.env("PONTOON_BENCH_ARTIFACTS", workspace.join("target/bench"));
     command.args(arguments.quick.then_some("--quick"));
-    for (flag, values) in [("--phase", &arguments.phases), ("--against", &arguments.against)] {
+    for (flag, values) in [("--phase", &arguments.phases), ("--peer", &arguments.peers)] {
         command.args(values.iter().flat_map(|value| [flag, value]));
     }
+    command.args(arguments.against.iter().flat_map(|file| ["--against", file]));
     command.args(arguments.json.iter().flat_map(|file| ["--json", file]));
     let status = command.status()?;
     if !status.success() {

@@ -15,8 +15,15 @@ const MDBOOK: CargoTool = CargoTool { package: "mdbook", version: "0.5.4", featu
 const ENVOY_VERSION: &str = "1.40.0";
 /// The last version that has no go.mod; its cases are those of the later ones.
 const H2SPEC: &str = "github.com/summerwind/h2spec/cmd/h2spec@v2.2.1+incompatible";
-/// Debian's own, of whatever release the machine has: package and the program in it.
-const APT: [(&str, &str); 3] = [("nginx", "nginx"), ("haproxy", "haproxy"), ("wrk", "wrk")];
+const CADDY: &str = "github.com/caddyserver/caddy/v2/cmd/caddy@v2.11.9";
+/// Debian's own, of whatever release the machine has: package and the program, or the file, in it.
+const APT: [(&str, &str); 5] = [
+    ("nginx", "nginx"),
+    ("libnginx-mod-stream", "/usr/lib/nginx/modules/ngx_stream_module.so"),
+    ("haproxy", "haproxy"),
+    ("wrk", "wrk"),
+    ("nghttp2-client", "h2load"),
+];
 /// The same, for networks in namespaces.
 const APT_NETWORK: [(&str, &str); 3] = [("iproute2", "ip"), ("nftables", "nft"), ("util-linux", "setpriv")];
 
@@ -78,7 +85,7 @@ impl Tools {
         Ok(program)
     }
 
-    /// nginx, HAProxy and wrk.
+    /// nginx, HAProxy and the loads.
     pub(crate) fn debian(&self, steps: &Steps) -> anyhow::Result<()> {
         apt(steps, &APT)
     }
@@ -105,12 +112,21 @@ impl Tools {
 
     /// h2spec, built by Go from the module proxy.
     pub(crate) fn h2spec(&self, steps: &Steps) -> anyhow::Result<PathBuf> {
-        let (_, version) = H2SPEC.split_once('@').context("H2SPEC has no version")?;
-        let folder = self.folder(&format!("h2spec-{version}"));
-        let program = folder.join("h2spec");
+        self.go_tool(steps, "h2spec", H2SPEC)
+    }
+
+    /// Caddy, built by Go from the module proxy.
+    pub(crate) fn caddy(&self, steps: &Steps) -> anyhow::Result<PathBuf> {
+        self.go_tool(steps, "caddy", CADDY)
+    }
+
+    fn go_tool(&self, steps: &Steps, name: &str, module: &str) -> anyhow::Result<PathBuf> {
+        let (_, version) = module.split_once('@').with_context(|| format!("{module} has no version"))?;
+        let folder = self.folder(&format!("{name}-{version}"));
+        let program = folder.join(name);
         if !program.is_file() {
             if !on_path("go") {
-                bail!("go is not on PATH: h2spec needs Go 1.18 or newer");
+                bail!("go is not on PATH: {name} is built with it");
             }
             let mut install = Command::new("go");
             // Not inside a module, whose go.mod would otherwise have a say.
@@ -118,10 +134,19 @@ impl Tools {
                 .current_dir(&self.cache)
                 .env("GOBIN", &folder)
                 .env("GOFLAGS", "")
-                .args(["install", H2SPEC]);
-            steps.run("install h2spec", &mut install)?;
+                .args(["install", module]);
+            steps.run(&format!("install {name}"), &mut install)?;
         }
         Ok(program)
+    }
+
+    /// The proxy on Pingora.
+    pub(crate) fn pingora(&self, steps: &Steps, workspace: &Path) -> anyhow::Result<PathBuf> {
+        let target = self.folder("pingora");
+        let mut build = Command::new("cargo");
+        build.current_dir(workspace.join("load-tests/pingora")).args(["build", "--release", "--target-dir"]);
+        steps.run("build the proxy on Pingora", build.arg(&target))?;
+        Ok(target.join("release/pontoon-pingora-peer"))
     }
 
     /// The Spring applications of `e2e/spring`, built by Maven and kept under a stamp of their sources.

@@ -3,10 +3,10 @@
 
 use anyhow::bail;
 
-use crate::configuration;
+use crate::configuration::{Front, Scenario};
 use crate::measure::{cpu_time, wrk};
-use crate::peer::{Bench, Name, Running};
-use crate::report::{Row, Table};
+use crate::peer::{Bench, Name};
+use crate::report::Table;
 
 pub(super) const TITLE: &str =
     "CPU time per HTTP/1.1 request (64 connections, 1 KiB, 100 routes, one worker)";
@@ -16,14 +16,12 @@ const WARM_SECONDS: u32 = 1;
 
 pub(super) fn run(bench: &Bench, peers: &[Name]) -> anyhow::Result<Table> {
     let (rounds, seconds) = if bench.quick { (3, 4) } else { (7, 8) };
-    let upstream = bench.upstream()?;
-    let mut running: Vec<(Row, Running)> = Vec::new();
-    for peer in peers {
-        running.push((Row::new(peer.text()), bench.proxy(*peer, upstream.port)?));
-    }
+    let scenario = Scenario::of(Front::Http);
+    let upstream = bench.upstream(Front::Http)?;
+    let mut running = bench.proxies(peers, &scenario, upstream.port)?;
     for round in 0..rounds {
         for (row, proxy) in &mut running {
-            let url = format!("http://127.0.0.1:{}{}", proxy.port, configuration::path());
+            let url = format!("http://127.0.0.1:{}{}", proxy.port, scenario.path());
             if round == 0 {
                 wrk(&url, CONNECTIONS, WARM_SECONDS)?;
             }

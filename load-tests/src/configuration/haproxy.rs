@@ -1,0 +1,42 @@
+//! HAProxy as a peer.
+
+use super::{Front, Scenario, routes};
+
+pub(crate) fn proxy(scenario: &Scenario, port: u16, upstream: u16) -> String {
+    let (mode, front, back) = match scenario.front {
+        Front::Tcp => ("tcp", "", ""),
+        Front::H2c => ("http", " proto h2", " proto h2"),
+        Front::Http | Front::Tls => ("http", "", ""),
+    };
+    let tls =
+        scenario.pair.as_ref().map_or_else(String::new, |pair| format!(" ssl crt {}", pair.both.display()));
+    let rules = match scenario.front {
+        Front::Tcp => String::from("  default_backend upstream"),
+        _ => {
+            "  option forwardfor\n  unique-id-format %[uuid()]\n  unique-id-header X-Request-Id\n".to_owned()
+                + &routes(scenario, |i| format!("  use_backend upstream if {{ path_beg /route-{i}/ }}"))
+        }
+    };
+    let (reuse, pool) = if mode == "http" { ("  http-reuse always", " pool-max-conn 256") } else { ("", "") };
+    format!(
+        "global
+  nbthread 1
+  no strict-limits
+  ulimit-n 20000
+  maxconn 10100
+  tune.h2.max-concurrent-streams 256
+defaults
+  mode {mode}
+  timeout connect 2s
+  timeout client 300s
+  timeout server 300s
+  timeout http-keep-alive 300s
+{reuse}
+frontend front
+  bind 127.0.0.1:{port}{front}{tls}
+{rules}
+backend upstream
+  server one 127.0.0.1:{upstream}{back}{pool}
+"
+    )
+}

@@ -1,0 +1,91 @@
+//! HTTP/2 on both sides: a hundred streams on each connection as fast as they go, by h2load.
+
+use std::process::Command;
+
+use anyhow::{Context as _, bail};
+
+use crate::configuration::{Front, Scenario};
+use crate::measure::{Load, cpu_time};
+use crate::peer::{Bench, Name};
+use crate::report::Table;
+
+pub(super) const TITLE: &str =
+    "HTTP/2 with prior knowledge on both sides (100 streams a connection, 1 KiB, 100 routes, one worker)";
+
+const STREAMS: &str = "100";
+const CONNECTIONS: [(u32, &str, &str); 2] = [
+    (1, "CPU µs/request, 1 connection", "requests/s, 1 connection"),
+    (16, "CPU µs/request, 16", "requests/s, 16"),
+];
+
+pub(super) fn run(bench: &Bench, peers: &[Name]) -> anyhow::Result<Table> {
+    let (rounds, seconds) = if bench.quick { (3, 3) } else { (5, 6) };
+    let upstream = bench.upstream(Front::H2c)?;
+    let scenario = Scenario::of(Front::H2c);
+    let mut running = bench.proxies(peers, &scenario, upstream.port)?;
+    for round in 0..rounds {
+        for (row, proxy) in &mut running {
+            let url = format!("http://127.0.0.1:{}{}", proxy.port, scenario.path());
+            if round == 0 {
+                h2load(&url, 1, 1)?;
+            }
+            for (connections, cost, rate) in CONNECTIONS {
+                let before = cpu_time(proxy.pid())?;
+                let load = h2load(&url, connections, seconds)?;
+                let used = cpu_time(proxy.pid())?.saturating_sub(before);
+                if load.errors > 0 || load.requests == 0 {
+                    bail!("{}: {} errors in {} requests", row.peer, load.errors, load.requests);
+                }
+                row.push(cost, used.as_secs_f64() * 1e6 / load.requests as f64);
+                row.push(rate, load.per_second);
+            }
+        }
+    }
+    Ok(Table {
+        phase: "h2".to_owned(),
+        title: TITLE.to_owned(),
+        ratio_of: CONNECTIONS[1].1.to_owned(),
+        rows: running.into_iter().map(|(row, _)| row).collect(),
+    })
+}
+
+fn h2load(url: &str, connections: u32, seconds: u32) -> anyhow::Result<Load> {
+    let output = Command::new("h2load")
+        .args(["-t1", &format!("-c{connections}"), "-m", STREAMS, "-D", &seconds.to_string(), url])
+        .output()
+        .context("cannot start h2load")?;
+    parse(&String::from_utf8_lossy(&output.stdout))
+}
+
+/// `finished in 3.00s, 13200.33 req/s, ...` and `requests: 100 total, ..., 99 succeeded, 1 failed, 0 errored, 0 timeout`.
+fn parse(text: &str) -> anyhow::Result<Load> {
+    let line = |mark: &str| {
+        let line = text.lines().find(|line| line.starts_with(mark));
+        line.with_context(|| format!("h2load says nothing useful:\n{text}"))
+    };
+    let number = |line: &str, unit: &str| {
+        let part = line.split(',').find(|part| part.trim_end().ends_with(unit));
+        part.and_then(|part| part.split_whitespace().find_map(|word| word.parse::<f64>().ok())).unwrap_or(0.0)
+    };
+    let requests = line("requests:")?;
+    let errors: f64 = ["failed", "errored", "timeout"].iter().map(|unit| number(requests, unit)).sum();
+    Ok(Load {
+        requests: number(line("status codes:")?, "2xx") as u64,
+        errors: errors as u64,
+        per_second: number(line("finished in")?, "req/s"),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_h2load_prints_is_read() {
+        let text = "finished in 3.00s, 13200.33 req/s, 13.21MB/s\n\
+                    requests: 39700 total, 39800 started, 39700 done, 39601 succeeded, 1 failed, 2 errored, 3 timeout\n\
+                    status codes: 39601 2xx, 0 3xx, 0 4xx, 0 5xx\n";
+        let expected = Load { requests: 39_601, errors: 6, per_second: 13_200.33 };
+        assert_eq!(parse(text).unwrap(), expected);
+    }
+}
