@@ -3,6 +3,7 @@
 //! does not look like an end.
 
 pub(crate) mod copy;
+mod splice;
 
 use std::io;
 use std::net::SocketAddr;

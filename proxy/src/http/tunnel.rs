@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::exchange::Exchange;
 use crate::error::Error;
@@ -50,7 +49,7 @@ impl Tunnel {
         });
     }
 
-    async fn copy<N: AsyncRead + AsyncWrite + Unpin>(self, near: N, owns_connection: bool) {
+    async fn copy<N: copy::Stream>(self, near: N, owns_connection: bool) {
         let Self { far, exchange, idle } = self;
         match far {
             Far::Upgrade(upstream, lease) => {
@@ -80,8 +79,8 @@ async fn between<N, F>(
     idle: Option<Duration>,
     owns_connection: bool,
 ) where
-    N: AsyncRead + AsyncWrite + Unpin,
-    F: AsyncRead + AsyncWrite + Unpin,
+    N: copy::Stream,
+    F: copy::Stream,
 {
     let bounds = Bounds { idle, until: None };
     let moved = |from, length| {

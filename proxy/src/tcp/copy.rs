@@ -1,28 +1,70 @@
 //! Bytes both ways between two streams, each direction ending by itself (half-close). What is read goes through one
 //! buffer of the thread's; only what the other side does not take at once is kept, so that a connection that waits
-//! costs no buffer at all and a busy one moves 64 KiB at a time.
+//! costs no buffer at all and a busy one moves 64 KiB at a time. Where much flows between two sockets, the kernel
+//! moves it alone.
 
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
 use tokio::time::Instant;
+use tokio_rustls::client;
 
+use super::splice::Pipe;
+use crate::listener::io::Io;
+use crate::listener::transport::Transport;
 use crate::worker::local::{Timer, Worker};
 
 /// Read at once, and so the most that is kept for a reader that is slow.
 const CHUNK: usize = 64 * 1024;
+/// What the kernel moves at once, at the least, for that to go on.
+const FLOW: usize = 16 * 1024;
 /// Chunks of one direction in a row, so that one fast connection does not hold up the others of its worker.
 const TURNS: usize = 16;
 
 thread_local! {
     static BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; CHUNK].into_boxed_slice());
 }
+
+/// What bytes come from and go to.
+pub(crate) trait Stream: AsyncRead + AsyncWrite + Unpin {
+    /// The socket, where the bytes are its own: not under TLS, and not a stream of HTTP/2's.
+    fn bare(&self) -> Option<&TcpStream> {
+        None
+    }
+}
+
+impl Stream for TcpStream {
+    fn bare(&self) -> Option<&TcpStream> {
+        Some(self)
+    }
+}
+
+impl Stream for Transport {
+    fn bare(&self) -> Option<&TcpStream> {
+        match self {
+            Transport::Plain(socket) => Some(socket),
+            Transport::Tls(_) => None,
+        }
+    }
+}
+
+impl<S: Stream + ?Sized> Stream for &mut S {
+    fn bare(&self) -> Option<&TcpStream> {
+        (**self).bare()
+    }
+}
+
+impl Stream for Io {}
+impl<T> Stream for TokioIo<T> where TokioIo<T>: AsyncRead + AsyncWrite + Unpin {}
+impl<T> Stream for Box<client::TlsStream<T>> where client::TlsStream<T>: AsyncRead + AsyncWrite + Unpin {}
 
 /// One end of the two.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,10 +109,10 @@ pub(crate) async fn between<N, F>(
     mut closed: impl FnMut(&mut Context<'_>) -> Poll<()>,
 ) -> End
 where
-    N: AsyncRead + AsyncWrite + Unpin,
-    F: AsyncRead + AsyncWrite + Unpin,
+    N: Stream,
+    F: Stream,
 {
-    let (mut near, mut far) = (pin!(near), pin!(far));
+    let (mut near, mut far) = (near, far);
     let (mut up, mut down) = (Half::default(), Half::default());
     let mut count = 0_u64;
     let mut clock = Clock::new(worker, bounds);
@@ -79,11 +121,11 @@ where
             count += 1;
             moved(side, length);
         };
-        let sent = up.poll(cx, near.as_mut(), far.as_mut(), |length| note(Side::Near, length));
+        let sent = up.poll(cx, &mut near, &mut far, |length| note(Side::Near, length));
         if let Poll::Ready(Err(fault)) = sent {
             return Poll::Ready(fault.seen_from(Side::Near));
         }
-        let received = down.poll(cx, far.as_mut(), near.as_mut(), |length| note(Side::Far, length));
+        let received = down.poll(cx, &mut far, &mut near, |length| note(Side::Far, length));
         if let Poll::Ready(Err(fault)) = received {
             return Poll::Ready(fault.seen_from(Side::Far));
         }
@@ -104,6 +146,10 @@ struct Half {
     /// What was read and not yet taken.
     kept: Vec<u8>,
     taken: usize,
+    /// The same, where the kernel has it.
+    pipe: Option<Pipe>,
+    /// The last chunk was as long as one can be.
+    flows: bool,
     /// Written without a flush.
     unflushed: bool,
     state: State,
@@ -134,32 +180,30 @@ impl Fault {
 }
 
 impl Half {
-    fn poll<R: AsyncRead, W: AsyncWrite>(
+    fn poll<R: Stream, W: Stream>(
         &mut self,
         cx: &mut Context<'_>,
-        mut from: Pin<&mut R>,
-        mut to: Pin<&mut W>,
+        from: &mut R,
+        to: &mut W,
         mut moved: impl FnMut(usize),
     ) -> Poll<Result<(), Fault>> {
         for _ in 0..TURNS {
-            ready!(self.poll_kept(cx, to.as_mut())).map_err(Fault::Write)?;
+            ready!(self.poll_kept(cx, to)).map_err(Fault::Write)?;
             match self.state {
                 State::Open => {}
                 State::Ending => {
-                    ready!(to.as_mut().poll_shutdown(cx)).map_err(Fault::Write)?;
+                    ready!(Pin::new(to).poll_shutdown(cx)).map_err(Fault::Write)?;
                     self.state = State::Done;
                     return Poll::Ready(Ok(()));
                 }
                 State::Done => return Poll::Ready(Ok(())),
             }
-            let polled =
-                BUFFER.with_borrow_mut(|buffer| self.poll_chunk(cx, from.as_mut(), to.as_mut(), buffer));
-            match polled {
+            match self.poll_next(cx, from, to) {
                 Poll::Ready(Ok(0)) => self.state = State::Ending,
                 Poll::Ready(Ok(length)) => moved(length),
                 Poll::Ready(Err(fault)) => return Poll::Ready(Err(fault)),
                 Poll::Pending => {
-                    if self.unflushed && to.poll_flush(cx).map_err(Fault::Write)?.is_ready() {
+                    if self.unflushed && Pin::new(to).poll_flush(cx).map_err(Fault::Write)?.is_ready() {
                         self.unflushed = false;
                     }
                     return Poll::Pending;
@@ -170,13 +214,40 @@ impl Half {
         Poll::Pending
     }
 
-    fn poll_kept<W: AsyncWrite>(
+    /// Has more of it on its way; gives how much, or 0 at the end.
+    fn poll_next<R: Stream, W: Stream>(
         &mut self,
         cx: &mut Context<'_>,
-        mut to: Pin<&mut W>,
-    ) -> Poll<io::Result<()>> {
+        from: &mut R,
+        to: &mut W,
+    ) -> Poll<Result<usize, Fault>> {
+        if self.flows
+            && let (Some(from), Some(_)) = (from.bare(), to.bare())
+            && let Some(pipe) = self.pipe.take().or_else(Pipe::borrow)
+        {
+            let pipe = self.pipe.insert(pipe);
+            let filled = pipe.poll_fill(cx, from).map_err(Fault::Read);
+            if !matches!(filled, Poll::Ready(Ok(FLOW..))) {
+                // What trickles is copied, and the pipe is another's.
+                self.flows = false;
+                self.pipe.take_if(|pipe| pipe.is_empty());
+            }
+            return filled;
+        }
+        let polled = BUFFER.with_borrow_mut(|buffer| self.poll_chunk(cx, from, to, buffer));
+        self.flows = matches!(polled, Poll::Ready(Ok(CHUNK..)));
+        polled
+    }
+
+    fn poll_kept<W: Stream>(&mut self, cx: &mut Context<'_>, to: &mut W) -> Poll<io::Result<()>> {
+        if let (Some(pipe), Some(to)) = (&mut self.pipe, to.bare()) {
+            ready!(pipe.poll_drain(cx, to))?;
+            if !self.flows {
+                self.pipe = None;
+            }
+        }
         while self.taken < self.kept.len() {
-            self.taken += ready!(write(cx, to.as_mut(), &self.kept[self.taken..]))?;
+            self.taken += ready!(write(cx, to, &self.kept[self.taken..]))?;
         }
         if self.taken > 0 {
             (self.kept, self.taken) = (Vec::new(), 0);
@@ -185,19 +256,19 @@ impl Half {
     }
 
     /// Reads once and writes what of it is taken; keeps the rest.
-    fn poll_chunk<R: AsyncRead, W: AsyncWrite>(
+    fn poll_chunk<R: Stream, W: Stream>(
         &mut self,
         cx: &mut Context<'_>,
-        from: Pin<&mut R>,
-        mut to: Pin<&mut W>,
+        from: &mut R,
+        to: &mut W,
         buffer: &mut [u8],
     ) -> Poll<Result<usize, Fault>> {
         let mut read = ReadBuf::new(buffer);
-        ready!(from.poll_read(cx, &mut read)).map_err(Fault::Read)?;
+        ready!(Pin::new(from).poll_read(cx, &mut read)).map_err(Fault::Read)?;
         let chunk = read.filled();
         let mut taken = 0;
         while taken < chunk.len() {
-            match write(cx, to.as_mut(), &chunk[taken..]) {
+            match write(cx, to, &chunk[taken..]) {
                 Poll::Ready(Ok(length)) => taken += length,
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(Fault::Write(error))),
                 Poll::Pending => {
@@ -211,8 +282,8 @@ impl Half {
     }
 }
 
-fn write<W: AsyncWrite>(cx: &mut Context<'_>, to: Pin<&mut W>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-    match ready!(to.poll_write(cx, bytes))? {
+fn write<W: Stream>(cx: &mut Context<'_>, to: &mut W, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    match ready!(Pin::new(to).poll_write(cx, bytes))? {
         0 => Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
         length => Poll::Ready(Ok(length)),
     }

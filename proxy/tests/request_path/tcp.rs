@@ -139,14 +139,15 @@ async fn each_direction_ends_by_itself() {
     within(far.read_to_string(&mut asked)).await.unwrap();
     assert_eq!(asked, "select 1");
     // The other direction is still open.
-    let answer = vec![b'x'; 3_000_000];
+    let answer: Vec<u8> = (0..3_000_000_u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    let expected = answer.clone();
     let writing = tokio::spawn(async move {
         far.write_all(&answer).await.unwrap();
     });
     let mut got = Vec::new();
     within(near.read_to_end(&mut got)).await.unwrap();
     writing.await.unwrap();
-    assert_eq!(got.len(), 3_000_000);
+    assert!(got == expected, "{} bytes came", got.len());
     counted(&edge, r#"pontoon_tcp_connections_total{listener="edge",flag="-",reason=""}"#).await;
     let metrics = edge.metrics();
     for series in [
