@@ -116,6 +116,7 @@ struct Plan {
 #[derive(Debug)]
 struct PlannedView {
     clusters: BTreeSet<Arc<str>>,
+    secrets: Vec<Resource>,
     listeners: Vec<Resource>,
     routes: Vec<Resource>,
 }
@@ -161,6 +162,7 @@ impl Compiler {
         for (name, view) in &plan.views {
             let built = || view.clusters.iter().filter_map(|name| self.built.get(name));
             let snapshot = self.snapshots.entry(name.clone()).or_default();
+            put(snapshot, ResourceType::Secret, &view.secrets);
             put(snapshot, ResourceType::Cluster, built().map(|built| &built.cluster));
             put(snapshot, ResourceType::Endpoint, built().filter_map(|built| built.endpoints.as_ref()));
             put(snapshot, ResourceType::Listener, &view.listeners);
@@ -282,6 +284,7 @@ impl Plan {
             }
             let view = PlannedView {
                 clusters,
+                secrets: output.secrets.values().map(Resource::encode).collect(),
                 listeners: output.listeners.iter().map(Resource::encode).collect(),
                 routes: output.routes.iter().map(Resource::encode).collect(),
             };

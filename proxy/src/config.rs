@@ -13,6 +13,7 @@ mod matching;
 pub mod problem;
 mod proxy_protocol;
 mod rds;
+mod secrets;
 pub(crate) mod sidecar;
 pub mod store;
 pub mod support;

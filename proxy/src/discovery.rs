@@ -157,7 +157,7 @@ impl Shared {
 
     /// Lets the store settle, then subscribes to what it names and hands out its listeners.
     fn follow(&self, now: Instant) {
-        let (listeners, clusters, endpoints, routes) = {
+        let (listeners, secrets, clusters, endpoints, routes) = {
             let mut store = self.store();
             store.settle(now);
             if let Some(mut names) = self.names() {
@@ -166,11 +166,13 @@ impl Shared {
             }
             (
                 store.live_listeners(),
+                store.wanted(ResourceType::Secret),
                 store.wanted(ResourceType::Cluster),
                 store.wanted(ResourceType::Endpoint),
                 store.wanted(ResourceType::Route),
             )
         };
+        self.subscriptions.set(ResourceType::Secret, secrets);
         if self.names.is_some() {
             self.subscriptions.set(ResourceType::Cluster, clusters);
         }

@@ -74,7 +74,15 @@ pub struct EndpointView {
 pub fn explain(snapshot: &Snapshot, request: &Request) -> Explanation {
     let mut store = Store::default();
     let now = Instant::now();
-    for ty in [ResourceType::Cluster, ResourceType::Endpoint, ResourceType::Listener, ResourceType::Route] {
+    // Secrets after what names them, endpoints after that: what nothing refers to is not kept.
+    let order = [
+        ResourceType::Cluster,
+        ResourceType::Listener,
+        ResourceType::Secret,
+        ResourceType::Endpoint,
+        ResourceType::Route,
+    ];
+    for ty in order {
         let changed = snapshot.resources(ty).values().cloned().collect();
         // What the store refuses, a proxy would refuse too; the explanation is over the rest.
         let _refused = store.apply(Update { ty, changed, removed: Vec::new() }, now);

@@ -26,6 +26,12 @@ const STRUCT_URL: &str = "type.googleapis.com/google.protobuf.Struct";
 /// The option that marks a secret.
 const SENSITIVE: &str = "udpa.annotations.sensitive";
 const REDACTED: &str = "[redacted]";
+/// Without their fields, nobody can tell which bytes of these are a key.
+const SECRET_TYPES: [&str; 3] = [
+    "envoy.extensions.transport_sockets.tls.v3.Secret",
+    "envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext",
+    "envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
+];
 
 /// An encoded message as JSON, with its type as `@type`. A message (or an `Any` inside it) of a type that is
 /// not known here, or whose bytes are not of its type, is shown as `@type`, `undecoded` (base64) and `why`.
@@ -79,7 +85,12 @@ fn decode(type_url: &str, bytes: &[u8]) -> Result<DynamicMessage, String> {
 }
 
 fn undecoded(type_url: &str, bytes: &[u8], why: &str) -> Value {
-    json!({ "@type": type_url, "undecoded": BASE64.encode(bytes), "why": why })
+    json!({ "@type": type_url, "undecoded": shown(type_url, bytes), "why": why })
+}
+
+/// What is left of bytes that cannot be read. Of a type that holds private keys it is nothing.
+fn shown(type_url: &str, bytes: &[u8]) -> String {
+    if SECRET_TYPES.contains(&type_name(type_url)) { REDACTED.to_owned() } else { BASE64.encode(bytes) }
 }
 
 /// Makes a message fit to be shown: no secrets, and no `Any` that the serializer would fail on.
@@ -110,7 +121,8 @@ fn tidy_any(any: &mut DynamicMessage, depth: usize) {
             any.set_field_by_name("value", Field::Bytes(inner.encode_to_vec().into()));
         }
         Err(why) => {
-            let fields = [("@type", type_url), ("undecoded", BASE64.encode(&value)), ("why", why)];
+            let bytes = shown(&type_url, &value);
+            let fields = [("@type", type_url), ("undecoded", bytes), ("why", why)];
             let fields = fields
                 .map(|(key, text)| (key.to_owned(), ProtoValue { kind: Some(Kind::StringValue(text)) }));
             let shown = Struct { fields: fields.into_iter().collect() };

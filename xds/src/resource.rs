@@ -11,11 +11,14 @@ use crate::pb::envoy::config::cluster::v3::Cluster;
 use crate::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
 use crate::pb::envoy::config::listener::v3::Listener;
 use crate::pb::envoy::config::route::v3::RouteConfiguration;
+use crate::pb::envoy::extensions::transport_sockets::tls::v3::Secret;
 
 /// The resource types that are served, in the order in which changes are pushed: what is referred to goes
 /// before what refers to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum ResourceType {
+    /// `Secret` (SDS): certificates and whom to trust.
+    Secret,
     /// `Cluster` (CDS).
     Cluster,
     /// `ClusterLoadAssignment` (EDS).
@@ -28,12 +31,18 @@ pub enum ResourceType {
 
 impl ResourceType {
     /// All of them, in push order.
-    pub const ALL: [ResourceType; 4] =
-        [ResourceType::Cluster, ResourceType::Endpoint, ResourceType::Listener, ResourceType::Route];
+    pub const ALL: [ResourceType; 5] = [
+        ResourceType::Secret,
+        ResourceType::Cluster,
+        ResourceType::Endpoint,
+        ResourceType::Listener,
+        ResourceType::Route,
+    ];
 
     /// The type URL on the wire.
     pub fn type_url(self) -> &'static str {
         match self {
+            ResourceType::Secret => "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret",
             ResourceType::Cluster => "type.googleapis.com/envoy.config.cluster.v3.Cluster",
             ResourceType::Endpoint => "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment",
             ResourceType::Listener => "type.googleapis.com/envoy.config.listener.v3.Listener",
@@ -55,6 +64,7 @@ impl ResourceType {
     /// As in logs and status output.
     pub fn short_name(self) -> &'static str {
         match self {
+            ResourceType::Secret => "SDS",
             ResourceType::Cluster => "CDS",
             ResourceType::Endpoint => "EDS",
             ResourceType::Listener => "LDS",
@@ -89,6 +99,7 @@ macro_rules! resource_message {
 }
 
 resource_message! {
+    Secret => Secret, name;
     Cluster => Cluster, name;
     ClusterLoadAssignment => Endpoint, cluster_name;
     Listener => Listener, name;

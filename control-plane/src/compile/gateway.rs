@@ -10,6 +10,7 @@ use envoy_types::pb::envoy::config::route::v3::route_match::PathSpecifier;
 use envoy_types::pb::envoy::config::route::v3::{
     DirectResponseAction, Route, RouteConfiguration, RouteMatch, VirtualHost,
 };
+use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::Secret;
 use gateway_api::httproutes::HttpRouteParentRefs;
 
 use super::INVALID;
@@ -17,6 +18,7 @@ use super::hostname::Hostname;
 use super::listener::{self, GATEWAY_CLASS, Parsed, Served};
 use super::route;
 use super::status::{ConditionType, Statuses};
+use super::tls;
 use crate::objects::problem::{FieldError, did_you_mean};
 use crate::objects::secret::TLS;
 use crate::objects::{HttpRoute, Kind, ObjectName, ObjectRef, Objects};
@@ -191,6 +193,8 @@ fn attach_one(
 #[derive(Debug, Clone, Default)]
 pub(super) struct Output {
     pub(super) listeners: Vec<Listener>,
+    /// By name: listeners may share one.
+    pub(super) secrets: BTreeMap<String, Secret>,
     pub(super) routes: Vec<RouteConfiguration>,
     /// By route configuration: the `HTTPRoute`s in it.
     pub(super) members: BTreeMap<String, BTreeSet<ObjectName>>,
@@ -218,6 +222,9 @@ pub(super) fn build(
             .collect();
         let Some((first, resource)) = sharing.first() else { continue };
         output.listeners.push(listener::listener(resource, SocketAddr::new(ip, port), &sharing));
+        let certificates = sharing.iter().flat_map(|(served, _)| &served.certificates);
+        let secrets = certificates.filter_map(tls::secret);
+        output.secrets.extend(secrets.map(|secret| (secret.name.clone(), secret)));
         // In plain text they share the routes too; under TLS each connection is one listener's.
         let apart = !first.certificates.is_empty();
         for (index, (_, resource)) in indices.iter().zip(&sharing).take(if apart { sharing.len() } else { 1 })

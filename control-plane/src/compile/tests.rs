@@ -12,6 +12,7 @@ use crate::model::migration::Stage;
 use crate::objects::Migration;
 use crate::objects::migration::{Key, MigrationSpec, Side};
 use crate::objects::pool::EurekaSource;
+use crate::objects::secret::Secret;
 
 const SERVICES: usize = 50;
 
@@ -93,6 +94,33 @@ fn different(before: &Compiled, after: &Compiled) -> Vec<(ResourceType, String)>
         found.extend(changed.map(|name| (ty, name.to_string())));
     }
     found
+}
+
+#[test]
+fn a_renewed_certificate_changes_its_secret_and_nothing_else() {
+    let name = ObjectName::new("default", "edge");
+    let gateway: Gateway = serde_json::from_value(json!({
+        "metadata": { "name": "edge" },
+        "spec": { "gatewayClassName": "pontoon", "listeners": [{
+            "name": "https", "port": 443, "protocol": "HTTPS", "tls": { "certificateRefs": [{ "name": "shop" }] },
+        }] }
+    }))
+    .expect("a gateway");
+    let model = || {
+        let signed = rcgen::generate_simple_self_signed(["shop.test".to_owned()]).expect("a certificate");
+        let secret = serde_json::from_value(json!({
+            "metadata": { "name": "shop" },
+            "type": "kubernetes.io/tls",
+            "stringData": { "tls.crt": signed.cert.pem(), "tls.key": signed.signing_key.serialize_pem() },
+        }));
+        let secret: Secret = secret.expect("a secret");
+        let gateways = OrdMap::unit(name.clone(), Arc::new(gateway.clone()));
+        let secrets = OrdMap::unit(ObjectName::new("default", "shop"), Arc::new(secret));
+        Model { objects: Arc::new(Objects { gateways, secrets, ..Objects::default() }), ..Model::default() }
+    };
+    let mut compiler = Compiler::default();
+    let (before, after) = (compiler.compile(&model()), compiler.compile(&model()));
+    assert_eq!(different(&before, &after), [(ResourceType::Secret, "default/shop".to_owned())]);
 }
 
 #[test]

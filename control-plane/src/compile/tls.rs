@@ -1,4 +1,5 @@
-//! TLS on a listener: a filter chain for its hostname, with its certificates.
+//! TLS on a listener: a filter chain for its hostname, which names its certificates. They travel as secrets (SDS),
+//! so that a renewed one leaves the listener as it is.
 
 use envoy_types::pb::envoy::config::core::v3::{
     DataSource, TransportSocket, data_source::Specifier, transport_socket,
@@ -8,12 +9,13 @@ use envoy_types::pb::envoy::config::listener::v3::{
 };
 use envoy_types::pb::envoy::extensions::filters::listener::tls_inspector::v3::TlsInspector;
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::{
-    CommonTlsContext, DownstreamTlsContext, TlsCertificate,
+    CommonTlsContext, DownstreamTlsContext, SdsSecretConfig, Secret, TlsCertificate, secret,
 };
 use envoy_types::util::pack_any;
 
 use super::hostname::Hostname;
-use super::listener::Served;
+use super::listener::{Certificate, Served};
+use super::wire;
 
 /// Reads the name that a client asks for; Envoy needs to be told.
 pub(super) fn inspector() -> ListenerFilter {
@@ -30,16 +32,9 @@ pub(super) fn filter_chain(served: &Served, plain: FilterChain) -> FilterChain {
         Hostname::Any => Vec::new(),
         hostname => vec![hostname.domain()],
     };
-    let pairs = served.certificates.iter().filter_map(|certificate| certificate.pair.as_ref());
     let context = DownstreamTlsContext {
         common_tls_context: Some(CommonTlsContext {
-            tls_certificates: pairs
-                .map(|pair| TlsCertificate {
-                    certificate_chain: inline(&pair.certificate),
-                    private_key: inline(&pair.key),
-                    ..TlsCertificate::default()
-                })
-                .collect(),
+            tls_certificate_sds_secret_configs: served.certificates.iter().map(named).collect(),
             alpn_protocols: vec!["h2".to_owned(), "http/1.1".to_owned()],
             ..CommonTlsContext::default()
         }),
@@ -54,6 +49,21 @@ pub(super) fn filter_chain(served: &Served, plain: FilterChain) -> FilterChain {
         }),
         ..plain
     }
+}
+
+fn named(certificate: &Certificate) -> SdsSecretConfig {
+    SdsSecretConfig { name: certificate.secret.to_string(), sds_config: Some(wire::ads()) }
+}
+
+/// A certificate as it travels, under the name of its object. `None`: it was not found.
+pub(super) fn secret(certificate: &Certificate) -> Option<Secret> {
+    let pair = certificate.pair.as_ref()?;
+    let message = TlsCertificate {
+        certificate_chain: inline(&pair.certificate),
+        private_key: inline(&pair.key),
+        ..TlsCertificate::default()
+    };
+    Some(Secret { name: certificate.secret.to_string(), r#type: Some(secret::Type::TlsCertificate(message)) })
 }
 
 fn inline(bytes: &[u8]) -> Option<DataSource> {

@@ -76,7 +76,7 @@ impl Secret {
     pub fn pair(&self) -> Result<Pair, FieldError> {
         let pair = Pair { certificate: self.value(CERTIFICATE)?, key: self.value(KEY)? };
         let inline = |bytes: &[u8]| Source::Inline(bytes.into());
-        let identity = Identity { chain: inline(&pair.certificate), key: inline(&pair.key) };
+        let identity = Identity { chain: inline(&pair.certificate), key: inline(&pair.key), secret: None };
         match identity.load() {
             Ok(_) => Ok(pair),
             Err(unusable) => Err(FieldError::new("data", "invalid_value", unusable.to_string())),

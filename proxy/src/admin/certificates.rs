@@ -16,6 +16,7 @@ pub(super) fn json(store: &Store) -> Value {
                 all.push(json!({
                     "listener": &*listener.name,
                     "filter_chain": &*chain.name,
+                    "source": facts.source,
                     "subject": facts.subject,
                     "subject_alt_names": facts.names,
                     "serial_number": facts.serial,

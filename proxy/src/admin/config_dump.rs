@@ -23,6 +23,7 @@ pub(super) fn render(store: &Store) -> Value {
 /// The dump's message, its list, and the resource's member in an entry.
 fn shape(ty: ResourceType) -> (&'static str, &'static str, &'static str) {
     match ty {
+        ResourceType::Secret => ("SecretsConfigDump", "dynamic_active_secrets", "secret"),
         ResourceType::Cluster => ("ClustersConfigDump", "dynamic_active_clusters", "cluster"),
         ResourceType::Endpoint => ("EndpointsConfigDump", "dynamic_endpoint_configs", "endpoint_config"),
         ResourceType::Listener => ("ListenersConfigDump", "dynamic_listeners", "listener"),

@@ -16,7 +16,6 @@ use super::problem::{Problem, Under};
 use super::support::{Message, support};
 use super::{proxy_protocol, tls_upstream};
 use crate::proxy_protocol::Version;
-use crate::tls::client::Plan;
 use crate::upstream::cluster::{BalancePolicy, EndpointSource, UpstreamProtocol};
 
 pub(super) const MESSAGES: &[Message] = &[CLUSTER, UPSTREAM_OPTIONS];
@@ -70,8 +69,8 @@ pub(super) struct Compiled {
     pub(super) protocol: UpstreamProtocol,
     pub(super) proxy_protocol: Option<Version>,
     pub(super) idle_timeout: Duration,
-    /// TLS before its files are read.
-    pub(super) tls: Option<Plan>,
+    /// TLS before its files and secrets are read.
+    pub(super) tls: Option<tls_upstream::Upstream>,
     pub(super) source: EndpointSource,
     /// The endpoints of a static cluster.
     pub(super) endpoints: Option<Endpoints>,

@@ -3,6 +3,7 @@
 //! warm, and a listener once it has a table: make before break, also when the control plane sends too early.
 
 mod endpoints;
+mod secrets;
 mod sidecar;
 mod warming;
 
@@ -11,7 +12,6 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -29,10 +29,12 @@ use super::hcm::{Manager, Routes};
 use super::lds::{CompiledChain, Reader};
 use super::listener::{HttpSettings, Listener, RouteHandle, TcpSettings};
 use super::problem::{Problem, Under};
+use super::secrets::{References, Secret};
 use super::tls::Downstream;
-use super::{cds, eds, lds, rds, tcp_proxy, tls_upstream};
-use crate::tls::client::Plan as ClusterTls;
+use super::tls_upstream::Upstream;
+use super::{cds, eds, lds, rds, tcp_proxy};
 use crate::upstream::cluster::{Cluster, ClusterSettings, EndpointHealth, EndpointSource};
+use secrets::Waiting;
 use warming::Pending;
 
 /// A route table waits so long for its clusters; then it is put in force all the same, and a cluster that is
@@ -43,13 +45,16 @@ const WARM_TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Debug, Default)]
 pub struct Store {
     handles: HashMap<Arc<str>, Arc<Cluster>>,
-    clusters: BTreeMap<Arc<str>, Entry<Option<ClusterTls>>>,
+    clusters: BTreeMap<Arc<str>, Entry<Option<Upstream>>>,
     assignments: BTreeMap<Arc<str>, Entry<eds::Compiled>>,
     routes: BTreeMap<Arc<str>, RouteEntry>,
     listeners: BTreeMap<Arc<str>, Entry<ListenerEntry>>,
     /// API listeners, with what they say.
     apis: BTreeMap<Arc<str>, Entry<sidecar::Api>>,
     sidecar: Option<sidecar::Sidecar>,
+    secrets: BTreeMap<Arc<str>, Entry<Secret>>,
+    /// Listeners and clusters that wait for secrets.
+    waiting: BTreeMap<(ResourceType, Arc<str>), Waiting>,
     refused: BTreeMap<(ResourceType, Arc<str>), Refused>,
     seen: BTreeSet<ResourceType>,
     was_ready: bool,
@@ -74,7 +79,7 @@ struct RouteEntry {
 #[derive(Debug)]
 struct ListenerEntry {
     handle: Arc<Listener>,
-    /// Of each chain in their order, to be read again when a file changes.
+    /// Of each chain in their order, to be read again when a file or a secret changes.
     downstream: Vec<Option<Downstream>>,
 }
 
@@ -140,18 +145,24 @@ impl Store {
 
     fn put(&mut self, ty: ResourceType, resource: Resource, now: Instant) -> Result<(), Problem> {
         match ty {
-            ResourceType::Cluster => self.put_cluster(resource),
+            ResourceType::Secret => self.put_secret(resource, now),
+            ResourceType::Cluster => self.put_cluster(resource, now),
             ResourceType::Endpoint => self.put_assignment(resource),
             ResourceType::Listener => self.put_listener(resource, now),
             ResourceType::Route => self.put_routes(resource, now),
         }
     }
 
-    fn put_cluster(&mut self, resource: Resource) -> Result<(), Problem> {
+    fn put_cluster(&mut self, resource: Resource, now: Instant) -> Result<(), Problem> {
         let message: ClusterMessage = decode(&resource)?;
         named(&resource, &message.name)?;
         let compiled = cds::compile(&message)?;
-        let tls = compiled.tls.as_ref().map(tls_upstream::build).transpose()?;
+        let references = compiled.tls.as_ref().map(Upstream::references).unwrap_or_default();
+        if self.waits(ResourceType::Cluster, &resource, references, now) {
+            return Ok(());
+        }
+        let secrets = |name: &str| self.secret(name);
+        let tls = compiled.tls.as_ref().map(|upstream| upstream.build(&secrets)).transpose()?;
         let handle = self.handle(&resource.name);
         let settings = ClusterSettings {
             version: resource.version.clone(),
@@ -171,6 +182,7 @@ impl Store {
             endpoints::swap(&handle, entry.resource.version.clone(), &entry.value);
         }
         handle.settings.store(Some(Arc::new(settings)));
+        self.waiting.remove(&(ResourceType::Cluster, resource.name.clone()));
         self.clusters.insert(resource.name.clone(), Entry::new(resource, compiled.tls));
         Ok(())
     }
@@ -233,6 +245,12 @@ impl Store {
             return self.put_api_listener(resource, &message, now);
         }
         let compiled = lds::compile(&message)?;
+        let contexts = compiled.chains.iter().filter_map(|(_, chain)| chain.tls.as_ref());
+        let references: References = contexts.flat_map(Downstream::references).collect();
+        if self.waits(ResourceType::Listener, &resource, references, now) {
+            return Ok(());
+        }
+        let secrets = |name: &str| self.secret(name);
         let earlier = self.listeners.get(&resource.name).map(|entry| entry.value.handle.clone());
         let earlier = earlier.filter(|listener| {
             listener.address == compiled.address && listener.transparent == compiled.transparent
@@ -245,7 +263,7 @@ impl Store {
             let is_default = compiled.has_default && position == last;
             let kept = earlier_chains.as_ref().and_then(|chains| same_chain(chains, &chain, is_default));
             let before = kept.as_ref().and_then(|chain| chain.tls.as_ref()?.server.load_full());
-            let server = chain.tls.as_ref().map(|downstream| downstream.build(before.as_deref()));
+            let server = chain.tls.as_ref().map(|downstream| downstream.build(&secrets, before.as_deref()));
             let server =
                 server.transpose().under(|| format!("{path}.transport_socket.typed_config"))?.map(Arc::new);
             drafts.push((path, chain, kept, server));
@@ -309,6 +327,7 @@ impl Store {
             }),
         };
         let entry = ListenerEntry { handle, downstream };
+        self.waiting.remove(&(ResourceType::Listener, resource.name.clone()));
         self.listeners.insert(resource.name.clone(), Entry::new(resource, entry));
         Ok(())
     }
@@ -348,46 +367,11 @@ impl Store {
         }
     }
 
-    /// The files that certificates are read from.
-    pub fn tls_files(&self) -> BTreeSet<PathBuf> {
-        let all = self.listeners.values().flat_map(|entry| &entry.value.downstream);
-        let of_clusters = self.clusters.values().filter_map(|entry| entry.value.as_ref());
-        let of_clusters = of_clusters.flat_map(ClusterTls::files);
-        all.flatten().flat_map(Downstream::files).chain(of_clusters).cloned().collect()
-    }
-
-    /// Reads certificates anew, after a file has changed. What cannot be used is left as it was, and told.
-    pub fn reload_tls(&mut self) -> Vec<Problem> {
-        let mut problems = Vec::new();
-        for (name, entry) in &self.listeners {
-            let chains = entry.value.handle.chains.load();
-            for (chain, downstream) in chains.iter().zip(&entry.value.downstream) {
-                let (Some(tls), Some(downstream)) = (&chain.tls, downstream) else { continue };
-                match downstream.build(tls.server.load().as_deref()) {
-                    Ok(server) => tls.server.store(Some(Arc::new(server))),
-                    Err(problem) => problems.extend(Err::<(), _>(problem).under(|| name.to_string()).err()),
-                }
-            }
-        }
-        for (name, entry) in &self.clusters {
-            let (Some(plan), Some(handle)) = (&entry.value, self.handles.get(name)) else { continue };
-            let Some(settings) = handle.settings.load_full() else { continue };
-            if plan.files().next().is_none() {
-                continue;
-            }
-            match tls_upstream::build(plan) {
-                Ok(tls) => {
-                    let settings = ClusterSettings { tls: Some(tls), ..ClusterSettings::clone(&settings) };
-                    handle.settings.store(Some(Arc::new(settings)));
-                }
-                Err(problem) => problems.extend(Err::<(), _>(problem).under(|| name.to_string()).err()),
-            }
-        }
-        problems
-    }
-
     fn remove(&mut self, ty: ResourceType, name: &str) {
+        self.waiting.remove(&(ty, name.into()));
         match ty {
+            // Who uses it goes on with the last that was there; who does not lets it go.
+            ResourceType::Secret => {}
             ResourceType::Cluster => {
                 self.clusters.remove(name);
                 if let Some(handle) = self.handles.get(name) {
@@ -432,6 +416,7 @@ impl Store {
     /// The names of `ty` that what is here refers to.
     pub fn wanted(&self, ty: ResourceType) -> BTreeSet<Arc<str>> {
         match ty {
+            ResourceType::Secret => self.named_secrets(),
             ResourceType::Endpoint => self
                 .clusters
                 .keys()
@@ -495,6 +480,7 @@ impl Store {
             }
         }
         let mut all = BTreeMap::new();
+        put(&mut all, ResourceType::Secret, self.secrets.values());
         put(&mut all, ResourceType::Cluster, self.clusters.values());
         put(&mut all, ResourceType::Endpoint, self.assignments.values());
         put(&mut all, ResourceType::Listener, self.listeners.values());

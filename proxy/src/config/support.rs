@@ -3,7 +3,9 @@
 //! the types may bring, does not compile.
 
 use super::problem::Problem;
-use super::{cds, eds, filters, hcm, lds, matching, proxy_protocol, rds, tcp_proxy, tls, tls_upstream};
+use super::{
+    cds, eds, filters, hcm, lds, matching, proxy_protocol, rds, secrets, tcp_proxy, tls, tls_upstream,
+};
 
 /// The treatment of one message's fields.
 #[derive(Debug, Clone, Copy)]
@@ -24,6 +26,7 @@ pub const MESSAGES: &[&[Message]] = &[
     lds::CHAIN_MESSAGES,
     tls::MESSAGES,
     tls_upstream::MESSAGES,
+    secrets::MESSAGES,
     hcm::MESSAGES,
     filters::MESSAGES,
     tcp_proxy::MESSAGES,

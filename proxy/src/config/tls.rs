@@ -2,10 +2,8 @@
 //! when the resource arrives, so that a bad one is refused with its path; files are read again when they change.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use envoy_types::pb::envoy::config::core::v3::{DataSource, TransportSocket, data_source, transport_socket};
-use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::common_tls_context::ValidationContextType;
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::subject_alt_name_matcher::SanType;
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::tls_parameters::TlsProtocol;
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::{
@@ -16,6 +14,7 @@ use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::{
 use super::lds::unpack;
 use super::matching;
 use super::problem::{Problem, Under, each};
+use super::secrets::{Material, References, Resolved, Secret};
 use super::support::{Message, support};
 use crate::tls::Versions;
 use crate::tls::material::{Identity, NameKind, NameMatcher, Source, Trust};
@@ -36,9 +35,9 @@ support! {
 
 support! {
     COMMON, common: CommonTlsContext = "envoy.extensions.transport_sockets.tls.v3.CommonTlsContext";
-    read: tls_params, tls_certificates, alpn_protocols, validation_context_type;
+    read: tls_params, tls_certificates, tls_certificate_sds_secret_configs, alpn_protocols, validation_context_type;
     ignored:;
-    refused: tls_certificate_sds_secret_configs, tls_certificate_provider_instance, custom_tls_certificate_selector, tls_certificate_certificate_provider, tls_certificate_certificate_provider_instance, custom_handshaker, key_log;
+    refused: tls_certificate_provider_instance, custom_tls_certificate_selector, tls_certificate_certificate_provider, tls_certificate_certificate_provider_instance, custom_handshaker, key_log;
 }
 
 support! {
@@ -71,11 +70,10 @@ support! {
     refused: oid;
 }
 
-/// A server's TLS before files are read.
+/// A server's TLS before files and secrets are read.
 #[derive(Debug)]
 pub(super) struct Downstream {
-    identities: Vec<Identity>,
-    trust: Option<Arc<Trust>>,
+    material: Material,
     require_client_certificate: bool,
     require_server_name: bool,
     protocols: Vec<Vec<u8>>,
@@ -84,10 +82,21 @@ pub(super) struct Downstream {
 
 impl Downstream {
     /// Reads what it names. With `earlier`, clients' tickets stay good.
-    pub(super) fn build(&self, earlier: Option<&ServerTls>) -> Result<ServerTls, Problem> {
+    pub(super) fn build<'s>(
+        &self,
+        secrets: &impl Fn(&str) -> Option<&'s Secret>,
+        earlier: Option<&ServerTls>,
+    ) -> Result<ServerTls, Problem> {
+        let Resolved { identities, trust } =
+            self.material.resolve(secrets).under(|| "common_tls_context".into())?;
+        let no_authority = trust.as_ref().is_none_or(|trust| trust.authorities.is_none());
+        if self.require_client_certificate && no_authority {
+            let reason = "needs common_tls_context.validation_context.trusted_ca: whose certificates count?";
+            return Err(Problem::new("require_client_certificate", reason));
+        }
         let plan = Plan {
-            identities: self.identities.iter().collect(),
-            trust: self.trust.clone(),
+            identities: identities.iter().collect(),
+            trust,
             require_client_certificate: self.require_client_certificate,
             require_server_name: self.require_server_name,
             protocols: self.protocols.clone(),
@@ -96,10 +105,14 @@ impl Downstream {
         ServerTls::new(plan, earlier).map_err(|unusable| Problem::new("common_tls_context", unusable.0))
     }
 
-    /// The files it is read from.
+    /// The files that it names itself.
     pub(super) fn files(&self) -> impl Iterator<Item = &PathBuf> {
-        let of_trust = self.trust.iter().flat_map(|trust| trust.files());
-        self.identities.iter().flat_map(Identity::files).chain(of_trust)
+        self.material.files()
+    }
+
+    /// The secrets that it names.
+    pub(super) fn references(&self) -> References {
+        self.material.references()
     }
 }
 
@@ -127,20 +140,13 @@ fn context(message: &DownstreamTlsContext) -> Result<Downstream, Problem> {
     let common_context = message.common_tls_context.clone().unwrap_or_default();
     let at = || String::from("common_tls_context");
     common(&common_context).under(at)?;
-    let trust = trust(&common_context).under(at)?;
-    let require = message.require_client_certificate.is_some_and(|flag| flag.value);
-    if require && trust.as_ref().is_none_or(|trust| trust.authorities.is_none()) {
-        let reason = "needs common_tls_context.validation_context.trusted_ca: whose certificates count?";
-        return Err(Problem::new("require_client_certificate", reason));
-    }
-    let identities = each("tls_certificates", &common_context.tls_certificates, identity).under(at)?;
-    if identities.is_empty() {
+    let material = Material::read(&common_context).under(at)?;
+    if material.certificates() == 0 {
         return Err(Problem::new("common_tls_context.tls_certificates", "is empty"));
     }
     Ok(Downstream {
-        identities,
-        trust: trust.map(Arc::new),
-        require_client_certificate: require,
+        material,
+        require_client_certificate: message.require_client_certificate.is_some_and(|flag| flag.value),
         require_server_name: message.require_sni.is_some_and(|flag| flag.value),
         protocols: common_context.alpn_protocols.iter().map(|name| name.as_bytes().to_vec()).collect(),
         versions: versions(common_context.tls_params.as_ref())
@@ -169,20 +175,11 @@ pub(super) fn identity(message: &TlsCertificate) -> Result<Identity, Problem> {
     Ok(Identity {
         chain: source("certificate_chain", message.certificate_chain.as_ref())?,
         key: source("private_key", message.private_key.as_ref())?,
+        secret: None,
     })
 }
 
-pub(super) fn trust(message: &CommonTlsContext) -> Result<Option<Trust>, Problem> {
-    match &message.validation_context_type {
-        None => Ok(None),
-        Some(ValidationContextType::ValidationContext(context)) => {
-            validation_context(context).under(|| "validation_context".into()).map(Some)
-        }
-        Some(_) => Err(Problem::new("validation_context_type", "must be a validation_context")),
-    }
-}
-
-fn validation_context(message: &CertificateValidationContext) -> Result<Trust, Problem> {
+pub(super) fn validation_context(message: &CertificateValidationContext) -> Result<Trust, Problem> {
     validation(message)?;
     let optional = |field: &str, data: Option<&DataSource>| match data {
         None => Ok(None),

@@ -1,6 +1,7 @@
 //! `UpstreamTlsContext`: whom a cluster's endpoints must prove to be. Unlike Envoy, a cluster that names no authority
 //! or no name is refused: its traffic would go to whoever answers.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use envoy_types::pb::envoy::config::core::v3::{TransportSocket, transport_socket};
@@ -8,10 +9,13 @@ use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::UpstreamTlsC
 use rustls::pki_types::ServerName;
 
 use super::lds::unpack;
-use super::problem::{Problem, Under, each};
+use super::problem::{Problem, Under};
+use super::secrets::{Material, References, Resolved, Secret};
 use super::support::{Message, support};
-use super::tls::{check, identity, trust, versions};
+use super::tls::{check, versions};
+use crate::tls::Versions;
 use crate::tls::client::{ClientTls, Plan};
+use crate::tls::material::Trust;
 use crate::upstream::cluster::UpstreamProtocol;
 
 pub(super) const MESSAGES: &[Message] = &[UPSTREAM];
@@ -26,16 +30,66 @@ support! {
 /// Where a problem with what a file or an inline source holds is told.
 const AT: &str = "transport_socket.typed_config.common_tls_context";
 
-/// Reads what the plan names.
-pub(super) fn build(plan: &Plan) -> Result<Arc<ClientTls>, Problem> {
-    ClientTls::new(plan).map(Arc::new).map_err(|unusable| Problem::new(AT, unusable.0))
+/// A client's TLS before files and secrets are read.
+#[derive(Debug)]
+pub(super) struct Upstream {
+    material: Material,
+    name: Option<ServerName<'static>>,
+    /// The certificate must be for the name that is asked for, whatever else the trust says.
+    name_alone: bool,
+    protocols: Vec<Vec<u8>>,
+    versions: Versions,
+    resume: bool,
+}
+
+impl Upstream {
+    /// Reads what it names.
+    pub(super) fn build<'s>(
+        &self,
+        secrets: &impl Fn(&str) -> Option<&'s Secret>,
+    ) -> Result<Arc<ClientTls>, Problem> {
+        let Resolved { mut identities, trust } = self.material.resolve(secrets).under(|| AT.into())?;
+        let missing = || {
+            let reason = "is missing: whose certificates count?";
+            Problem::new(format!("{AT}.validation_context.trusted_ca"), reason)
+        };
+        let mut trust = trust.filter(|trust| trust.authorities.is_some()).ok_or_else(missing)?;
+        if self.name_alone && !trust.names.is_empty() {
+            let (authorities, revoked) = (trust.authorities.clone(), trust.revoked.clone());
+            trust = Arc::new(Trust { authorities, revoked, names: Vec::new() });
+        }
+        if trust.names.is_empty() && self.name.is_none() {
+            let reason =
+                "is empty, and so is match_typed_subject_alt_names: one of them must say who may answer";
+            return Err(Problem::new("transport_socket.typed_config.sni", reason));
+        }
+        let plan = Plan {
+            identity: identities.pop(),
+            trust,
+            name: self.name.clone(),
+            protocols: self.protocols.clone(),
+            versions: self.versions,
+            resume: self.resume,
+        };
+        ClientTls::new(&plan).map(Arc::new).map_err(|unusable| Problem::new(AT, unusable.0))
+    }
+
+    /// The files that it names itself.
+    pub(super) fn files(&self) -> impl Iterator<Item = &PathBuf> {
+        self.material.files()
+    }
+
+    /// The secrets that it names.
+    pub(super) fn references(&self) -> References {
+        self.material.references()
+    }
 }
 
 /// Reads a cluster's transport socket. `None`: there is none, or it is `raw_buffer`.
 pub(super) fn compile(
     socket: Option<&TransportSocket>,
     protocol: UpstreamProtocol,
-) -> Result<Option<Plan>, Problem> {
+) -> Result<Option<Upstream>, Problem> {
     const RAW: &str = "type.googleapis.com/envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer";
     let Some(socket) = socket else { return Ok(None) };
     let Some(transport_socket::ConfigType::TypedConfig(config)) = &socket.config_type else {
@@ -48,32 +102,19 @@ pub(super) fn compile(
     context(&message, protocol).under(|| "typed_config".into()).map(Some)
 }
 
-fn context(message: &UpstreamTlsContext, protocol: UpstreamProtocol) -> Result<Plan, Problem> {
+fn context(message: &UpstreamTlsContext, protocol: UpstreamProtocol) -> Result<Upstream, Problem> {
     upstream(message)?;
     let common = message.common_tls_context.clone().unwrap_or_default();
     let at = || String::from("common_tls_context");
     check(&common).under(at)?;
-    let mut trust = trust(&common).under(at)?.unwrap_or_default();
-    if trust.authorities.is_none() {
-        let reason = "is missing: whose certificates count?";
-        return Err(Problem::new("common_tls_context.validation_context.trusted_ca", reason));
-    }
-    let name = server_name(&message.sni)?;
-    if message.auto_sni_san_validation {
-        trust.names.clear();
-    }
-    if trust.names.is_empty() && name.is_none() {
-        let reason = "is empty, and so is match_typed_subject_alt_names: one of them must say who may answer";
-        return Err(Problem::new("sni", reason));
-    }
-    let mut identities = each("tls_certificates", &common.tls_certificates, identity).under(at)?;
-    if identities.len() > 1 {
+    let material = Material::read(&common).under(at)?;
+    if material.certificates() > 1 {
         return Err(Problem::new("common_tls_context.tls_certificates", "has more than one certificate"));
     }
-    Ok(Plan {
-        identity: identities.pop(),
-        trust: Arc::new(trust),
-        name,
+    Ok(Upstream {
+        material,
+        name: server_name(&message.sni)?,
+        name_alone: message.auto_sni_san_validation,
         protocols: protocols(&common.alpn_protocols, protocol).under(at)?,
         versions: versions(common.tls_params.as_ref()).under(|| "common_tls_context.tls_params".into())?,
         resume: message.max_session_keys.is_none_or(|most| most.value > 0),

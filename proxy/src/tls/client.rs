@@ -3,7 +3,6 @@
 
 use std::io;
 use std::net::IpAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -40,13 +39,6 @@ pub struct Plan {
     pub versions: Versions,
     /// Whether sessions are resumed.
     pub resume: bool,
-}
-
-impl Plan {
-    /// The files it is read from.
-    pub fn files(&self) -> impl Iterator<Item = &PathBuf> {
-        self.identity.iter().flat_map(Identity::files).chain(self.trust.files())
-    }
 }
 
 impl ClientTls {

@@ -18,13 +18,22 @@ use crate::route::matching::ValueMatcher;
 /// A certificate file is not larger; whatever is, is something else.
 const MAX_FILE_BYTES: u64 = 4 * 1024 * 1024;
 
-/// Where bytes come from.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+/// Where bytes come from. They may be a private key, so they are never shown.
+#[derive(Clone, PartialEq, Eq, Hash)]
 pub enum Source {
     /// From the configuration itself.
     Inline(Arc<[u8]>),
     /// From a file, read again when it changes.
     File(PathBuf),
+}
+
+impl std::fmt::Debug for Source {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Source::Inline(bytes) => write!(f, "Inline({} bytes)", bytes.len()),
+            Source::File(path) => f.debug_tuple("File").field(path).finish(),
+        }
+    }
 }
 
 /// What cannot be used, and why.
@@ -39,6 +48,8 @@ pub struct Identity {
     pub chain: Source,
     /// PKCS#8, PKCS#1 or SEC1; PEM.
     pub key: Source,
+    /// The secret's name, where it came as one.
+    pub secret: Option<Arc<str>>,
 }
 
 /// Whose certificates are accepted.
@@ -83,6 +94,8 @@ pub struct Facts {
     pub names: Vec<String>,
     /// Its serial number, in hexadecimal.
     pub serial: String,
+    /// Where it comes from: `secret NAME`, a file's name, or `inline`.
+    pub source: String,
     /// Seconds since 1970 until which it is valid.
     pub not_after: i64,
 }
@@ -130,10 +143,18 @@ impl Identity {
         })?;
         let leaf =
             chain.first().ok_or_else(|| Unusable("the certificate chain has no certificate".into()))?;
-        let facts = facts(leaf)?;
+        let facts = facts(leaf, self.source())?;
         let certified = CertifiedKey::from_der(chain, key, &provider())
             .map_err(|error| Unusable(format!("certificate and private key cannot be used: {error}")))?;
         Ok((Arc::new(certified), facts))
+    }
+
+    fn source(&self) -> String {
+        match (&self.secret, self.chain.file()) {
+            (Some(name), _) => format!("secret {name}"),
+            (None, Some(path)) => path.display().to_string(),
+            (None, None) => String::from("inline"),
+        }
     }
 
     /// The files it is read from.
@@ -237,12 +258,13 @@ fn address(bytes: &[u8]) -> Option<IpAddr> {
     }
 }
 
-fn facts(certificate: &CertificateDer<'_>) -> Result<Facts, Unusable> {
+fn facts(certificate: &CertificateDer<'_>, source: String) -> Result<Facts, Unusable> {
     let parsed = parse(certificate)?;
     Ok(Facts {
         subject: parsed.subject().to_string(),
         names: names(certificate)?.into_iter().map(|(_, name)| name).collect(),
         serial: parsed.raw_serial_as_string(),
+        source,
         not_after: parsed.validity().not_after.timestamp(),
     })
 }

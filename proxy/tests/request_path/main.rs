@@ -27,6 +27,7 @@ mod fixture;
 mod forwarding;
 mod framing;
 mod grpc;
+mod sds;
 mod streaming;
 mod tcp;
 mod tls;

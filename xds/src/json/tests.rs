@@ -112,3 +112,44 @@ fn every_resource_type_and_every_extension_that_we_send_is_known() {
         assert!(is_known(&format!("type.googleapis.com/{name}")), "{name}");
     }
 }
+
+#[test]
+fn what_may_hold_a_key_is_not_shown_even_where_it_cannot_be_read() {
+    let garbage = [0xff, 0xff, b'k', b'e', b'y'];
+    let value = to_json(ResourceType::Secret.type_url(), &garbage);
+    assert_eq!(value["undecoded"], "[redacted]");
+    let tls = Any {
+        type_url: "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext".into(),
+        value: garbage.to_vec(),
+    };
+    let socket = TransportSocket {
+        name: "tls".into(),
+        config_type: Some(transport_socket::ConfigType::TypedConfig(tls)),
+    };
+    let mut listener = listener(any(&Router::default()));
+    listener.filter_chains[0].transport_socket = Some(socket);
+    let shown = shown(&listener);
+    assert_eq!(shown["filter_chains"][0]["transport_socket"]["typed_config"]["undecoded"], "[redacted]");
+}
+
+#[test]
+fn a_secret_is_shown_without_its_key() {
+    use crate::pb::envoy::extensions::transport_sockets::tls::v3::{Secret, secret};
+    let bytes = |text: &str| {
+        Some(DataSource {
+            specifier: Some(Specifier::InlineBytes(text.as_bytes().to_vec())),
+            ..Default::default()
+        })
+    };
+    let certificate = TlsCertificate {
+        certificate_chain: bytes("chain"),
+        private_key: bytes("the key"),
+        ..Default::default()
+    };
+    let secret = Secret { name: "shop".into(), r#type: Some(secret::Type::TlsCertificate(certificate)) };
+    let value = to_json(ResourceType::Secret.type_url(), &secret.encode_to_vec());
+    assert_eq!(value["name"], "shop");
+    assert_eq!(value["tls_certificate"]["certificate_chain"]["inline_bytes"], "Y2hhaW4=");
+    // In base64, as bytes are.
+    assert_eq!(value["tls_certificate"]["private_key"]["inline_bytes"], "W3JlZGFjdGVkXQ==");
+}

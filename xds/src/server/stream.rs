@@ -214,7 +214,8 @@ impl Stream {
     fn next_change(&mut self, overdue: bool) -> Option<Response> {
         for ty in ResourceType::ALL {
             let refers = matches!(ty, ResourceType::Listener | ResourceType::Route);
-            if refers && !overdue && self.any_in_flight(&[ResourceType::Cluster, ResourceType::Endpoint]) {
+            let referred = [ResourceType::Secret, ResourceType::Cluster, ResourceType::Endpoint];
+            if refers && !overdue && self.any_in_flight(&referred) {
                 return None;
             }
             if let Some(part) = self.types[ty.index()].take_changes(self.max_response_bytes) {
@@ -237,8 +238,13 @@ impl Stream {
 
     /// Referrers go before what they refer to.
     fn next_removal(&mut self, overdue: bool) -> Option<Response> {
-        const REMOVAL_ORDER: [ResourceType; 4] =
-            [ResourceType::Listener, ResourceType::Route, ResourceType::Endpoint, ResourceType::Cluster];
+        const REMOVAL_ORDER: [ResourceType; 5] = [
+            ResourceType::Listener,
+            ResourceType::Route,
+            ResourceType::Endpoint,
+            ResourceType::Cluster,
+            ResourceType::Secret,
+        ];
         for ty in REMOVAL_ORDER {
             if !overdue && self.any_in_flight(&ResourceType::ALL) {
                 return None;

@@ -205,7 +205,7 @@ impl Handler for Follower {
                     .map(|name| Rejected { name, reason: "routes[0]: not today".into() })
                     .collect();
             }
-            ResourceType::Endpoint | ResourceType::Route => {}
+            ResourceType::Secret | ResourceType::Endpoint | ResourceType::Route => {}
         }
         Vec::new()
     }

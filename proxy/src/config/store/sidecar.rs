@@ -163,5 +163,6 @@ impl Store {
             }
         }
         self.refused.retain(|(ty, name), _| *ty != ResourceType::Cluster || keep(name));
+        self.waiting.retain(|(ty, name), _| *ty != ResourceType::Cluster || keep(name));
     }
 }

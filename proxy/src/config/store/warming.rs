@@ -5,6 +5,7 @@ use std::sync::Arc;
 use pontoon_xds::ResourceType;
 use tokio::time::Instant;
 
+use super::secrets::Waiting;
 use super::{RouteEntry, Store, is_inline};
 use crate::config::listener::Listener;
 use crate::route::{Action, RouteTable, Targets};
@@ -34,17 +35,22 @@ impl Store {
         self.drop_unnamed_clusters();
         let wanted = self.wanted(ResourceType::Endpoint);
         self.assignments.retain(|name, _| wanted.contains(name));
+        let named = self.named_secrets();
+        self.secrets.retain(|name, _| named.contains(name));
+        self.waiting.values_mut().for_each(|waiting| waiting.settle(now));
         self.handles.retain(|name, handle| self.clusters.contains_key(name) || Arc::strong_count(handle) > 1);
         let complete = self.awaited().iter().all(|ty| self.seen.contains(ty))
             // A name that is asked for later makes nobody wait but those who ask.
             && (self.is_sidecar() || self.deadline().is_none())
+            && self.waiting.values().all(|waiting| waiting.deadline().is_none())
             && self.listeners.values().all(|e| e.value.handle.is_complete());
         self.was_ready |= complete;
     }
 
     /// When [`Store::settle`] should be called again although nothing arrived.
     pub fn deadline(&self) -> Option<Instant> {
-        self.routes.values().filter_map(|entry| entry.pending.as_ref()).map(|p| p.deadline).min()
+        let of_routes = self.routes.values().filter_map(|entry| Some(entry.pending.as_ref()?.deadline));
+        of_routes.chain(self.waiting.values().filter_map(Waiting::deadline)).min()
     }
 
     /// Whether the first full configuration has been put in force. It stays so.
@@ -80,6 +86,7 @@ impl Store {
                 None => {}
             }
         }
+        waiting.extend(self.missing_secrets());
         waiting
     }
 }

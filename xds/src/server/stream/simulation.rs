@@ -12,6 +12,7 @@ use crate::pb::envoy::config::cluster::v3::Cluster;
 use crate::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
 use crate::pb::envoy::config::listener::v3::Listener;
 use crate::pb::envoy::config::route::v3::RouteConfiguration;
+use crate::pb::envoy::extensions::transport_sockets::tls::v3::{GenericSecret, Secret, secret};
 use crate::pb::google::rpc::Status;
 use crate::server::Options;
 
@@ -67,6 +68,11 @@ fn step() -> impl Strategy<Value = Step> {
 fn put(snapshot: &mut Snapshot, ty: ResourceType, name: &str, revision: u32) {
     let (name, revision) = (name.to_owned(), revision.to_string());
     match ty {
+        ResourceType::Secret => {
+            let generic =
+                GenericSecret { secrets: [(revision, Default::default())].into(), ..Default::default() };
+            snapshot.insert(&Secret { name, r#type: Some(secret::Type::GenericSecret(generic)) })
+        }
         ResourceType::Cluster => {
             snapshot.insert(&Cluster { name, alt_stat_name: revision, ..Default::default() })
         }
@@ -118,7 +124,7 @@ struct World {
     variant: Variant,
     stream: Stream,
     snapshot: Snapshot,
-    client: [Subscription; 4],
+    client: [Subscription; ResourceType::ALL.len()],
     wire: VecDeque<Response>,
     now: Instant,
 }
