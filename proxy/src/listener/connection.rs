@@ -171,7 +171,8 @@ pub(super) async fn serve(conn: Rc<ConnState>, transport: Transport, prefix: Byt
         Transport::Plain(_) => None,
         Transport::Tls(tls) => tls.get_ref().1.alpn_protocol().map(|protocol| protocol == b"h2"),
     };
-    let io = Io::new(transport, prefix, Rc::clone(&conn));
+    // Boxed, so that each future that it is moved into has no room for it.
+    let io = Box::new(Io::new(transport, prefix, Rc::clone(&conn)));
     let (io, http2) = match negotiated {
         Some(http2) => (io, http2),
         None => match detect(&conn, io).await {
@@ -188,7 +189,7 @@ pub(super) async fn serve(conn: Rc<ConnState>, transport: Transport, prefix: Byt
 
 /// Tells HTTP/2 with prior knowledge by its preface. Bytes that differ from it are HTTP/1.1's at once; a start of
 /// it that never goes on is given up with the header timeout.
-async fn detect(conn: &Rc<ConnState>, mut io: Io) -> Option<(Io, bool)> {
+async fn detect(conn: &Rc<ConnState>, mut io: Box<Io>) -> Option<(Box<Io>, bool)> {
     let timeouts = &conn.settings().http.timeouts;
     // Through TLS, what comes first may have come with the handshake.
     let is_plain = matches!(io.stream, Transport::Plain(_)) && io.prefix.is_empty();
@@ -247,7 +248,7 @@ enum End {
 }
 
 /// In turns busy and parked. What a busy connection needs is in boxes of its own, so that a parked one is small.
-async fn serve_http1(conn: &Rc<ConnState>, mut io: Io) {
+async fn serve_http1(conn: &Rc<ConnState>, mut io: Box<Io>) {
     io.guard();
     loop {
         let settings = conn.settings();
@@ -263,7 +264,7 @@ async fn serve_http1(conn: &Rc<ConnState>, mut io: Io) {
                 return match conn.tunnel.take() {
                     Some(tunnel) => {
                         io.unguard();
-                        Box::pin(tunnel.run(io)).await;
+                        Box::pin(tunnel.run(*io)).await;
                     }
                     None => Box::pin(finish(conn, io, result)).await,
                 };
@@ -275,7 +276,7 @@ async fn serve_http1(conn: &Rc<ConnState>, mut io: Io) {
 }
 
 /// Serves requests until there is a reason to stop.
-async fn drive_http1(conn: &Rc<ConnState>, io: Io, settings: &Settings) -> (Io, End) {
+async fn drive_http1(conn: &Rc<ConnState>, io: Box<Io>, settings: &Settings) -> (Box<Io>, End) {
     let mut http = http1_builder(settings).serve_connection(TokioIo::new(io), ProxyService::new(conn));
     let mut clock = Clock::new(conn, settings);
     let mut tick = pin!(tokio::time::sleep(TICK));
@@ -378,7 +379,7 @@ impl<'a> Clock<'a> {
 }
 
 /// Ends a connection after hyper.
-async fn finish(conn: &ConnState, mut io: Io, result: hyper::Result<()>) {
+async fn finish(conn: &ConnState, mut io: Box<Io>, result: hyper::Result<()>) {
     let withheld = conn.withheld.take();
     let unparsed = result.as_ref().is_err_and(hyper::Error::is_parse);
     let cause = match conn.refused.take() {
@@ -416,7 +417,7 @@ async fn linger(io: &mut Io) {
 }
 
 /// 408 to a client that has sent a part of a request and no more; nothing to one that has sent nothing.
-async fn refuse_slow(conn: &ConnState, mut io: Io) {
+async fn refuse_slow(conn: &ConnState, mut io: Box<Io>) {
     if io.prefix.is_empty() {
         return;
     }
@@ -445,7 +446,7 @@ async fn refuse(conn: &ConnState, io: &mut Io, error: Error) {
     let _ = timeout(LINGER, io.stream.write_all(answer.as_bytes())).await;
 }
 
-async fn serve_http2(conn: &Rc<ConnState>, io: Io) {
+async fn serve_http2(conn: &Rc<ConnState>, io: Box<Io>) {
     let settings = conn.settings();
     let (limits, timeouts) = (&settings.http.limits, &settings.http.timeouts);
     let mut builder = http2::Builder::new(LocalExec);
