@@ -36,7 +36,7 @@ pub(super) fn cluster(upstream: &Upstream) -> Cluster {
         ..Cluster::default()
     };
     let discovery = match &upstream.source {
-        Source::Eureka { .. } | Source::Static(_) => {
+        Source::Eureka { .. } | Source::EurekaVip(_) | Source::Static(_) => {
             cluster.eds_cluster_config = Some(EdsClusterConfig {
                 eds_config: Some(wire::ads()),
                 service_name: upstream.name.to_string(),

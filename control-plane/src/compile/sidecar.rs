@@ -2,7 +2,7 @@
 //! it, and one route configuration. Everything is served by name only, so a sidecar costs what it uses.
 //!
 //! A name is the migration of that service where there is one, else the `Pool` of that name, else the Eureka
-//! application. What a user wrote goes before what registered itself.
+//! application, else whatever instances go by it (`vipAddress`). What a user wrote goes before what registered itself.
 //!
 //! Each listener carries the service's virtual address as metadata, which DNS in the sidecar answers with; and one
 //! more is named by each address, for connections to it of which the sidecar does not know the name (any more).
@@ -44,6 +44,8 @@ pub(super) struct Service {
     pub(super) listeners: Vec<Resource>,
     names: [String; 4],
     address: Option<VirtualAddress>,
+    /// `None`: a user wrote it.
+    registered: Option<Registered>,
     /// Its route configuration.
     pub(super) routes: Resource,
     /// The clusters that it sends to.
@@ -126,21 +128,51 @@ impl Namespace {
     }
 
     fn follow(&mut self, namespace: &str, registry: &RegistryView) -> bool {
-        let registered: BTreeSet<Arc<str>> =
-            registry.applications.keys().map(|name| name.to_ascii_lowercase().into()).collect();
+        let mut registered: BTreeMap<Arc<str>, Registered> = BTreeMap::new();
+        for (application, of) in &registry.applications {
+            let vips = of.instances.values().flat_map(|instance| instance.vips());
+            // Most go by their application's name.
+            let others = vips.filter(|vip| !vip.eq_ignore_ascii_case(application) && is_name(vip));
+            registered.extend(others.map(|vip| (vip.to_ascii_lowercase().into(), Registered::Vip)));
+        }
+        // An application's own name goes before what others call themselves.
+        for name in registry.applications.keys() {
+            registered.insert(name.to_ascii_lowercase().into(), Registered::Application);
+        }
         let before = self.services.len();
-        self.services.retain(|name, _| self.written.contains(name) || registered.contains(name));
+        self.services.retain(|name, _| self.written.contains(name) || registered.contains_key(name));
         let mut changed = self.services.len() != before;
-        for name in registered {
-            self.services.entry(name).or_insert_with_key(|name| {
-                changed = true;
-                let source = EurekaSource { application: name.to_string(), selector: BTreeMap::new() };
-                let destination = Destination::Clusters(vec![(Upstream::of_eureka(&source), 1)]);
-                Service::new(namespace, name, &destination)
-            });
+        for (name, registered) in registered {
+            let as_it_was =
+                |kept: &Service| self.written.contains(&name) || kept.registered == Some(registered);
+            if self.services.get(&name).is_some_and(as_it_was) {
+                continue;
+            }
+            let upstream = match registered {
+                Registered::Application => {
+                    let source = EurekaSource { application: name.to_string(), selector: BTreeMap::new() };
+                    Upstream::of_eureka(&source)
+                }
+                Registered::Vip => Upstream::of_vip(&name),
+            };
+            let service = Service::new(namespace, &name, &Destination::Clusters(vec![(upstream, 1)]));
+            self.services.insert(name, Service { registered: Some(registered), ..service });
+            changed = true;
         }
         changed
     }
+}
+
+/// As what a name stands in Eureka.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Registered {
+    Application,
+    Vip,
+}
+
+/// Whether applications can call it by that: names that were never filled in (`${...}`) are registered too.
+fn is_name(vip: &str) -> bool {
+    vip.len() <= 253 && vip.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
 }
 
 /// The service that a migration is in force for: of two migrations of one service, the first is.
@@ -180,6 +212,7 @@ impl Service {
             listeners: Vec::new(),
             names,
             address: None,
+            registered: None,
             routes: Resource::encode(&RouteConfiguration {
                 name: routes,
                 virtual_hosts: vec![host],

@@ -133,6 +133,36 @@ fn a_change_of_endpoints_changes_these_and_nothing_else() {
 }
 
 #[test]
+fn a_name_that_instances_go_by_is_a_service_until_an_application_has_it() {
+    let mut registry = registry(None);
+    let go_by = |vip: &str| {
+        let of = registry.applications["S1"].instances["a"].clone();
+        let instance = Instance { vip: vip.into(), ..Instance::clone(&of) };
+        Arc::new(Application { instances: BTreeMap::from([("a".into(), Arc::new(instance))]), held: false })
+    };
+    let with_two_names = go_by("s1,Stock,${name}");
+    registry.applications.insert("S1".into(), with_two_names);
+    let mut compiler = Compiler::default();
+    let mut services = |registry: &RegistryView| {
+        let model = Model { registry: Arc::new(registry.clone()), ..Model::default() };
+        let view = &compiler.compile(&model).views["default"];
+        let is_short = |name: &&Arc<str>| !name.contains('.') && !name.contains(':');
+        let names =
+            view.resources(ResourceType::Listener).keys().filter(is_short).map(|name| name.to_string());
+        let names: Vec<String> = names.filter(|name| !name.starts_with('s') || name == "stock").collect();
+        let clusters =
+            view.resources(ResourceType::Cluster).keys().filter(|name| name.to_lowercase().contains("stock"));
+        (names, clusters.map(|name| name.to_string()).collect::<Vec<_>>())
+    };
+    let (names, clusters) = services(&registry);
+    assert_eq!((names, clusters), (vec!["stock".to_owned()], vec!["eureka-vip/stock".to_owned()]));
+    let own = registry.applications["S2"].clone();
+    registry.applications.insert("STOCK".into(), own);
+    let (names, clusters) = services(&registry);
+    assert_eq!((names, clusters), (vec!["stock".to_owned()], vec!["eureka/STOCK".to_owned()]));
+}
+
+#[test]
 fn a_change_of_weight_changes_one_route_configuration() {
     let mut compiler = Compiler::default();
     let model = model();

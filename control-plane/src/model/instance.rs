@@ -45,6 +45,13 @@ pub struct Instance {
     pub metadata: BTreeMap<String, String>,
 }
 
+impl Instance {
+    /// The names in [`Instance::vip`], as they are written.
+    pub fn vips(&self) -> impl Iterator<Item = &str> {
+        self.vip.split(',').map(str::trim).filter(|name| !name.is_empty())
+    }
+}
+
 /// Eureka's five statuses. Only `UP` takes traffic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]

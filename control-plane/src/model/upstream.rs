@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::instance::{Instance, InstanceStatus, RegistryView};
+use super::instance::{Application, Instance, InstanceStatus, RegistryView};
 use crate::objects::ObjectName;
 use crate::objects::pool::{CONNECT_TIMEOUT, EurekaSource, LoadBalancer, PoolSpec, Protocol};
 use crate::objects::problem::FieldError;
@@ -16,7 +16,8 @@ use crate::objects::problem::FieldError;
 /// What becomes one cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Upstream {
-    /// The cluster's name: `eureka/<APP>`, `eureka/<APP>/<selector>` or `pool/<namespace>/<name>`.
+    /// The cluster's name: `eureka/<APP>`, `eureka/<APP>/<selector>`, `eureka-vip/<name>` or
+    /// `pool/<namespace>/<name>`.
     pub name: Arc<str>,
     /// Where its endpoints come from.
     pub source: Source,
@@ -38,6 +39,8 @@ pub enum Source {
         /// Empty: all.
         selector: BTreeMap<String, String>,
     },
+    /// The instances of all Eureka applications that go by this name (`vipAddress`), in lower case.
+    EurekaVip(Arc<str>),
     /// Written down.
     Static(Vec<Endpoint>),
     /// Looked up by the proxies.
@@ -65,6 +68,18 @@ impl Upstream {
         Self {
             name: eureka_name(&application, &source.selector).into(),
             source: Source::Eureka { application, selector: source.selector.clone() },
+            protocol: Protocol::default(),
+            connect_timeout: CONNECT_TIMEOUT,
+            load_balancer: LoadBalancer::default(),
+        }
+    }
+
+    /// What goes by a name of its own in Eureka, whichever applications that is.
+    pub fn of_vip(name: &str) -> Self {
+        let name: Arc<str> = name.to_lowercase().into();
+        Self {
+            name: format!("eureka-vip/{name}").into(),
+            source: Source::EurekaVip(name),
             protocol: Protocol::default(),
             connect_timeout: CONNECT_TIMEOUT,
             load_balancer: LoadBalancer::default(),
@@ -181,38 +196,43 @@ impl Source {
                 endpoints: endpoints.clone(),
             },
             Source::Dns { .. } => Resolved::default(),
-            Source::Eureka { application, selector } => of_application(registry, application, selector),
+            Source::Eureka { application, selector } => {
+                let application = registry.applications.get(application);
+                of_instances(application, |instance| selected(instance, selector))
+            }
+            Source::EurekaVip(name) => of_instances(registry.applications.values(), |instance| {
+                instance.vips().any(|vip| vip.eq_ignore_ascii_case(name))
+            }),
         }
     }
 }
 
-fn of_application(
-    registry: &RegistryView,
-    application: &str,
-    selector: &BTreeMap<String, String>,
+/// The endpoints of those instances of some applications that are wanted.
+fn of_instances<'r>(
+    applications: impl IntoIterator<Item = &'r Arc<Application>>,
+    wanted: impl Fn(&Instance) -> bool,
 ) -> Resolved {
-    let Some(application) = registry.applications.get(application) else {
-        let status = SourceStatus { endpoints: Some(0), unknown: true, ..SourceStatus::default() };
-        return Resolved { endpoints: Vec::new(), status };
-    };
     let mut endpoints = Vec::new();
     let mut left_out = Vec::new();
-    let mut seen = false;
-    for instance in application.instances.values().filter(|instance| selected(instance, selector)) {
-        seen = true;
-        if instance.status != InstanceStatus::Up {
-            continue;
-        }
-        match endpoint_of(instance) {
-            Ok(endpoint) => endpoints.push(endpoint),
-            Err(message) => left_out.push(LeftOut { instance: instance.id.clone(), message }),
+    let (mut seen, mut held) = (false, false);
+    for application in applications {
+        for instance in application.instances.values().filter(|instance| wanted(instance)) {
+            seen = true;
+            held |= application.held;
+            if instance.status != InstanceStatus::Up {
+                continue;
+            }
+            match endpoint_of(instance) {
+                Ok(endpoint) => endpoints.push(endpoint),
+                Err(message) => left_out.push(LeftOut { instance: instance.id.clone(), message }),
+            }
         }
     }
     let endpoints = in_order(endpoints);
     let status = SourceStatus {
         endpoints: Some(endpoints.len()),
         unknown: !seen,
-        held: application.held && !endpoints.is_empty(),
+        held: held && !endpoints.is_empty(),
         left_out,
     };
     Resolved { endpoints, status }

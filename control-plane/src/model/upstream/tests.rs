@@ -50,6 +50,22 @@ fn only_up_instances_are_endpoints_in_order_of_address() {
 }
 
 #[test]
+fn a_name_of_its_own_has_the_instances_of_all_applications_that_go_by_it() {
+    let named = |id: &str, ip: &str, vip: &str| {
+        let of = instance(id, ip, InstanceStatus::Up, "x");
+        Arc::new(Instance { vip: vip.into(), ..Instance::clone(&of) })
+    };
+    let mut view =
+        registry(&[named("a", "10.0.0.1", "stock, inventory"), named("b", "10.0.0.2", "inventory")], false);
+    let other = registry(&[named("c", "10.0.0.3", "Stock")], false);
+    view.applications.insert("WAREHOUSE".into(), other.applications["INVENTORY"].clone());
+    let stock = Upstream::of_vip("STOCK");
+    assert_eq!(&*stock.name, "eureka-vip/stock");
+    assert_eq!(addresses(&stock.source.resolve(&view)), ["10.0.0.1:8080", "10.0.0.3:8080"]);
+    assert!(Upstream::of_vip("nobody").source.resolve(&view).status.unknown);
+}
+
+#[test]
 fn an_instance_without_a_usable_address_is_left_out_and_named() {
     let view = registry(&[instance("a", "inventory.local", InstanceStatus::Up, "x")], false);
     let resolved = source(None).resolve(&view);
