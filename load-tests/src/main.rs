@@ -3,6 +3,7 @@
 
 mod client;
 mod configuration;
+mod control_plane;
 mod measure;
 mod peer;
 mod phase;
@@ -58,6 +59,12 @@ struct Arguments {
 }
 
 fn main() -> anyhow::Result<()> {
+    // Another benchmark, with arguments of its own.
+    let mut words = std::env::args_os().skip(1).peekable();
+    if words.next_if(|word| word == control_plane::PHASE).is_some() {
+        let arguments = std::iter::once(control_plane::PHASE.into()).chain(words);
+        return control_plane::run(&control_plane::Arguments::parse_from(arguments));
+    }
     let arguments = Arguments::parse();
     std::fs::create_dir_all(&arguments.artifacts)
         .with_context(|| format!("cannot make {}", arguments.artifacts.display()))?;

@@ -6,6 +6,7 @@ use std::path::Path;
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 
+use crate::control_plane;
 use crate::peer::Name;
 use crate::phase::Phase;
 
@@ -135,7 +136,19 @@ impl Results {
             }
         }
         let place = |table: &Table| Phase::ALL.iter().position(|phase| phase.name() == table.phase);
-        self.tables.sort_by_key(place);
+        // Those of the control plane come last.
+        self.tables
+            .sort_by_key(|table| (place(table).unwrap_or(usize::MAX), control_plane::place(&table.phase)));
+        for (name, value) in earlier.machine {
+            self.about(&name, value);
+        }
+    }
+
+    /// A line about machine or peers, if there is none of that name.
+    pub(crate) fn about(&mut self, name: &str, value: String) {
+        if !self.machine.iter().any(|(known, _)| known == name) {
+            self.machine.push((name.to_owned(), value));
+        }
     }
 
     /// What an earlier run wrote.
@@ -203,7 +216,14 @@ impl Results {
         for (name, value) in &self.machine {
             let _ = writeln!(out, "| {name} | {value} |");
         }
+        let mut of_control_plane = false;
         for table in &self.tables {
+            if table.phase.starts_with(control_plane::PHASE)
+                && !std::mem::replace(&mut of_control_plane, true)
+            {
+                let _ = write!(out, "\n## Control plane\n\n{}", control_plane::NOTE.trim_end());
+                out.push('\n');
+            }
             let note = Phase::ALL.iter().find(|phase| phase.name() == table.phase).map_or("", |p| p.note());
             let _ = write!(out, "\n## {}\n\n{note}{}\n", table.title, table.markdown());
         }
@@ -211,6 +231,7 @@ impl Results {
             "\n## How to repeat\n\n",
             "    cargo xtask bench               # everything, about 25 minutes\n",
             "    cargo xtask bench --quick       # under 5 minutes, without convergence; writes target/bench/benchmarks.md\n",
+            "    cargo xtask bench control-plane # the control plane alone, about 25 minutes; with --quick under three\n",
             "    cargo xtask bench --phase http1 --peer nginx\n",
             "    cargo xtask bench --against results.json    # and say what is worse than in that run\n",
         ));

@@ -1,18 +1,23 @@
 //! `cargo xtask bench`: release builds and peers, then `pontoon-load-tests`, which measures and writes
 //! `docs/benchmarks.md`.
 
+mod control_plane;
+
 use std::path::Path;
 use std::process::Command;
 
 use anyhow::bail;
-use clap::Args;
+use clap::{Args, Subcommand};
 
 use crate::step::Steps;
 use crate::tools::Tools;
 
 /// What to measure, and how long.
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct Arguments {
+    #[command(subcommand)]
+    other: Option<Other>,
     /// Under five minutes: shorter runs, without the phases that wait for leases and caches.
     #[arg(long)]
     quick: bool,
@@ -30,12 +35,22 @@ pub(crate) struct Arguments {
     json: Option<String>,
 }
 
+/// Benchmarks of something else than proxies.
+#[derive(Debug, Subcommand)]
+enum Other {
+    /// From a change until the last of up to a thousand proxies has acknowledged it.
+    ControlPlane(control_plane::Arguments),
+}
+
 pub(crate) fn run(
     arguments: &Arguments,
     workspace: &Path,
     steps: &Steps,
     tools: &Tools,
 ) -> anyhow::Result<()> {
+    if let Some(Other::ControlPlane(arguments)) = &arguments.other {
+        return control_plane::run(arguments, workspace, steps, tools);
+    }
     tools.debian(steps)?;
     let envoy = tools.envoy(steps)?;
     let pingora = tools.pingora(steps, workspace)?;

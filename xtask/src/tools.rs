@@ -224,7 +224,7 @@ fn says(program: &Path, version: &str) -> bool {
 }
 
 /// Debian keeps nginx and HAProxy in sbin, which a user's PATH may lack.
-fn on_path(program: &str) -> bool {
+pub(crate) fn on_path(program: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path)
         .chain([PathBuf::from("/usr/sbin")])
