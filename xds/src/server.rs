@@ -21,7 +21,7 @@ use crate::snapshot::Snapshot;
 
 use away::Away;
 pub use service::AdsService;
-pub use status::{Acknowledged, Client, Nack, NodeStatus, TypeStatus};
+pub use status::{Acknowledged, Client, Nack, NodeStatus, Standing, TypeStatus};
 use stream::Stream;
 
 /// Which view a client belongs to; the error is told to the client with `PERMISSION_DENIED`.
@@ -159,6 +159,40 @@ impl Server {
         }
         answer.away = lock(&self.shared.streams).away.of_resource(view, ty, name, &open);
         answer
+    }
+
+    /// How far this version of a resource has come among the clients of `view`. Cheaper than
+    /// [`Server::acknowledged`]: it looks no further than to the first that lacks it.
+    pub fn standing(&self, view: &str, ty: ResourceType, name: &str, version: &str) -> Standing {
+        let open = self.streams();
+        let mut has_any = false;
+        for stream in &open {
+            match lock(stream).has_version(view, ty, name, version) {
+                Some(true) => has_any = true,
+                Some(false) => return Standing::Waiting,
+                None => {}
+            }
+        }
+        if !lock(&self.shared.streams).away.of_resource(view, ty, name, &open).is_empty() {
+            Standing::Waiting
+        } else if has_any {
+            Standing::Everybody
+        } else {
+            Standing::Nobody
+        }
+    }
+
+    /// What the connected clients of `view` last said against resources of a type, by node, as far as it stands.
+    pub fn refusals(&self, view: &str, ty: ResourceType) -> HashMap<String, String> {
+        let mut refusals = HashMap::new();
+        for stream in &self.streams() {
+            let stream = lock(stream);
+            let client = stream.client().filter(|client| client.view == view);
+            if let Some((client, message)) = client.zip(stream.refusal(ty)) {
+                refusals.entry(client.node.clone()).or_insert_with(|| message.to_owned());
+            }
+        }
+        refusals
     }
 
     /// Expects clients that an earlier server knew, as if their streams had broken off now.

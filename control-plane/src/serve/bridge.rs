@@ -356,7 +356,7 @@ impl Bridge {
         let world = self.world.borrow().clone();
         for name in self.proxies.track(|tracker| tracker.waiting()) {
             if let Some(state) = world.book.state(&name) {
-                world.in_force(&name, state, &self.proxies);
+                world.note(&name, state, &self.proxies);
             }
         }
     }

@@ -1,18 +1,18 @@
 //! What the control plane serves at one moment, for those who only look: the API and the metrics. Made anew by
 //! the [`bridge`](super::bridge) after each change, never altered.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 use jiff::Timestamp;
 use pontoon_xds::ResourceType;
-use pontoon_xds::server::{NodeStatus, Server};
+use pontoon_xds::server::{NodeStatus, Server, Standing};
 use tokio::time::Instant;
 
 use super::api::types::{
     ApplicationSummary, InForce, MigrationView, NackView, ObjectView, ObjectsView, Pending, PoolView,
-    ProxyType, ProxyView, RegistrySummary, RouteVersion, Straggler,
+    Progress, ProxyType, ProxyView, RegistrySummary, RouteVersion, Straggler,
 };
 use super::in_force::{Tracker, judge, version};
 use crate::compile::{Compiled, is_gateway};
@@ -119,10 +119,12 @@ impl World {
                 if !is_gateway(view) && !follows_it {
                     return None;
                 }
-                // Only asked for where somebody waits: it copies all that is known of every stream.
-                let nodes = if who.no.is_empty() { Vec::new() } else { proxies.server.nodes() };
+                let mut refusals = match who.no.is_empty() {
+                    true => HashMap::new(),
+                    false => proxies.server.refusals(view, ResourceType::Route),
+                };
                 let here = who.no.into_iter().map(|node| Straggler {
-                    refused: refusal(&nodes, &node),
+                    refused: refusals.remove(&node),
                     node,
                     connected: true,
                 });
@@ -141,6 +143,24 @@ impl World {
         let progress = judge(routes.clone(), None).progress;
         let took = proxies.track(|tracker| tracker.note(name, state.revision, progress, now));
         InForce { version: version_of(&self.compiled, name), ..judge(routes, took) }
+    }
+
+    /// Stops the clock of a change that is in force by now. Asked with each acknowledgement, so it names nobody.
+    pub fn note(&self, name: &ObjectName, state: &State, proxies: &Proxies) {
+        let (mut is_followed, mut everybody) = (false, false);
+        for (view, route, version) in carriers(&self.compiled, name) {
+            match proxies.server.standing(view, ResourceType::Route, route, version) {
+                Standing::Waiting => return,
+                Standing::Everybody => (is_followed, everybody) = (true, true),
+                Standing::Nobody => is_followed |= is_gateway(view),
+            }
+        }
+        let progress = match (is_followed, everybody) {
+            (_, true) => Progress::InForce,
+            (true, false) => Progress::NoProxies,
+            (false, false) => Progress::NoRoute,
+        };
+        proxies.track(|tracker| tracker.note(name, state.revision, progress, Instant::now()));
     }
 
     /// The objects and what is to be said of them.
@@ -215,15 +235,6 @@ fn carriers<'a>(
         let resource = compiled.views.get(view)?.get(ResourceType::Route, route)?;
         Some((&**view, &**route, &*resource.version))
     })
-}
-
-/// What a proxy last refused of its routes, if it did.
-fn refusal(nodes: &[NodeStatus], node: &str) -> Option<String> {
-    let of_routes = |status: &NodeStatus| {
-        let routes = status.types.iter().find(|of_type| of_type.ty == ResourceType::Route)?;
-        routes.nack.as_ref().map(|nack| nack.message.clone())
-    };
-    nodes.iter().filter(|status| status.id == node).find_map(of_routes)
 }
 
 fn proxy_view(status: NodeStatus, unknown_gateway: bool) -> ProxyView {

@@ -75,3 +75,14 @@ pub struct Acknowledged {
     /// Ids of the nodes that followed it, whose stream broke off, and that are expected back.
     pub away: Vec<String>,
 }
+
+/// How far one version of one resource has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// No client follows the resource.
+    Nobody,
+    /// A client that follows it has not acknowledged this version, or is away.
+    Waiting,
+    /// All that follow it have acknowledged it.
+    Everybody,
+}

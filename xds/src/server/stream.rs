@@ -318,12 +318,29 @@ impl Stream {
         version: &str,
         answer: &mut Acknowledged,
     ) {
-        let Some(client) = self.client().filter(|c| c.view == view) else { return };
-        let state = &self.types[ty.index()];
-        if state.is_subscribed(name) {
-            let has = state.acknowledged_version(name).is_some_and(|v| &**v == version);
+        if let Some((client, has)) = self.client().zip(self.has_version(view, ty, name, version)) {
             if has { &mut answer.yes } else { &mut answer.no }.push(client.node.clone());
         }
+    }
+
+    /// Whether the client has acknowledged this version; `None` if it is of another view or does not follow the
+    /// resource.
+    pub(super) fn has_version(
+        &self,
+        view: &str,
+        ty: ResourceType,
+        name: &str,
+        version: &str,
+    ) -> Option<bool> {
+        self.client().filter(|client| client.view == view)?;
+        let state = &self.types[ty.index()];
+        let has = || state.acknowledged_version(name).is_some_and(|v| &**v == version);
+        state.is_subscribed(name).then(has)
+    }
+
+    /// The client's last word against resources of a type, while it stands.
+    pub(super) fn refusal(&self, ty: ResourceType) -> Option<&str> {
+        self.types[ty.index()].refusal()
     }
 }
 

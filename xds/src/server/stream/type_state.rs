@@ -132,6 +132,10 @@ impl TypeState {
         self.acknowledged.get(name).map(|r| &r.version)
     }
 
+    pub(super) fn refusal(&self) -> Option<&str> {
+        self.nack.as_ref().map(|nack| nack.message.as_str())
+    }
+
     /// An ACK or NACK for the response under way; anything else is stale and ignored.
     pub(super) fn answered(&mut self, nonce: &str, nack: Option<&str>) -> Outcome {
         let Some(in_flight) = self.in_flight.take_if(|f| f.nonce == nonce) else { return Outcome::None };
