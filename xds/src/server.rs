@@ -107,12 +107,18 @@ impl Server {
         Server { shared: Arc::new(shared) }
     }
 
-    /// Makes `snapshot` what the clients of `view` should have.
+    /// Makes `snapshot` what the clients of `view` should have. One that nothing was changed in wakes nobody.
     pub fn publish(&self, view: &str, snapshot: Snapshot) {
         let mut views = lock(&self.shared.views);
         match views.get(view) {
             Some(sender) => {
-                sender.send_replace(Some(snapshot));
+                sender.send_if_modified(|published| {
+                    let changed = published.as_ref().is_none_or(|before| !before.is_same(&snapshot));
+                    if changed {
+                        *published = Some(snapshot);
+                    }
+                    changed
+                });
             }
             None => {
                 views.insert(view.to_owned(), watch::Sender::new(Some(snapshot)));

@@ -58,6 +58,12 @@ impl Snapshot {
         &self.types[ty.index()]
     }
 
+    /// Whether nothing was changed since one became the other; two that only happen to be equal are not the same.
+    pub(crate) fn is_same(&self, other: &Snapshot) -> bool {
+        let shared = self.types.iter().zip(&other.types).all(|(own, other)| own.ptr_eq(other));
+        shared && self.by_name_only == other.by_name_only
+    }
+
     /// How many there are of all types.
     pub fn len(&self) -> usize {
         self.types.iter().map(OrdMap::len).sum()
