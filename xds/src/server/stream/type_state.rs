@@ -31,9 +31,11 @@ pub(super) struct TypeState {
     names: BTreeSet<Arc<str>>,
     /// Of all `names` together.
     name_bytes: usize,
+    /// How many of the published resources are in `names`.
+    named: usize,
     /// The published resources as last looked at.
     published: ResourceMap,
-    /// What the client has been sent; under a wildcard shared with `published` once they agree.
+    /// What the client has been sent; shared with `published` once the client has all of it.
     sent: ResourceMap,
     sent_fingerprint: u64,
     acknowledged: ResourceMap,
@@ -83,6 +85,7 @@ impl TypeState {
             by_name_only: false,
             names: BTreeSet::new(),
             name_bytes: 0,
+            named: 0,
             published: ResourceMap::new(),
             sent: ResourceMap::new(),
             sent_fingerprint: 0,
@@ -199,13 +202,14 @@ impl TypeState {
         self.implicit_wildcard = false;
         self.set_wildcard(names.iter().any(|n| n == WILDCARD));
         let wanted: BTreeSet<Arc<str>> =
-            names.iter().filter(|n| *n != WILDCARD).map(|n| Arc::from(n.as_str())).collect();
+            names.iter().filter(|n| *n != WILDCARD).map(|name| self.shared_name(name)).collect();
         let dropped: Vec<Arc<str>> = self.names.difference(&wanted).cloned().collect();
         self.name_bytes = wanted.iter().map(|name| name.len()).sum();
         let added: Vec<Arc<str>> = wanted.difference(&self.names).cloned().collect();
         // That a name does not exist is told by a response without it.
         self.owes_world |= self.sends_world() && !added.is_empty();
         self.dirty.extend(added);
+        self.named = wanted.iter().filter(|name| self.published.contains_key(*name)).count();
         self.names = wanted;
         for name in dropped {
             self.forget_unsubscribed(&name);
@@ -237,9 +241,10 @@ impl TypeState {
                 self.set_wildcard(true);
                 continue;
             }
-            let name: Arc<str> = name.as_str().into();
+            let name = self.shared_name(name);
             if self.names.insert(name.clone()) {
                 self.name_bytes += name.len();
+                self.named += usize::from(self.published.contains_key(&name));
             } else {
                 self.forget_sent(&name);
             }
@@ -257,10 +262,16 @@ impl TypeState {
             }
             if self.names.remove(name.as_str()) {
                 self.name_bytes -= name.len();
+                self.named -= usize::from(self.published.contains_key(name.as_str()));
                 self.absent.remove(name.as_str());
                 self.forget_unsubscribed(name);
             }
         }
+    }
+
+    /// A name as the published resource has it: a thousand gateways that name ten thousand clusters keep each once.
+    fn shared_name(&self, name: &str) -> Arc<str> {
+        self.published.get_key_value(name).map_or_else(|| name.into(), |(shared, _)| shared.clone())
     }
 
     fn set_wildcard(&mut self, wildcard: bool) {
@@ -308,10 +319,14 @@ impl TypeState {
     pub(super) fn catch_up(&mut self, published: &ResourceMap, by_name_only: bool) {
         self.by_name_only = by_name_only;
         let changed = changed_names(&self.published, published);
-        self.published = published.clone();
+        let before = std::mem::replace(&mut self.published, published.clone());
         let (mut is_concerned, had_refused) = (false, !self.refused.is_empty());
         for name in changed {
             self.refused.remove(&name);
+            if self.names.contains(&name) {
+                self.named += usize::from(published.contains_key(&name));
+                self.named -= usize::from(before.contains_key(&name));
+            }
             if self.is_subscribed(&name) {
                 self.dirty.insert(name);
                 is_concerned = true;
@@ -489,7 +504,8 @@ impl TypeState {
             self.forget_sent(name);
             self.refused.remove(name);
         }
-        if self.takes_all() && self.dirty.is_empty() && self.refused.is_empty() && self.halves.is_empty() {
+        let has_all = self.takes_all() || self.named == self.published.len();
+        if has_all && self.dirty.is_empty() && self.refused.is_empty() && self.halves.is_empty() {
             // Equal by now; share the memory.
             self.sent = self.published.clone();
         }
