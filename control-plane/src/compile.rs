@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use imbl::OrdMap;
 use pontoon_xds::{Resource, ResourceType, Snapshot};
 
 mod backend;
@@ -28,6 +29,7 @@ pub use listener::GATEWAY_CLASS;
 
 use crate::model::Model;
 use crate::model::addresses::Addresses;
+use crate::model::instance::RegistryView;
 use crate::model::migration::MigrationState;
 use crate::model::upstream::{Resolved, Source, SourceStatus, Upstream};
 use crate::objects::problem::FieldError;
@@ -61,7 +63,7 @@ pub struct Compiled {
     /// What is to be said about each object.
     pub statuses: Arc<Statuses>,
     /// What is to be said about the endpoints of each cluster in use, by the cluster's name.
-    pub clusters: BTreeMap<Arc<str>, SourceStatus>,
+    pub clusters: OrdMap<Arc<str>, SourceStatus>,
     /// What each migration is on the wire.
     pub migrations: Arc<BTreeMap<ObjectName, OnTheWire>>,
     /// Every service that sidecars can name, by `namespace/service`: the same `Arc` while they are the same.
@@ -94,7 +96,10 @@ pub fn compile(model: &Model) -> Compiled {
 #[derive(Debug, Default)]
 pub struct Compiler {
     plan: Option<Arc<Plan>>,
+    /// As it was compiled last: an application that is the same `Arc` has not changed.
+    registry: Arc<RegistryView>,
     built: BTreeMap<Arc<str>, Built>,
+    clusters: OrdMap<Arc<str>, SourceStatus>,
     snapshots: BTreeMap<Arc<str>, Snapshot>,
     sidecars: sidecar::Sidecars,
     services: Arc<BTreeSet<Arc<str>>>,
@@ -145,7 +150,10 @@ impl Compiler {
                 self.plan.insert(Arc::new(plan)).clone()
             }
         };
-        services_changed |= self.sidecars.follow(&model.registry);
+        let registered = self.registry.applications.keys();
+        if services_changed || !registered.eq(model.registry.applications.keys()) {
+            services_changed |= self.sidecars.follow(&model.registry);
+        }
         if services_changed {
             let services = self.sidecars.names();
             if services != *self.services {
@@ -156,7 +164,25 @@ impl Compiler {
             services_changed |= self.sidecars.assign(&model.addresses);
             self.addresses = model.addresses.clone();
         }
-        self.build(&plan, model);
+        match services_changed {
+            true => self.put_all(&plan, model),
+            // What follows from objects and names is there. This is what happens all day, and it costs what changes.
+            false => self.put_endpoints(&model.registry),
+        }
+        self.registry = model.registry.clone();
+        Compiled {
+            views: self.snapshots.clone(),
+            statuses: plan.statuses.clone(),
+            clusters: self.clusters.clone(),
+            migrations: plan.on_the_wire.clone(),
+            services: self.services.clone(),
+        }
+    }
+
+    fn put_all(&mut self, plan: &Plan, model: &Model) {
+        self.build(plan, model);
+        self.clusters =
+            self.built.iter().map(|(name, b)| (name.clone(), b.resolved.status.clone())).collect();
         self.snapshots
             .retain(|view, _| plan.views.contains_key(view) || self.sidecars.namespaces.contains_key(view));
         for (name, view) in &plan.views {
@@ -168,19 +194,38 @@ impl Compiler {
             put(snapshot, ResourceType::Listener, &view.listeners);
             put(snapshot, ResourceType::Route, &view.routes);
         }
-        self.put_sidecars(services_changed);
-        Compiled {
-            views: self.snapshots.clone(),
-            statuses: plan.statuses.clone(),
-            clusters: self.built.iter().map(|(name, b)| (name.clone(), b.resolved.status.clone())).collect(),
-            migrations: plan.on_the_wire.clone(),
-            services: self.services.clone(),
+        self.put_sidecars();
+    }
+
+    /// The endpoints of those clusters whose application is not the one that it was.
+    fn put_endpoints(&mut self, registry: &RegistryView) {
+        for (name, built) in &mut self.built {
+            let Source::Eureka { application, .. } = &built.upstream.source else { continue };
+            let before = self.registry.applications.get(application);
+            let same = match (before, registry.applications.get(application)) {
+                (Some(before), Some(now)) => Arc::ptr_eq(before, now),
+                (before, now) => before.is_none() && now.is_none(),
+            };
+            if same {
+                continue;
+            }
+            let resolved = built.upstream.source.resolve(registry);
+            if resolved == built.resolved {
+                continue;
+            }
+            let endpoints = Resource::encode(&cluster::assignment(name, &resolved.endpoints));
+            for snapshot in self.snapshots.values_mut() {
+                if snapshot.get(ResourceType::Endpoint, name).is_some_and(|before| *before != endpoints) {
+                    snapshot.insert_encoded(ResourceType::Endpoint, endpoints.clone());
+                }
+            }
+            self.clusters.insert(name.clone(), resolved.status.clone());
+            (built.endpoints, built.resolved) = (Some(endpoints), resolved);
         }
     }
 
-    fn put_sidecars(&mut self, services_changed: bool) {
+    fn put_sidecars(&mut self) {
         for (name, namespace) in &self.sidecars.namespaces {
-            let known = self.snapshots.contains_key(name);
             let snapshot = self.snapshots.entry(name.clone()).or_insert_with(Snapshot::by_name_only);
             let services = || namespace.services.values();
             let clusters: BTreeSet<&Arc<str>> =
@@ -188,10 +233,8 @@ impl Compiler {
             let built = || clusters.iter().filter_map(|name| self.built.get(*name));
             put(snapshot, ResourceType::Cluster, built().map(|built| &built.cluster));
             put(snapshot, ResourceType::Endpoint, built().filter_map(|built| built.endpoints.as_ref()));
-            if services_changed || !known {
-                put(snapshot, ResourceType::Listener, services().flat_map(|service| &service.listeners));
-                put(snapshot, ResourceType::Route, services().map(|service| &service.routes));
-            }
+            put(snapshot, ResourceType::Listener, services().flat_map(|service| &service.listeners));
+            put(snapshot, ResourceType::Route, services().map(|service| &service.routes));
         }
     }
 

@@ -120,8 +120,8 @@ fn status(compiled: &Compiled) -> String {
         (name.to_string(), wire)
     });
     let migrations = migrations.collect::<serde_json::Map<_, _>>();
-    let all =
-        serde_json::json!({ "objects": objects, "clusters": compiled.clusters, "migrations": migrations });
+    let clusters = compiled.clusters.iter().collect::<BTreeMap<_, _>>();
+    let all = serde_json::json!({ "objects": objects, "clusters": clusters, "migrations": migrations });
     serde_json::to_string_pretty(&all).expect("JSON") + "\n"
 }
 
