@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use pontoon_xds::server::{Options as XdsOptions, Server, grpc_server};
 use redb::Database;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::TcpListenerStream;
@@ -32,6 +32,9 @@ use crate::registry::eureka::{Eureka, Options as EurekaOptions};
 
 /// The database in the data folder.
 const DATABASE: &str = "pontoon.redb";
+/// Connections that wait to be accepted: after a restart all proxies come back while the objects are being read. The
+/// kernel takes at most `net.core.somaxconn`; beyond, it resets some of those that wait.
+const BACKLOG: u32 = 4096;
 /// For proxies' streams to end by themselves after a stop. They come back elsewhere or later; what they have
 /// stays in force.
 const XDS_DRAIN: Duration = Duration::from_secs(1);
@@ -121,9 +124,9 @@ pub struct Running {
 
 /// Starts everything. On return objects and registry are loaded, and proxies are answered.
 pub async fn start(options: Options) -> Result<Running, StartError> {
-    let eureka_listener = bind("Eureka", options.eureka_listen, "--eureka-listen").await?;
-    let xds_listener = bind("xDS", options.xds_listen, "--xds-listen").await?;
-    let api_listener = bind("the API", options.api_listen, "--api-listen").await?;
+    let eureka_listener = bind("Eureka", options.eureka_listen, "--eureka-listen")?;
+    let xds_listener = bind("xDS", options.xds_listen, "--xds-listen")?;
+    let api_listener = bind("the API", options.api_listen, "--api-listen")?;
     let eureka = local(&eureka_listener, options.eureka_listen);
     let (xds, api) = (local(&xds_listener, options.xds_listen), local(&api_listener, options.api_listen));
 
@@ -211,12 +214,17 @@ impl Running {
     }
 }
 
-async fn bind(
-    what: &'static str,
-    address: SocketAddr,
-    flag: &'static str,
-) -> Result<TcpListener, StartError> {
-    TcpListener::bind(address).await.map_err(|source| StartError::Listen { what, address, flag, source })
+fn bind(what: &'static str, address: SocketAddr, flag: &'static str) -> Result<TcpListener, StartError> {
+    let listen = || {
+        let socket = match address {
+            SocketAddr::V4(_) => TcpSocket::new_v4()?,
+            SocketAddr::V6(_) => TcpSocket::new_v6()?,
+        };
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        socket.listen(BACKLOG)
+    };
+    listen().map_err(|source| StartError::Listen { what, address, flag, source })
 }
 
 fn local(listener: &TcpListener, asked: SocketAddr) -> SocketAddr {
