@@ -29,7 +29,7 @@ pub use listener::GATEWAY_CLASS;
 
 use crate::model::Model;
 use crate::model::addresses::Addresses;
-use crate::model::instance::RegistryView;
+use crate::model::instance::{Application, RegistryView};
 use crate::model::migration::MigrationState;
 use crate::model::upstream::{Resolved, Source, SourceStatus, Upstream};
 use crate::objects::problem::FieldError;
@@ -135,6 +135,20 @@ struct Built {
     endpoints: Option<Resource>,
 }
 
+/// Whether applications came or went, or instances go by other names than before.
+fn names_differ(before: &RegistryView, now: &RegistryView) -> bool {
+    let vips = |application: &Application| -> BTreeSet<String> {
+        let vips = application.instances.values().flat_map(|instance| instance.vips());
+        vips.map(str::to_ascii_lowercase).collect()
+    };
+    before.applications.len() != now.applications.len()
+        || before
+            .applications
+            .iter()
+            .zip(&now.applications)
+            .any(|((a, before), (b, now))| a != b || !Arc::ptr_eq(before, now) && vips(before) != vips(now))
+}
+
 impl Compiler {
     /// Compiles a model.
     pub fn compile(&mut self, model: &Model) -> Compiled {
@@ -150,8 +164,7 @@ impl Compiler {
                 self.plan.insert(Arc::new(plan)).clone()
             }
         };
-        let registered = self.registry.applications.keys();
-        if services_changed || !registered.eq(model.registry.applications.keys()) {
+        if services_changed || names_differ(&self.registry, &model.registry) {
             services_changed |= self.sidecars.follow(&model.registry);
         }
         if services_changed {
@@ -199,15 +212,19 @@ impl Compiler {
 
     /// The endpoints of those clusters whose application is not the one that it was.
     fn put_endpoints(&mut self, registry: &RegistryView) {
-        for (name, built) in &mut self.built {
-            let Source::Eureka { application, .. } = &built.upstream.source else { continue };
+        let is_same = |application: &Arc<str>| {
             let before = self.registry.applications.get(application);
-            let same = match (before, registry.applications.get(application)) {
+            match (before, registry.applications.get(application)) {
                 (Some(before), Some(now)) => Arc::ptr_eq(before, now),
                 (before, now) => before.is_none() && now.is_none(),
-            };
-            if same {
-                continue;
+            }
+        };
+        for (name, built) in &mut self.built {
+            match &built.upstream.source {
+                Source::Eureka { application, .. } if !is_same(application) => {}
+                // Of whatever application, so looked at with each change; there are few of them.
+                Source::EurekaVip(_) => {}
+                _ => continue,
             }
             let resolved = built.upstream.source.resolve(registry);
             if resolved == built.resolved {

@@ -135,13 +135,12 @@ fn a_change_of_endpoints_changes_these_and_nothing_else() {
 #[test]
 fn a_name_that_instances_go_by_is_a_service_until_an_application_has_it() {
     let mut registry = registry(None);
+    let of = registry.applications["S1"].instances["a"].clone();
     let go_by = |vip: &str| {
-        let of = registry.applications["S1"].instances["a"].clone();
         let instance = Instance { vip: vip.into(), ..Instance::clone(&of) };
         Arc::new(Application { instances: BTreeMap::from([("a".into(), Arc::new(instance))]), held: false })
     };
-    let with_two_names = go_by("s1,Stock,${name}");
-    registry.applications.insert("S1".into(), with_two_names);
+    registry.applications.insert("S1".into(), go_by("s1,Stock,${name}"));
     let mut compiler = Compiler::default();
     let mut services = |registry: &RegistryView| {
         let model = Model { registry: Arc::new(registry.clone()), ..Model::default() };
@@ -156,6 +155,10 @@ fn a_name_that_instances_go_by_is_a_service_until_an_application_has_it() {
     };
     let (names, clusters) = services(&registry);
     assert_eq!((names, clusters), (vec!["stock".to_owned()], vec!["eureka-vip/stock".to_owned()]));
+    registry.applications.insert("S1".into(), go_by("s1"));
+    assert_eq!(services(&registry).0, Vec::<String>::new());
+    registry.applications.insert("S1".into(), go_by("stock"));
+    assert_eq!(services(&registry).0, ["stock"]);
     let own = registry.applications["S2"].clone();
     registry.applications.insert("STOCK".into(), own);
     let (names, clusters) = services(&registry);
