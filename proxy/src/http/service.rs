@@ -4,19 +4,24 @@ mod forward;
 mod plan;
 
 use std::convert::Infallible;
-use std::future::Future;
+use std::future::{self, Future};
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 
+use futures_util::FutureExt as _;
 use http::header::CONNECTION;
 use http::{HeaderValue, Request, Response};
 use hyper::body::Incoming;
 
+use self::plan::Plan;
 use super::body::ResponseBody;
 use super::exchange::Exchange;
 use super::respond;
+use crate::error::Error;
 use crate::listener::Phase;
 use crate::listener::connection::ConnState;
+use crate::route::RouteTable;
 
 /// Serves the requests of one connection.
 pub(crate) struct ProxyService {
@@ -40,26 +45,39 @@ impl hyper::service::Service<Request<Incoming>> for ProxyService {
     }
 }
 
-async fn serve(
+/// An `async fn` would hold the request twice.
+fn serve(
     exchange: Rc<Exchange>,
     request: Request<Incoming>,
-) -> Result<Response<ResponseBody>, Infallible> {
-    let planned = match plan::on_demand(&exchange, &request).await {
-        Ok(table) => plan::plan(&exchange, request, table),
-        Err(error) => Err(error),
-    };
-    let mut response = match planned {
-        Ok(plan::Plan::Answer(response)) => response,
-        Ok(plan::Plan::Forward(forward)) => forward::forward(&exchange, forward)
-            .await
-            .unwrap_or_else(|error| respond::error(&exchange, error)),
-        Err(error) => respond::error(&exchange, error),
-    };
-    exchange.status.set(response.status().as_u16());
-    let leaving = exchange.conn.listener.phase() >= Phase::LameDuck;
-    let scarce = exchange.worker().is_scarce();
-    if (leaving || scarce) && exchange.conn.tunnel.borrow().is_none() {
-        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+) -> impl Future<Output = Result<Response<ResponseBody>, Infallible>> {
+    async move {
+        let table = plan::on_demand(&exchange, &request).await;
+        let mut response = answer(&exchange, request, table).await;
+        exchange.status.set(response.status().as_u16());
+        let leaving = exchange.conn.listener.phase() >= Phase::LameDuck;
+        let scarce = exchange.worker().is_scarce();
+        if (leaving || scarce) && exchange.conn.tunnel.borrow().is_none() {
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        Ok(response)
     }
-    Ok(response)
+}
+
+/// Plans the request, and answers it or sends it on.
+fn answer(
+    exchange: &Rc<Exchange>,
+    request: Request<Incoming>,
+    table: Result<Option<Arc<RouteTable>>, Error>,
+) -> impl Future<Output = Response<ResponseBody>> {
+    let response = match table.and_then(|table| plan::plan(exchange, request, table)) {
+        Ok(Plan::Forward(request, plan)) => {
+            let answered = forward::forward(exchange, request, plan);
+            return answered
+                .map(|answer| answer.unwrap_or_else(|error| respond::error(exchange, error)))
+                .left_future();
+        }
+        Ok(Plan::Answer(response)) => response,
+        Err(error) => respond::error(exchange, error),
+    };
+    future::ready(response).right_future()
 }

@@ -2,11 +2,13 @@
 //! next used and the rest grow old. HTTP/2: streams share connections, and one opening serves all who wait.
 
 use std::cell::{Cell, RefCell};
+use std::future::{self, Future};
 use std::rc::Rc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::client::conn::{TrySendError, http1, http2};
@@ -103,7 +105,8 @@ impl EndpointPool {
                 if !fresh && let Some(sender) = self.take_idle(settings, now) {
                     return Ok(self.lend(endpoint, Connection::Http1(sender), true, settings));
                 }
-                let sender = connect::http1(&self.dialer, endpoint, settings).await?;
+                // Boxed, here and below, so that requests that find a connection do not carry room for making one.
+                let sender = Box::pin(connect::http1(&self.dialer, endpoint, settings)).await?;
                 Ok(self.lend(endpoint, Connection::Http1(sender), false, settings))
             }
             UpstreamProtocol::Http2 => {
@@ -172,7 +175,7 @@ impl EndpointPool {
             }
         }
         let opening = Opening::new(self);
-        let result = connect::http2(&self.dialer, endpoint, settings).await;
+        let result = Box::pin(connect::http2(&self.dialer, endpoint, settings)).await;
         self.failed.set(result.as_ref().err().copied());
         let shared = result.map(|sender| {
             Rc::new(Shared {
@@ -235,14 +238,17 @@ pub(crate) struct Lease {
 
 impl Lease {
     /// Sends the request. The error holds the request where nothing of it was sent.
-    pub(crate) async fn send(
+    pub(crate) fn send(
         &mut self,
         request: Request<RequestBody>,
-    ) -> Result<Response<Incoming>, TrySendError<Request<RequestBody>>> {
+    ) -> impl Future<Output = Result<Response<Incoming>, TrySendError<Request<RequestBody>>>> + use<> {
+        // An `async fn` would hold the request as well as what sends it.
         match &mut self.connection {
-            Some(Connection::Http1(sender)) => sender.try_send_request(request).await,
-            Some(Connection::Http2(shared)) => shared.sender.clone().try_send_request(request).await,
-            None => std::future::pending().await,
+            Some(Connection::Http1(sender)) => sender.try_send_request(request).left_future(),
+            Some(Connection::Http2(shared)) => {
+                shared.sender.clone().try_send_request(request).left_future().right_future()
+            }
+            None => future::pending().right_future().right_future(),
         }
     }
 

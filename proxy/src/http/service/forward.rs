@@ -3,7 +3,7 @@
 
 use std::error::Error as _;
 use std::future::{Future, poll_fn};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
@@ -37,66 +37,68 @@ struct Copy {
     headers: HeaderMap,
 }
 
-pub(super) async fn forward(
+/// An `async fn` would hold the request and the plan twice.
+pub(super) fn forward(
     exchange: &Rc<Exchange>,
+    request: Request<RequestBody>,
     mut plan: ForwardPlan,
-) -> Result<Response<ResponseBody>, Error> {
-    if let Some(change) = plan.change.take_if(|change| change.is_connect()) {
-        return connect(exchange, plan, change).await;
-    }
-    let Some(action) = plan.action() else { return Err(Error::NoRoute) };
-    let policy = action.retry.clone();
-    let total = action.timeout.map(|timeout| exchange.start + timeout);
-    let mut bounds = Bounds { total, idle: plan.idle, seen: exchange.progress.get() };
-    let mut timer = exchange.worker().timer(bounds.next(exchange.start));
-    let mut slot = Some(std::mem::replace(&mut plan.request, Request::new(RequestBody::empty())));
-    let mut tried: Vec<Arc<Endpoint>> = Vec::new();
-    let mut now = exchange.start;
-    let mut tries = 0;
-    loop {
-        let Some(request) = slot.as_ref() else { return Err(Error::UpstreamReset) };
-        let repeatable =
-            Repeatable { safe: retry::is_safe(request.method()), bodyless: request.body().is_end_stream() };
-        let copy = (tries < policy.max_retries
-            && repeatable.bodyless
-            && plan.change.is_none()
-            && (policy.on_refused_stream || policy.on_broken_connection && repeatable.safe))
-            .then(|| Copy::of(request));
-        tries += 1;
-        exchange.attempts.set(tries);
-        let endpoint = pick(exchange, &plan, now, &tried)?;
-        let attempt = try_once(exchange, &plan, &endpoint, &mut slot, tries > 1, now);
-        let attempt = async {
-            let answer = attempt.await?;
-            if copy.is_some() { answer.begun().await } else { Ok(answer) }
-        };
-        let result = bound(
-            exchange,
-            attempt,
-            &mut bounds,
-            &mut timer,
-            policy.per_try_timeout.map(|limit| now + limit),
-        )
-        .await;
-        let failure = match result {
-            Ok(received) => return answer(exchange, plan, received, bounds, timer),
-            Err(error) => Failure { error, unsent: slot.is_some() },
-        };
-        // An error of the client's, noted by its body, is the cause of what the upstream hop reports.
-        if let Some(error) = exchange.error.get() {
-            return Err(error);
+) -> impl Future<Output = Result<Response<ResponseBody>, Error>> {
+    let mut slot = Some(request);
+    async move {
+        if let Some(change) = plan.change.take_if(|change| change.is_connect()) {
+            return Box::pin(connect(exchange, plan, change)).await;
         }
-        if !retry::again(&policy, failure, repeatable, tries) {
-            return Err(failure.error);
+        let Some(action) = plan.action() else { return Err(Error::NoRoute) };
+        let policy = action.retry.clone();
+        let total = action.timeout.map(|timeout| exchange.start + timeout);
+        let mut bounds = Bounds { total, idle: plan.idle, seen: exchange.progress.get() };
+        let mut timer = exchange.worker().timer(bounds.next(exchange.start));
+        let mut tried: Vec<Arc<Endpoint>> = Vec::new();
+        let mut now = exchange.start;
+        let mut tries = 0;
+        loop {
+            let Some(request) = slot.as_ref() else { return Err(Error::UpstreamReset) };
+            let repeatable = Repeatable {
+                safe: retry::is_safe(request.method()),
+                bodyless: request.body().is_end_stream(),
+            };
+            let copy = (tries < policy.max_retries
+                && repeatable.bodyless
+                && plan.change.is_none()
+                && (policy.on_refused_stream || policy.on_broken_connection && repeatable.safe))
+                .then(|| Copy::of(request));
+            tries += 1;
+            exchange.attempts.set(tries);
+            let endpoint = pick(exchange, &plan, now, &tried)?;
+            let try_by = policy.per_try_timeout.map(|limit| now + limit);
+            let result = {
+                // Pinned here: a future that is handed on by value takes its room twice.
+                let attempt = pin!(async {
+                    let answer = try_once(exchange, &plan, &endpoint, &mut slot, tries > 1, now).await?;
+                    if copy.is_some() { answer.begun().await } else { Ok(answer) }
+                });
+                bound(exchange, attempt, &mut bounds, &mut timer, try_by).await
+            };
+            let failure = match result {
+                Ok(received) => return answer(exchange, plan, received, bounds, timer),
+                Err(error) => Failure { error, unsent: slot.is_some() },
+            };
+            // An error of the client's, noted by its body, is the cause of what the upstream hop reports.
+            if let Some(error) = exchange.error.get() {
+                return Err(error);
+            }
+            if !retry::again(&policy, failure, repeatable, tries) {
+                return Err(failure.error);
+            }
+            if slot.is_none() {
+                slot = copy.map(Copy::into_request);
+            }
+            if let Some(cluster) = exchange.cluster.borrow().as_ref() {
+                cluster.cells.retries.add(1);
+            }
+            tried.push(endpoint);
+            now = Instant::now();
         }
-        if slot.is_none() {
-            slot = copy.map(Copy::into_request);
-        }
-        if let Some(cluster) = exchange.cluster.borrow().as_ref() {
-            cluster.cells.retries.add(1);
-        }
-        tried.push(endpoint);
-        now = Instant::now();
     }
 }
 
@@ -221,7 +223,7 @@ fn classify(error: &hyper::Error) -> Error {
 /// Runs a try within the route's timeout, its own, and the idle time.
 async fn bound<F, T>(
     exchange: &Exchange,
-    attempt: F,
+    mut attempt: Pin<&mut F>,
     bounds: &mut Bounds,
     timer: &mut Timer,
     try_by: Option<Instant>,
@@ -229,7 +231,6 @@ async fn bound<F, T>(
 where
     F: Future<Output = Result<T, Error>>,
 {
-    let mut attempt = pin!(attempt);
     let mut try_timer = try_by.map(|deadline| exchange.worker().timer(deadline));
     poll_fn(|cx| {
         if let Poll::Ready(result) = attempt.as_mut().poll(cx) {

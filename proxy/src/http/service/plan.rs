@@ -32,12 +32,11 @@ pub(super) enum Plan {
     /// Answered from here.
     Answer(Response<ResponseBody>),
     /// Sent on.
-    Forward(ForwardPlan),
+    Forward(Request<RequestBody>, ForwardPlan),
 }
 
 /// A request ready to be sent, and what governs it.
 pub(super) struct ForwardPlan {
-    pub(super) request: Request<RequestBody>,
     pub(super) route: Arc<Route>,
     pub(super) cluster: Arc<Cluster>,
     pub(super) settings: Arc<ClusterSettings>,
@@ -236,16 +235,9 @@ pub(super) fn plan(
                 });
             }
             let idle = action.idle_timeout.or(settings.timeouts.stream_idle);
-            Ok(Plan::Forward(ForwardPlan {
-                request,
-                route,
-                cluster,
-                settings: cluster_settings,
-                arm,
-                set_cookie,
-                change,
-                idle,
-            }))
+            let plan =
+                ForwardPlan { route, cluster, settings: cluster_settings, arm, set_cookie, change, idle };
+            Ok(Plan::Forward(request, plan))
         }
     }
 }
