@@ -13,6 +13,7 @@ pub mod error;
 pub mod explain;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
+mod gather;
 pub mod http;
 pub mod intercept;
 mod listener;

@@ -11,6 +11,7 @@ use tokio::time::timeout;
 use tokio_rustls::client::TlsStream;
 
 use crate::error::Error;
+use crate::gather::Gathering;
 use crate::http::body::RequestBody;
 use crate::proxy_protocol::{self, Addresses};
 use crate::upstream::cluster::{ClusterSettings, Endpoint};
@@ -93,7 +94,7 @@ pub(crate) async fn http1(
     settings: &ClusterSettings,
 ) -> Result<http1::SendRequest<RequestBody>, Error> {
     match stream(dialer, endpoint, settings, None).await? {
-        Stream::Plain(stream) => http1_over(stream).await,
+        Stream::Plain(stream) => http1_over(Gathering(stream)).await,
         Stream::Tls(stream) => http1_over(stream).await,
     }
 }
@@ -119,7 +120,7 @@ pub(crate) async fn http2(
     settings: &ClusterSettings,
 ) -> Result<http2::SendRequest<RequestBody>, Error> {
     match stream(dialer, endpoint, settings, None).await? {
-        Stream::Plain(stream) => http2_over(stream).await,
+        Stream::Plain(stream) => http2_over(Gathering(stream)).await,
         // RFC 9113, 3.2: under TLS it is agreed by ALPN.
         Stream::Tls(stream) if stream.get_ref().1.alpn_protocol() != Some(b"h2".as_slice()) => {
             Err(Error::UpstreamTlsProtocol)
