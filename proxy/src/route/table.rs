@@ -1,11 +1,13 @@
 //! Look-up tables, so that ten thousand routes cost about what ten do. They only narrow down the candidates:
 //! the first route in resource order whose whole match holds wins, as in a plain scan.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::matching::PathMatcher;
 use super::{Route, RouteTable, VirtualHost};
+
+/// Its keys are the operator's, and what is looked up is not kept: nobody can choose keys that collide.
+type HashMap<K, V> = std::collections::HashMap<K, V, foldhash::fast::RandomState>;
 
 /// Below this many routes a plain scan is cheaper than hashing.
 const SCAN_BELOW: usize = 8;
