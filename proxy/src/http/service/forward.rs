@@ -71,17 +71,22 @@ pub(super) fn forward(
             exchange.attempts.set(tries);
             let endpoint = pick(exchange, &plan, now, &tried)?;
             let try_by = policy.per_try_timeout.map(|limit| now + limit);
+            let mut received = None;
             let result = {
-                // Pinned here: a future that is handed on by value takes its room twice.
+                // Pinned here, and the answer left where it is wanted: what is handed on by value takes its room
+                // and its copy at each step.
                 let attempt = pin!(async {
-                    let answer = try_once(exchange, &plan, &endpoint, &mut slot, tries > 1, now).await?;
-                    if copy.is_some() { answer.begun().await } else { Ok(answer) }
+                    let tried = try_once(exchange, &plan, &endpoint, &mut slot, tries > 1, now);
+                    let answer = received.insert(tried.await?);
+                    if copy.is_some() { answer.begin().await } else { Ok(()) }
                 });
                 bound(exchange, attempt, &mut bounds, &mut timer, try_by).await
             };
-            let failure = match result {
-                Ok(received) => return answer(exchange, plan, received, bounds, timer),
-                Err(error) => Failure { error, unsent: slot.is_some() },
+            let failure = match (result, received) {
+                (Ok(()), Some(received)) => return answer(exchange, plan, received, bounds, timer),
+                (result, _) => {
+                    Failure { error: result.err().unwrap_or(Error::UpstreamReset), unsent: slot.is_some() }
+                }
             };
             // An error of the client's, noted by its body, is the cause of what the upstream hop reports.
             if let Some(error) = exchange.error.get() {
@@ -114,17 +119,17 @@ impl Answer {
     /// Waits for the first bytes of a body of known length. An upstream that dies between head and body has not
     /// answered, and as long as nothing was passed on the request can still go elsewhere. A body of unknown length
     /// may be a stream of events, whose head is an answer of its own.
-    async fn begun(mut self) -> Result<Self, Error> {
+    async fn begin(&mut self) -> Result<(), Error> {
         let body = self.response.body_mut();
         if body.is_end_stream() || body.size_hint().exact().is_none_or(|length| length == 0) {
-            return Ok(self);
+            return Ok(());
         }
         match body.frame().await {
             Some(Ok(frame)) => self.first = Some(frame.into_data().map_err(|_| Error::UpstreamProtocol)?),
             Some(Err(error)) => return Err(classify(&error)),
             None => {}
         }
-        Ok(self)
+        Ok(())
     }
 }
 

@@ -23,6 +23,15 @@ use crate::route::{Action, Forward, NoRoute, RequestHead, Route, RouteTable, Tar
 use crate::upstream::cluster::{Cluster, ClusterSettings, UpstreamProtocol};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// Their values differ from request to request.
+const UNIQUE: [HeaderName; 6] = [
+    REQUEST_ID,
+    HeaderName::from_static("traceparent"),
+    HeaderName::from_static("b3"),
+    HeaderName::from_static("x-b3-traceid"),
+    HeaderName::from_static("x-b3-spanid"),
+    HeaderName::from_static("x-b3-parentspanid"),
+];
 /// The longest request target. Above: 414. nginx allows 8 KiB, Tomcat 8 KiB for all of the head.
 const MAX_TARGET_BYTES: usize = 16 * 1024;
 
@@ -382,6 +391,13 @@ fn address(
             parts.headers.remove(HOST);
             if hop.trailers {
                 parts.headers.insert(TE, HeaderValue::from_static("trailers"));
+            }
+            for (name, value) in &mut parts.headers {
+                if matches!(name.as_str().as_bytes()[0], b'b' | b't' | b'x') && UNIQUE.contains(name) {
+                    // HPACK's word for what is not to be indexed: these would push all else out of the connection's
+                    // table, and each would be compared with all that are there.
+                    value.set_sensitive(true);
+                }
             }
             let uri = std::mem::take(&mut parts.uri);
             let mut target = uri.into_parts();
