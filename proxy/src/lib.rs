@@ -3,6 +3,7 @@
 //! is a command of its own.
 
 pub mod admin;
+mod allocator;
 pub mod balance;
 pub mod bootstrap;
 pub mod cli;

@@ -21,6 +21,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::LocalSet;
 use tokio::time::Instant;
 
+use crate::allocator;
 use crate::config::listener::Listener;
 use crate::listener::{ListenerLocal, Phase, accept};
 use crate::overload::Admission;
@@ -402,5 +403,6 @@ async fn sweep(worker: Rc<Worker>) {
     loop {
         interval.tick().await;
         worker.sweep();
+        allocator::collect();
     }
 }

@@ -45,7 +45,7 @@ impl hyper::service::Service<Request<Incoming>> for ProxyService {
     }
 }
 
-/// An `async fn` would hold the request twice.
+#[expect(clippy::manual_async_fn, reason = "an async fn would hold the request twice")]
 fn serve(
     exchange: Rc<Exchange>,
     request: Request<Incoming>,
