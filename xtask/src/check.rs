@@ -41,14 +41,19 @@ pub(crate) fn run(workspace: &Path, steps: &Steps, tools: &Tools) -> anyhow::Res
     let clippy = steps.run("clippy", &mut cargo(&clippy));
     check("clippy", clippy.map(drop));
 
-    let mut tests = cargo(&["test", "--workspace", "--locked", "--no-fail-fast"]);
-    let output = steps.try_run("tests", &mut tests)?;
-    let mut counted = Tally::of_cargo_test(&output.text);
-    if !output.success && counted.failed == 0 {
-        // It did not compile, or a test program died.
-        counted.failed = 1;
-    }
-    total.add(counted);
+    let mut tests = |name: &str, arguments: &[&str]| -> anyhow::Result<()> {
+        let output = steps.try_run(name, &mut cargo(arguments))?;
+        let mut counted = Tally::of_cargo_test(&output.text);
+        if !output.success && counted.failed == 0 {
+            // It did not compile, or a test program died.
+            counted.failed = 1;
+        }
+        total.add(counted);
+        Ok(())
+    };
+    tests("tests", &["test", "--workspace", "--locked", "--no-fail-fast"])?;
+    tools.valgrind(steps)?;
+    tests("cost", &["test", "--release", "--locked", "-p", "pontoon-proxy", "--test", "cost"])?;
 
     for group in Group::value_variants() {
         match e2e::run(*group, workspace, steps, tools, &[]) {

@@ -27,6 +27,9 @@ const APT: [(&str, &str); 5] = [
 /// The same, for networks in namespaces.
 const APT_NETWORK: [(&str, &str); 3] = [("iproute2", "ip"), ("nftables", "nft"), ("util-linux", "setpriv")];
 
+/// Counts what a request costs.
+const APT_COST: [(&str, &str); 1] = [("valgrind", "valgrind")];
+
 struct CargoTool {
     package: &'static str,
     version: &'static str,
@@ -93,6 +96,11 @@ impl Tools {
     /// What makes networks in namespaces, and looks at their rules.
     pub(crate) fn network(&self, steps: &Steps) -> anyhow::Result<()> {
         apt(steps, &APT_NETWORK)
+    }
+
+    /// What counts instructions.
+    pub(crate) fn valgrind(&self, steps: &Steps) -> anyhow::Result<()> {
+        apt(steps, &APT_COST)
     }
 
     /// Envoy, as its Python package carries it.

@@ -1,0 +1,220 @@
+//! What one request costs, in instructions and allocations: figures that do not depend on how busy the machine is, so
+//! that a test can hold them. Valgrind counts. Only a release build says anything, so that in any other there is
+//! nothing here: `cargo test --release -p pontoon-proxy --test cost`, which `cargo xtask test` runs too.
+//!
+//! `UPDATE=1` writes the new figures. A commit that raises them says why. `KEEP=FILE` keeps what valgrind wrote, for
+//! `callgrind_annotate`.
+#![cfg(not(debug_assertions))]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // clippy.toml exempts #[test] functions, not their helpers
+
+#[path = "../request_path/fixture.rs"]
+#[allow(dead_code, reason = "shared with the request path's tests")]
+mod fixture;
+
+use std::collections::HashMap;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+
+use pontoon_proxy::route::matching::{PathMatcher, RouteMatcher};
+use pontoon_proxy::route::{Action, Route, RouteTable, VirtualHost};
+use serde::{Deserialize, Serialize};
+
+use fixture::*;
+
+/// Says that a process is the one that is counted, and where its upstream is.
+const UPSTREAM: &str = "PONTOON_TEST_COST_UPSTREAM";
+/// Requests of two runs: what they differ by is what so many requests cost, without the start and the end.
+const RUNS: [u64; 2] = [500, 2_500];
+const ROUTES: usize = 100;
+/// In hundredths.
+const TOLERANCE: u64 = 3;
+const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello";
+
+/// Of one request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+struct Cost {
+    instructions: u64,
+    allocations: u64,
+}
+
+#[test]
+fn a_request_costs_what_it_did() {
+    if let Some(upstream) = std::env::var_os(UPSTREAM) {
+        return counted(upstream.to_str().unwrap().parse().unwrap());
+    }
+    let [less, more] = RUNS.map(run);
+    let requests = RUNS[1] - RUNS[0];
+    let each = |less: u64, more: u64| (more - less + requests / 2) / requests;
+    let now = Cost {
+        instructions: each(less.instructions, more.instructions),
+        allocations: each(less.allocations, more.allocations),
+    };
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cost/kept.json");
+    if std::env::var_os("UPDATE").is_some() {
+        std::fs::write(&path, serde_json::to_string_pretty(&now).unwrap() + "\n").unwrap();
+    }
+    let kept: Cost = serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
+    println!("{now:?}; kept: {kept:?}");
+    for (what, now, kept) in [
+        ("instructions", now.instructions, kept.instructions),
+        ("allocations", now.allocations, kept.allocations),
+    ] {
+        assert!(
+            now * 100 <= kept * (100 + TOLERANCE),
+            "a request takes {now} {what}, and took {kept}; if that has a reason, say it, and run with UPDATE=1"
+        );
+        assert!(
+            now * 100 >= kept * (100 - TOLERANCE),
+            "a request takes {now} {what} only, and took {kept}: run with UPDATE=1, so that it stays so"
+        );
+    }
+}
+
+/// One run of a counted process.
+fn run(requests: u64) -> Cost {
+    let upstream = upstream();
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let mut child = Command::new("valgrind")
+        .args(["--tool=callgrind", "--quiet", "--combine-dumps=yes"])
+        .arg(format!("--callgrind-out-file={}", file.path().display()))
+        .arg(std::env::current_exe().unwrap())
+        .args(["a_request_costs_what_it_did", "--exact", "--nocapture"])
+        .env(UPSTREAM, upstream.to_string())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("valgrind is installed");
+    let mut said = BufReader::new(child.stdout.take().unwrap()).lines();
+    let address = said.by_ref().find_map(|line| Some(line.unwrap().split_once("listens on ")?.1.to_owned()));
+    ask(address.expect("the proxy listens").parse().unwrap(), requests);
+    drop(child.stdin.take());
+    said.for_each(drop);
+    assert!(child.wait().unwrap().success());
+    if let Some(kept) = std::env::var_os("KEEP") {
+        std::fs::copy(file.path(), kept).unwrap();
+    }
+    read(file.path())
+}
+
+/// The process that is counted: a proxy of one worker and a hundred routes, until its input ends.
+fn counted(upstream: SocketAddr) {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    runtime.block_on(async {
+        let setup = Setup { http: Box::new(many_routes), ..Setup::default() };
+        let proxy = Proxy::with(&[upstream], setup).await;
+        println!("listens on {}", proxy.address);
+        tokio::task::spawn_blocking(|| std::io::stdin().read_to_end(&mut Vec::new())).await.unwrap().unwrap();
+        proxy.drain().await;
+    });
+}
+
+/// Puts the fixture's route, under other prefixes, before and after the one that the requests take.
+fn many_routes(http: &mut pontoon_proxy::config::listener::HttpSettings) {
+    let table = http.routes.table.load_full().unwrap();
+    let Action::Forward(forward) = &table.virtual_hosts[0].routes[0].action else { panic!("it forwards") };
+    let pontoon_proxy::route::Targets::One(cluster) = &forward.targets else { panic!("to one cluster") };
+    let route = |number: usize| Route {
+        name: format!("route-{number}").into(),
+        matcher: RouteMatcher {
+            path: PathMatcher::Prefix(format!("/route-{number}/").into()),
+            headers: vec![],
+            query: vec![],
+        },
+        action: Action::Forward(pontoon_proxy::route::Forward {
+            targets: pontoon_proxy::route::Targets::One(Arc::clone(cluster)),
+            hash: Vec::new(),
+            timeout: forward.timeout,
+            idle_timeout: None,
+            retry: forward.retry.clone(),
+            prefix_rewrite: None,
+            host_rewrite: None,
+            connect: false,
+            max_body_bytes: None,
+        }),
+        request_headers: Vec::new(),
+        response_headers: Vec::new(),
+    };
+    let host = VirtualHost::new("all".into(), (0..ROUTES).map(route).collect());
+    let table = RouteTable::new("r".into(), "1".into(), true, vec![(vec!["*".to_owned()], host)]).unwrap();
+    http.routes.table.store(Some(Arc::new(table)));
+}
+
+/// Answers each request on each connection, whatever it is; GETs come without a body.
+fn upstream() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            std::thread::spawn(move || answer(stream));
+        }
+    });
+    address
+}
+
+fn answer(mut stream: TcpStream) {
+    stream.set_nodelay(true).unwrap();
+    let mut head = Vec::new();
+    let mut part = [0; 4096];
+    while let Ok(length @ 1..) = stream.read(&mut part) {
+        head.extend_from_slice(&part[..length]);
+        if head.ends_with(b"\r\n\r\n") {
+            head.clear();
+            if stream.write_all(ANSWER).is_err() {
+                return;
+            }
+        }
+    }
+}
+
+/// One request after the other over one connection.
+fn ask(address: SocketAddr, requests: u64) {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_nodelay(true).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let request = format!(
+        "GET /route-{}/item?page=2 HTTP/1.1\r\nhost: shop.test\r\nuser-agent: cost/1\r\naccept: */*\r\n\
+         accept-encoding: gzip\r\ncookie: session=0123456789abcdef\r\n\r\n",
+        ROUTES / 2
+    );
+    let mut part = [0; 4096];
+    for number in 0..requests {
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut have = Vec::new();
+        while !have.ends_with(b"hello") {
+            let length = stream.read(&mut part).unwrap();
+            assert!(length > 0, "closed at request {number}");
+            have.extend_from_slice(&part[..length]);
+        }
+        assert!(have.starts_with(b"HTTP/1.1 200 "), "{}", String::from_utf8_lossy(&have));
+    }
+}
+
+/// What callgrind wrote: all instructions, and how often the allocator was called. A name is written out once, with
+/// a number that then stands for it.
+fn read(file: &Path) -> Cost {
+    const ALLOCATORS: [&str; 5] = ["malloc", "calloc", "realloc", "posix_memalign", "aligned_alloc"];
+    let text = std::fs::read_to_string(file).unwrap();
+    let mut names: HashMap<&str, &str> = HashMap::new();
+    let (mut callee, mut cost) = ("", Cost { instructions: 0, allocations: 0 });
+    for line in text.lines() {
+        if let Some(total) = line.strip_prefix("totals: ").or_else(|| line.strip_prefix("summary: ")) {
+            cost.instructions = cost.instructions.max(total.trim().parse().unwrap());
+        } else if let Some(name) = line.strip_prefix("cfn=").or_else(|| line.strip_prefix("fn=")) {
+            let (number, name) = name.split_once(' ').unwrap_or((name, ""));
+            if !name.is_empty() {
+                names.insert(number, name);
+            }
+            callee = number;
+        } else if let Some(calls) = line.strip_prefix("calls=") {
+            let name = names.get(callee).copied().unwrap_or_default();
+            if ALLOCATORS.contains(&name) {
+                cost.allocations += calls.split_whitespace().next().unwrap().parse::<u64>().unwrap();
+            }
+        }
+    }
+    assert!(cost.instructions > 0, "{} says nothing", PathBuf::from(file).display());
+    cost
+}
