@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
@@ -61,6 +62,7 @@ pub struct Load {
     samples: Arc<Mutex<Vec<Sample>>>,
     in_flight: Arc<Semaphore>,
     stop: CancellationToken,
+    sending: JoinHandle<Option<()>>,
 }
 
 impl Load {
@@ -74,14 +76,11 @@ impl Load {
             .timeout(plan.timeout)
             .pool_max_idle_per_host(MAX_IN_FLIGHT)
             .build()?;
-        let load = Load {
-            samples: Arc::default(),
-            in_flight: Arc::new(Semaphore::new(MAX_IN_FLIGHT)),
-            stop: CancellationToken::new(),
-        };
-        let (samples, in_flight, stop) = (load.samples.clone(), load.in_flight.clone(), load.stop.clone());
-        tokio::spawn(stop.run_until_cancelled_owned(send_all(client, plan, samples, in_flight)));
-        Ok(load)
+        let samples: Arc<Mutex<Vec<Sample>>> = Arc::default();
+        let (in_flight, stop) = (Arc::new(Semaphore::new(MAX_IN_FLIGHT)), CancellationToken::new());
+        let sending = send_all(client, plan, samples.clone(), in_flight.clone());
+        let sending = tokio::spawn(stop.clone().run_until_cancelled_owned(sending));
+        Ok(Load { samples, in_flight, stop, sending })
     }
 
     /// All requests so far that were sent after a moment.
@@ -100,7 +99,14 @@ impl Load {
     /// # Errors
     /// When they do not come within a minute.
     pub async fn next(&self, requests: usize) -> anyhow::Result<Vec<Sample>> {
-        let from = Instant::now();
+        self.next_since(Instant::now(), requests).await
+    }
+
+    /// Waits for so many requests that were sent after a moment, and gives them: for several loads at once.
+    ///
+    /// # Errors
+    /// When they do not come within a minute.
+    pub async fn next_since(&self, from: Instant, requests: usize) -> anyhow::Result<Vec<Sample>> {
         until("requests to end", Duration::from_secs(60), async || {
             let seen = self.since(from);
             ensure!(seen.len() >= requests, "{} of {requests} have", seen.len());
@@ -113,8 +119,10 @@ impl Load {
     ///
     /// # Errors
     /// When something is under way for longer than a minute.
-    pub async fn finish(self) -> anyhow::Result<Vec<Sample>> {
+    pub async fn finish(mut self) -> anyhow::Result<Vec<Sample>> {
         self.stop.cancel();
+        // A tick that was due is still served after that: it must not find its place taken by this wait.
+        (&mut self.sending).await.context("the load broke off")?;
         let all = u32::try_from(MAX_IN_FLIGHT)?;
         let drained = tokio::time::timeout(Duration::from_secs(60), self.in_flight.acquire_many(all)).await;
         let _permits = drained.context("requests are still under way")??;
@@ -196,4 +204,34 @@ pub fn by_side(samples: &[Sample]) -> BTreeMap<&str, usize> {
         *sides.entry(answer.side.as_str()).or_default() += 1;
     }
     sides
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_end_of_a_load_fails_none_of_its_requests() {
+        // Nobody answers there, which is another failure than a place that was not free.
+        let plan = Plan {
+            url: "http://127.0.0.1:1/".to_owned(),
+            rate: 1000,
+            users: 1,
+            user_header: "x-user-id",
+            timeout: Duration::from_secs(1),
+        };
+        for _ in 0..20 {
+            let load = Load::start(plan.clone()).expect("a load");
+            load.next(1).await.expect("a request");
+            // Nothing else runs meanwhile, so the next tick is due when the load is told to end.
+            let due = Instant::now() + Duration::from_millis(5);
+            while Instant::now() < due {
+                std::hint::spin_loop();
+            }
+            for sample in load.finish().await.expect("an end") {
+                let error = sample.outcome.expect_err("nobody answers");
+                assert!(!error.contains("are under way"), "{error}");
+            }
+        }
+    }
 }
