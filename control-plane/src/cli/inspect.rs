@@ -81,14 +81,18 @@ fn proxy_row(proxy: &ProxyView) -> Vec<String> {
         (false, true) => "yes".to_owned(),
         (false, false) => format!("not yet: {}", behind.join(", ")),
     };
-    let nack = proxy.types.values().filter_map(|t| t.last_nack.as_ref()).max_by_key(|nack| nack.at);
+    let nacks = proxy.types.iter().filter_map(|(ty, t)| Some((ty, t.last_nack.as_ref()?)));
+    let nack = nacks.max_by_key(|(_, nack)| nack.at).map(|(ty, nack)| {
+        let resources = nack.resources.join(", ");
+        format!("{} {ty} {resources}: {}", nack.at.strftime("%F %T"), nack.message)
+    });
     vec![
         proxy.node.clone(),
         proxy.cluster.clone(),
         proxy.user_agent.clone(),
         proxy.connected_at.strftime("%F %T").to_string(),
         in_sync,
-        or_dash(nack.map(|nack| format!("{} {}", nack.at.strftime("%F %T"), nack.message))),
+        or_dash(nack),
     ]
 }
 

@@ -21,7 +21,7 @@ use crate::migration::sides;
 use crate::migration::stage::State;
 use crate::model::Model;
 use crate::objects::migration::Side;
-use crate::objects::{Loaded, ObjectName, semantic_problems};
+use crate::objects::{Kind, Loaded, ObjectName, semantic_problems};
 
 /// What is served.
 #[derive(Debug, Clone, Default)]
@@ -58,6 +58,22 @@ impl Proxies {
             proxy_view(status, unknown_gateway)
         };
         self.server.nodes().into_iter().map(view).collect()
+    }
+
+    /// What connected proxies refuse, by view: who, what of which type, and their reason.
+    pub fn refusals(&self) -> BTreeMap<String, Vec<String>> {
+        let mut refusals: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for node in self.server.nodes() {
+            for of_type in node.types {
+                let Some(nack) = of_type.nack else { continue };
+                let names: Vec<&str> = nack.resources.iter().map(|(name, _)| &**name).collect();
+                let what = format!("{} {}", of_type.ty.short_name(), names.join(", "));
+                let message = nack.message.trim_end();
+                let said = format!("proxy {} refuses {}: {message}", node.id, what.trim_end());
+                refusals.entry(node.view.clone()).or_default().push(said);
+            }
+        }
+        refusals
     }
 
     /// Runs `with` on the tracker.
@@ -163,31 +179,40 @@ impl World {
         proxies.track(|tracker| tracker.note(name, state.revision, progress, Instant::now()));
     }
 
-    /// The objects and what is to be said of them.
-    pub fn objects(&self) -> ObjectsView {
+    /// The objects and what is to be said of them, also by the proxies.
+    pub fn objects(&self, proxies: &Proxies) -> ObjectsView {
         let mut problems = self.folder.problems.to_vec();
         problems.extend(semantic_problems(&self.folder, &self.compiled.statuses));
         problems.sort();
         problems.dedup();
-        let objects = self.compiled.statuses.iter().map(|(object, conditions)| {
+        let mut problems: Vec<String> = problems.iter().map(|problem| problem.to_string()).collect();
+        let mut refusals = proxies.refusals();
+        let mut objects = Vec::new();
+        for (object, conditions) in self.compiled.statuses.iter() {
             let wrong = conditions.iter().filter(|condition| !condition.status);
-            ObjectView {
+            let mut messages: Vec<String> = wrong
+                .map(|c| match c.field.as_str() {
+                    "" => format!("{} ({})", c.message, c.reason),
+                    field => format!("{field}: {} ({})", c.message, c.reason),
+                })
+                .collect();
+            // A view is a gateway's by its name.
+            let refused = match object.kind {
+                Kind::Gateway => refusals.remove(&object.name.to_string()).unwrap_or_default(),
+                _ => Vec::new(),
+            };
+            problems.extend(refused.iter().map(|said| format!("{} {}: {said}", object.kind, object.name)));
+            let ok = refused.is_empty() && conditions.iter().all(|condition| condition.status);
+            messages.extend(refused.into_iter().map(|said| format!("{said} (Refused)")));
+            objects.push(ObjectView {
                 kind: object.kind.to_string(),
                 name: object.name.to_string(),
                 file: self.folder.file_of(object).map(|file| file.to_string()),
-                ok: conditions.iter().all(|condition| condition.status),
-                messages: wrong
-                    .map(|c| match c.field.as_str() {
-                        "" => format!("{} ({})", c.message, c.reason),
-                        field => format!("{field}: {} ({})", c.message, c.reason),
-                    })
-                    .collect(),
-            }
-        });
-        ObjectsView {
-            objects: objects.collect(),
-            problems: problems.iter().map(|problem| problem.to_string()).collect(),
+                ok,
+                messages,
+            });
         }
+        ObjectsView { objects, problems }
     }
 
     /// What is registered.
@@ -241,7 +266,7 @@ fn proxy_view(status: NodeStatus, unknown_gateway: bool) -> ProxyView {
     let types = status.types.into_iter().map(|of_type| {
         let last_nack = of_type.nack.map(|nack| NackView {
             at: timestamp(nack.at),
-            message: nack.message,
+            message: nack.message.trim_end().to_owned(),
             resources: nack.resources.iter().map(|(name, _)| name.to_string()).collect(),
         });
         let view = ProxyType {

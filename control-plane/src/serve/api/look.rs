@@ -34,7 +34,7 @@ pub(super) async fn proxies(State(api): State<Api>) -> Json<Vec<ProxyView>> {
     security(("token" = []))
 )]
 pub(super) async fn objects(State(api): State<Api>) -> Json<ObjectsView> {
-    Json(api.world().objects())
+    Json(api.world().objects(&api.inner.proxies))
 }
 
 /// What is registered: applications and how many instances of each are in which status.

@@ -315,6 +315,13 @@ async fn a_proxy_that_refuses_is_named_with_its_words() {
     let waiting = &view["in_force"]["routes"][0]["waiting"];
     assert_eq!(waiting[0]["node"], "edge-2");
     assert!(waiting[0]["refused"].as_str().unwrap().contains("not today"), "{waiting}");
+    let view = rig.get("/api/v1/objects").await;
+    let objects = view["objects"].as_array().unwrap();
+    let gateway = objects.iter().find(|object| object["kind"] == "Gateway").unwrap();
+    let said = gateway["messages"][0].as_str().unwrap();
+    assert!(said.starts_with("proxy edge-2 refuses RDS default/edge/http: "), "{gateway}");
+    assert!(said.contains("not today") && gateway["ok"] == false, "{gateway}");
+    assert!(view["problems"].to_string().contains(said.trim_end_matches(" (Refused)")), "{view}");
     good.abort();
     bad.abort();
 }
