@@ -1,5 +1,5 @@
 //! The command line: `serve` runs the control plane, everything else asks a running one through its API
-//! (except `validate` and `openapi`, which need none). Exit codes are part of the interface.
+//! (except `validate`, `envoy-bootstrap` and `openapi`, which need none). Exit codes are part of the interface.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 
 pub mod client;
+mod envoy_bootstrap;
 mod explain;
 mod inspect;
 mod migration;
@@ -58,6 +59,8 @@ enum Command {
     Objects(inspect::PlainArgs),
     /// What is registered.
     Registry(inspect::PlainArgs),
+    /// Print the bootstrap of an Envoy that is to serve a Gateway.
+    EnvoyBootstrap(envoy_bootstrap::EnvoyBootstrapArgs),
     /// Print the API's OpenAPI document.
     Openapi,
     /// See the whole of it on this machine: one service moves under load.
@@ -111,6 +114,7 @@ fn run_command(command: Command) -> Result<(), CliError> {
         match command {
             Command::Serve(args) => serve::run(args).await,
             Command::Validate(args) => inspect::validate(&args),
+            Command::EnvoyBootstrap(args) => envoy_bootstrap::run(&args),
             Command::Openapi => inspect::openapi(),
             Command::Quickstart(args) => quickstart::run(args).await.map_err(other),
             Command::Sample(args) => quickstart::sample::run(args).await.map_err(other),
