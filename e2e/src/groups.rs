@@ -1,5 +1,6 @@
 //! One file a group.
 
+pub(crate) mod envoy;
 pub(crate) mod h2spec;
 pub(crate) mod network;
 pub(crate) mod spring;

@@ -14,7 +14,7 @@ use crate::tools::Tools;
 /// The groups, each with its own peers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Group {
-    /// Envoy as a client of the xDS server.
+    /// Envoy as a client of the xDS server, and as a gateway beside our own.
     Envoy,
     /// h2spec against the HTTP/2 side of a gateway.
     H2spec,
@@ -43,8 +43,9 @@ pub(crate) fn run(
     tools: &Tools,
     passed_on: &[String],
 ) -> anyhow::Result<Tally> {
+    let mut tally = Tally::default();
     if group == Group::Envoy {
-        return envoy(workspace, steps, tools, passed_on);
+        tally.add(envoy_on_the_wire(workspace, steps, tools)?);
     }
     let target = workspace.join("target/debug");
     let mut build = Command::new("cargo");
@@ -63,25 +64,27 @@ pub(crate) fn run(
     match group {
         Group::Spring => command.env("PONTOON_E2E_SPRING", tools.spring(steps, workspace)?),
         Group::H2spec => command.env("PONTOON_E2E_H2SPEC", tools.h2spec(steps)?),
-        Group::Envoy | Group::Network => &mut command,
+        Group::Envoy => command.env("PONTOON_E2E_ENVOY", tools.envoy(steps)?),
+        Group::Network => &mut command,
     };
     // A person follows the cases as they end; the results come by a file.
     let status = command.status().context("pontoon-e2e does not start")?;
     let results = workspace.join("target/e2e").join(group.name()).join("results.json");
     let text = std::fs::read_to_string(&results)
         .with_context(|| format!("the group ended ({status}) without {}", results.display()))?;
-    let tally: Tally = serde_json::from_str(&text)?;
-    if !status.success() && tally.failed == 0 {
+    let of_group: Tally = serde_json::from_str(&text)?;
+    if !status.success() && of_group.failed == 0 {
         bail!("the group ended with {status}, and all of its cases passed");
     }
+    tally.add(of_group);
     Ok(tally)
 }
 
 /// The wire against a real client: a test of the xds crate, which needs no program of ours.
-fn envoy(workspace: &Path, steps: &Steps, tools: &Tools, cases: &[String]) -> anyhow::Result<Tally> {
+fn envoy_on_the_wire(workspace: &Path, steps: &Steps, tools: &Tools) -> anyhow::Result<Tally> {
     let mut command = Command::new("cargo");
-    command.current_dir(workspace).args(["test", "--locked", "-p", "pontoon-xds", "--test", "envoy", "--"]);
-    command.args(cases).env("PONTOON_E2E_ENVOY", tools.envoy(steps)?);
+    command.current_dir(workspace).args(["test", "--locked", "-p", "pontoon-xds", "--test", "envoy"]);
+    command.env("PONTOON_E2E_ENVOY", tools.envoy(steps)?);
     let output = steps.try_run("e2e envoy", &mut command)?;
     let mut tally = Tally::of_cargo_test(&output.text);
     if !output.success && tally.failed == 0 {
