@@ -7,7 +7,7 @@ use envoy_types::pb::envoy::config::cluster::v3::Cluster;
 use envoy_types::pb::envoy::config::cluster::v3::cluster::{
     ClusterDiscoveryType, DiscoveryType, EdsClusterConfig, LbPolicy,
 };
-use envoy_types::pb::envoy::config::core::v3::{Address, HealthStatus, Http2ProtocolOptions};
+use envoy_types::pb::envoy::config::core::v3::{Address, HealthStatus, Http2ProtocolOptions, Locality};
 use envoy_types::pb::envoy::config::endpoint::v3::lb_endpoint::HostIdentifier;
 use envoy_types::pb::envoy::config::endpoint::v3::{
     ClusterLoadAssignment, Endpoint, LbEndpoint, LocalityLbEndpoints,
@@ -60,7 +60,13 @@ pub(super) fn assignment(name: &str, endpoints: &[upstream::Endpoint]) -> Cluste
 }
 
 fn load_assignment(name: &str, lb_endpoints: Vec<LbEndpoint>) -> ClusterLoadAssignment {
-    let locality = LocalityLbEndpoints { lb_endpoints, ..LocalityLbEndpoints::default() };
+    // gRPC refuses a locality without an id, and sends nothing to one without a weight.
+    let locality = LocalityLbEndpoints {
+        locality: Some(Locality::default()),
+        load_balancing_weight: wire::number(1),
+        lb_endpoints,
+        ..LocalityLbEndpoints::default()
+    };
     ClusterLoadAssignment {
         cluster_name: name.to_owned(),
         endpoints: if locality.lb_endpoints.is_empty() { Vec::new() } else { vec![locality] },
@@ -92,5 +98,19 @@ fn protocol_options(protocol: Protocol) -> HashMap<String, envoy_types::pb::goog
             let name = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
             HashMap::from([(name.to_owned(), pack_any(options))])
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn localities_have_what_grpc_asks_for() {
+        let endpoint = upstream::Endpoint { address: ([127, 0, 0, 1], 1).into(), weight: 1 };
+        let assignment = assignment("a", &[endpoint]);
+        let locality = assignment.endpoints.first().expect("a locality");
+        assert_eq!(locality.locality, Some(Locality::default()));
+        assert_eq!(locality.load_balancing_weight, wire::number(1));
     }
 }
