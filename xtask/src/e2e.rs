@@ -16,6 +16,8 @@ use crate::tools::Tools;
 pub(crate) enum Group {
     /// Envoy as a client of the xDS server, and as a gateway beside our own.
     Envoy,
+    /// Proxyless gRPC (grpc-go) as a client of the xDS server.
+    Grpc,
     /// h2spec against the HTTP/2 side of a gateway.
     H2spec,
     /// Interception between hosts that are network namespaces. Needs root.
@@ -28,6 +30,7 @@ impl Group {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Group::Envoy => "envoy",
+            Group::Grpc => "grpc",
             Group::H2spec => "h2spec",
             Group::Network => "network",
             Group::Spring => "spring",
@@ -65,6 +68,7 @@ pub(crate) fn run(
         Group::Spring => command.env("PONTOON_E2E_SPRING", tools.spring(steps, workspace)?),
         Group::H2spec => command.env("PONTOON_E2E_H2SPEC", tools.h2spec(steps)?),
         Group::Envoy => command.env("PONTOON_E2E_ENVOY", tools.envoy(steps)?),
+        Group::Grpc => command.env("PONTOON_E2E_GRPC_GO", tools.grpc_go(steps, workspace)?),
         Group::Network => &mut command,
     };
     // A person follows the cases as they end; the results come by a file.

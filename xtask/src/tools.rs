@@ -148,6 +148,19 @@ impl Tools {
         Ok(program)
     }
 
+    /// The greeter and its client on grpc-go, with the versions of their go.sum.
+    pub(crate) fn grpc_go(&self, steps: &Steps, workspace: &Path) -> anyhow::Result<PathBuf> {
+        if !on_path("go") {
+            bail!("go is not on PATH: the gRPC client needs Go 1.26 or newer");
+        }
+        let program = self.folder("grpc-go").join("greeter");
+        let mut build = Command::new("go");
+        build.current_dir(workspace.join("e2e/grpc-go"));
+        build.env("GOFLAGS", "-mod=readonly -buildvcs=false").args(["build", "-o"]).arg(&program).arg(".");
+        steps.run("build the client on grpc-go", &mut build)?;
+        Ok(program)
+    }
+
     /// The proxy on Pingora.
     pub(crate) fn pingora(&self, steps: &Steps, workspace: &Path) -> anyhow::Result<PathBuf> {
         let target = self.folder("pingora");

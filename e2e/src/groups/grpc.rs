@@ -1,0 +1,178 @@
+//! Proxyless gRPC (grpc-go), configured by our control plane alone: `xds:///inventory` is resolved, balanced, split
+//! as the migration says, and follows the registry.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, bail, ensure};
+use pontoon_e2e::inventory::{cancel, register};
+use pontoon_e2e::pontoon::ControlPlane;
+use pontoon_e2e::ports;
+use pontoon_e2e::process::Process;
+use pontoon_e2e::report::{Report, fresh_folder};
+use pontoon_e2e::wait::{get, until};
+
+use super::place;
+
+/// For a change to come through.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Calls that a share is judged by.
+const CALLS: usize = 1000;
+/// gRPC draws lots for each call, it knows no sticky split: this is five standard deviations at a third.
+const TOLERANCE: usize = 75;
+/// `Node.id` of the client.
+const NODE: &str = "grpc-go";
+/// Two legacy instances and two of the target.
+const GREETERS: [(&str, &str); 4] =
+    [("legacy-1", "legacy"), ("legacy-2", "legacy"), ("modern-1", "modern"), ("modern-2", "modern")];
+/// Each step, and the share in hundredths of a percent that the target has after it.
+const STEPS: [(&[&str], usize); 5] = [
+    (&["migration", "show", "inventory"], 0),
+    (&["migration", "set", "inventory", "--stage", "split", "--weight", "33.33%"], 3333),
+    (&["migration", "set", "inventory", "--stage", "cutover"], 10_000),
+    (&["migration", "rollback", "inventory", "--to", "split"], 3333),
+    (&["migration", "rollback", "inventory", "--to", "observe"], 0),
+];
+
+/// A running greeter.
+#[derive(Debug)]
+struct Greeter {
+    name: &'static str,
+    address: SocketAddr,
+    process: Process,
+}
+
+/// Runs the group. True: all cases passed.
+pub(crate) async fn run(_arguments: Vec<String>) -> anyhow::Result<bool> {
+    let folder = fresh_folder("grpc")?;
+    let program = place("PONTOON_E2E_GRPC_GO")?;
+    let mut report = Report::default();
+    let plane = ControlPlane::prepare(&place("PONTOON_E2E_PONTOON")?, &folder, OBJECTS)?;
+    let _serving = plane.start().await?;
+    let mut greeters = Vec::new();
+    for (name, side) in GREETERS {
+        let greeter = greeter(&program, &folder, name).await?;
+        register(plane.eureka, "inventory", greeter.address, side).await?;
+        greeters.push(greeter);
+    }
+    let (_client, calls) = client(&program, &folder, plane.xds).await?;
+
+    for (command, share) in STEPS {
+        let name = format!("grpc-go: {}", command[1..].join(" "));
+        report.case(&name, moved(&plane, &calls, command, share)).await;
+    }
+    report.case("grpc-go: an instance that leaves the registry", left(&plane, &calls, &mut greeters)).await;
+    report.case("grpc-go: an instance that registers", joined(&plane, &calls, &program, &folder)).await;
+    report.finish(&folder)
+}
+
+async fn greeter(program: &Path, folder: &Path, name: &'static str) -> anyhow::Result<Greeter> {
+    let mut command = Command::new(program);
+    command.args(["serve", name]);
+    let mut process = Process::start(name, command, folder)?;
+    process.prints("listening ", PATIENCE).await?;
+    let log = process.log()?;
+    let address = log.lines().find_map(|line| line.strip_prefix("listening "));
+    let address = address.context("it does not say where")?.trim().parse()?;
+    Ok(Greeter { name, address, process })
+}
+
+/// The client, and where it is asked for calls.
+async fn client(program: &Path, folder: &Path, xds: SocketAddr) -> anyhow::Result<(Process, String)> {
+    let port = ports::free()?;
+    let bootstrap = serde_json::json!({
+        "xds_servers": [{
+            "server_uri": xds.to_string(),
+            "channel_creds": [{ "type": "insecure" }],
+            "server_features": ["xds_v3"],
+        }],
+        "node": { "id": NODE, "cluster": "default" },
+    });
+    let mut command = Command::new(program);
+    command.args(["call", "xds:///inventory"]).arg(format!("127.0.0.1:{port}"));
+    command.env("GRPC_XDS_BOOTSTRAP_CONFIG", bootstrap.to_string());
+    let mut process = Process::start("client", command, folder)?;
+    let calls = format!("http://127.0.0.1:{port}/?calls=");
+    until("a first call that succeeds", PATIENCE, async || {
+        if let Err(ended) = process.check_alive() {
+            return Ok(Err(ended));
+        }
+        call(&calls, 1).await.map(|_| Ok(()))
+    })
+    .await??;
+    Ok((process, calls))
+}
+
+/// Who answered how many of so many calls, if none failed.
+async fn call(calls: &str, count: usize) -> anyhow::Result<BTreeMap<String, usize>> {
+    let answers: BTreeMap<String, usize> = serde_json::from_str(&get(&format!("{calls}{count}")).await?)?;
+    if let Some((error, times)) = answers.iter().find(|(name, _)| name.starts_with("failed")) {
+        bail!("{times} of {count} calls: {error}");
+    }
+    Ok(answers)
+}
+
+/// Moves, and looks at who answers from the moment at which that is in force.
+async fn moved(plane: &ControlPlane, calls: &str, command: &[&str], share: usize) -> anyhow::Result<String> {
+    plane.run(command).await?;
+    // gRPC acknowledges what it has read; its channel takes it up a moment later.
+    let expected = CALLS * share / 10_000;
+    let answers = until("the share", PATIENCE, async || {
+        let answers = call(calls, CALLS).await?;
+        let of =
+            |side: &str| answers.iter().filter(|(n, _)| n.starts_with(side)).map(|(_, n)| n).sum::<usize>();
+        let target = of("modern");
+        let tolerance = if share == 0 || share == 10_000 { 0 } else { TOLERANCE };
+        ensure!(target.abs_diff(expected) <= tolerance, "{target} of {CALLS} were answered by the target");
+        Ok(answers)
+    })
+    .await?;
+    for (name, side) in GREETERS {
+        // Both instances of a side take half of its calls: round robin.
+        let of_side = if side == "modern" { expected } else { CALLS - expected };
+        let seen = answers.get(name).copied().unwrap_or(0);
+        ensure!(seen.abs_diff(of_side / 2) <= TOLERANCE, "{name} answered {seen} of {CALLS}: {answers:?}");
+    }
+    let proxies = plane.run(&["proxies", NODE]).await?;
+    ensure!(!proxies.contains("refused at"), "{proxies}");
+    Ok(format!("{answers:?}"))
+}
+
+/// It says goodbye and ends once nobody calls it any more; the other takes all.
+async fn left(plane: &ControlPlane, calls: &str, greeters: &mut [Greeter]) -> anyhow::Result<String> {
+    let Some(gone) = greeters.first_mut() else { bail!("no greeter") };
+    cancel(plane.eureka, "inventory", gone.address).await?;
+    until("calls without it", PATIENCE, async || {
+        let answers = call(calls, 50).await?;
+        ensure!(!answers.contains_key(gone.name), "{answers:?}");
+        Ok(())
+    })
+    .await?;
+    gone.process.kill()?;
+    Ok(format!("{:?}", call(calls, 200).await?))
+}
+
+async fn joined(plane: &ControlPlane, calls: &str, program: &Path, folder: &Path) -> anyhow::Result<String> {
+    let new = greeter(program, folder, "legacy-3").await?;
+    register(plane.eureka, "inventory", new.address, "legacy").await?;
+    until("calls to it", PATIENCE, async || {
+        let answers = call(calls, 50).await?;
+        ensure!(answers.contains_key(new.name), "{answers:?}");
+        Ok(format!("{answers:?}"))
+    })
+    .await
+}
+
+const OBJECTS: &str = "\
+apiVersion: pontoon.dev/v1alpha1
+kind: Migration
+metadata: {name: inventory}
+spec:
+  service: inventory
+  legacy: {eureka: {application: inventory, selector: {lab: legacy}}}
+  target: {eureka: {application: inventory, selector: {lab: modern}}}
+  key: {header: x-user-id}
+";
