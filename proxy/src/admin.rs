@@ -191,7 +191,10 @@ impl Admin {
             let state = if xds.connected { "connected" } else { "not connected: serving what is in force" };
             let Bootstrap { node_id, cluster, xds_server, .. } = &self.bootstrap;
             let _ = writeln!(body, "node: {node_id}, configured as {cluster}");
-            let _ = writeln!(body, "control plane {xds_server}: {state}, for {}", age(xds.since));
+            let _ = match xds_server {
+                Some(server) => writeln!(body, "control plane {server}: {state}, for {}", age(xds.since)),
+                None => writeln!(body, "control plane: none, all is in the bootstrap"),
+            };
             if let Some(last) = xds.last_update {
                 let _ = writeln!(body, "last update: {} ago", age(last));
             }

@@ -8,8 +8,11 @@ use std::time::Duration;
 use clap::Parser;
 use http::Uri;
 use ipnet::IpNet;
+use pontoon_xds::{Resource, ResourceType};
 use serde::Deserialize;
+use serde_json::{Map, Value};
 
+use crate::config::bootstrap as envoys;
 use crate::discovery::naming::Naming;
 use crate::discovery::on_demand::Limits;
 use crate::discovery::{self, Sidecar, To, Unknown};
@@ -20,17 +23,23 @@ use crate::intercept::Mode;
 #[derive(Debug, Clone, Default, Parser)]
 #[command(name = "pontoon-proxy", version, about = "The data plane of Pontoon, configured by xDS alone")]
 pub struct Args {
-    /// A YAML file with any of the settings below, in camelCase.
-    #[arg(long, short = 'c', env = "PONTOON_PROXY_CONFIG", value_name = "FILE")]
+    /// A YAML file with any of the settings below, in camelCase; or a bootstrap of Envoy's.
+    #[arg(long, short = 'c', alias = "config-path", env = "PONTOON_PROXY_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
+    /// A bootstrap of Envoy's, as it would be in the file; of the top-level fields in both, these count.
+    #[arg(long, value_name = "YAML")]
+    pub config_yaml: Option<String>,
+    /// `validate` only says whether the configuration can be used.
+    #[arg(long, value_enum, default_value_t = Purpose::Serve)]
+    pub mode: Purpose,
     /// The xDS server, `http://HOST:PORT`. Default: http://127.0.0.1:18000
     #[arg(long, env = "PONTOON_PROXY_XDS_SERVER", value_name = "URI")]
     pub xds_server: Option<String>,
     /// This process's id among all proxies. Default: the host's name and the process id.
-    #[arg(long, env = "PONTOON_PROXY_NODE_ID", value_name = "ID")]
+    #[arg(long, alias = "service-node", env = "PONTOON_PROXY_NODE_ID", value_name = "ID")]
     pub node_id: Option<String>,
     /// What it is configured as: the `NAMESPACE/NAME` of a Gateway, or a sidecar's `NAMESPACE`.
-    #[arg(long, env = "PONTOON_PROXY_CLUSTER", value_name = "NAMESPACE[/NAME]")]
+    #[arg(long, alias = "service-cluster", env = "PONTOON_PROXY_CLUSTER", value_name = "NAMESPACE[/NAME]")]
     pub cluster: Option<String>,
     /// Where the admin port listens. Default: 127.0.0.1:15000; port 0 takes a free one.
     #[arg(long, env = "PONTOON_PROXY_ADMIN", value_name = "ADDRESS")]
@@ -39,7 +48,7 @@ pub struct Args {
     #[arg(long, env = "PONTOON_PROXY_ADMIN_ANYWHERE")]
     pub admin_anywhere: bool,
     /// Worker threads. Default: one a processor.
-    #[arg(long, env = "PONTOON_PROXY_WORKERS", value_name = "N")]
+    #[arg(long, alias = "concurrency", env = "PONTOON_PROXY_WORKERS", value_name = "N")]
     pub workers: Option<usize>,
     /// For requests in flight when the process is told to end, in seconds. Default: 30.
     #[arg(long, env = "PONTOON_PROXY_DRAIN_SECONDS", value_name = "N")]
@@ -82,6 +91,16 @@ pub struct Args {
     /// same path takes over from the one that is there. Default: `upgrade.sock` in systemd's RuntimeDirectory.
     #[arg(long, env = "PONTOON_PROXY_UPGRADE_SOCKET", value_name = "PATH")]
     pub upgrade_socket: Option<PathBuf>,
+}
+
+/// What the process is started for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum Purpose {
+    /// To serve.
+    #[default]
+    Serve,
+    /// To say whether the configuration can be used.
+    Validate,
 }
 
 /// A listener for what the application receives.
@@ -176,8 +195,10 @@ struct File {
 /// The settings in force.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Bootstrap {
-    /// The xDS server.
-    pub xds_server: Uri,
+    /// The xDS server; `None`: all that is served is in `resources`.
+    pub xds_server: Option<Uri>,
+    /// Static resources, of a bootstrap of Envoy's.
+    pub resources: Vec<(ResourceType, Resource)>,
     /// `Node.id`.
     pub node_id: String,
     /// `Node.cluster`.
@@ -252,10 +273,16 @@ impl Bootstrap {
     /// # Errors
     /// When the file cannot be read or a value cannot be used.
     pub fn from_args(args: Args) -> Result<Bootstrap, BootstrapError> {
-        let file = args.config.as_deref().map(read).transpose()?.unwrap_or_default();
+        let (file, envoy) = read(args.config.as_deref(), args.config_yaml.as_deref())?;
         let sidecar = sidecar(&args, file.outbound, file.inbound, file.dns)?;
-        let xds_server =
-            args.xds_server.or(file.xds_server).unwrap_or_else(|| "http://127.0.0.1:18000".into());
+        if envoy.is_some() && sidecar.is_some() {
+            let expected =
+                "a sidecar's own listeners do not go with a bootstrap of Envoy's; write them there";
+            let value = String::from("set");
+            return Err(BootstrapError::Value { setting: "--outbound, --inbound or --dns", value, expected });
+        }
+        let default_server = || envoy.is_none().then(|| String::from("http://127.0.0.1:18000"));
+        let xds_server = args.xds_server.or(file.xds_server).or_else(default_server);
         let admin =
             args.admin.or(file.admin).unwrap_or(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 15000));
         if !(admin.ip().is_loopback() || args.admin_anywhere || file.admin_anywhere) {
@@ -273,7 +300,8 @@ impl Bootstrap {
         }
         let default_cluster = if sidecar.is_some() { "default" } else { "default/edge" };
         Ok(Bootstrap {
-            xds_server: server(xds_server)?,
+            xds_server: xds_server.map(server).transpose()?,
+            resources: envoy.unwrap_or_default(),
             node_id: args.node_id.or(file.node_id).unwrap_or_else(default_node_id),
             cluster: args.cluster.or(file.cluster).unwrap_or_else(|| default_cluster.into()),
             admin,
@@ -446,11 +474,59 @@ fn default_upgrade_socket() -> Option<PathBuf> {
     Some(Path::new(first).join("upgrade.sock"))
 }
 
-fn read(path: &Path) -> Result<File, BootstrapError> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|source| BootstrapError::Read { path: path.to_owned(), source })?;
-    serde_saphyr::from_str(&text)
-        .map_err(|e| BootstrapError::Parse { path: path.to_owned(), message: e.to_string() })
+/// Static resources, what is referred to before what refers to it.
+type Static = Vec<(ResourceType, Resource)>;
+
+/// What a file and a text in its place say; with the static resources, where they are a bootstrap of Envoy's.
+fn read(path: Option<&Path>, text: Option<&str>) -> Result<(File, Option<Static>), BootstrapError> {
+    let mut envoy: Option<Map<String, Value>> = None;
+    if let Some(path) = path {
+        let failed = |message: String| BootstrapError::Parse { path: path.to_owned(), message };
+        let read = std::fs::read_to_string(path)
+            .map_err(|source| BootstrapError::Read { path: path.to_owned(), source })?;
+        match serde_saphyr::from_str::<Map<String, Value>>(&read) {
+            Ok(fields) if is_envoys(&fields) => envoy = Some(fields),
+            // Ours is read by its own type, which says the line of what is wrong.
+            _ => {
+                let file = serde_saphyr::from_str(&read).map_err(|error| failed(error.to_string()))?;
+                if text.is_none() {
+                    return Ok((file, None));
+                }
+                return Err(failed("is no bootstrap of Envoy's, as --config-yaml is".into()));
+            }
+        }
+    }
+    let path = path.unwrap_or(Path::new("--config-yaml"));
+    let failed = |message: String| BootstrapError::Parse { path: path.to_owned(), message };
+    if let Some(text) = text {
+        let fields: Map<String, Value> =
+            serde_saphyr::from_str(text).map_err(|error| failed(error.to_string()))?;
+        envoy.get_or_insert_default().extend(fields);
+    }
+    let Some(fields) = envoy else { return Ok((File::default(), None)) };
+    let written = envoys::read(Value::Object(fields)).map_err(|problem| failed(problem.to_string()))?;
+    let file = File {
+        xds_server: written.ads,
+        node_id: written.node_id,
+        cluster: written.cluster,
+        admin: written.admin,
+        ..File::default()
+    };
+    Ok((file, Some(written.resources)))
+}
+
+/// By what only Envoy's has: all of ours are other names, but for `admin`, which is no object there.
+fn is_envoys(fields: &Map<String, Value>) -> bool {
+    const FIELDS: [&str; 6] = [
+        "node",
+        "static_resources",
+        "staticResources",
+        "dynamic_resources",
+        "dynamicResources",
+        "layered_runtime",
+    ];
+    FIELDS.iter().any(|field| fields.contains_key(*field))
+        || fields.get("admin").is_some_and(Value::is_object)
 }
 
 fn server(text: String) -> Result<Uri, BootstrapError> {
@@ -484,7 +560,21 @@ mod tests {
         let flags = Args { workers: Some(3), ..Args::default() };
         let bootstrap = with_file("workers: 7\ndrainSeconds: 5\n", flags).unwrap();
         assert_eq!((bootstrap.workers, bootstrap.drain), (3, Duration::from_secs(5)));
-        assert_eq!(bootstrap.xds_server, "http://127.0.0.1:18000/");
+        assert_eq!(bootstrap.xds_server.unwrap(), "http://127.0.0.1:18000/");
+    }
+
+    #[test]
+    fn a_bootstrap_of_envoys_is_known_by_its_fields() {
+        let file = "node: {id: a}\nstatic_resources: {clusters: [{name: c}]}\n";
+        let bootstrap = with_file(file, Args::default()).unwrap();
+        assert_eq!((bootstrap.xds_server, &*bootstrap.node_id), (None, "a"));
+        assert_eq!(bootstrap.resources.len(), 1);
+        let merged = Args { config_yaml: Some("node: {id: b}".into()), ..Args::default() };
+        assert_eq!(with_file(file, merged).unwrap().node_id, "b");
+        let own = Args { config_yaml: Some("node: {id: b}".into()), ..Args::default() };
+        assert!(with_file("workers: 7\n", own).is_err());
+        let sidecar = Args { outbound: Some("127.0.0.1:15001".parse().unwrap()), ..Args::default() };
+        assert!(with_file(file, sidecar).unwrap_err().to_string().contains("--outbound"));
     }
 
     #[test]

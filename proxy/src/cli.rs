@@ -2,7 +2,10 @@
 
 use clap::{Parser, Subcommand};
 
-use crate::bootstrap::{Args, Bootstrap};
+use tokio::time::Instant;
+
+use crate::bootstrap::{Args, Bootstrap, Purpose};
+use crate::config::Store;
 use crate::intercept;
 
 /// What `pontoon-proxy` is told.
@@ -30,6 +33,16 @@ enum Command {
 pub fn main(cli: Cli) -> anyhow::Result<()> {
     match cli.command {
         Some(Command::Intercept(command)) => Ok(intercept::run(command)?),
+        None if cli.args.mode == Purpose::Validate => validate(cli.args),
         None => crate::run(Bootstrap::from_args(cli.args)?, crate::start_logging()),
     }
+}
+
+/// Says whether the configuration can be used, as Envoy says it. Nothing is opened but the files that it names.
+fn validate(args: Args) -> anyhow::Result<()> {
+    let name = args.config.as_ref().map(|path| path.display().to_string()).unwrap_or_default();
+    let bootstrap = Bootstrap::from_args(args)?;
+    Store::fixed(bootstrap.resources, bootstrap.xds_server.is_none(), Instant::now())?;
+    println!("configuration '{name}' OK");
+    Ok(())
 }

@@ -11,8 +11,8 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use pontoon_xds::ResourceType;
 use pontoon_xds::client::{self, Config, Handler, Rejected, Status, Subscriptions, Update};
+use pontoon_xds::{Resource, ResourceType};
 use serde::Deserialize;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
@@ -206,13 +206,18 @@ impl Handler for Shared {
     }
 }
 
-/// Starts the client and what goes with it on the current runtime.
+/// Starts the client and what goes with it on the current runtime. Without a `config` there is no client: only what
+/// is `fixed` is served.
 ///
 /// # Errors
-/// When a listener of the sidecar's cannot be had as it is written.
-pub fn start(config: Config, options: Option<Sidecar>) -> Result<Shared, Problem> {
+/// When what is fixed or a listener of the sidecar's cannot be had as it is written.
+pub fn start(
+    config: Option<Config>,
+    options: Option<Sidecar>,
+    fixed: Vec<(ResourceType, Resource)>,
+) -> Result<Shared, Problem> {
     let (sender, status) = watch::channel(Status::default());
-    let mut store = Store::default();
+    let mut store = Store::fixed(fixed, config.is_none(), Instant::now())?;
     let mut asked = None;
     if let Some(Sidecar { outbound, inbound, naming, dns: _ }) = options {
         let mut own: Vec<_> = inbound.into_iter().flat_map(|(at, to)| sidecar::inbound(at, to)).collect();
@@ -239,7 +244,9 @@ pub fn start(config: Config, options: Option<Sidecar>) -> Result<Shared, Problem
     }
     shared.subscriptions.wildcard(ResourceType::Listener);
     shared.follow(Instant::now());
-    tokio::spawn(client::run(config, shared.subscriptions.clone(), shared.clone(), sender));
+    if let Some(config) = config {
+        tokio::spawn(client::run(config, shared.subscriptions.clone(), shared.clone(), sender));
+    }
     tokio::spawn(settle_in_time(shared.clone()));
     tokio::spawn(endpoints::resolve(shared.clone()));
     tokio::spawn(files::follow(shared.clone()));

@@ -76,10 +76,12 @@ async fn serve(bootstrap: Bootstrap, logging: LogFilter) -> anyhow::Result<()> {
         None => None,
     };
     let dialer = dialer(&bootstrap)?;
-    let config =
-        Config { mark: bootstrap.mark, ..Config::new(bootstrap.xds_server.clone(), node(&bootstrap)) };
-    let discovery = discovery::start(config, bootstrap.sidecar.clone())
-        .map_err(|problem| anyhow::anyhow!("a listener of the sidecar's: {problem}"))?;
+    let config = bootstrap
+        .xds_server
+        .clone()
+        .map(|server| Config { mark: bootstrap.mark, ..Config::new(server, node(&bootstrap)) });
+    let discovery = discovery::start(config, bootstrap.sidecar.clone(), bootstrap.resources.clone())
+        .map_err(|problem| anyhow::anyhow!("a resource of the bootstrap's: {problem}"))?;
     let dns_settings = bootstrap.sidecar.as_ref().and_then(|sidecar| sidecar.dns.clone());
     let dns_settings = dns_settings.map(|settings| dns::Settings { mark: bootstrap.mark, ..settings });
     let dns = dns_settings.as_ref().and_then(|settings| Dns::new(settings, &discovery));
@@ -104,7 +106,7 @@ async fn serve(bootstrap: Bootstrap, logging: LogFilter) -> anyhow::Result<()> {
     tracing::info!(
         node = bootstrap.node_id,
         cluster = bootstrap.cluster,
-        xds = %bootstrap.xds_server,
+        xds = bootstrap.xds_server.as_ref().map(tracing::field::display),
         admin = %address,
         workers = bootstrap.workers,
         "pontoon-proxy {} starts",

@@ -1,4 +1,4 @@
-//! Resources as protobuf's JSON, for people: configuration dumps and `explain`. Field names are those of the
+//! Resources as protobuf's JSON, for people: configuration dumps and `explain`, and bootstraps the other way. Field names are those of the
 //! proto files, as in Envoy's own dumps; what the proto files mark as sensitive is left out. Costs a few
 //! megabytes from the first use on, nothing before.
 
@@ -11,7 +11,8 @@ use bytes::Bytes;
 use flate2::read::GzDecoder;
 use prost::Message;
 use prost_reflect::{
-    DescriptorPool, DynamicMessage, FieldDescriptor, ReflectMessage, SerializeOptions, Value as Field,
+    DescriptorPool, DeserializeOptions, DynamicMessage, FieldDescriptor, ReflectMessage, SerializeOptions,
+    Value as Field,
 };
 use serde_json::{Map, Value, json};
 
@@ -55,6 +56,21 @@ pub fn to_json(type_url: &str, bytes: &[u8]) -> Value {
         Ok(value) => json!({ "@type": type_url, "value": value }),
         Err(error) => undecoded(type_url, bytes, &error.to_string()),
     }
+}
+
+/// The bytes of a message written as JSON (or YAML read as such): field names as in the proto files or in
+/// camelCase, extensions with their `@type`.
+///
+/// # Errors
+/// What is wrong: a field, a value or an extension's type that is not known here.
+pub fn from_json(type_url: &str, value: Value) -> Result<Vec<u8>, String> {
+    let descriptor = pool()?
+        .get_message_by_name(type_name(type_url))
+        .ok_or_else(|| String::from("the type is not known here"))?;
+    let options = DeserializeOptions::new().deny_unknown_fields(true);
+    DynamicMessage::deserialize_with_options(descriptor, value, &options)
+        .map(|message| message.encode_to_vec())
+        .map_err(|error| error.to_string())
 }
 
 /// Whether messages of this type can be shown.

@@ -52,6 +52,10 @@ pub struct Store {
     /// API listeners, with what they say.
     apis: BTreeMap<Arc<str>, Entry<sidecar::Api>>,
     sidecar: Option<sidecar::Sidecar>,
+    /// What the bootstrap says that the control plane cannot change.
+    fixed: BTreeSet<(ResourceType, Arc<str>)>,
+    /// There is no control plane: nothing is waited for.
+    alone: bool,
     secrets: BTreeMap<Arc<str>, Entry<Secret>>,
     /// Listeners and clusters that wait for secrets.
     waiting: BTreeMap<(ResourceType, Arc<str>), Waiting>,
@@ -108,6 +112,24 @@ pub struct Dumped {
 }
 
 impl Store {
+    /// The store of a process whose bootstrap has resources: secrets before clusters before listeners. `alone`:
+    /// there are no others.
+    ///
+    /// # Errors
+    /// When one of them cannot be used, or a name is there twice.
+    pub fn fixed(own: Vec<(ResourceType, Resource)>, alone: bool, now: Instant) -> Result<Store, Problem> {
+        let mut store = Store { alone, ..Store::default() };
+        for (ty, resource) in own {
+            let at = format!("{} {:?}", ty.short_name(), resource.name);
+            if !store.fixed.insert((ty, resource.name.clone())) {
+                return Err(Problem::new(at, "is there twice"));
+            }
+            store.put(ty, resource, now).under(|| at)?;
+        }
+        store.settle(now);
+        Ok(store)
+    }
+
     /// Takes an update; gives what is refused.
     pub fn apply(&mut self, update: Update, now: Instant) -> Vec<Rejected> {
         let ty = update.ty;

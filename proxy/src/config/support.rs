@@ -4,7 +4,8 @@
 
 use super::problem::Problem;
 use super::{
-    cds, eds, filters, hcm, lds, matching, proxy_protocol, rds, secrets, tcp_proxy, tls, tls_upstream,
+    bootstrap, cds, eds, filters, hcm, lds, matching, proxy_protocol, rds, secrets, tcp_proxy, tls,
+    tls_upstream,
 };
 
 /// The treatment of one message's fields.
@@ -22,6 +23,7 @@ pub struct Message {
 
 /// Every message that is read.
 pub const MESSAGES: &[&[Message]] = &[
+    bootstrap::MESSAGES,
     lds::MESSAGES,
     lds::CHAIN_MESSAGES,
     tls::MESSAGES,

@@ -37,7 +37,7 @@ impl Rig {
         let config = Config::new(Uri::from_static("http://127.0.0.1:1"), Node::default());
         let naming = Naming { search: vec!["corp.example".into()], ..Naming::default() };
         let sidecar = Sidecar { naming, ..Sidecar::default() };
-        let discovery = discovery::start(config, Some(sidecar)).unwrap();
+        let discovery = discovery::start(Some(config), Some(sidecar), Vec::new()).unwrap();
         let dns = Dns::new(&settings, &discovery).unwrap();
         let serving =
             dns.serve(&["127.0.0.1:0".parse().unwrap(), "[::1]:0".parse().unwrap()], false).unwrap();

@@ -153,3 +153,14 @@ fn a_secret_is_shown_without_its_key() {
     // In base64, as bytes are.
     assert_eq!(value["tls_certificate"]["private_key"]["inline_bytes"], "W3JlZGFjdGVkXQ==");
 }
+
+#[test]
+fn what_is_written_for_people_is_read_again() {
+    let ty = ResourceType::Cluster.type_url();
+    let bytes =
+        from_json(ty, json!({"name": "shop", "connectTimeout": "0.25s", "lb_policy": "MAGLEV"})).unwrap();
+    let shown = to_json(ty, &bytes);
+    assert_eq!((&shown["connect_timeout"], &shown["lb_policy"]), (&json!("0.250s"), &json!("MAGLEV")));
+    assert!(from_json(ty, json!({"nmae": "shop"})).unwrap_err().contains("nmae"));
+    assert!(from_json("type.googleapis.com/shop.Unknown", json!({})).is_err());
+}

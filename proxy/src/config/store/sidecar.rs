@@ -65,13 +65,16 @@ impl Store {
 
     /// Whether a resource is the bootstrap's, which the control plane cannot change.
     pub(super) fn is_own(&self, ty: ResourceType, name: &str) -> bool {
-        self.is_sidecar() && matches!(ty, ResourceType::Cluster | ResourceType::Listener) && is_own(name)
+        let of_sidecar = || matches!(ty, ResourceType::Cluster | ResourceType::Listener) && is_own(name);
+        (self.is_sidecar() && of_sidecar())
+            || (!self.fixed.is_empty() && self.fixed.contains(&(ty, name.into())))
     }
 
     /// The types of which an answer has to be there before the process is ready. A sidecar asks for clusters by
     /// name, and at first for none.
     pub(super) fn awaited(&self) -> &'static [ResourceType] {
         match self.sidecar {
+            None if self.alone => &[],
             Some(_) => &[ResourceType::Listener],
             None => &[ResourceType::Cluster, ResourceType::Listener],
         }

@@ -1,0 +1,238 @@
+//! Envoy's own bootstrap, `envoy.config.bootstrap.v3.Bootstrap`, as its YAML: who the process is, where its admin
+//! port listens, its static resources, and the ADS server, if there is one. What it cannot do it refuses.
+
+use std::net::SocketAddr;
+
+use envoy_types::pb::envoy::config::bootstrap::v3::bootstrap::{DynamicResources, StaticResources};
+use envoy_types::pb::envoy::config::bootstrap::v3::{Admin, Bootstrap};
+use envoy_types::pb::envoy::config::cluster::v3::Cluster;
+use envoy_types::pb::envoy::config::core::v3::api_config_source::ApiType;
+use envoy_types::pb::envoy::config::core::v3::config_source::ConfigSourceSpecifier;
+use envoy_types::pb::envoy::config::core::v3::grpc_service::TargetSpecifier;
+use envoy_types::pb::envoy::config::core::v3::{ApiConfigSource, ConfigSource};
+use envoy_types::pb::envoy::config::endpoint::v3::lb_endpoint::HostIdentifier;
+use pontoon_xds::{Resource, ResourceType, json};
+use prost::{Message as _, Name as _};
+
+use super::lds::{host_and_port, socket_address};
+use super::problem::{Problem, Under};
+use super::support::{Message, support};
+
+pub(super) const MESSAGES: &[Message] = &[BOOTSTRAP, ADMIN, STATIC_RESOURCES, DYNAMIC_RESOURCES];
+
+support! {
+    BOOTSTRAP, bootstrap: Bootstrap = "envoy.config.bootstrap.v3.Bootstrap";
+    read: node, static_resources, dynamic_resources, admin;
+    ignored:
+        node_context_params => "it is for names that begin with xdstp:",
+        flags_path => "there is no runtime",
+        layered_runtime => "there is no runtime",
+        deferred_stat_options => "it only changes statistics",
+        stats_config => "it only changes statistics",
+        stats_flush => "it only changes statistics",
+        stats_flush_interval => "it only changes statistics",
+        stats_server_version_override => "it only changes statistics",
+        grpc_async_client_manager_config => "the client of the control plane keeps one connection",
+        stats_eviction => "it only changes statistics",
+        enable_dispatcher_stats => "it only changes statistics",
+        watchdog => "a worker that stands still is told to systemd",
+        watchdogs => "a worker that stands still is told to systemd",
+        perf_tracing_file_path => "it is for Envoy's developers",
+        memory_allocator_manager => "the allocator is another",
+        inline_headers => "it only changes how headers are kept",
+        enable_worker_cpu_affinity => "the kernel chooses a worker's processor",
+        use_tcp_for_dns_lookups => "the resolver chooses";
+    refused: cluster_manager, hds_config, stats_sinks, tracing, header_prefix, fatal_actions, config_sources, default_socket_interface, application_log_config, overload_manager, dns_resolution_config, typed_dns_resolver_config, bootstrap_extensions, default_config_source, certificate_provider_instances, default_regex_engine, xds_delegate_extension, xds_config_tracker_extension, listener_manager;
+}
+
+support! {
+    ADMIN, admin: Admin = "envoy.config.bootstrap.v3.Admin";
+    read: address;
+    ignored:
+        profile_path => "there is no profiler to switch on",
+        ignore_global_conn_limit => "the admin port is never limited";
+    refused: access_log, access_log_path, socket_options, allow_paths;
+}
+
+support! {
+    STATIC_RESOURCES, static_resources: StaticResources = "envoy.config.bootstrap.v3.Bootstrap.StaticResources";
+    read: listeners, clusters, secrets;
+    ignored:;
+    refused: ;
+}
+
+support! {
+    DYNAMIC_RESOURCES, dynamic_resources: DynamicResources = "envoy.config.bootstrap.v3.Bootstrap.DynamicResources";
+    read: lds_config, cds_config, ads_config;
+    ignored:;
+    refused: lds_resources_locator, cds_resources_locator;
+}
+
+/// What a bootstrap says.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Written {
+    /// `node.id`, where it is given.
+    pub node_id: Option<String>,
+    /// `node.cluster`, where it is given.
+    pub cluster: Option<String>,
+    /// Where the admin port listens.
+    pub admin: Option<SocketAddr>,
+    /// The ADS server, as a URI.
+    pub ads: Option<String>,
+    /// The static resources, what is referred to before what refers to it.
+    pub resources: Vec<(ResourceType, Resource)>,
+}
+
+/// Reads a bootstrap that is JSON, or YAML read as such.
+///
+/// # Errors
+/// When it is not a bootstrap, or says what this proxy does not support. The resources themselves are looked at by
+/// the store.
+pub fn read(value: serde_json::Value) -> Result<Written, Problem> {
+    let bytes = json::from_json(&Bootstrap::type_url(), value).map_err(|why| Problem::new("", why))?;
+    let message = Bootstrap::decode(bytes.as_slice())
+        .map_err(|error| Problem::new("", format!("cannot be decoded: {error}")))?;
+    bootstrap(&message)?;
+    let statics = message.static_resources.unwrap_or_default();
+    static_resources(&statics).under(|| "static_resources".into())?;
+    let ads = match &message.dynamic_resources {
+        Some(dynamic) => ads(dynamic, &statics.clusters).under(|| "dynamic_resources".into())?,
+        None => None,
+    };
+    let node = message.node.unwrap_or_default();
+    let given = |text: String| (!text.is_empty()).then_some(text);
+    Ok(Written {
+        node_id: given(node.id),
+        cluster: given(node.cluster),
+        admin: message.admin.as_ref().map(admin_address).transpose().under(|| "admin".into())?.flatten(),
+        ads,
+        resources: resources(statics),
+    })
+}
+
+fn admin_address(message: &Admin) -> Result<Option<SocketAddr>, Problem> {
+    admin(message)?;
+    message.address.as_ref().map(socket_address).transpose().under(|| "address".into())
+}
+
+fn resources(statics: StaticResources) -> Vec<(ResourceType, Resource)> {
+    let mut all = Vec::new();
+    all.extend(statics.secrets.iter().map(|secret| (ResourceType::Secret, Resource::encode(secret))));
+    all.extend(statics.clusters.iter().map(|cluster| (ResourceType::Cluster, Resource::encode(cluster))));
+    for (position, mut listener) in statics.listeners.into_iter().enumerate() {
+        // Envoy too makes up a name where none is given.
+        if listener.name.is_empty() {
+            listener.name = format!("static_resources.listeners[{position}]");
+        }
+        all.push((ResourceType::Listener, Resource::encode(&listener)));
+    }
+    all
+}
+
+/// The address of the ADS server. Listeners and clusters come from it or from nowhere.
+fn ads(message: &DynamicResources, clusters: &[Cluster]) -> Result<Option<String>, Problem> {
+    dynamic_resources(message)?;
+    for (field, source) in [("lds_config", &message.lds_config), ("cds_config", &message.cds_config)] {
+        let is_ads = |source: &ConfigSource| {
+            matches!(source.config_source_specifier, Some(ConfigSourceSpecifier::Ads(_)))
+        };
+        match source {
+            Some(source) if is_ads(source) && message.ads_config.is_some() => {}
+            Some(_) => return Err(Problem::new(field, "must be ads: {}, beside an ads_config")),
+            None if message.ads_config.is_none() => {}
+            None => return Err(Problem::new(field, "is missing; this proxy asks ADS for both, or for none")),
+        }
+    }
+    let Some(source) = &message.ads_config else { return Ok(None) };
+    server(source, clusters).under(|| "ads_config".into()).map(Some)
+}
+
+fn server(source: &ApiConfigSource, clusters: &[Cluster]) -> Result<String, Problem> {
+    if source.api_type() != ApiType::DeltaGrpc {
+        let reason = format!("is {}; this proxy speaks DELTA_GRPC", source.api_type().as_str_name());
+        return Err(Problem::new("api_type", reason));
+    }
+    let [service] = source.grpc_services.as_slice() else {
+        return Err(Problem::new("grpc_services", "must have one element"));
+    };
+    let Some(TargetSpecifier::EnvoyGrpc(envoy)) = &service.target_specifier else {
+        return Err(Problem::new("grpc_services[0]", "must be envoy_grpc"));
+    };
+    let name = &envoy.cluster_name;
+    let at = "grpc_services[0].envoy_grpc.cluster_name";
+    let cluster = clusters.iter().find(|cluster| cluster.name == *name);
+    let cluster =
+        cluster.ok_or_else(|| Problem::new(at, format!("is {name:?}, which is no static cluster")))?;
+    if cluster.transport_socket.is_some() {
+        let reason =
+            format!("is {name:?}, which has a transport_socket; the ADS server is spoken to in plain text");
+        return Err(Problem::new(at, reason));
+    }
+    let endpoints = cluster.load_assignment.iter().flat_map(|assignment| &assignment.endpoints);
+    let address = endpoints.flat_map(|locality| &locality.lb_endpoints).find_map(|endpoint| {
+        match endpoint.host_identifier.as_ref()? {
+            HostIdentifier::Endpoint(endpoint) => endpoint.address.as_ref(),
+            HostIdentifier::EndpointName(_) => None,
+        }
+    });
+    let address = address.ok_or_else(|| Problem::new(at, format!("is {name:?}, which has no endpoint")))?;
+    let (host, port) = host_and_port(address).under(|| at.into())?;
+    Ok(if host.contains(':') { format!("http://[{host}]:{port}") } else { format!("http://{host}:{port}") })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn ads_cluster() -> serde_json::Value {
+        json!({"name": "xds", "load_assignment": {"cluster_name": "xds", "endpoints": [{"lb_endpoints": [{
+            "endpoint": {"address": {"socket_address": {"address": "127.0.0.1", "port_value": 18000}}}}]}]}})
+    }
+
+    fn with_ads(api_type: &str) -> serde_json::Value {
+        json!({
+            "node": {"id": "a", "cluster": "b"},
+            "static_resources": {"clusters": [ads_cluster()]},
+            "dynamic_resources": {
+                "ads_config": {"api_type": api_type, "grpc_services": [{"envoy_grpc": {"cluster_name": "xds"}}]},
+                "lds_config": {"ads": {}}, "cds_config": {"ads": {}}},
+        })
+    }
+
+    #[test]
+    fn node_admin_and_the_ads_server_are_read() {
+        let mut bootstrap = with_ads("DELTA_GRPC");
+        bootstrap["admin"] =
+            json!({"address": {"socketAddress": {"address": "127.0.0.1", "portValue": 9901}}});
+        let written = read(bootstrap).unwrap();
+        assert_eq!((written.node_id.as_deref(), written.cluster.as_deref()), (Some("a"), Some("b")));
+        assert_eq!(written.admin, Some("127.0.0.1:9901".parse().unwrap()));
+        assert_eq!(written.ads.as_deref(), Some("http://127.0.0.1:18000"));
+        assert_eq!(written.resources.len(), 1);
+    }
+
+    #[test]
+    fn what_is_not_supported_is_refused_with_its_path() {
+        let path = |value| read(value).unwrap_err().path;
+        assert_eq!(path(with_ads("GRPC")), "dynamic_resources.ads_config.api_type");
+        assert_eq!(path(json!({"header_prefix": "x-shop"})), "header_prefix");
+        assert_eq!(path(json!({"admin": {"access_log_path": "/dev/null"}})), "admin.access_log_path");
+        assert!(read(json!({"static_resource": {}})).unwrap_err().to_string().contains("static_resource"));
+    }
+
+    #[test]
+    fn an_extension_of_a_type_that_is_not_known_is_refused() {
+        let config = json!({"@type": "type.googleapis.com/shop.Unknown"});
+        let filters = json!([{"name": "shop", "typed_config": config}]);
+        let listener = json!({"name": "l", "filter_chains": [{"filters": filters}]});
+        assert!(read(json!({"static_resources": {"listeners": [listener]}})).is_err());
+    }
+
+    #[test]
+    fn a_listener_without_a_name_gets_one() {
+        let written = read(json!({"static_resources": {"listeners": [{}]}})).unwrap();
+        assert_eq!(&*written.resources[0].1.name, "static_resources.listeners[0]");
+    }
+}
