@@ -68,15 +68,22 @@ impl Default for Settings {
     }
 }
 
+const RESOLV_CONF: &str = "/etc/resolv.conf";
+
 /// The resolvers and search domains that `/etc/resolv.conf` says.
 ///
 /// # Errors
 /// When it cannot be read or names no resolver.
 pub fn system() -> Result<(Vec<SocketAddr>, Vec<String>), String> {
-    let (config, _) = hickory_resolver::system_conf::read_system_conf().map_err(|error| error.to_string())?;
-    let upstreams = config.name_servers().iter().map(|server| SocketAddr::new(server.ip, 53)).collect();
-    let search = config.search().iter().map(|domain| domain.to_lowercase().to_ascii());
-    Ok((upstreams, search.map(|domain| domain.trim_matches('.').to_owned()).collect()))
+    let text = std::fs::read(RESOLV_CONF).map_err(|error| format!("{RESOLV_CONF}: {error}"))?;
+    let config = resolv_conf::Config::parse(text).map_err(|error| format!("{RESOLV_CONF}: {error}"))?;
+    if config.nameservers.is_empty() {
+        return Err(format!("{RESOLV_CONF} has no nameserver"));
+    }
+    let upstreams = config.nameservers.iter().map(|server| SocketAddr::new(server.into(), 53)).collect();
+    let search =
+        config.get_last_search_or_domain().map(|domain| domain.trim_matches('.').to_ascii_lowercase());
+    Ok((upstreams, search.collect()))
 }
 
 /// How a query came.

@@ -53,12 +53,15 @@ pub fn start_logging() -> LogFilter {
 /// # Errors
 /// When the admin port or a thread cannot be had.
 pub fn run(bootstrap: Bootstrap, logging: LogFilter) -> anyhow::Result<()> {
-    tokio::runtime::Builder::new_current_thread()
+    let runtime = tokio::runtime::Builder::new_current_thread()
         .thread_name("control")
         .enable_all()
         .build()
-        .context("cannot start the control runtime")?
-        .block_on(serve(bootstrap, logging))
+        .context("cannot start the control runtime")?;
+    let ended = runtime.block_on(serve(bootstrap, logging));
+    // Not held up by a look-up that nobody answers.
+    runtime.shutdown_background();
+    ended
 }
 
 async fn serve(bootstrap: Bootstrap, logging: LogFilter) -> anyhow::Result<()> {

@@ -32,7 +32,7 @@ support! {
         metadata => "no filter here reads it",
         per_connection_buffer_limit_bytes => "buffers here are bounded anyway",
         circuit_breakers => "thresholds are not enforced by this version",
-        respect_dns_ttl => "the TTL is always respected",
+        respect_dns_ttl => "the system looks up, which does not tell the TTL",
         dns_lookup_family => "every address of both families is used",
         dns_failure_refresh_rate => "after a failure the last addresses stay",
         dns_jitter => "look-ups are spread anyway",

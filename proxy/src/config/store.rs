@@ -462,17 +462,14 @@ impl Store {
     }
 
     /// Puts in force what the names of a cluster resolve to; says whether that changed anything.
-    pub fn put_resolved(
-        &mut self,
-        cluster: &Arc<Cluster>,
-        found: &[(SocketAddr, u32, EndpointHealth)],
-    ) -> bool {
+    pub fn put_resolved(&mut self, cluster: &Arc<Cluster>, found: &BTreeSet<SocketAddr>) -> bool {
         let before = cluster.endpoints.load();
-        let same = before.endpoints.iter().map(|e| e.address).eq(found.iter().map(|(address, ..)| *address));
+        let same = before.endpoints.iter().map(|e| e.address).eq(found.iter().copied());
         if same && !before.version.is_empty() {
             return false;
         }
-        endpoints::swap(cluster, "resolved".into(), found);
+        let found: Vec<_> = found.iter().map(|address| (*address, 1, EndpointHealth::Healthy)).collect();
+        endpoints::swap(cluster, "resolved".into(), &found);
         true
     }
 

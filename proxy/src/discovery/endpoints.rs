@@ -1,30 +1,29 @@
-//! Clusters whose endpoints are looked up by name. Every address a name has is an endpoint; a look-up that
-//! fails changes nothing: the last addresses stay.
+//! Clusters whose endpoints are looked up by name, as the system does it (`getaddrinfo`: hosts file, search
+//! domains, nsswitch). Every address a name has is an endpoint; a look-up that fails changes nothing: the name's
+//! last addresses stay.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hickory_resolver::TokioResolver;
+use tokio::net::lookup_host;
+use tokio::sync::Semaphore;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use super::Shared;
-use crate::upstream::cluster::{Cluster, EndpointHealth, EndpointSource};
+use crate::upstream::cluster::{Cluster, EndpointSource};
 
-/// No name is asked for more often, whatever its TTL says.
+/// No name is asked for more often.
 const SHORTEST: Duration = Duration::from_secs(1);
+/// Each look-up holds a thread until it is answered.
+const AT_ONCE: usize = 16;
 
 /// Keeps one look-up task a cluster; they come and go with the clusters.
 pub(super) async fn resolve(shared: Shared) {
-    let resolver = match TokioResolver::builder_tokio().and_then(|builder| builder.build()) {
-        Ok(resolver) => Arc::new(resolver),
-        Err(error) => {
-            tracing::error!(%error, "no DNS resolver: clusters by name stay without endpoints; see /etc/resolv.conf");
-            return;
-        }
-    };
+    let turns = Arc::new(Semaphore::new(AT_ONCE));
     let mut changes = shared.changes.subscribe();
     let mut tasks: HashMap<Arc<str>, (EndpointSource, AbortHandle)> = HashMap::new();
     loop {
@@ -42,7 +41,7 @@ pub(super) async fn resolve(shared: Shared) {
                 continue;
             }
             let name = cluster.name.clone();
-            let follow = follow(shared.clone(), resolver.clone(), cluster, settings.source.clone());
+            let follow = follow(shared.clone(), turns.clone(), cluster, settings.source.clone());
             let task = tokio::spawn(follow).abort_handle();
             if let Some((_, earlier)) = tasks.insert(name, (settings.source.clone(), task)) {
                 earlier.abort();
@@ -54,40 +53,82 @@ pub(super) async fn resolve(shared: Shared) {
     }
 }
 
-async fn follow(shared: Shared, resolver: Arc<TokioResolver>, cluster: Arc<Cluster>, source: EndpointSource) {
+async fn follow(shared: Shared, turns: Arc<Semaphore>, cluster: Arc<Cluster>, source: EndpointSource) {
     let EndpointSource::Dns { targets, refresh } = source else { return };
+    let mut found: Vec<Vec<SocketAddr>> = vec![Vec::new(); targets.len()];
     loop {
-        let mut next = refresh;
-        let mut endpoints: Vec<(SocketAddr, u32, EndpointHealth)> = Vec::new();
-        let mut failed = false;
-        for (name, port) in &targets {
-            match resolver.lookup_ip(&**name).await {
-                Ok(found) => {
-                    let ttl =
-                        found.as_lookup().valid_until().saturating_duration_since(Instant::now().into_std());
-                    next = next.min(ttl).max(SHORTEST);
-                    endpoints.extend(
-                        found.iter().map(|ip| (SocketAddr::new(ip, *port), 1, EndpointHealth::Healthy)),
-                    );
-                }
+        for (at, (name, port)) in targets.iter().enumerate() {
+            match look_up(&turns, name, *port).await {
+                Ok(addresses) => found[at] = addresses,
                 Err(error) => {
-                    failed = true;
                     tracing::warn!(cluster = %cluster.name, name, %error, "a name cannot be looked up; its last addresses stay");
+                    continue;
                 }
             }
+            // One name does not wait for another.
+            let all: BTreeSet<SocketAddr> = found.iter().flatten().copied().collect();
+            if shared.store().put_resolved(&cluster, &all) {
+                shared.follow(Instant::now());
+            }
         }
-        endpoints.sort_by_key(|(address, ..)| *address);
-        endpoints.dedup_by_key(|(address, ..)| *address);
-        if failed && endpoints.is_empty() {
-            endpoints = known(&cluster);
-        }
-        if shared.store().put_resolved(&cluster, &endpoints) {
-            shared.follow(Instant::now());
-        }
-        tokio::time::sleep(next).await;
+        tokio::time::sleep(refresh.max(SHORTEST)).await;
     }
 }
 
-fn known(cluster: &Cluster) -> Vec<(SocketAddr, u32, EndpointHealth)> {
-    cluster.endpoints.load().endpoints.iter().map(|e| (e.address, e.weight, e.health)).collect()
+async fn look_up(turns: &Semaphore, name: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+    let _turn = turns.acquire().await.map_err(io::Error::other)?;
+    Ok(lookup_host((name, port)).await?.collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use envoy_types::pb::envoy::config::cluster::v3 as pb;
+    use envoy_types::pb::envoy::config::cluster::v3::cluster::{ClusterDiscoveryType, DiscoveryType};
+    use envoy_types::pb::envoy::config::core::v3::socket_address::PortSpecifier;
+    use envoy_types::pb::envoy::config::core::v3::{Address, SocketAddress, address};
+    use envoy_types::pb::envoy::config::endpoint::v3::lb_endpoint::HostIdentifier;
+    use envoy_types::pb::envoy::config::endpoint::v3::{
+        ClusterLoadAssignment, Endpoint, LbEndpoint, LocalityLbEndpoints,
+    };
+    use pontoon_xds::client::{Handler as _, Update};
+    use pontoon_xds::{Resource, ResourceType};
+
+    use super::super::start;
+
+    fn target(name: &str, port: u32) -> LbEndpoint {
+        let address = address::Address::SocketAddress(SocketAddress {
+            address: name.into(),
+            port_specifier: Some(PortSpecifier::PortValue(port)),
+            ..SocketAddress::default()
+        });
+        let endpoint = Endpoint { address: Some(Address { address: Some(address) }), ..Endpoint::default() };
+        LbEndpoint { host_identifier: Some(HostIdentifier::Endpoint(endpoint)), ..LbEndpoint::default() }
+    }
+
+    #[tokio::test]
+    async fn a_name_that_is_found_is_used_beside_one_that_is_not() {
+        let mut shared = start(None, None, Vec::new()).unwrap();
+        let lb_endpoints = vec![target("no..name", 81), target("localhost", 80)];
+        let cluster = pb::Cluster {
+            name: "by-name".into(),
+            cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::StrictDns as i32)),
+            load_assignment: Some(ClusterLoadAssignment {
+                cluster_name: "by-name".into(),
+                endpoints: vec![LocalityLbEndpoints { lb_endpoints, ..LocalityLbEndpoints::default() }],
+                ..ClusterLoadAssignment::default()
+            }),
+            ..pb::Cluster::default()
+        };
+        let changed = vec![Resource::encode(&cluster)];
+        let update = Update { ty: ResourceType::Cluster, changed, removed: Vec::new() };
+        assert_eq!(shared.apply(update), []);
+        let handle = shared.store().all_clusters().remove(0);
+        let mut changes = shared.changes();
+        while handle.endpoints.load().endpoints.is_empty() {
+            changes.changed().await.unwrap();
+        }
+        for endpoint in &handle.endpoints.load().endpoints {
+            assert!(endpoint.address.ip().is_loopback() && endpoint.address.port() == 80);
+        }
+    }
 }

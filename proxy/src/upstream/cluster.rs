@@ -84,7 +84,7 @@ pub enum EndpointSource {
     Dns {
         /// The names and ports to resolve.
         targets: Vec<(Box<str>, u16)>,
-        /// Between look-ups where the record's TTL is not honoured.
+        /// Between look-ups.
         refresh: Duration,
     },
 }
