@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 pub(crate) use self::caddy::proxy as caddy;
 pub(crate) use self::envoy::proxy as envoy;
-pub(crate) use self::haproxy::proxy as haproxy;
+pub(crate) use self::haproxy::{map as haproxy_map, proxy as haproxy};
 pub(crate) use self::nginx::{proxy as nginx, upstream};
 pub(crate) use self::ours::serve as ours;
 
@@ -66,7 +66,12 @@ impl Scenario {
 
     /// The path that the load asks for.
     pub(crate) fn path(&self) -> String {
-        format!("/route-{}/item", self.routes / 2)
+        self.path_to(1_024)
+    }
+
+    /// The path of an answer of so many bytes.
+    pub(crate) fn path_to(&self, body: usize) -> String {
+        format!("/route-{}/{body}", self.routes / 2)
     }
 }
 

@@ -97,6 +97,9 @@ impl Bench {
     /// The fixed answer behind every proxy.
     pub(crate) fn upstream(&self, front: Front) -> anyhow::Result<Running> {
         let port = free_port()?;
+        for size in [64 * 1_024, 10 * 1_024 * 1_024] {
+            self.write(&format!("body-{size}"), &"x".repeat(size))?;
+        }
         let file = self.write("upstream.conf", &configuration::upstream(&self.folder, front, port))?;
         let mut command = Command::new("nginx");
         command.arg("-c").arg(file).arg("-e").arg(self.folder.join("upstream.err"));
@@ -115,7 +118,9 @@ impl Bench {
                 command
             }
             Name::Haproxy => {
-                let file = self.write("haproxy.cfg", &configuration::haproxy(scenario, port, upstream))?;
+                self.write("haproxy.map", &configuration::haproxy_map(scenario))?;
+                let text = configuration::haproxy(&self.folder, scenario, port, upstream);
+                let file = self.write("haproxy.cfg", &text)?;
                 let mut command = Command::new("haproxy");
                 command.arg("-db").arg("-f").arg(file);
                 command

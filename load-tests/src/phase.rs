@@ -19,6 +19,12 @@ use crate::report::Table;
 pub(crate) enum Phase {
     /// CPU time per HTTP/1.1 request.
     Http1,
+    /// The same with 1 to 10,000 routes.
+    Routes,
+    /// The same with answers up to 10 MiB.
+    Bodies,
+    /// The same through two proxies in a row.
+    Pair,
     /// Latency at a fixed rate.
     Open,
     /// Bytes through without HTTP.
@@ -36,8 +42,11 @@ pub(crate) enum Phase {
 }
 
 impl Phase {
-    pub(crate) const ALL: [Phase; 8] = [
+    pub(crate) const ALL: [Phase; 11] = [
         Phase::Http1,
+        Phase::Routes,
+        Phase::Bodies,
+        Phase::Pair,
         Phase::Open,
         Phase::H2,
         Phase::Tcp,
@@ -52,7 +61,10 @@ impl Phase {
 
     pub(crate) fn name(self) -> &'static str {
         match self {
-            Phase::Http1 => "http1",
+            Phase::Http1 => http1::CONNECTIONS.phase,
+            Phase::Routes => http1::ROUTES.phase,
+            Phase::Bodies => http1::BODIES.phase,
+            Phase::Pair => http1::PAIR.phase,
             Phase::Open => "open",
             Phase::Tcp => "tcp",
             Phase::Tls => "tls",
@@ -65,7 +77,10 @@ impl Phase {
 
     pub(crate) fn title(self) -> &'static str {
         match self {
-            Phase::Http1 => http1::TITLE,
+            Phase::Http1 => http1::CONNECTIONS.title,
+            Phase::Routes => http1::ROUTES.title,
+            Phase::Bodies => http1::BODIES.title,
+            Phase::Pair => http1::PAIR.title,
             Phase::Open => open::TITLE,
             Phase::Tcp => tcp::TITLE,
             Phase::Tls => tls::TITLE,
@@ -86,7 +101,10 @@ impl Phase {
 
     pub(crate) fn run(self, bench: &Bench, peers: &[Name]) -> anyhow::Result<Table> {
         match self {
-            Phase::Http1 => http1::run(bench, peers),
+            Phase::Http1 => http1::run(bench, peers, &http1::CONNECTIONS),
+            Phase::Routes => http1::run(bench, peers, &http1::ROUTES),
+            Phase::Bodies => http1::run(bench, peers, &http1::BODIES),
+            Phase::Pair => http1::run(bench, peers, &http1::PAIR),
             Phase::Open => open::run(bench, peers),
             Phase::Tcp => tcp::run(bench, peers),
             Phase::Tls => tls::run(bench, peers),

@@ -1,5 +1,7 @@
 //! Results as a table for the terminal and the book, and as JSON for a later comparison.
 
+mod plot;
+
 use std::fmt::Write as _;
 use std::path::Path;
 
@@ -44,6 +46,10 @@ impl Row {
     }
 }
 
+fn spread(values: &[f64]) -> (f64, f64) {
+    values.iter().fold((f64::MAX, f64::MIN), |(low, high), value| (low.min(*value), high.max(*value)))
+}
+
 fn median(values: &[f64]) -> Option<f64> {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
@@ -83,8 +89,7 @@ impl Table {
                     out.push_str(" - |");
                     continue;
                 };
-                let (low, high) =
-                    values.iter().fold((f64::MAX, f64::MIN), |(l, h), v| (l.min(*v), h.max(*v)));
+                let (low, high) = spread(values);
                 let middle = median(values).map_or_else(|| "-".into(), number);
                 if values.len() > 1 {
                     let _ = write!(out, " {middle} ({}–{}) |", number(low), number(high));
@@ -96,6 +101,18 @@ impl Table {
             let _ = write!(out, " {} |", ratio.map_or_else(|| "-".into(), |r| format!("{r:.2}")));
         }
         out
+    }
+}
+
+impl Table {
+    /// The compared figure as bars.
+    fn plot(&self) -> String {
+        let bars = self.rows.iter().filter_map(|row| {
+            let (_, values) = row.figures.iter().find(|(name, _)| *name == self.ratio_of)?;
+            let (low, high) = spread(values);
+            Some(plot::Bar { peer: &row.peer, median: median(values)?, low, high })
+        });
+        plot::bars(&self.ratio_of, &bars.collect::<Vec<_>>())
     }
 }
 
@@ -193,7 +210,15 @@ impl Results {
         std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
     }
 
+    /// The page, and beside it a folder of its name with a picture for each table.
     pub(crate) fn write_page(&self, path: &Path) -> anyhow::Result<()> {
+        let folder = path.with_extension("");
+        std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+        for table in &self.tables {
+            let picture = folder.join(&table.phase).with_extension("svg");
+            std::fs::write(&picture, table.plot())
+                .with_context(|| format!("cannot write {}", picture.display()))?;
+        }
         std::fs::write(path, self.page()).with_context(|| format!("cannot write {}", path.display()))
     }
 
@@ -225,11 +250,12 @@ impl Results {
                 out.push('\n');
             }
             let note = Phase::ALL.iter().find(|phase| phase.name() == table.phase).map_or("", |p| p.note());
-            let _ = write!(out, "\n## {}\n\n{note}{}\n", table.title, table.markdown());
+            let (title, rows, phase) = (&table.title, table.markdown(), &table.phase);
+            let _ = write!(out, "\n## {title}\n\n{note}{rows}\n\n![{title}](benchmarks/{phase}.svg)\n");
         }
         out.push_str(concat!(
             "\n## How to repeat\n\n",
-            "    cargo xtask bench               # everything, about 25 minutes\n",
+            "    cargo xtask bench               # everything, about 50 minutes\n",
             "    cargo xtask bench --quick       # under 5 minutes, without convergence; writes target/bench/benchmarks.md\n",
             "    cargo xtask bench control-plane # the control plane alone, about 25 minutes; with --quick under three\n",
             "    cargo xtask bench --phase http1 --peer nginx\n",

@@ -1,8 +1,15 @@
 //! HAProxy as a peer.
 
-use super::{Front, Scenario, routes};
+use std::path::Path;
 
-pub(crate) fn proxy(scenario: &Scenario, port: u16, upstream: u16) -> String {
+use super::{Front, Scenario};
+
+/// The routes, as a file that HAProxy makes a tree of.
+pub(crate) fn map(scenario: &Scenario) -> String {
+    super::routes(scenario, |i| format!("/route-{i}/ upstream"))
+}
+
+pub(crate) fn proxy(folder: &Path, scenario: &Scenario, port: u16, upstream: u16) -> String {
     let (mode, front, back) = match scenario.front {
         Front::Tcp => ("tcp", "", ""),
         Front::H2c => ("http", " proto h2", " proto h2"),
@@ -12,10 +19,11 @@ pub(crate) fn proxy(scenario: &Scenario, port: u16, upstream: u16) -> String {
         scenario.pair.as_ref().map_or_else(String::new, |pair| format!(" ssl crt {}", pair.both.display()));
     let rules = match scenario.front {
         Front::Tcp => String::from("  default_backend upstream"),
-        _ => {
-            "  option forwardfor\n  unique-id-format %[uuid()]\n  unique-id-header X-Request-Id\n".to_owned()
-                + &routes(scenario, |i| format!("  use_backend upstream if {{ path_beg /route-{i}/ }}"))
-        }
+        _ => format!(
+            "  option forwardfor\n  unique-id-format %[uuid()]\n  unique-id-header X-Request-Id\n  \
+             use_backend %[path,map_beg({}/haproxy.map)]\n",
+            folder.display()
+        ),
     };
     let (reuse, pool) = if mode == "http" { ("  http-reuse always", " pool-max-conn 256") } else { ("", "") };
     format!(

@@ -8,7 +8,7 @@ use super::{Front, Scenario, routes};
 /// Debian builds what passes bytes as a module.
 const STREAM_MODULE: &str = "/usr/lib/nginx/modules/ngx_stream_module.so";
 
-/// A fixed answer of 1 KiB.
+/// A fixed answer of as many bytes as the path's last part says: nothing, 1 KiB out of memory, the rest out of files.
 pub(crate) fn upstream(folder: &Path, front: Front, port: u16) -> String {
     let http2 = if front == Front::H2c { " http2" } else { "" };
     format!(
@@ -16,7 +16,9 @@ pub(crate) fn upstream(folder: &Path, front: Front, port: u16) -> String {
          worker_rlimit_nofile 20000; events {{ worker_connections 12000; }}
          http {{ access_log off; {paths} {keep}
            server {{ listen 127.0.0.1:{port} reuseport{http2}; http2_max_concurrent_streams 256;
-             location / {{ return 200 \"{body}\"; }} }} }}",
+             location / {{ return 200 \"{body}\"; }}
+             location ~ /0$ {{ return 200 \"\"; }}
+             location ~ /([0-9]{{5,}})$ {{ alias {folder}/body-$1; }} }} }}",
         folder = folder.display(),
         paths = paths(folder),
         keep = KEEP_ALIVE,

@@ -1,44 +1,139 @@
-//! CPU time of the proxy per HTTP/1.1 request, over 64 keep-alive connections as fast as they go. All proxies
-//! run at once and are loaded in turn, round after round, so that a slow moment of the machine meets all alike.
+//! CPU time of the proxy per HTTP/1.1 request, over keep-alive connections as fast as they go: by connections, by
+//! routes, by the size of the answer, and through two proxies in a row. All proxies run at once and are loaded in
+//! turn, round after round, so that a slow moment of the machine meets all alike.
+
+use std::time::Duration;
 
 use anyhow::bail;
 
 use crate::configuration::{Front, Scenario};
 use crate::measure::{cpu_time, wrk};
-use crate::peer::{Bench, Name};
-use crate::report::Table;
+use crate::peer::{Bench, Name, Running};
+use crate::report::{Row, Table};
 
-pub(super) const TITLE: &str =
-    "CPU time per HTTP/1.1 request (64 connections, 1 KiB, 100 routes, one worker)";
-
-const CONNECTIONS: u32 = 64;
 const WARM_SECONDS: u32 = 1;
 
-pub(super) fn run(bench: &Bench, peers: &[Name]) -> anyhow::Result<Table> {
-    let (rounds, seconds) = if bench.quick { (3, 4) } else { (7, 8) };
-    let scenario = Scenario::of(Front::Http);
+/// What is varied.
+pub(super) struct Series {
+    pub(super) phase: &'static str,
+    pub(super) title: &'static str,
+    loads: &'static [Load],
+}
+
+/// One way to load the proxies.
+struct Load {
+    label: &'static str,
+    connections: u32,
+    routes: usize,
+    /// Proxies in a row.
+    hops: usize,
+    /// Of the answer, in bytes.
+    body: usize,
+}
+
+const PLAIN: Load = Load { label: "64 connections", connections: 64, routes: 100, hops: 1, body: 1_024 };
+
+pub(super) const CONNECTIONS: Series = Series {
+    phase: "http1",
+    title: "CPU time per HTTP/1.1 request (1 KiB, 100 routes, one worker)",
+    loads: &[
+        PLAIN,
+        Load { label: "1 connection", connections: 1, ..PLAIN },
+        Load { label: "512 connections", connections: 512, ..PLAIN },
+    ],
+};
+
+pub(super) const ROUTES: Series = Series {
+    phase: "routes",
+    title: "The same by routes (64 connections, 1 KiB, one worker)",
+    loads: &[
+        Load { label: "10,000 routes", routes: 10_000, ..PLAIN },
+        Load { label: "100 routes", ..PLAIN },
+        Load { label: "1 route", routes: 1, ..PLAIN },
+    ],
+};
+
+pub(super) const BODIES: Series = Series {
+    phase: "bodies",
+    title: "The same by the size of the answer (64 connections, 100 routes, one worker)",
+    loads: &[
+        Load { label: "64 KiB", body: 64 * 1_024, ..PLAIN },
+        Load { label: "nothing", body: 0, ..PLAIN },
+        Load { label: "10 MiB", body: 10 * 1_024 * 1_024, connections: 16, ..PLAIN },
+    ],
+};
+
+pub(super) const PAIR: Series = Series {
+    phase: "pair",
+    title: "The same through two proxies in a row, as between sidecars (64 connections, 1 KiB, 100 routes, one worker each)",
+    loads: &[Load { label: "both together", hops: 2, ..PLAIN }],
+};
+
+/// A peer's proxies; the load goes to the first.
+struct Chain {
+    peer: &'static str,
+    proxies: Vec<Running>,
+}
+
+impl Chain {
+    fn start(
+        bench: &Bench,
+        peer: Name,
+        scenario: &Scenario,
+        hops: usize,
+        upstream: u16,
+    ) -> anyhow::Result<Self> {
+        let mut proxies = Vec::new();
+        let mut next = upstream;
+        for _ in 0..hops {
+            let proxy = bench.proxy(peer, scenario, next)?;
+            next = proxy.port;
+            proxies.insert(0, proxy);
+        }
+        Ok(Chain { peer: peer.text(), proxies })
+    }
+
+    fn cpu_time(&self) -> anyhow::Result<Duration> {
+        self.proxies.iter().map(|proxy| cpu_time(proxy.pid())).sum()
+    }
+}
+
+pub(super) fn run(bench: &Bench, peers: &[Name], series: &Series) -> anyhow::Result<Table> {
+    let (rounds, seconds) = if bench.quick { (3, 4) } else { (5, 5) };
+    // The first is what is compared; the rest is for a full run.
+    let loads = if bench.quick { &series.loads[..1] } else { series.loads };
     let upstream = bench.upstream(Front::Http)?;
-    let mut running = bench.proxies(peers, &scenario, upstream.port)?;
-    for round in 0..rounds {
-        for (row, proxy) in &mut running {
-            let url = format!("http://127.0.0.1:{}{}", proxy.port, scenario.path());
-            if round == 0 {
-                wrk(&url, CONNECTIONS, WARM_SECONDS)?;
+    let mut rows: Vec<Row> = peers.iter().map(|peer| Row::new(peer.text())).collect();
+    let cost = |load: &Load| format!("CPU µs/request, {}", load.label);
+    for load in loads {
+        let scenario = Scenario { routes: load.routes, ..Scenario::of(Front::Http) };
+        let chains: anyhow::Result<Vec<Chain>> = peers
+            .iter()
+            .map(|peer| Chain::start(bench, *peer, &scenario, load.hops, upstream.port))
+            .collect();
+        let chains = chains?;
+        for round in 0..rounds {
+            for (chain, row) in chains.iter().zip(&mut rows) {
+                let port = chain.proxies[0].port;
+                let url = format!("http://127.0.0.1:{port}{}", scenario.path_to(load.body));
+                if round == 0 {
+                    wrk(&url, load.connections, WARM_SECONDS)?;
+                }
+                let before = chain.cpu_time()?;
+                let done = wrk(&url, load.connections, seconds)?;
+                let used = chain.cpu_time()?.saturating_sub(before);
+                if done.errors > 0 || done.requests == 0 {
+                    bail!("{}: {} errors in {} requests", chain.peer, done.errors, done.requests);
+                }
+                row.push(&cost(load), used.as_secs_f64() * 1e6 / done.requests as f64);
+                row.push(&format!("requests/s, {}", load.label), done.per_second);
             }
-            let before = cpu_time(proxy.pid())?;
-            let load = wrk(&url, CONNECTIONS, seconds)?;
-            let used = cpu_time(proxy.pid())?.saturating_sub(before);
-            if load.errors > 0 || load.requests == 0 {
-                bail!("{}: {} errors in {} requests", row.peer, load.errors, load.requests);
-            }
-            row.push("CPU µs/request", used.as_secs_f64() * 1e6 / load.requests as f64);
-            row.push("requests/s", load.per_second);
         }
     }
     Ok(Table {
-        phase: "http1".to_owned(),
-        title: TITLE.to_owned(),
-        ratio_of: "CPU µs/request".to_owned(),
-        rows: running.into_iter().map(|(row, _)| row).collect(),
+        phase: series.phase.to_owned(),
+        title: series.title.to_owned(),
+        ratio_of: cost(&loads[0]),
+        rows,
     })
 }
