@@ -1,5 +1,5 @@
-//! h2spec, every case of it and the strict ones, against a gateway's HTTP/2 side. Each of its cases counts as one
-//! of ours.
+//! h2spec, every case of it and the strict ones, against a gateway's HTTP/2 side, with prior knowledge and through
+//! TLS. Each of its cases counts as one of ours.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -25,38 +25,48 @@ const ANSWER_SECONDS: &str = "5";
 /// All cases together take a minute where most of them are waits.
 const LIMIT: Duration = Duration::from_secs(300);
 
-/// What h2spec takes for a failure, and why it is none.
+/// What h2spec takes for a failure without TLS, and why it is none.
 const KNOWN: [(&str, &str); 1] = [(
     "http2/3.5: Sends invalid connection preface",
     "what is not HTTP/2's preface is HTTP/1.1 on this port: answered 400 in that, and closed",
 )];
+const TLS: &[&str] = &["--tls", "--insecure"];
 
 /// Runs the group. True: all cases passed.
 pub(crate) async fn run(arguments: Vec<String>) -> anyhow::Result<bool> {
     let folder = fresh_folder("h2spec")?;
     let mut report = Report::default();
     let upstream = upstream().await?;
-    let port = ports::free()?;
-    let plane = ControlPlane::prepare(&place("PONTOON_E2E_PONTOON")?, &folder, &objects(port, upstream))?;
+    let (plain, tls) = (ports::free()?, ports::free()?);
+    let objects = objects(plain, tls, upstream)?;
+    let plane = ControlPlane::prepare(&place("PONTOON_E2E_PONTOON")?, &folder, &objects)?;
     let _serving = plane.start().await?;
     let _gateway =
         Gateway::start(&place("PONTOON_E2E_PROXY")?, &folder, "default/edge", plane.xds, 1).await?;
-    let url = format!("http://127.0.0.1:{port}/");
+    let url = format!("http://127.0.0.1:{plain}/");
     until("the gateway to reach the upstream", Duration::from_secs(20), async || get(&url).await).await?;
 
-    let outcomes = h2spec(port, &arguments, &folder).await?;
-    for (name, outcome) in outcomes {
-        let known = KNOWN.iter().find(|(case, _)| *case == name);
-        report
-            .case(&name, async {
-                match (outcome, known) {
-                    (Ok(()), None) => Ok(String::new()),
-                    (Ok(()), Some(_)) => anyhow::bail!("passes, but is on the list of those that do not"),
-                    (Err(_), Some((_, why))) => Ok(format!("(known: {why})")),
-                    (Err(said), None) => anyhow::bail!(said),
-                }
-            })
-            .await;
+    let reports = (folder.join("h2spec.xml"), folder.join("h2spec-tls.xml"));
+    let (without, with) = tokio::try_join!(
+        h2spec(plain, &[], &arguments, &reports.0),
+        h2spec(tls, TLS, &arguments, &reports.1)
+    )?;
+    for (how, outcomes, known) in [("", without, KNOWN.as_slice()), ("TLS, ", with, &[])] {
+        for (name, outcome) in outcomes {
+            let known = known.iter().find(|(case, _)| *case == name);
+            report
+                .case(&format!("{how}{name}"), async {
+                    match (outcome, known) {
+                        (Ok(()), None) => Ok(String::new()),
+                        (Ok(()), Some(_)) => {
+                            anyhow::bail!("passes, but is on the list of those that do not")
+                        }
+                        (Err(_), Some((_, why))) => Ok(format!("(known: {why})")),
+                        (Err(said), None) => anyhow::bail!(said),
+                    }
+                })
+                .await;
+        }
     }
     report.finish(&folder)
 }
@@ -64,17 +74,17 @@ pub(crate) async fn run(arguments: Vec<String>) -> anyhow::Result<bool> {
 /// Runs it and gives its cases, each with what it said where it failed.
 async fn h2spec(
     port: u16,
+    flags: &[&str],
     sections: &[String],
-    folder: &Path,
+    junit: &Path,
 ) -> anyhow::Result<Vec<(String, Result<(), String>)>> {
-    let junit = folder.join("h2spec.xml");
     let mut command = tokio::process::Command::new(place("PONTOON_E2E_H2SPEC")?);
     command.args(["--strict", "--host", "127.0.0.1", "--timeout", ANSWER_SECONDS, "--port"]);
-    command.arg(port.to_string()).arg("--junit-report").arg(&junit).args(sections);
+    command.arg(port.to_string()).args(flags).arg("--junit-report").arg(junit).args(sections);
     command.stdin(Stdio::null()).kill_on_drop(true);
     let output = tokio::time::timeout(LIMIT, command.output()).await.context("h2spec does not end")??;
-    std::fs::write(folder.join("h2spec.log"), &output.stdout)?;
-    let xml = std::fs::read_to_string(&junit)
+    std::fs::write(junit.with_extension("log"), &output.stdout)?;
+    let xml = std::fs::read_to_string(junit)
         .with_context(|| format!("h2spec ended with {} and no report", output.status))?;
     let outcomes = cases(&xml);
     ensure!(!outcomes.is_empty(), "h2spec reports no case");
@@ -127,8 +137,10 @@ async fn upstream() -> anyhow::Result<SocketAddr> {
     Ok(address)
 }
 
-fn objects(port: u16, upstream: SocketAddr) -> String {
-    format!(
+fn objects(plain: u16, tls: u16, upstream: SocketAddr) -> anyhow::Result<String> {
+    let key = rcgen::KeyPair::generate()?;
+    let certificate = rcgen::CertificateParams::new(vec![String::from("127.0.0.1")])?.self_signed(&key)?;
+    Ok(format!(
         "\
 apiVersion: gateway.networking.k8s.io/v1
 kind: Gateway
@@ -136,7 +148,16 @@ metadata: {{name: edge}}
 spec:
   gatewayClassName: pontoon
   listeners:
-  - {{name: http, port: {port}, protocol: HTTP}}
+  - {{name: http, port: {plain}, protocol: HTTP}}
+  - {{name: https, port: {tls}, protocol: HTTPS, tls: {{certificateRefs: [{{name: edge}}]}}}}
+---
+apiVersion: v1
+kind: Secret
+metadata: {{name: edge}}
+type: kubernetes.io/tls
+stringData:
+  tls.crt: {:?}
+  tls.key: {:?}
 ---
 apiVersion: gateway.networking.k8s.io/v1
 kind: HTTPRoute
@@ -154,9 +175,11 @@ spec:
   endpoints:
   - {{address: {}, port: {}}}
 ",
+        certificate.pem(),
+        key.serialize_pem(),
         upstream.ip(),
         upstream.port()
-    )
+    ))
 }
 
 #[cfg(test)]
