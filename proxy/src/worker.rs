@@ -36,6 +36,8 @@ use sockets::Sockets;
 const QUEUE: usize = 256;
 /// Between tries to bind an address that could not be had.
 const BIND_RETRY: Duration = Duration::from_secs(1);
+/// For connections to see that they are to end now.
+const CLOSING: Duration = Duration::from_secs(1);
 /// Between sweeps of what has gone or grown old.
 const SWEEP: Duration = Duration::from_millis(500);
 
@@ -393,7 +395,8 @@ async fn end(local: Rc<ListenerLocal>, limit: Duration) -> usize {
     }
     let forced = local.open();
     local.advance(Phase::Closed);
-    local.empty().await;
+    // What is still there then is dropped with the worker.
+    let _ = tokio::time::timeout(CLOSING, local.empty()).await;
     forced
 }
 

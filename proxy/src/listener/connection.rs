@@ -395,8 +395,8 @@ async fn finish(conn: &ConnState, mut io: Box<Io>, result: hyper::Result<()>) {
         None => drop(timeout(LINGER, io.stream.write_all(&withheld)).await),
     }
     // Where we end it while the client still sends, an early close would reset the answer on its way: our side
-    // is shut, and a little more is read.
-    if io.stream.shutdown().await.is_ok() {
+    // is shut, and a little more is read. Through TLS, to shut is to write, which a client can hold up.
+    if let Ok(Ok(())) = timeout(LINGER, io.stream.shutdown()).await {
         linger(&mut io).await;
     }
 }

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::Request;
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -36,7 +37,7 @@ use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair}
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, HandshakeKind, RootCertStore};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::watch;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -466,4 +467,39 @@ async fn garbage_and_silence_end_a_handshake() {
     assert_eq!(silent.read(&mut [0; 64]).await.unwrap_or(0), 0);
     until("both are counted", || edge.metric("pontoon_tls_handshake_failures_total") == 2).await;
     until("both have gone", || edge.metric("pontoon_downstream_connections") == 0).await;
+}
+
+/// TLS takes bytes that the socket does not: a connection whose last answer is there is not idle.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_end_of_an_answer_reaches_a_slow_reader() {
+    const BODY: usize = 60_000;
+    let authority = Authority::new();
+    let tls = context(vec![certificate(&authority.sign(&["shop.test"]))]);
+    let edge = Edge::start(&listener(vec![chain(&"~".repeat(BODY), &[], Some(tls))])).await;
+    let config = client(&authority, None, &["http/1.1"]);
+    // Small windows and segments, so that the kernel takes little; how little is its affair, so many numbers of answers.
+    let mut slow = Vec::new();
+    for answers in 1..24 {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(4_096).unwrap();
+        socket2::SockRef::from(&socket).set_tcp_mss(536).unwrap();
+        let socket = socket.connect(edge.address).await.unwrap();
+        let name = ServerName::try_from("shop.test").unwrap();
+        let mut stream = TlsConnector::from(Arc::clone(&config)).connect(name, socket).await.unwrap();
+        let requests = "GET / HTTP/1.1\r\nhost: shop\r\n\r\n".repeat(answers);
+        stream.write_all(requests.as_bytes()).await.unwrap();
+        slow.push((stream, answers));
+    }
+    // Longer than a connection takes to be parked.
+    tokio::time::sleep(Duration::from_millis(1_600)).await;
+    for (mut stream, answers) in slow {
+        let mut bodies = 0;
+        let mut part = [0; 16_384];
+        while bodies < answers * BODY {
+            let read = tokio::time::timeout(PATIENCE, stream.read(&mut part)).await;
+            let length = read.unwrap_or_else(|_| panic!("{bodies} bytes of {answers} answers")).unwrap();
+            assert!(length > 0, "closed after {bodies} bytes of {answers} answers");
+            bodies += part[..length].iter().filter(|byte| **byte == b'~').count();
+        }
+    }
 }
