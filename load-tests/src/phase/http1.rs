@@ -99,7 +99,7 @@ impl Chain {
 }
 
 pub(super) fn run(bench: &Bench, peers: &[Name], series: &Series) -> anyhow::Result<Table> {
-    let (rounds, seconds) = if bench.quick { (3, 4) } else { (5, 5) };
+    let (rounds, seconds) = if bench.quick { (3, 4) } else { (5, 4) };
     // The first is what is compared; the rest is for a full run.
     let loads = if bench.quick { &series.loads[..1] } else { series.loads };
     let upstream = bench.upstream(Front::Http)?;
