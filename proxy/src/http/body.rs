@@ -122,7 +122,10 @@ impl Stream {
                 };
                 Poll::Ready(Some(frame.ok_or_else(|| exchange.fail(Error::BadBody))))
             }
-            Some(Err(_)) => Poll::Ready(Some(Err(exchange.fail(Error::ClientGone)))),
+            Some(Err(_)) => {
+                let cause = exchange.conn.refused_body.get().unwrap_or(Error::ClientGone);
+                Poll::Ready(Some(Err(exchange.fail(cause))))
+            }
             None => {
                 exchange.request_done.set(true);
                 if self.text.as_ref().is_some_and(|decoder| !decoder.is_whole()) {

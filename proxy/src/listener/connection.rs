@@ -82,6 +82,8 @@ pub(crate) struct ConnState {
     /// Why the bytes that come next are not read as a request, and who waits for the one in flight to end.
     pub(crate) refused: Cell<Option<Error>>,
     pub(crate) refusal_waker: RefCell<Option<Waker>>,
+    /// Why the body of the request in flight breaks off.
+    pub(crate) refused_body: Cell<Option<Error>>,
     /// An answer that may be hyper's own to a head that it cannot parse, and whether it is to be written.
     pub(crate) withheld: RefCell<Vec<u8>>,
     pub(crate) release: Cell<bool>,
@@ -120,6 +122,7 @@ impl ConnState {
             refusal_waker: RefCell::new(None),
             withheld: RefCell::default(),
             release: Cell::new(false),
+            refused_body: Cell::new(None),
             early_resets: Cell::new(0),
             slot,
         })

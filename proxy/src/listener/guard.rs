@@ -19,8 +19,6 @@ enum State {
     Chunk(u64),
     /// In the lines after the last chunk.
     Trailers,
-    /// Not followed: hyper ends the connection here.
-    Lost,
 }
 
 /// The longest start of a line that is looked at: `transfer-encoding:`, or a length with its digits.
@@ -87,10 +85,13 @@ impl Guard {
                     taken as usize
                 }
                 State::Size { size, digits, extension } => {
-                    self.size(rest[0], size, digits, extension);
+                    self.state = next_size(rest[0], size, digits, extension).ok_or(Refusal {
+                        at,
+                        error: Error::Malformed,
+                        in_body: true,
+                    })?;
                     1
                 }
-                State::Lost => return Ok(()),
             };
         }
         Ok(())
@@ -158,22 +159,6 @@ impl Guard {
         Ok(())
     }
 
-    fn size(&mut self, byte: u8, size: u64, digits: u8, extension: bool) {
-        self.state = match byte {
-            b'\n' if digits == 0 => State::Lost,
-            b'\n' if size == 0 => State::Trailers,
-            b'\n' => State::Chunk(size.saturating_add(2)),
-            _ if extension => State::Size { size, digits, extension },
-            b';' | b' ' | b'\t' | b'\r' => State::Size { size, digits, extension: true },
-            _ => match (byte as char).to_digit(16) {
-                Some(digit) if digits < 16 => {
-                    State::Size { size: size << 4 | u64::from(digit), digits: digits + 1, extension }
-                }
-                _ => State::Lost,
-            },
-        };
-    }
-
     fn trailers(&mut self, bytes: &[u8]) -> Result<usize, Error> {
         let Some(end) = memchr(b'\n', bytes) else {
             self.line.keep(bytes);
@@ -189,6 +174,23 @@ impl Guard {
         self.line.end();
         Ok(end + 1)
     }
+}
+
+/// After one more byte of a chunk's line; `None` where it is no such line. Of digits there may be sixteen, zeros in
+/// front counted: who reads more of them may read another size.
+fn next_size(byte: u8, size: u64, digits: u8, extension: bool) -> Option<State> {
+    Some(match byte {
+        b'\n' if digits == 0 => return None,
+        b'\n' if size == 0 => State::Trailers,
+        b'\n' => State::Chunk(size.saturating_add(2)),
+        _ if extension => State::Size { size, digits, extension },
+        b';' | b' ' | b'\t' | b'\r' => State::Size { size, digits, extension: true },
+        _ if digits == 16 => return None,
+        _ => {
+            let digit = (byte as char).to_digit(16)?;
+            State::Size { size: size << 4 | u64::from(digit), digits: digits + 1, extension }
+        }
+    })
 }
 
 fn new_size() -> State {
@@ -262,6 +264,15 @@ mod tests {
         }
         assert_eq!(error("POST / HTTP/1.1\r\nContent-Length: 4\r\n\r\n\n\n\n\nGET / HTTP/1.1\r\n\r\n"), None);
         assert_eq!(error(&format!("{CHUNKED}2;x=\"y\"\r\n\n\n\r\n0\r\n\r\nGET / HTTP/1.1\r\n\r\n")), None);
+    }
+
+    #[test]
+    fn a_chunk_size_that_may_be_read_otherwise_is_refused() {
+        for size in ["00000000000000005", "10000000000000000", "", "5g", "-1", "0x5"] {
+            let refusal = read(&format!("{CHUNKED}{size}\r\nhello\r\n0\r\n\r\n")).unwrap_err();
+            assert_eq!((refusal.error, refusal.in_body), (Error::Malformed, true), "{size}");
+        }
+        assert_eq!(error(&format!("{CHUNKED}0000000000000005 ;x\r\nhello\r\n0\r\n\r\n")), None);
     }
 
     #[test]

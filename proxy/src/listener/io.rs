@@ -69,9 +69,8 @@ impl Io {
             self.conn.refusal_waker.replace(Some(cx.waker().clone()));
             return Poll::Pending;
         }
-        if !refusal.in_body {
-            self.conn.refused.set(Some(refusal.error));
-        }
+        let refused = if refusal.in_body { &self.conn.refused_body } else { &self.conn.refused };
+        refused.set(Some(refusal.error));
         Poll::Ready(Err(io::Error::other(refusal.error)))
     }
 
