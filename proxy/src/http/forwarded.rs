@@ -3,6 +3,7 @@
 
 use std::net::IpAddr;
 
+use http::header::FORWARDED;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::config::listener::ForwardedTrust;
@@ -10,6 +11,12 @@ use crate::config::listener::ForwardedTrust;
 const FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
+
+/// Whether by this header a proxy says on whose behalf it asks: ours, RFC 7239's, which Spring reads first, and nginx's.
+pub(crate) fn speaks_of_client(name: &HeaderName) -> bool {
+    name.as_str().starts_with("x-forwarded") || *name == FORWARDED || *name == REAL_IP
+}
 
 /// The client, and whether the peer may speak for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,7 +98,7 @@ pub(crate) fn set(
         headers.insert(HOST, host.clone());
         let others: Vec<HeaderName> = headers
             .keys()
-            .filter(|name| name.as_str().starts_with("x-forwarded-") && ![FOR, PROTO, HOST].contains(*name))
+            .filter(|name| speaks_of_client(name) && ![FOR, PROTO, HOST].contains(*name))
             .cloned()
             .collect();
         for name in others {
@@ -142,18 +149,21 @@ mod tests {
     }
 
     #[test]
-    fn an_untrusted_peer_cannot_set_proto_host_or_prefix() {
+    fn an_untrusted_peer_cannot_say_who_asks() {
         let trust = ForwardedTrust { use_remote_address: true, ..Default::default() };
         let mut headers = xff("1.1.1.1");
         headers.insert(PROTO, HeaderValue::from_static("https"));
         headers.insert(HOST, HeaderValue::from_static("evil"));
-        headers.insert("x-forwarded-prefix", HeaderValue::from_static("/admin"));
+        let others = ["x-forwarded-prefix", "x-forwarded", "forwarded", "x-real-ip"];
+        for name in others {
+            headers.insert(name, HeaderValue::from_static("for=10.0.0.1;host=evil"));
+        }
         let (peer, host) = (HeaderValue::from_static("9.9.9.9"), HeaderValue::from_static("shop"));
         set(&mut headers, &trust, false, true, &peer, "http", &host);
         assert_eq!(headers[FOR], "1.1.1.1, 9.9.9.9");
         assert_eq!(headers[PROTO], "http");
         assert_eq!(headers[HOST], "shop");
-        assert!(!headers.contains_key("x-forwarded-prefix"));
+        assert_eq!(others.map(|name| headers.contains_key(name)), [false; 4]);
         headers.insert(PROTO, HeaderValue::from_static("https"));
         set(&mut headers, &trust, true, true, &peer, "http", &host);
         assert_eq!(headers[PROTO], "https", "a trusted peer can");

@@ -2,14 +2,14 @@
 //! removed, the removal of what belongs to one hop (RFC 9110, 7.6.1), and the route's changes.
 
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE,
-    TRANSFER_ENCODING, UPGRADE,
+    CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, FORWARDED, HOST, PROXY_AUTHENTICATE,
+    PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE,
 };
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::config::listener::{Limits, Underscores};
 use crate::error::Error;
-use crate::http::{grpc, grpc_web};
+use crate::http::{forwarded, grpc, grpc_web};
 use crate::route::HeaderMutation;
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
@@ -29,7 +29,7 @@ pub(crate) struct Found {
     underscore: bool,
     /// `Expect` is there.
     pub(crate) expect: bool,
-    /// `X-Forwarded-For`, `-Proto` or `-Host` is there.
+    /// A header by which a proxy speaks of its client is there.
     pub(crate) forwarded: bool,
     /// `Content-Type` is gRPC's.
     pub(crate) grpc: bool,
@@ -60,6 +60,7 @@ pub(crate) fn scan(headers: &HeaderMap, limits: &Limits, underscores: Underscore
             }
             b'c' if *name == COOKIE => found.cookies = found.cookies.saturating_add(1),
             b'e' if *name == http::header::EXPECT => found.expect = true,
+            b'f' if *name == FORWARDED => found.forwarded = true,
             b'h' if *name == HOST => found.hosts = found.hosts.saturating_add(1),
             b'k' if *name == KEEP_ALIVE => found.keep_alive = true,
             b'p' if *name == PROXY_CONNECTION => found.proxy_connection = true,
@@ -68,7 +69,7 @@ pub(crate) fn scan(headers: &HeaderMap, limits: &Limits, underscores: Underscore
             b't' if *name == TE => found.te = true,
             b't' if *name == TRANSFER_ENCODING => found.transfer_encoding = true,
             b'u' if *name == UPGRADE => found.upgrade = true,
-            b'x' if text.starts_with("x-forwarded-") => found.forwarded = true,
+            b'x' if forwarded::speaks_of_client(name) => found.forwarded = true,
             _ => {}
         }
         if text.as_bytes().contains(&b'_') {
