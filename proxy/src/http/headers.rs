@@ -80,18 +80,21 @@ pub(crate) fn scan(headers: &HeaderMap, limits: &Limits, underscores: Underscore
         return Err(Error::HeadersTooLarge);
     }
     found.bytes = bytes as u32;
-    if found.transfer_encoding {
-        // hyper undoes `chunked` where it stands last, and would hand on a body that is still coded otherwise.
-        let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
-        let once = codings.next().is_some_and(|coding| coding.as_bytes().eq_ignore_ascii_case(b"chunked"));
-        if !once || codings.next().is_some() {
-            return Err(Error::TransferCoding);
-        }
+    if found.transfer_encoding && !is_chunked(headers) {
+        return Err(Error::TransferCoding);
     }
     if found.underscore && underscores == Underscores::Reject {
         return Err(Error::UnderscoreHeader);
     }
     Ok(found)
+}
+
+/// Whether `chunked` is the only coding. hyper undoes it where it stands last, and would hand on a body that is still
+/// coded otherwise.
+fn is_chunked(headers: &HeaderMap) -> bool {
+    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+    codings.next().is_some_and(|coding| coding.as_bytes().eq_ignore_ascii_case(b"chunked"))
+        && codings.next().is_none()
 }
 
 impl Found {
@@ -172,8 +175,8 @@ fn remove_listed(headers: &mut HeaderMap, hop: &mut Hop, upgrade: Option<HeaderV
     }
 }
 
-/// As [`remove_hop`], for an answer.
-pub(crate) fn remove_response_hop(headers: &mut HeaderMap) {
+/// As [`remove_hop`], for an answer. One whose end could be read in two ways is none.
+pub(crate) fn remove_response_hop(headers: &mut HeaderMap) -> Result<(), Error> {
     let mut found = Found::default();
     for name in headers.keys() {
         match name.as_str().as_bytes()[0] {
@@ -193,8 +196,12 @@ pub(crate) fn remove_response_hop(headers: &mut HeaderMap) {
         || found.transfer_encoding
         || found.upgrade
     {
+        if found.transfer_encoding && (headers.contains_key(CONTENT_LENGTH) || !is_chunked(headers)) {
+            return Err(Error::UpstreamProtocol);
+        }
         remove_hop(headers, &found, Underscores::Allow);
     }
+    Ok(())
 }
 
 fn tokens(value: &HeaderValue) -> impl Iterator<Item = &[u8]> {

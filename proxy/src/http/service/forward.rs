@@ -267,7 +267,7 @@ fn answer(
     if parts.status == StatusCode::SWITCHING_PROTOCOLS && !granted {
         return Err(Error::UpstreamProtocol);
     }
-    headers::remove_response_hop(&mut parts.headers);
+    headers::remove_response_hop(&mut parts.headers)?;
     if let Some(arm) = plan.arm() {
         headers::mutate(&mut parts.headers, &arm.response_headers);
     }
