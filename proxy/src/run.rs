@@ -179,8 +179,7 @@ async fn serve(bootstrap: Bootstrap, logging: LogFilter) -> anyhow::Result<()> {
     phase.send_replace(Phase::Draining);
     systemd::stopping();
     if let Some(path) = &admin.bootstrap.upgrade_socket {
-        // A process that starts from here on starts by itself.
-        let _ = std::fs::remove_file(path);
+        upgrade::withdraw(path);
     }
     tracing::info!("draining");
     tokio::select! {

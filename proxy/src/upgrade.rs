@@ -10,13 +10,14 @@ mod give;
 use std::fmt::Write as _;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::os::unix::fs::FileTypeExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use channel::Channel;
-pub(crate) use give::{Takeover, listen, serve};
+pub(crate) use give::{Takeover, listen, serve, withdraw};
 
 /// From the first question of a new process to its being ready. After it the old one serves on alone.
 pub const LIMIT: Duration = Duration::from_secs(60);
@@ -35,6 +36,7 @@ impl Predecessor {
     /// # Errors
     /// When there is one that does not want to be replaced, or is another user's.
     pub fn find(path: &Path) -> io::Result<Option<Self>> {
+        is_ours(path)?;
         let stream = match UnixStream::connect(path) {
             Ok(stream) => stream,
             Err(error) if is_nobody(&error) => return Ok(None),
@@ -113,4 +115,31 @@ fn describe(peer: &rustix::net::UCred) -> String {
     let mut text = String::new();
     let _ = write!(text, "process {} of user {}", peer.pid.as_raw_nonzero(), peer.uid.as_raw());
     text
+}
+
+/// Whatever else is at the path is not replaced, and not removed.
+fn is_ours(path: &Path) -> io::Result<()> {
+    match std::fs::symlink_metadata(path) {
+        Ok(found) if !found.file_type().is_socket() => {
+            Err(io::Error::new(io::ErrorKind::AlreadyExists, "there is something else than a socket"))
+        }
+        // What cannot be seen is found out by whoever uses it.
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_at_the_path_stays() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "kept").unwrap();
+        let error = Predecessor::find(file.path()).unwrap_err();
+        assert_eq!(error.to_string(), "there is something else than a socket");
+        assert!(listen(file.path()).is_err());
+        withdraw(file.path());
+        assert_eq!(std::fs::read_to_string(file.path()).unwrap(), "kept");
+    }
 }

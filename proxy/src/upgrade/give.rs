@@ -11,7 +11,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use super::channel::Channel;
-use super::{GREETING, LIMIT};
+use super::{GREETING, LIMIT, is_ours};
 use crate::worker::sockets::Sockets;
 
 /// New processes that wait to be noticed.
@@ -26,6 +26,7 @@ pub(crate) struct Takeover {
 
 /// Takes the place at `path`, also from a process that has it. Only its owner may connect.
 pub(crate) fn listen(path: &Path) -> io::Result<UnixListener> {
+    is_ours(path)?;
     let mut fresh = path.as_os_str().to_owned();
     fresh.push(format!(".{}", std::process::id()));
     // Left behind by a process of the same id.
@@ -38,6 +39,14 @@ pub(crate) fn listen(path: &Path) -> io::Result<UnixListener> {
     rustix::net::listen(&socket, BACKLOG)?;
     std::fs::rename(&fresh, path)?;
     UnixListener::from_std(socket.into())
+}
+
+/// Gives the place up: a process that starts from here on starts by itself.
+pub(crate) fn withdraw(path: &Path) {
+    if is_ours(path).is_ok() {
+        // It may have gone.
+        let _ = std::fs::remove_file(path);
+    }
 }
 
 /// Serves new processes, one at a time, until one has taken over.
