@@ -83,7 +83,7 @@ pub struct Forward {
     pub hash: Vec<HashPolicy>,
     /// The whole exchange; default 15 s (Envoy's); `None` is off.
     pub timeout: Option<Duration>,
-    /// No bytes either way; overrides the listener's `stream_idle`.
+    /// No bytes either way; overrides the listener's `stream_idle`. Zero is none at all.
     pub idle_timeout: Option<Duration>,
     /// When and how often to try again.
     pub retry: RetryPolicy,

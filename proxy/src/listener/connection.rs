@@ -23,7 +23,7 @@ use super::io::Io;
 use super::original::Way;
 use super::transport::Transport;
 use super::{ListenerLocal, Phase};
-use crate::config::listener::HttpSettings;
+use crate::config::listener::{DownstreamTimeouts, HttpSettings};
 use crate::error::Error;
 use crate::http::service::ProxyService;
 use crate::http::tunnel::Tunnel;
@@ -87,6 +87,8 @@ pub(crate) struct ConnState {
     /// An answer that may be hyper's own to a head that it cannot parse, and whether it is to be written.
     pub(crate) withheld: RefCell<Vec<u8>>,
     pub(crate) release: Cell<bool>,
+    /// The longest time without progress that a route of what is in flight allows.
+    allowed_idle: Cell<Duration>,
     /// Streams that the client gave up soon after it had opened them.
     early_resets: Cell<u64>,
     slot: Slot,
@@ -120,9 +122,10 @@ impl ConnState {
             tunnel: RefCell::new(None),
             refused: Cell::new(None),
             refusal_waker: RefCell::new(None),
+            refused_body: Cell::new(None),
             withheld: RefCell::default(),
             release: Cell::new(false),
-            refused_body: Cell::new(None),
+            allowed_idle: Cell::new(Duration::ZERO),
             early_resets: Cell::new(0),
             slot,
         })
@@ -142,9 +145,22 @@ impl ConnState {
             self.early_resets.set(self.early_resets.get() + 1);
         }
         self.in_flight.set(self.in_flight.get() - 1);
+        if self.in_flight.get() == 0 {
+            self.allowed_idle.set(Duration::ZERO);
+        }
         if let Some(waker) = self.refusal_waker.take() {
             waker.wake();
         }
+    }
+
+    /// A request's route lets it go without progress for so long; `None` is for ever.
+    pub(crate) fn allow_idle(&self, idle: Option<Duration>) {
+        self.allowed_idle.set(self.allowed_idle.get().max(idle.unwrap_or(Duration::MAX)));
+    }
+
+    /// How long a connection with requests in flight may be without progress.
+    fn stalled_after(&self, timeouts: &DownstreamTimeouts) -> Duration {
+        self.allowed_idle.get().max(timeouts.stream_idle.unwrap_or(timeouts.idle))
     }
 
     /// Whether the client opens streams only to reset them (CVE-2023-44487).
@@ -333,11 +349,11 @@ struct Clock<'a> {
     started: u64,
     /// As of the last progress, and when that was.
     progress: (u64, Instant),
-    stalled_after: Duration,
+    timeouts: &'a DownstreamTimeouts,
 }
 
 impl<'a> Clock<'a> {
-    fn new(conn: &'a ConnState, settings: &Settings) -> Self {
+    fn new(conn: &'a ConnState, settings: &'a Settings) -> Self {
         let now = Instant::now();
         let timeouts = &settings.http.timeouts;
         Self {
@@ -346,7 +362,7 @@ impl<'a> Clock<'a> {
             headers_by: now + timeouts.request_headers,
             started: conn.started.get(),
             progress: (conn.progress(), now),
-            stalled_after: timeouts.stream_idle.unwrap_or(timeouts.idle),
+            timeouts,
         }
     }
 
@@ -369,7 +385,8 @@ impl<'a> Clock<'a> {
         let started = std::mem::replace(&mut self.started, conn.started.get());
         if conn.write_blocked.get() {
             // A client that does not read holds its upstream no longer than a stream may idle.
-            return (now - self.progress.1 >= self.stalled_after).then_some(End::Closed);
+            let stalled_after = conn.stalled_after(self.timeouts);
+            return (now - self.progress.1 >= stalled_after).then_some(End::Closed);
         }
         if conn.in_flight.get() > 0 {
             return None;
@@ -472,7 +489,6 @@ async fn serve_http2(conn: &Rc<ConnState>, io: Box<Io>) {
             .serve_connection(TokioIo::new(io), ProxyService::new(conn))
     );
     let mut tick = pin!(tokio::time::sleep(TICK));
-    let stalled_after = timeouts.stream_idle.unwrap_or(timeouts.idle);
     let mut busy = (conn.started.get(), Instant::now());
     let mut progress = (conn.frames.get(), Instant::now());
     let mut closing = false;
@@ -502,7 +518,7 @@ async fn serve_http2(conn: &Rc<ConnState>, io: Box<Io>) {
             }
             if conn.in_flight.get() > 0 || conn.started.get() != busy.0 {
                 busy = (conn.started.get(), now);
-                if now - progress.1 >= stalled_after {
+                if now - progress.1 >= conn.stalled_after(timeouts) {
                     return Poll::Ready(());
                 }
             } else if now - busy.1 >= timeouts.idle && !closing {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use http::{Request, StatusCode};
+use http::{Request, Response, StatusCode};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -292,6 +292,26 @@ async fn a_stream_without_progress_ends() {
     let series = r#"pontoon_downstream_requests_total{listener="edge",class="2xx",flag="SI",reason="stream_idle_timeout"}"#;
     until("the metric", || proxy.metric(series) == 1).await;
     let _ = closed;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_route_without_an_idle_time_outlasts_its_listeners() {
+    let service = |_| async {
+        // Some ticks of a connection's clock longer than the listener allows.
+        tokio::time::sleep(Duration::from_millis(1_300)).await;
+        Ok(Response::new(full("late")))
+    };
+    let late = Upstream::serving(Http::One, Arc::default(), service).await;
+    for http in [Http::One, Http::Two] {
+        let setup = Setup {
+            http: Box::new(|http| http.timeouts.stream_idle = Some(Duration::from_millis(50))),
+            forward: Box::new(|forward| forward.idle_timeout = Some(Duration::ZERO)),
+            ..Setup::default()
+        };
+        let proxy = Proxy::with(&[late.address], setup).await;
+        let mut client = Client::connect(proxy.address, http).await;
+        assert_eq!(text(client.get("/").await).await, "late");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -243,7 +243,11 @@ pub(super) fn plan(
                     }
                 });
             }
-            let idle = action.idle_timeout.or(settings.timeouts.stream_idle);
+            let idle = match action.idle_timeout {
+                Some(Duration::ZERO) => None,
+                own => own.or(settings.timeouts.stream_idle),
+            };
+            conn.allow_idle(idle);
             let plan =
                 ForwardPlan { route, cluster, settings: cluster_settings, arm, set_cookie, change, idle };
             Ok(Plan::Forward(request, plan))
