@@ -1,6 +1,7 @@
 //! One file a group.
 
 pub(crate) mod envoy;
+pub(crate) mod equal;
 pub(crate) mod grpc;
 pub(crate) mod h2spec;
 pub(crate) mod network;

@@ -14,6 +14,7 @@ async fn main() -> ExitCode {
     let group = arguments.next().unwrap_or_default();
     let result = match group.as_str() {
         "envoy" => groups::envoy::run(arguments.collect()).await,
+        "equal" => groups::equal::run(arguments.collect()).await,
         "grpc" => groups::grpc::run(arguments.collect()).await,
         "h2spec" => groups::h2spec::run(arguments.collect()).await,
         "network" => groups::network::run(arguments.collect()).await,
@@ -31,5 +32,5 @@ async fn main() -> ExitCode {
 }
 
 fn usage(group: &str) -> anyhow::Result<bool> {
-    bail!("there is no group {group:?}; there are: envoy, grpc, h2spec, network, spring");
+    bail!("there is no group {group:?}; there are: envoy, equal, grpc, h2spec, network, spring");
 }

@@ -16,6 +16,8 @@ use crate::tools::Tools;
 pub(crate) enum Group {
     /// Envoy as a client of the xDS server, and as a gateway beside our own.
     Envoy,
+    /// Envoy and our proxy with one bootstrap: what they do must be the same.
+    Equal,
     /// Proxyless gRPC (grpc-go) as a client of the xDS server.
     Grpc,
     /// h2spec against the HTTP/2 side of a gateway.
@@ -30,6 +32,7 @@ impl Group {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Group::Envoy => "envoy",
+            Group::Equal => "equal",
             Group::Grpc => "grpc",
             Group::H2spec => "h2spec",
             Group::Network => "network",
@@ -65,6 +68,7 @@ pub(crate) fn run(
     command.env("PONTOON_E2E_PROXY", target.join("pontoon-proxy"));
     command.env("PONTOON_E2E_ARTIFACTS", workspace.join("target/e2e"));
     match group {
+        Group::Equal => command.env("PONTOON_E2E_ENVOY", tools.envoy(steps)?),
         Group::Spring => command.env("PONTOON_E2E_SPRING", tools.spring(steps, workspace)?),
         Group::H2spec => command.env("PONTOON_E2E_H2SPEC", tools.h2spec(steps)?),
         Group::Envoy => command.env("PONTOON_E2E_ENVOY", tools.envoy(steps)?),
