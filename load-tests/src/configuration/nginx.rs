@@ -18,7 +18,7 @@ pub(crate) fn upstream(folder: &Path, front: Front, port: u16) -> String {
            server {{ listen 127.0.0.1:{port} reuseport{http2}; http2_max_concurrent_streams 256;
              location / {{ return 200 \"{body}\"; }}
              location ~ /0$ {{ return 200 \"\"; }}
-             location ~ /([0-9]{{5,}})$ {{ alias {folder}/body-$1; }} }} }}",
+             location ~ \"/([0-9]{{5,}})$\" {{ alias {folder}/body-$1; }} }} }}",
         folder = folder.display(),
         paths = paths(folder),
         keep = KEEP_ALIVE,
