@@ -62,11 +62,14 @@ async fn follow(shared: Shared, turns: Arc<Semaphore>, cluster: Arc<Cluster>, so
                 Ok(addresses) => found[at] = addresses,
                 Err(error) => {
                     tracing::warn!(cluster = %cluster.name, name, %error, "a name cannot be looked up; its last addresses stay");
-                    continue;
                 }
             }
             // One name does not wait for another.
-            let all: BTreeSet<SocketAddr> = found.iter().flatten().copied().collect();
+            let mut all: BTreeSet<SocketAddr> = found.iter().flatten().copied().collect();
+            if all.is_empty() {
+                // What was known before stays; and who waits for the cluster has its answer.
+                all = cluster.endpoints.load().endpoints.iter().map(|endpoint| endpoint.address).collect();
+            }
             if shared.store().put_resolved(&cluster, &all) {
                 shared.follow(Instant::now());
             }
