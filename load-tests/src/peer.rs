@@ -81,16 +81,21 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
-        // It may have ended by itself.
-        let _ended = pid.map(|pid| kill_process(pid, Signal::TERM));
-        let deadline = Instant::now() + STOP_TIMEOUT;
-        while matches!(self.child.try_wait(), Ok(None)) && Instant::now() < deadline {
-            pause(POLL);
-        }
-        let _ended = self.child.kill();
-        let _ended = self.child.wait();
+        stop(&mut self.child, STOP_TIMEOUT);
     }
+}
+
+/// Ends a process of ours: asked first, killed where it does not follow.
+pub(crate) fn stop(child: &mut Child, limit: Duration) {
+    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+    // It may have ended by itself.
+    let _ended = pid.map(|pid| kill_process(pid, Signal::TERM));
+    let deadline = Instant::now() + limit;
+    while matches!(child.try_wait(), Ok(None)) && Instant::now() < deadline {
+        pause(POLL);
+    }
+    let _ended = child.kill();
+    let _ended = child.wait();
 }
 
 impl Bench {

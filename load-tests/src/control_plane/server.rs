@@ -7,14 +7,13 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail};
-use rustix::process::{Pid, Signal, kill_process};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use super::fleet::Role;
 use super::world::{ENDPOINTS, World};
 use crate::measure;
-use crate::peer::{free_port, pause};
+use crate::peer::{free_port, stop};
 
 const START_TIMEOUT: Duration = Duration::from_secs(120);
 const STOP_TIMEOUT: Duration = Duration::from_secs(20);
@@ -176,15 +175,7 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
-        // It may have ended by itself.
-        let _ended = pid.map(|pid| kill_process(pid, Signal::TERM));
-        let deadline = Instant::now() + STOP_TIMEOUT;
-        while matches!(self.child.try_wait(), Ok(None)) && Instant::now() < deadline {
-            pause(POLL);
-        }
-        let _ended = self.child.kill();
-        let _ended = self.child.wait();
+        stop(&mut self.child, STOP_TIMEOUT);
     }
 }
 
