@@ -65,6 +65,8 @@ errors! {
     TransferCoding: Downstream, NOT_IMPLEMENTED, "DPE", "transfer_coding", "the only transfer coding served here is chunked, once";
     /// A client that opens streams only to reset them.
     RapidReset: Downstream, TOO_MANY_REQUESTS, "DPE", "rapid_reset", "the client reset most of its streams within a second of opening them; its connection was closed";
+    /// A client that sends HTTP/2 frames without end that carry nothing.
+    ControlFlood: Downstream, TOO_MANY_REQUESTS, "DPE", "control_flood", "the client sent far more SETTINGS, PING, PRIORITY, WINDOW_UPDATE or RST_STREAM frames than its requests need; its connection was closed";
     /// The proxy has as many connections as it may.
     ConnectionLimit: Downstream, SERVICE_UNAVAILABLE, "-", "connection_limit", "the proxy has as many connections as it may; look at --max-connections and the limit of open files";
     /// The client has as many connections as it may.

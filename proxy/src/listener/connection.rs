@@ -19,6 +19,7 @@ use tokio::time::{Instant, Sleep, timeout};
 
 use super::arrival::Slot;
 use super::chain::{Local, Settings};
+use super::frames::Flood;
 use super::io::Io;
 use super::original::Way;
 use super::transport::Transport;
@@ -32,7 +33,7 @@ use crate::upstream::connect::LocalExec;
 
 /// The connection's clock. Idle for one whole tick: parked.
 const TICK: Duration = Duration::from_millis(500);
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+pub(super) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// HTTP/2 flow control: the connection's window is what bounds memory, as in Envoy's edge settings; a stream may
 /// use a quarter of it, so that one upload is not held to 64 KiB a round trip.
 const STREAM_WINDOW: u32 = 256 * 1024;
@@ -91,6 +92,7 @@ pub(crate) struct ConnState {
     allowed_idle: Cell<Duration>,
     /// Streams that the client gave up soon after it had opened them.
     early_resets: Cell<u64>,
+    pub(super) flood: Flood,
     slot: Slot,
 }
 
@@ -127,6 +129,7 @@ impl ConnState {
             release: Cell::new(false),
             allowed_idle: Cell::new(Duration::ZERO),
             early_resets: Cell::new(0),
+            flood: Flood::default(),
             slot,
         })
     }
@@ -163,10 +166,19 @@ impl ConnState {
         self.allowed_idle.get().max(timeouts.stream_idle.unwrap_or(timeouts.idle))
     }
 
-    /// Whether the client opens streams only to reset them (CVE-2023-44487).
-    fn is_resetting(&self) -> bool {
+    /// What an HTTP/2 client does that no client needs to do: streams opened only to be reset (CVE-2023-44487),
+    /// or frames without end that carry nothing.
+    pub(super) fn abuse(&self) -> Option<Error> {
         let started = self.started.get();
-        started >= RESETS_JUDGED_AFTER && self.early_resets.get() * 2 > started
+        if started >= RESETS_JUDGED_AFTER && self.early_resets.get() * 2 > started {
+            return Some(Error::RapidReset);
+        }
+        self.flood.is_one(self.work()).then_some(Error::ControlFlood)
+    }
+
+    /// Requests and body frames so far.
+    fn work(&self) -> u64 {
+        self.started.get() + self.frames.get()
     }
 
     /// The settings in force.
@@ -466,7 +478,8 @@ async fn refuse(conn: &ConnState, io: &mut Io, error: Error) {
     let _ = timeout(LINGER, io.stream.write_all(answer.as_bytes())).await;
 }
 
-async fn serve_http2(conn: &Rc<ConnState>, io: Box<Io>) {
+async fn serve_http2(conn: &Rc<ConnState>, mut io: Box<Io>) {
+    io.count_frames();
     let settings = conn.settings();
     let (limits, timeouts) = (&settings.http.limits, &settings.http.timeouts);
     let mut builder = http2::Builder::new(LocalExec);
@@ -504,15 +517,15 @@ async fn serve_http2(conn: &Rc<ConnState>, io: Box<Io>) {
             http.as_mut().graceful_shutdown();
         }
         if http.as_mut().poll(cx).is_ready() {
-            return Poll::Ready(());
-        }
-        if conn.is_resetting() {
-            note_refused(conn, 0, Error::RapidReset);
+            if let Some(error) = conn.refused.take() {
+                note_refused(conn, 0, error);
+            }
             return Poll::Ready(());
         }
         while tick.as_mut().poll(cx).is_ready() {
             let now = Instant::now();
             tick.as_mut().reset(now + TICK);
+            conn.flood.forget(conn.work());
             if conn.frames.get() != progress.0 {
                 progress = (conn.frames.get(), now);
             }

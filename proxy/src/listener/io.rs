@@ -10,11 +10,15 @@ use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::connection::ConnState;
+use super::frames::Frames;
 use super::guard::{Guard, Refusal};
 use super::transport::Transport;
+use crate::error::Error;
 
 /// hyper's own answer to a head that it cannot parse is not longer.
 const REFUSAL_BYTES: usize = 200;
+/// GOAWAY with ENHANCE_YOUR_CALM. Which streams were looked at is h2's to know: any may have been.
+const CALM_DOWN: [u8; 17] = [0, 0, 8, 7, 0, 0, 0, 0, 0, 0x7f, 0xff, 0xff, 0xff, 0, 0, 0, 0x0b];
 
 pub(crate) struct Io {
     pub(crate) stream: Transport,
@@ -22,6 +26,7 @@ pub(crate) struct Io {
     pub(crate) prefix: Bytes,
     conn: Rc<ConnState>,
     guard: Option<Guarded>,
+    frames: Option<Frames>,
 }
 
 /// What an HTTP/1 connection is read through.
@@ -34,7 +39,7 @@ struct Guarded {
 
 impl Io {
     pub(crate) fn new(stream: Transport, prefix: Bytes, conn: Rc<ConnState>) -> Self {
-        Self { stream, prefix, conn, guard: None }
+        Self { stream, prefix, conn, guard: None, frames: None }
     }
 
     /// Reads all bytes from here on as HTTP/1 messages.
@@ -43,6 +48,13 @@ impl Io {
         let passed = guarded.read(&self.prefix);
         self.prefix.truncate(passed);
         self.guard = Some(guarded);
+    }
+
+    /// Counts the frames of all bytes from here on, which begin with HTTP/2's preface.
+    pub(crate) fn count_frames(&mut self) {
+        let mut frames = Frames::new();
+        self.conn.flood.add(frames.read(&self.prefix));
+        self.frames = Some(frames);
     }
 
     /// Passes all bytes from here on as they are.
@@ -72,6 +84,17 @@ impl Io {
         let refused = if refusal.in_body { &self.conn.refused_body } else { &self.conn.refused };
         refused.set(Some(refusal.error));
         Poll::Ready(Err(io::Error::other(refusal.error)))
+    }
+
+    /// Ends an HTTP/2 connection that costs more than it asks for.
+    fn calm_down(&mut self, error: Error, cx: &mut Context<'_>) -> io::Error {
+        self.conn.refused.set(Some(error));
+        // Between two frames only. Whether the client still takes it does not matter.
+        if !self.conn.write_blocked.get() {
+            let _ = Pin::new(&mut self.stream).poll_write(cx, &CALM_DOWN);
+            let _ = Pin::new(&mut self.stream).poll_flush(cx);
+        }
+        io::Error::other(error)
     }
 
     /// Keeps back what looks like hyper's own answer to a head that it cannot parse: where it is, the connection
@@ -141,9 +164,15 @@ impl AsyncRead for Io {
         if let Some(refusal) = this.guard.as_ref().and_then(|guarded| guarded.refusal) {
             return this.poll_refused(refusal, cx);
         }
+        if let (Some(_), Some(error)) = (&this.frames, this.conn.abuse()) {
+            return Poll::Ready(Err(this.calm_down(error, cx)));
+        }
         let before = buf.filled().len();
         ready!(Pin::new(&mut this.stream).poll_read(cx, buf))?;
         this.conn.progressed();
+        if let Some(frames) = &mut this.frames {
+            this.conn.flood.add(frames.read(&buf.filled()[before..]));
+        }
         if let Some(guarded) = &mut this.guard {
             let passed = guarded.read(&buf.filled()[before..]);
             buf.set_filled(before + passed);
