@@ -3,6 +3,7 @@
 pub mod cluster;
 pub(crate) mod connect;
 pub mod dial;
+mod interim;
 pub(crate) mod open;
 pub(crate) mod original;
 pub(crate) mod pool;

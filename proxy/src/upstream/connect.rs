@@ -16,13 +16,14 @@ use crate::http::body::RequestBody;
 use crate::proxy_protocol::{self, Addresses};
 use crate::upstream::cluster::{ClusterSettings, Endpoint};
 use crate::upstream::dial::{Dialer, classify};
+use crate::upstream::interim::{Ahead, Bounded};
 
 /// HTTP/2 upstreams: streams on one connection, as Envoy's edge settings have it.
 pub(crate) const MAX_STREAMS: usize = 100;
 const STREAM_WINDOW: u32 = 256 * 1024;
 const CONNECTION_WINDOW: u32 = 1024 * 1024;
 /// Header bytes of an answer (and of its trailers).
-const MAX_HEADER_BYTES: u32 = 60 * 1024;
+pub(super) const MAX_HEADER_BYTES: u32 = 60 * 1024;
 /// What is written ahead of a slow endpoint, a stream.
 const MAX_SEND_BUFFER: usize = 64 * 1024;
 /// Bounds, with the header list, how many CONTINUATION frames a head may have.
@@ -87,30 +88,38 @@ pub(crate) async fn stream(
     timeout(settings.connect_timeout, opening).await.unwrap_or(Err(Error::ConnectTimeout))
 }
 
+/// What requests are sent on, over HTTP/1.1.
+#[derive(Debug)]
+pub(crate) struct Http1 {
+    pub(crate) sender: http1::SendRequest<RequestBody>,
+    pub(crate) ahead: Ahead,
+}
+
 /// An HTTP/1.1 connection; its driver runs until the sender is dropped or the peer closes.
 pub(crate) async fn http1(
     dialer: &Dialer,
     endpoint: &Endpoint,
     settings: &ClusterSettings,
-) -> Result<http1::SendRequest<RequestBody>, Error> {
+) -> Result<Http1, Error> {
     match stream(dialer, endpoint, settings, None).await? {
         Stream::Plain(stream) => http1_over(Gathering(stream)).await,
         Stream::Tls(stream) => http1_over(stream).await,
     }
 }
 
-async fn http1_over<S>(stream: S) -> Result<http1::SendRequest<RequestBody>, Error>
+async fn http1_over<S>(stream: S) -> Result<Http1, Error>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    let ahead = Ahead::new();
     let (sender, connection) = http1::Builder::new()
         .max_header_size(MAX_HEADER_BYTES as usize)
-        .handshake(TokioIo::new(stream))
+        .handshake(TokioIo::new(Bounded { stream, ahead: ahead.clone() }))
         .await
         .map_err(|_| Error::ConnectFailure)?;
     // How it ends is told to the request in flight; an idle one has nobody to tell.
     tokio::task::spawn_local(async move { drop(connection.with_upgrades().await) });
-    Ok(sender)
+    Ok(Http1 { sender, ahead })
 }
 
 /// An HTTP/2 connection: with prior knowledge, or as ALPN says.

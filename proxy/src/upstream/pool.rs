@@ -11,12 +11,12 @@ use std::time::Duration;
 use futures_util::FutureExt as _;
 use http::{Request, Response};
 use hyper::body::Incoming;
-use hyper::client::conn::{TrySendError, http1, http2};
+use hyper::client::conn::{TrySendError, http2};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::cluster::{ClusterSettings, Endpoint, UpstreamProtocol};
-use super::connect::{self, MAX_STREAMS};
+use super::connect::{self, Http1, MAX_STREAMS};
 use super::dial::Dialer;
 use crate::error::Error;
 use crate::http::body::RequestBody;
@@ -40,7 +40,7 @@ pub(crate) struct EndpointPool {
 
 #[derive(Debug)]
 struct Idle {
-    sender: http1::SendRequest<RequestBody>,
+    connection: Http1,
     /// What the endpoint was verified by.
     tls: Option<Arc<ClientTls>>,
     since: Instant,
@@ -75,7 +75,7 @@ fn same(one: Option<&Arc<ClientTls>>, other: Option<&Arc<ClientTls>>) -> bool {
 }
 
 enum Connection {
-    Http1(http1::SendRequest<RequestBody>),
+    Http1(Http1),
     Http2(Rc<Shared>),
 }
 
@@ -102,12 +102,12 @@ impl EndpointPool {
     ) -> Result<Lease, Error> {
         match settings.protocol {
             UpstreamProtocol::Http1 => {
-                if !fresh && let Some(sender) = self.take_idle(settings, now) {
-                    return Ok(self.lend(endpoint, Connection::Http1(sender), true, settings));
+                if !fresh && let Some(idle) = self.take_idle(settings, now) {
+                    return Ok(self.lend(endpoint, Connection::Http1(idle), true, settings));
                 }
                 // Boxed, here and below, so that requests that find a connection do not carry room for making one.
-                let sender = Box::pin(connect::http1(&self.dialer, endpoint, settings)).await?;
-                Ok(self.lend(endpoint, Connection::Http1(sender), false, settings))
+                let new = Box::pin(connect::http1(&self.dialer, endpoint, settings)).await?;
+                Ok(self.lend(endpoint, Connection::Http1(new), false, settings))
             }
             UpstreamProtocol::Http2 => {
                 let (shared, reused) = self.shared(endpoint, settings, now).await?;
@@ -136,18 +136,18 @@ impl EndpointPool {
         }
     }
 
-    fn take_idle(&self, settings: &ClusterSettings, now: Instant) -> Option<http1::SendRequest<RequestBody>> {
+    fn take_idle(&self, settings: &ClusterSettings, now: Instant) -> Option<Http1> {
         let mut idle = self.idle.borrow_mut();
         let mut at = idle.len();
         while at > 0 {
             at -= 1;
             if !same(idle[at].tls.as_ref(), settings.tls.as_ref())
-                || idle[at].sender.is_closed()
+                || idle[at].connection.sender.is_closed()
                 || now.saturating_duration_since(idle[at].since) >= idle[at].timeout
             {
                 idle.remove(at);
-            } else if idle[at].sender.is_ready() {
-                return Some(idle.remove(at).sender);
+            } else if idle[at].connection.sender.is_ready() {
+                return Some(idle.remove(at).connection);
             }
         }
         None
@@ -196,7 +196,7 @@ impl EndpointPool {
     /// Drops what has closed or idled too long. `false`: the endpoint has gone, drop the pool.
     pub(crate) fn sweep(&self, now: Instant) -> bool {
         self.idle.borrow_mut().retain(|idle| {
-            !idle.sender.is_closed() && now.saturating_duration_since(idle.since) < idle.timeout
+            !idle.connection.sender.is_closed() && now.saturating_duration_since(idle.since) < idle.timeout
         });
         self.shared.borrow_mut().retain(|shared| {
             let rested = shared.streams.get() == 0
@@ -244,7 +244,10 @@ impl Lease {
     ) -> impl Future<Output = Result<Response<Incoming>, TrySendError<Request<RequestBody>>>> + use<> {
         // An `async fn` would hold the request as well as what sends it.
         match &mut self.connection {
-            Some(Connection::Http1(sender)) => sender.try_send_request(request).left_future(),
+            Some(Connection::Http1(one)) => {
+                one.ahead.ask();
+                one.sender.try_send_request(request).left_future()
+            }
             Some(Connection::Http2(shared)) => {
                 shared.sender.clone().try_send_request(request).left_future().right_future()
             }
@@ -252,17 +255,24 @@ impl Lease {
         }
     }
 
+    /// The head of the answer has come.
+    pub(crate) fn answered(&self) {
+        if let Some(Connection::Http1(one)) = &self.connection {
+            one.ahead.answered();
+        }
+    }
+
     /// Gives the connection back after an exchange that both sides have completed.
     pub(crate) fn give_back(mut self, now: Instant) {
-        if let Some(Connection::Http1(sender)) =
+        if let Some(Connection::Http1(connection)) =
             self.connection.take_if(|c| matches!(c, Connection::Http1(_)))
-            && !sender.is_closed()
+            && !connection.sender.is_closed()
             && self.pool.endpoint.strong_count() > 1
         {
             let mut idle = self.pool.idle.borrow_mut();
             if idle.len() < MAX_IDLE {
                 let (tls, timeout) = (self.tls.take(), self.idle_timeout);
-                idle.push(Idle { sender, tls, since: now, timeout });
+                idle.push(Idle { connection, tls, since: now, timeout });
             }
         }
     }

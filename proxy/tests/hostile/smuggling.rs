@@ -399,6 +399,23 @@ async fn response_framing() {
     futures_util::future::join_all(cases).await;
 }
 
+/// Interim answers are passed over, but not without end.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn interim_answer_storm() {
+    let interim = "HTTP/1.1 103 Early Hints\r\nlink: </a.css>; rel=preload\r\n\r\n";
+    let last = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+    for (storm, expected) in [(100, "HTTP/1.1 200 "), (20_000, "HTTP/1.1 502 ")] {
+        let (upstream, _) = recorder((interim.repeat(storm) + last).leak().as_bytes()).await;
+        let proxy = proxy(upstream).await;
+        // The second finds a connection that was used, with what had been read on it forgotten.
+        for _ in 0..2 {
+            let (got, _) = exchange(proxy.address, b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+            assert!(got.starts_with(expected), "{storm}: {got}");
+            assert_eq!(got.contains("x-pontoon-reason: upstream_protocol\r\n"), storm > 100, "{got}");
+        }
+    }
+}
+
 /// Bytes behind an answer belong to no request: the next one gets a connection of its own.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn response_splitting_by_extra_bytes() {

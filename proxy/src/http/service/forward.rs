@@ -3,6 +3,7 @@
 
 use std::error::Error as _;
 use std::future::{Future, poll_fn};
+use std::io;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -197,7 +198,10 @@ async fn try_once(
     }
     let Some(request) = slot.take() else { return Err(Error::UpstreamReset) };
     match lease.send(request).await {
-        Ok(response) => Ok(Answer { response, first: None, lease }),
+        Ok(response) => {
+            lease.answered();
+            Ok(Answer { response, first: None, lease })
+        }
         Err(mut failed) => {
             *slot = failed.take_message();
             Err(classify(failed.error()))
@@ -209,6 +213,10 @@ async fn try_once(
 fn classify(error: &hyper::Error) -> Error {
     let mut source = error.source();
     while let Some(cause) = source {
+        let io = cause.downcast_ref::<io::Error>();
+        if let Some(ours) = io.and_then(|io| io.get_ref()).and_then(|inner| inner.downcast_ref::<Error>()) {
+            return *ours;
+        }
         if let Some(h2) = cause.downcast_ref::<h2::Error>() {
             let refused =
                 h2.reason() == Some(h2::Reason::REFUSED_STREAM) || h2.is_go_away() && h2.is_remote();
