@@ -10,7 +10,7 @@ use envoy_types::pb::envoy::extensions::upstreams::http::v3::http_protocol_optio
 use envoy_types::pb::envoy::extensions::upstreams::http::v3::http_protocol_options::explicit_http_config::ProtocolConfig;
 
 use super::eds::{self, Compiled as Endpoints};
-use super::hcm::duration;
+use super::hcm::{duration, limit};
 use super::lds::{host_and_port, unpack};
 use super::problem::{Problem, Under};
 use super::support::{Message, support};
@@ -108,15 +108,15 @@ pub(super) fn compile(message: &Cluster) -> Result<Compiled, Problem> {
         policy,
         protocol,
         proxy_protocol,
-        idle_timeout: idle.unwrap_or(DEFAULT_IDLE),
+        idle_timeout: idle,
         tls,
         source,
         endpoints,
     })
 }
 
-fn protocol(message: &Cluster) -> Result<(UpstreamProtocol, Option<Duration>), Problem> {
-    let mut found = (UpstreamProtocol::Http1, None);
+fn protocol(message: &Cluster) -> Result<(UpstreamProtocol, Duration), Problem> {
+    let mut found = (UpstreamProtocol::Http1, DEFAULT_IDLE);
     for (name, any) in &message.typed_extension_protocol_options {
         let at = || format!("typed_extension_protocol_options[{name:?}]");
         if name != PROTOCOL_OPTIONS {
@@ -127,10 +127,11 @@ fn protocol(message: &Cluster) -> Result<(UpstreamProtocol, Option<Duration>), P
     Ok(found)
 }
 
-fn upstream(options: &HttpProtocolOptions) -> Result<(UpstreamProtocol, Option<Duration>), Problem> {
+fn upstream(options: &HttpProtocolOptions) -> Result<(UpstreamProtocol, Duration), Problem> {
     upstream_options(options)?;
     let idle = options.common_http_protocol_options.as_ref().and_then(|common| common.idle_timeout);
-    let idle = duration("common_http_protocol_options.idle_timeout", idle)?;
+    let idle =
+        limit("common_http_protocol_options.idle_timeout", idle, DEFAULT_IDLE)?.unwrap_or(Duration::MAX);
     let Some(UpstreamProtocolOptions::ExplicitHttpConfig(explicit)) = &options.upstream_protocol_options
     else {
         return Err(Problem::new("upstream_protocol_options", "must be explicit_http_config"));

@@ -173,13 +173,9 @@ pub(super) fn compile(message: &HttpConnectionManager) -> Result<Manager, Proble
             request_headers: duration("request_headers_timeout", message.request_headers_timeout)?
                 .filter(|d| !d.is_zero())
                 .unwrap_or(DEFAULT_REQUEST_HEADERS),
-            idle: duration("common_http_protocol_options.idle_timeout", common.idle_timeout)?
-                .unwrap_or(DEFAULT_IDLE),
-            stream_idle: match duration("stream_idle_timeout", message.stream_idle_timeout)? {
-                None => Some(DEFAULT_STREAM_IDLE),
-                Some(off) if off.is_zero() => None,
-                some => some,
-            },
+            idle: limit("common_http_protocol_options.idle_timeout", common.idle_timeout, DEFAULT_IDLE)?
+                .unwrap_or(Duration::MAX),
+            stream_idle: limit("stream_idle_timeout", message.stream_idle_timeout, DEFAULT_STREAM_IDLE)?,
             drain: duration("drain_timeout", message.drain_timeout)?.unwrap_or(DEFAULT_DRAIN),
         },
         path: PathOptions {
@@ -322,6 +318,19 @@ pub(super) fn duration(
     }
 }
 
+/// A time after which something ends: zero is never.
+pub(super) fn limit(
+    field: &str,
+    message: Option<envoy_types::pb::google::protobuf::Duration>,
+    default: Duration,
+) -> Result<Option<Duration>, Problem> {
+    Ok(match duration(field, message)? {
+        None => Some(default),
+        Some(Duration::ZERO) => None,
+        some => some,
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use envoy_types::pb::envoy::config::core::v3::TypedExtensionConfig;
@@ -329,6 +338,18 @@ mod tests {
     use prost::{Message as _, Name as _};
 
     use super::*;
+
+    #[test]
+    fn a_limit_of_zero_is_none() {
+        let is = |seconds| limit("x", Some(seconds_of(seconds)), Duration::from_secs(9)).unwrap();
+        assert_eq!(limit("x", None, Duration::from_secs(9)).unwrap(), Some(Duration::from_secs(9)));
+        assert_eq!((is(0), is(3)), (None, Some(Duration::from_secs(3))));
+        assert!(limit("x", Some(seconds_of(-1)), Duration::ZERO).is_err());
+    }
+
+    fn seconds_of(seconds: i64) -> envoy_types::pb::google::protobuf::Duration {
+        envoy_types::pb::google::protobuf::Duration { seconds, nanos: 0 }
+    }
 
     #[test]
     fn underscores_are_refused_unless_somebody_says_otherwise() {

@@ -17,7 +17,7 @@ use ipnet::IpNet;
 use prost::Name;
 
 use super::chains::{Announced, Inspect, OriginalDst};
-use super::hcm::duration;
+use super::hcm::limit;
 use super::problem::{Problem, Under, each};
 use super::proxy_protocol;
 use super::support::{Message, support};
@@ -146,7 +146,7 @@ fn inspect(
         let matches = &chain.matches;
         !matches.server_names.is_empty() || matches.transport.is_some() || !matches.protocols.is_empty()
     };
-    let timeout = duration("listener_filters_timeout", message.listener_filters_timeout)?;
+    let timeout = limit("listener_filters_timeout", message.listener_filters_timeout, DEFAULT_INSPECT)?;
     let announced = filters.iter().find_map(|filter| match filter {
         Inspector::Proxy(announced) => Some(*announced),
         _ => None,
@@ -155,7 +155,7 @@ fn inspect(
         announced,
         tls: filters.contains(&Inspector::Tls) || chains.iter().any(|(_, chain)| needs_tls(chain)),
         http: filters.contains(&Inspector::Http),
-        timeout: timeout.unwrap_or(DEFAULT_INSPECT),
+        timeout: timeout.unwrap_or(Duration::MAX),
         proceed: message.continue_on_listener_filters_timeout,
     })
 }

@@ -21,7 +21,7 @@ use envoy_types::pb::envoy::r#type::v3::HashPolicy;
 use envoy_types::pb::envoy::r#type::v3::hash_policy::PolicySpecifier;
 use envoy_types::pb::google::protobuf::{BoolValue, UInt32Value};
 
-use super::hcm::{access_log, duration};
+use super::hcm::{access_log, duration, limit};
 use super::listener::AccessLog;
 use super::problem::{Problem, each};
 use super::support::{Message, support};
@@ -110,11 +110,7 @@ pub(super) fn compile(message: &TcpProxy) -> Result<Proxy, Problem> {
     let longest = duration("max_downstream_connection_duration", message.max_downstream_connection_duration)?;
     Ok(Proxy {
         routes: Box::new(routes),
-        idle: match duration("idle_timeout", message.idle_timeout)? {
-            None => Some(DEFAULT_IDLE),
-            Some(off) if off.is_zero() => None,
-            some => some,
-        },
+        idle: limit("idle_timeout", message.idle_timeout, DEFAULT_IDLE)?,
         longest: longest.filter(|longest| !longest.is_zero()),
         max_connections: 0,
         access_log: each("access_log", &message.access_log, access_log)?,
