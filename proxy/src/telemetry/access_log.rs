@@ -3,15 +3,18 @@
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io::{self, BufWriter, Write};
 use std::net::{IpAddr, SocketAddr};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use http::{HeaderValue, Method, Uri, Version};
+use tokio::time::Instant;
 
 use crate::config::listener::{AccessLog, AccessLogFormat};
 use crate::error::Error;
@@ -155,7 +158,7 @@ impl Sinks {
         let out: Box<dyn Write + Send> = match &*log.path {
             "/dev/stdout" => Box::new(io::stdout()),
             "/dev/stderr" => Box::new(io::stderr()),
-            path => Box::new(OpenOptions::new().create(true).append(true).open(path)?),
+            path => Box::new(Rotated::open(path.into())?),
         };
         let (queue, lines) = sync_channel(QUEUE);
         let format = log.format;
@@ -165,6 +168,49 @@ impl Sinks {
         let sink = Sink { queue, stats: Arc::clone(&self.stats) };
         open.insert(key, sink.clone());
         Ok(sink)
+    }
+}
+
+/// How often a file is looked for where it was opened.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// A file that may be moved away or removed while it is written, as logrotate does: what comes after that goes to a
+/// new one at its path. No signal is needed.
+struct Rotated {
+    path: PathBuf,
+    file: File,
+    looked: Instant,
+}
+
+impl Rotated {
+    fn open(path: PathBuf) -> io::Result<Self> {
+        let file = OpenOptions::new().create(true).append(true).open(&path)?;
+        Ok(Self { path, file, looked: Instant::now() })
+    }
+
+    fn is_at_its_path(&self) -> io::Result<bool> {
+        let (ours, there) = (self.file.metadata()?, std::fs::metadata(&self.path)?);
+        Ok((ours.dev(), ours.ino()) == (there.dev(), there.ino()))
+    }
+}
+
+impl Write for Rotated {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let now = Instant::now();
+        if now - self.looked >= LOOK_EVERY {
+            self.looked = now;
+            // Where no new one can be made, the old one is better than none.
+            if !self.is_at_its_path().unwrap_or(false)
+                && let Ok(anew) = Self::open(self.path.clone())
+            {
+                *self = anew;
+            }
+        }
+        self.file.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
     }
 }
 
@@ -331,6 +377,21 @@ mod tests {
             duration: Duration::from_micros(1_500),
             first_byte: None,
         }
+    }
+
+    #[test]
+    fn a_file_that_was_moved_away_is_begun_anew() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, moved) = (folder.path().join("access.log"), folder.path().join("access.log.1"));
+        let mut log = Rotated::open(path.clone()).unwrap();
+        log.write_all(b"one\n").unwrap();
+        std::fs::rename(&path, &moved).unwrap();
+        log.looked -= LOOK_EVERY;
+        log.write_all(b"two\n").unwrap();
+        log.looked -= LOOK_EVERY;
+        log.write_all(b"three\n").unwrap();
+        assert_eq!(std::fs::read_to_string(moved).unwrap(), "one\n");
+        assert_eq!(std::fs::read_to_string(path).unwrap(), "two\nthree\n");
     }
 
     #[test]
