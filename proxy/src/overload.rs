@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::net::{IpAddr, Ipv6Addr};
+use std::path::Path;
 use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -263,8 +264,31 @@ pub fn resident_memory() -> Option<u64> {
 
 /// The memory that the control group allows, in bytes; `None` where nothing limits it.
 pub fn memory_allowed() -> Option<u64> {
-    let text = std::fs::read_to_string("/sys/fs/cgroup/memory.max").ok()?;
-    text.trim().parse().ok()
+    let groups = std::fs::read_to_string("/proc/self/cgroup").ok()?;
+    limit_of(&groups, |file| std::fs::read_to_string(file).ok())
+}
+
+/// The least that the groups of a process allow it, each of which is in the next: a container's are all its own, a
+/// systemd unit's is far down in the system's.
+fn limit_of(groups: &str, read: impl Fn(&Path) -> Option<String>) -> Option<u64> {
+    let of_group = |line: &str| {
+        let mut fields = line.splitn(3, ':');
+        let (_, controllers, group) = (fields.next()?, fields.next()?, fields.next()?);
+        let (root, file) = match controllers {
+            "" => ("/sys/fs/cgroup", "memory.max"),
+            one if one.split(',').any(|name| name == "memory") => {
+                ("/sys/fs/cgroup/memory", "memory.limit_in_bytes")
+            }
+            _ => return None,
+        };
+        let said = |group: &Path| {
+            let file = Path::new(root).join(group.strip_prefix("/").ok()?).join(file);
+            read(&file)?.trim().parse().ok()
+        };
+        Path::new(group).ancestors().filter_map(said).min()
+    };
+    // Version 1 says "none" by a number that no machine has.
+    groups.lines().filter_map(of_group).filter(|bytes| *bytes < 1 << 60).min()
 }
 
 /// Raises the limit of open files as far as the system lets us. Gives what it is then.
@@ -283,6 +307,32 @@ pub fn raise_open_files() -> usize {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn the_least_of_all_groups_counts() {
+        let files = |file: &Path| {
+            let text = match file.to_str()? {
+                "/sys/fs/cgroup/memory.max" => "900",
+                "/sys/fs/cgroup/system.slice/memory.max" => "max",
+                "/sys/fs/cgroup/system.slice/proxy.service/memory.max" => "700\n",
+                "/sys/fs/cgroup/memory/memory.limit_in_bytes" => "9223372036854771712",
+                "/sys/fs/cgroup/memory/user/memory.limit_in_bytes" => "800",
+                _ => return None,
+            };
+            Some(text.to_owned())
+        };
+        for (groups, least) in [
+            ("0::/\n", Some(900)),
+            ("0::/system.slice/proxy.service\n", Some(700)),
+            ("0::/system.slice/other.service\n", Some(900)),
+            ("0::/../../other\n", Some(900)),
+            ("4:cpu,memory:/user\n1:name=systemd:/user\n", Some(800)),
+            ("4:memory:/\n", None),
+            ("nonsense", None),
+        ] {
+            assert_eq!(limit_of(groups, files), least, "{groups}");
+        }
+    }
 
     fn ip(last: u8) -> IpAddr {
         IpAddr::from([10, 0, 0, last])
