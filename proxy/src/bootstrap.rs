@@ -1,6 +1,8 @@
 //! What the proxy must know before it can ask the control plane for the rest: flags, then the environment, then
 //! a YAML file, then defaults; the first that says something counts.
 
+mod sidecar;
+
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -13,10 +15,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use crate::config::bootstrap as envoys;
-use crate::discovery::naming::Naming;
-use crate::discovery::on_demand::Limits;
-use crate::discovery::{self, Sidecar, To, Unknown};
-use crate::dns::{self, Settings};
+use crate::discovery::{Sidecar, Unknown};
 use crate::intercept::Mode;
 
 /// The flags of `pontoon-proxy`.
@@ -262,10 +261,8 @@ pub enum BootstrapError {
 
 /// Above this a worker a processor is never meant.
 const MOST_WORKERS: usize = 1024;
-/// As `intercept up` has it too.
-const DEFAULT_MARK: u32 = 1501;
-/// As many as one stream may subscribe to at our own control plane.
-const MOST_NAMES: usize = 100_000;
+/// Longer than anybody waits: a week, in seconds.
+const MOST_DRAIN: u64 = 604_800;
 
 impl Bootstrap {
     /// From the flags (which clap has filled up from the environment) and the file that they name.
@@ -274,7 +271,7 @@ impl Bootstrap {
     /// When the file cannot be read or a value cannot be used.
     pub fn from_args(args: Args) -> Result<Bootstrap, BootstrapError> {
         let (file, envoy) = read(args.config.as_deref(), args.config_yaml.as_deref())?;
-        let sidecar = sidecar(&args, file.outbound, file.inbound, file.dns)?;
+        let sidecar = sidecar::sidecar(&args, file.outbound, file.inbound, file.dns)?;
         if envoy.is_some() && sidecar.is_some() {
             let expected =
                 "a sidecar's own listeners do not go with a bootstrap of Envoy's; write them there";
@@ -298,15 +295,25 @@ impl Bootstrap {
             let expected = "expected 1 to 1024";
             return Err(BootstrapError::Value { setting: "--workers", value: workers.to_string(), expected });
         }
+        let drain = args.drain_seconds.or(file.drain_seconds).unwrap_or(30);
+        if drain > MOST_DRAIN {
+            let expected = "expected at most 604800, a week";
+            return Err(BootstrapError::Value {
+                setting: "--drain-seconds",
+                value: drain.to_string(),
+                expected,
+            });
+        }
         let default_cluster = if sidecar.is_some() { "default" } else { "default/edge" };
         Ok(Bootstrap {
             xds_server: xds_server.map(server).transpose()?,
             resources: envoy.unwrap_or_default(),
-            node_id: args.node_id.or(file.node_id).unwrap_or_else(default_node_id),
-            cluster: args.cluster.or(file.cluster).unwrap_or_else(|| default_cluster.into()),
+            node_id: name("--node-id", args.node_id.or(file.node_id))?.unwrap_or_else(default_node_id),
+            cluster: name("--cluster", args.cluster.or(file.cluster))?
+                .unwrap_or_else(|| default_cluster.into()),
             admin,
             workers,
-            drain: Duration::from_secs(args.drain_seconds.or(file.drain_seconds).unwrap_or(30)),
+            drain: Duration::from_secs(drain),
             max_connections: args.max_connections.or(file.max_connections),
             max_connections_per_source: args
                 .max_connections_per_source
@@ -314,7 +321,7 @@ impl Bootstrap {
                 .unwrap_or(0),
             max_memory_mib: args.max_memory_mib.or(file.max_memory_mib),
             max_lag: Duration::from_millis(args.max_lag_ms.or(file.max_lag_ms).unwrap_or(1_000)),
-            mark: mark(args.mark.or(file.mark), sidecar.as_ref()),
+            mark: sidecar::mark(args.mark.or(file.mark), sidecar.as_ref()),
             sidecar,
             upgrade_socket: args.upgrade_socket.or(file.upgrade_socket).or_else(default_upgrade_socket),
             log: file.log,
@@ -323,148 +330,16 @@ impl Bootstrap {
     }
 }
 
-fn sidecar(
-    args: &Args,
-    outbound: Option<Outbound>,
-    inbound: Vec<Inbound>,
-    dns: DnsFile,
-) -> Result<Option<Sidecar>, BootstrapError> {
-    let address = args.outbound.or(outbound.as_ref().and_then(|outbound| outbound.address));
-    let inbound = if args.inbound.is_empty() { inbound } else { args.inbound.clone() };
-    let intercepted =
-        args.outbound_intercepted || outbound.as_ref().is_some_and(|outbound| outbound.intercepted);
-    let unknown = outbound.as_ref().and_then(|outbound| outbound.unknown);
-    if unknown.is_some() && !intercepted {
-        let value = format!("{unknown:?}").to_lowercase();
-        let expected = "only what is intercepted has somewhere to pass to: set outbound.intercepted too";
-        return Err(BootstrapError::Value { setting: "outbound.unknown", value, expected });
-    }
-    let limits = outbound.map(limits).transpose()?;
-    let outbound = match (address, limits) {
-        (Some(address), limits) => Some(discovery::Outbound {
-            address,
-            limits: limits.unwrap_or_default(),
-            intercepted,
-            unknown: unknown.unwrap_or_default(),
+/// A name that says something, where one is given.
+fn name(setting: &'static str, value: Option<String>) -> Result<Option<String>, BootstrapError> {
+    match value {
+        Some(value) if value.trim().is_empty() => Err(BootstrapError::Value {
+            setting,
+            value,
+            expected: "expected a name; without one, there is a default",
         }),
-        (None, None) if !intercepted => None,
-        (None, None) => {
-            let expected = "expected an address in --outbound too";
-            let value = String::from("true");
-            return Err(BootstrapError::Value { setting: "--outbound-intercepted", value, expected });
-        }
-        (None, Some(_)) => {
-            let expected = "expected an address in outbound.address or --outbound";
-            return Err(BootstrapError::Value { setting: "outbound", value: String::new(), expected });
-        }
-    };
-    let (dns, naming) = dns_of(args, dns)?;
-    if outbound.is_none() && inbound.is_empty() && dns.is_none() {
-        return Ok(None);
+        value => Ok(value),
     }
-    let inbound = inbound.into_iter().map(destination).collect::<Result<_, _>>()?;
-    Ok(Some(Sidecar { outbound, inbound, naming, dns }))
-}
-
-/// How DNS is answered, where it is, and how names are written.
-fn dns_of(args: &Args, written: DnsFile) -> Result<(Option<Settings>, Naming), BootstrapError> {
-    let or_written =
-        |flags: &Vec<SocketAddr>, file| if flags.is_empty() { file } else { Some(flags.clone()) };
-    let addresses = or_written(&args.dns, Some(written.addresses)).unwrap_or_default();
-    let default = Naming::default();
-    let plain = |name: String| name.trim_matches('.').to_ascii_lowercase();
-    let mut naming = Naming {
-        zone: written.zone.map_or(default.zone, plain),
-        search: written.search.clone().unwrap_or_default().into_iter().map(plain).collect(),
-        ranges: written.virtual_ranges.unwrap_or(default.ranges),
-    };
-    if addresses.is_empty() {
-        return Ok((None, naming));
-    }
-    let upstreams = or_written(&args.dns_upstream, written.upstreams);
-    // Read only where it is needed: a file that is not there is then no error.
-    let system = match (&upstreams, &written.search) {
-        (Some(_), Some(_)) => Ok(Default::default()),
-        _ => dns::system(),
-    };
-    if written.search.is_none() {
-        naming.search = system.as_ref().map(|(_, search)| search.clone()).unwrap_or_default();
-    }
-    let expected =
-        "expected dns.upstreams or --dns-upstream, as /etc/resolv.conf names no resolver beside this proxy";
-    let nobody = |value| BootstrapError::Value { setting: "dns.upstreams", value, expected };
-    let upstreams = match upstreams {
-        Some(upstreams) => upstreams,
-        None => {
-            let (mut found, _) = system.map_err(nobody)?;
-            // The file may already send applications to us.
-            found.retain(|upstream| !addresses.contains(upstream));
-            if found.is_empty() {
-                return Err(nobody(String::new()));
-            }
-            found
-        }
-    };
-    if let Some(own) = upstreams.iter().find(|upstream| addresses.contains(upstream)) {
-        let expected = "expected other resolvers: this is where the proxy itself answers";
-        return Err(BootstrapError::Value { setting: "dns.upstreams", value: own.to_string(), expected });
-    }
-    let default = Settings::default();
-    let seconds = |value: Option<u64>, default| value.map_or(default, Duration::from_secs);
-    let settings = Settings {
-        addresses,
-        upstreams,
-        ttl: seconds(written.ttl_seconds, default.ttl),
-        timeout: written.timeout_ms.map_or(default.timeout, Duration::from_millis),
-        max_stale: seconds(written.max_stale_seconds, default.max_stale),
-        mark: None,
-        cache_bytes: written.cache_bytes.unwrap_or(default.cache_bytes),
-    };
-    Ok((Some(settings), naming))
-}
-
-fn destination(inbound: Inbound) -> Result<(SocketAddr, To), BootstrapError> {
-    let Inbound { address, application, intercepted } = inbound;
-    let to = match (application, intercepted) {
-        (Some(application), None) => To::Application(application),
-        (None, Some(Mode::Redirect)) => To::Original,
-        (None, Some(Mode::Tproxy)) => To::Transparent,
-        _ => {
-            let expected = "expected one of application and intercepted";
-            return Err(BootstrapError::Value { setting: "inbound", value: address.to_string(), expected });
-        }
-    };
-    Ok((address, to))
-}
-
-fn mark(said: Option<u32>, sidecar: Option<&Sidecar>) -> Option<u32> {
-    let intercepted = sidecar.is_some_and(Sidecar::is_intercepted);
-    match said {
-        Some(0) => None,
-        Some(mark) => Some(mark),
-        None => intercepted.then_some(DEFAULT_MARK),
-    }
-}
-
-fn limits(written: Outbound) -> Result<Limits, BootstrapError> {
-    let default = Limits::default();
-    let seconds = |value: Option<u64>, default| value.map_or(default, Duration::from_secs);
-    let limits = Limits {
-        max_names: written.max_names.unwrap_or(default.max_names),
-        max_waiting: written.max_waiting.unwrap_or(default.max_waiting),
-        resolve: written.resolve_timeout_ms.map_or(default.resolve, Duration::from_millis),
-        idle: seconds(written.idle_seconds, default.idle),
-        absent: seconds(written.absent_seconds, default.absent),
-    };
-    for (setting, value) in
-        [("outbound.maxNames", limits.max_names), ("outbound.maxWaiting", limits.max_waiting)]
-    {
-        if !(1..=MOST_NAMES).contains(&value) {
-            let expected = "expected 1 to 100000";
-            return Err(BootstrapError::Value { setting, value: value.to_string(), expected });
-        }
-    }
-    Ok(limits)
 }
 
 /// systemd says where the unit's RuntimeDirectory is; the first, where there are several.
@@ -548,6 +423,8 @@ mod tests {
     use std::io::Write as _;
 
     use super::*;
+    use crate::discovery::To;
+    use crate::dns::Settings;
 
     fn with_file(text: &str, args: Args) -> Result<Bootstrap, BootstrapError> {
         let mut file = tempfile::NamedTempFile::new().unwrap();
@@ -617,6 +494,14 @@ inbound: [{address: '[::]:15006', intercepted: tproxy}]
         for (args, expected) in [
             (Args { xds_server: Some("127.0.0.1:18000".into()), ..Args::default() }, "http://HOST:PORT"),
             (Args { outbound_intercepted: true, ..Args::default() }, "--outbound too"),
+            (Args { cluster: Some(" ".into()), ..Args::default() }, "--cluster"),
+            (Args { node_id: Some(String::new()), ..Args::default() }, "--node-id"),
+            (Args { drain_seconds: Some(u64::MAX), ..Args::default() }, "a week"),
+            (Args { dns: vec!["0.0.0.0:53".parse().unwrap()], ..Args::default() }, "each address"),
+            (
+                Args { inbound: vec!["0.0.0.0:8081=127.0.0.1:8081".parse().unwrap()], ..Args::default() },
+                "where the proxy does",
+            ),
             (Args { workers: Some(0), ..Args::default() }, "1 to 1024"),
             (Args { admin: Some("0.0.0.0:15000".parse().unwrap()), ..Args::default() }, "--admin-anywhere"),
         ] {

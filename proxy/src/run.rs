@@ -38,12 +38,19 @@ pub type LogFilter = reload::Handle<EnvFilter, tracing_subscriber::Registry>;
 
 /// Logs to standard error, by `PONTOON_LOG` (as `RUST_LOG` elsewhere); without it, `info`.
 pub fn start_logging() -> LogFilter {
-    let filter = EnvFilter::try_from_env("PONTOON_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let said = std::env::var("PONTOON_LOG").unwrap_or_else(|_| "info".into());
+    let (filter, unusable) = match EnvFilter::try_new(&said) {
+        Ok(filter) => (filter, None),
+        Err(error) => (EnvFilter::new("info"), Some(error)),
+    };
     let (filter, handle) = reload::Layer::new(filter);
     let colours = std::io::IsTerminal::is_terminal(&std::io::stderr());
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(colours);
     // A second call in one process (tests) keeps the first subscriber.
     let _installed = tracing_subscriber::registry().with(filter).with(lines).try_init();
+    if let Some(error) = unusable {
+        tracing::warn!(PONTOON_LOG = said, %error, "expected a level, or TARGET=LEVEL,...; logging info");
+    }
     handle
 }
 

@@ -188,6 +188,17 @@ impl TryFrom<Up> for Options {
             let value = up.inbound_port.to_string();
             return Err(InterceptError::Option { option: "--inbound-port", value, expected });
         }
+        if options.dns.is_some() && [options.outbound, options.inbound].contains(&options.dns) {
+            let expected = "expected another port than --outbound-port and --inbound-port";
+            let value = options.dns.unwrap_or_default().to_string();
+            return Err(InterceptError::Option { option: "--dns-port", value, expected });
+        }
+        if (options.outbound, options.inbound, options.dns) == (None, None, None) {
+            let expected =
+                "expected one direction at least, or --dns-port; `intercept down` removes what there is";
+            let value = String::from("with --no-inbound");
+            return Err(InterceptError::Option { option: "--no-outbound", value, expected });
+        }
         let rules = [&options.not_outbound, &options.not_inbound]
             .iter()
             .map(|not| not.ports.len() + not.networks.len() + not.interfaces.len())

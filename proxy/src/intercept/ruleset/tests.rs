@@ -62,6 +62,8 @@ fn what_cannot_be_meant_is_refused() {
         ("--exclude-mark 1502", "--exclude-mark"),
         ("--outbound-port 0", "--outbound-port"),
         ("--inbound-port 15001", "--inbound-port"),
+        ("--dns-port 15001", "--dns-port"),
+        ("--no-outbound --no-inbound", "--no-outbound"),
         ("--exclude-inbound-port 9-8", "--exclude-inbound-port"),
         ("--exclude-inbound-port 0", "--exclude-inbound-port"),
         ("--exclude-outbound-port ssh", "--exclude-outbound-port"),
