@@ -32,11 +32,15 @@ async fn echo(http: Http) -> (SocketAddr, tokio::sync::mpsc::Receiver<http::requ
                     let asked = request.headers().contains_key("upgrade")
                         || request.extensions().get::<Protocol>().is_some();
                     let declined = request.uri().path() == "/declined";
+                    let ignored = request.uri().path() == "/ignored";
                     let upgraded = hyper::upgrade::on(&mut request);
                     told.send(request.into_parts().0).await.unwrap();
                     let response = Response::builder();
+                    if ignored {
+                        return Ok(response.body(full("an ordinary answer")).unwrap());
+                    }
                     if !asked || declined {
-                        return Ok::<_, hyper::Error>(response.status(404).body(full("no")).unwrap());
+                        return Ok(response.status(404).body(full("no")).unwrap());
                     }
                     tokio::spawn(async move {
                         let (mut read, mut write) = tokio::io::split(TokioIo::new(upgraded.await.unwrap()));
@@ -50,7 +54,7 @@ async fn echo(http: Http) -> (SocketAddr, tokio::sync::mpsc::Receiver<http::requ
                             .header("connection", "upgrade"),
                         Http::Two => response.status(200),
                     };
-                    Ok(response.header("x-own", "1").body(empty()).unwrap())
+                    Ok::<_, hyper::Error>(response.header("x-own", "1").body(empty()).unwrap())
                 }
             });
             let io = TokioIo::new(stream);
@@ -229,6 +233,17 @@ enum Either {
 }
 
 /// A protocol that the listener does not list: HTTP/2 has no way to ignore the wish.
+/// Over HTTP/2 it would read as if the protocol had changed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_plain_200_to_an_extended_connect_is_no_grant() {
+    let (address, _asked) = echo(Http::One).await;
+    let proxy = Proxy::start(&[address]).await;
+    for (front, expected) in [(Http::One, StatusCode::OK), (Http::Two, StatusCode::BAD_GATEWAY)] {
+        let mut client = Client::connect(proxy.address, front).await;
+        assert_eq!(ask(&mut client, "/ignored").await.status(), expected);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_extended_connect_that_is_not_on_the_list_is_refused() {
     let (address, _asked) = echo(Http::One).await;

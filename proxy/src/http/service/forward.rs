@@ -291,6 +291,10 @@ fn answer(
             let far = Far::Upgrade(upstream, lease);
             return Ok(grant(exchange, change, parts, far, plan.idle));
         }
+        // To a client of HTTP/2 a 2xx would say that the protocol has changed (RFC 8441, 4).
+        if change.near.is_some() && parts.status.is_success() {
+            return Err(Error::UpstreamProtocol);
+        }
         change.decline(&mut parts.headers);
     }
     let web = exchange.web.get().and_then(|web| grpc_web::translate_response(web, &mut parts.headers));

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{CONNECTION, COOKIE, EXPECT, HOST, TE};
+use http::header::{CONNECTION, COOKIE, EXPECT, HOST, InvalidHeaderValue, TE};
 use http::uri::PathAndQuery;
 use http::{HeaderName, HeaderValue, Method, Request, Response, Uri, Version, request};
 use hyper::body::{Body as _, Incoming};
@@ -280,7 +280,18 @@ fn host(parts: &request::Parts, has_header: bool) -> Result<HeaderValue, Error> 
         }
         None => header.cloned().ok_or(Error::BadHost)?,
     };
-    if is_host(host.as_bytes()) { Ok(host) } else { Err(Error::BadHost) }
+    if !is_host(host.as_bytes()) {
+        return Err(Error::BadHost);
+    }
+    without_root(&host).map_or(Ok(host), |plain| plain.map_err(|_| Error::BadHost))
+}
+
+/// A name that ends with the root's dot is the same as one that does not, for whoever matches it.
+fn without_root(host: &HeaderValue) -> Option<Result<HeaderValue, InvalidHeaderValue>> {
+    let bytes = host.as_bytes();
+    let (name, port) = bytes.split_at(memchr::memchr(b':', bytes).unwrap_or(bytes.len()));
+    let name = name.strip_suffix(b".").filter(|name| !name.is_empty())?;
+    Some(HeaderValue::from_bytes(&[name, port].concat()))
 }
 
 /// `uri-host [":" port]` (RFC 9110, 7.2) without what no name or address has.
