@@ -197,6 +197,13 @@ pub struct Redirect {
     pub strip_query: bool,
 }
 
+impl Redirect {
+    /// One that changes nothing.
+    pub(crate) fn to_itself(status: StatusCode) -> Redirect {
+        Redirect { status, scheme: None, host: None, port: None, path: None, strip_query: false }
+    }
+}
+
 /// How a redirect changes the path.
 #[derive(Debug, Clone)]
 pub enum RedirectPath {

@@ -15,6 +15,20 @@ use crate::route::HeaderMutation;
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 
+/// By these a client tells Envoy's router how to try, and Envoy sends none of them on. The route alone says it here.
+const ENVOY_ORDERS: [HeaderName; 10] = [
+    HeaderName::from_static("x-envoy-upstream-rq-timeout-ms"),
+    HeaderName::from_static("x-envoy-upstream-rq-per-try-timeout-ms"),
+    HeaderName::from_static("x-envoy-upstream-alt-stat-name"),
+    HeaderName::from_static("x-envoy-expected-rq-timeout-ms"),
+    HeaderName::from_static("x-envoy-retry-on"),
+    HeaderName::from_static("x-envoy-retry-grpc-on"),
+    HeaderName::from_static("x-envoy-max-retries"),
+    HeaderName::from_static("x-envoy-retriable-header-names"),
+    HeaderName::from_static("x-envoy-retriable-status-codes"),
+    HeaderName::from_static("x-envoy-hedge-on-per-try-timeout"),
+];
+
 /// What one pass over the headers found.
 #[derive(Debug, Default, Clone, Copy)]
 pub(crate) struct Found {
@@ -27,6 +41,8 @@ pub(crate) struct Found {
     transfer_encoding: bool,
     upgrade: bool,
     underscore: bool,
+    /// A header that begins with `x-envoy-`.
+    pub(crate) envoy: bool,
     /// `Expect` is there.
     pub(crate) expect: bool,
     /// A header by which a proxy speaks of its client is there.
@@ -70,6 +86,7 @@ pub(crate) fn scan(headers: &HeaderMap, limits: &Limits, underscores: Underscore
             b't' if *name == TRANSFER_ENCODING => found.transfer_encoding = true,
             b'u' if *name == UPGRADE => found.upgrade = true,
             b'x' if forwarded::speaks_of_client(name) => found.forwarded = true,
+            b'x' if is_envoys(name) => found.envoy = true,
             _ => {}
         }
         if text.as_bytes().contains(&b'_') {
@@ -101,6 +118,20 @@ impl Found {
     /// Whether there is exactly one `Host`, none, or (an error) more.
     pub(crate) fn has_host(&self) -> Result<bool, Error> {
         if self.hosts > 1 { Err(Error::BadHost) } else { Ok(self.hosts == 1) }
+    }
+}
+
+fn is_envoys(name: &HeaderName) -> bool {
+    name.as_str().starts_with("x-envoy-")
+}
+
+/// Removes what a client may not tell the proxies behind: from one that is not trusted, all of Envoy's headers, as an
+/// Envoy at the edge does.
+pub(crate) fn remove_envoys(headers: &mut HeaderMap, trusted: bool) {
+    let unwanted = |name: &HeaderName| is_envoys(name) && (!trusted || ENVOY_ORDERS.contains(name));
+    let names: Vec<HeaderName> = headers.keys().filter(|name| unwanted(name)).cloned().collect();
+    for name in names {
+        headers.remove(name);
     }
 }
 
@@ -305,6 +336,19 @@ mod tests {
         let found = scan(&odd, &limits(), Underscores::Drop).unwrap();
         remove_hop(&mut odd, &found, Underscores::Drop);
         assert_eq!(odd, map(&[("x-a", "1")]));
+    }
+
+    #[test]
+    fn a_client_gives_no_orders_to_envoys_behind() {
+        let sent = map(&[("x-envoy-max-retries", "9"), ("x-envoy-peer", "a"), ("x-env", "b")]);
+        assert!(scan(&sent, &limits(), Underscores::Allow).unwrap().envoy);
+        for (trusted, left) in
+            [(true, map(&[("x-envoy-peer", "a"), ("x-env", "b")])), (false, map(&[("x-env", "b")]))]
+        {
+            let mut headers = sent.clone();
+            remove_envoys(&mut headers, trusted);
+            assert_eq!(headers, left, "{trusted}");
+        }
     }
 
     #[test]

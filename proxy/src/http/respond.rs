@@ -20,9 +20,6 @@ pub(crate) fn error(exchange: &Rc<Exchange>, error: Error) -> Response<ResponseB
     let error = exchange.fail(error);
     let mut response = direct(exchange, error.status(), Bytes::from_static(error.body().as_bytes()));
     let headers = response.headers_mut();
-    if !exchange.grpc.get() {
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
-    }
     headers.insert(REASON, HeaderValue::from_static(error.reason()));
     if matches!(error, Error::Overload | Error::OverloadQueue) {
         headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
@@ -45,10 +42,27 @@ pub(crate) fn direct(exchange: &Rc<Exchange>, status: StatusCode, body: Bytes) -
         headers.insert(grpc::GRPC_MESSAGE, grpc::message(&body));
         return response;
     }
+    let has_body = !body.is_empty();
     let mut response = Response::new(ResponseBody::local(exchange, body));
     *response.status_mut() = status;
-    response.headers_mut().insert(SERVER, exchange.settings.server.clone());
+    let headers = response.headers_mut();
+    headers.insert(SERVER, exchange.settings.server.clone());
+    if has_body {
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+    }
     response
+}
+
+/// Where a direct response that has to name a place says none: the request's own, as Envoy. A `201` has created what
+/// was asked for.
+pub(crate) fn place(response: &mut Response<ResponseBody>, scheme: &str, host: &str, uri: &Uri) {
+    let status = response.status();
+    if (status == StatusCode::CREATED || status.is_redirection())
+        && !response.headers().contains_key(LOCATION)
+        && let Ok(here) = HeaderValue::try_from(location(&Redirect::to_itself(status), scheme, host, uri, 0))
+    {
+        response.headers_mut().insert(LOCATION, here);
+    }
 }
 
 /// A redirect of a request for `uri` at `host`, whose first `matched` bytes of the path the route matched.
@@ -92,7 +106,9 @@ fn location(redirect: &Redirect, scheme: &str, host: &str, uri: &Uri, matched: u
         }
         None => out.push_str(uri.path()),
     }
-    if let (false, Some(query)) = (redirect.strip_query, uri.query()) {
+    // As Envoy: a query of the new path's own stands in for the request's.
+    let has_own = matches!(&redirect.path, Some(RedirectPath::Full(path)) if path.contains('?'));
+    if let (false, false, Some(query)) = (redirect.strip_query, has_own, uri.query()) {
         out.push('?');
         out.push_str(query);
     }
@@ -127,14 +143,7 @@ mod tests {
     use super::*;
 
     fn to(change: impl FnOnce(&mut Redirect)) -> String {
-        let mut redirect = Redirect {
-            status: StatusCode::MOVED_PERMANENTLY,
-            scheme: None,
-            host: None,
-            port: None,
-            path: None,
-            strip_query: false,
-        };
+        let mut redirect = Redirect::to_itself(StatusCode::MOVED_PERMANENTLY);
         change(&mut redirect);
         location(&redirect, "http", "shop:8080", &Uri::from_static("/a/b?c=d"), 2)
     }
@@ -146,6 +155,7 @@ mod tests {
         assert_eq!(to(|r| r.host = Some("new".into())), "http://new/a/b?c=d");
         assert_eq!(to(|r| r.port = Some(80)), "http://shop/a/b?c=d");
         assert_eq!(to(|r| r.path = Some(RedirectPath::Full("/x".into()))), "http://shop:8080/x?c=d");
+        assert_eq!(to(|r| r.path = Some(RedirectPath::Full("/x?own".into()))), "http://shop:8080/x?own");
         assert_eq!(to(|r| r.path = Some(RedirectPath::Prefix("/x".into()))), "http://shop:8080/x/b?c=d");
         assert_eq!(to(|r| r.strip_query = true), "http://shop:8080/a/b");
     }

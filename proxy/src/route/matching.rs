@@ -1,5 +1,5 @@
 //! Whether one route takes a request: path, headers (with the pseudo-headers), query. All of it is built when
-//! the resource arrives; matching allocates only where a header is repeated.
+//! the resource arrives; matching allocates only where a header is not text.
 
 use std::borrow::Cow;
 
@@ -60,7 +60,7 @@ pub enum HeaderSource {
     Authority,
     /// `:path`, with the query.
     Path,
-    /// A header. Repeated ones count as one, joined by commas.
+    /// A header. Of repeated ones, each counts.
     Named(HeaderName),
 }
 
@@ -150,38 +150,30 @@ impl PathMatcher {
 }
 
 impl HeaderMatcher {
+    /// As Envoy: of a header that is repeated, each value counts alone, so that none can hide behind another; one that
+    /// is missing meets no predicate on its value, inverted or not.
     fn matches(&self, head: &RequestHead<'_>) -> bool {
-        let value = self.source.value(head).or_else(|| self.missing_is_empty.then_some(Cow::Borrowed("")));
-        match (&self.value, value) {
-            (None, value) => value.is_some() != self.invert,
-            (Some(matcher), Some(value)) => matcher.matches(&value) != self.invert,
-            // Envoy: an absent header matches no value, inverted or not, but an inverted one is satisfied.
-            (Some(_), None) => self.invert,
+        let mut values = self.source.values(head).peekable();
+        match &self.value {
+            None => (values.peek().is_some() || self.missing_is_empty) != self.invert,
+            Some(matcher) if values.peek().is_none() => {
+                self.missing_is_empty && matcher.matches("") != self.invert
+            }
+            Some(matcher) => values.any(|value| matcher.matches(&value)) != self.invert,
         }
     }
 }
 
 impl HeaderSource {
-    fn value<'h>(&self, head: &RequestHead<'h>) -> Option<Cow<'h, str>> {
-        match self {
-            HeaderSource::Method => Some(Cow::Borrowed(head.method.as_str())),
-            HeaderSource::Authority => Some(Cow::Borrowed(head.host)),
-            HeaderSource::Path => head.uri.path_and_query().map(|p| Cow::Borrowed(p.as_str())),
-            HeaderSource::Named(name) => {
-                let mut values = head.headers.get_all(name).iter();
-                let first = String::from_utf8_lossy(values.next()?.as_bytes());
-                let mut rest = values.peekable();
-                if rest.peek().is_none() {
-                    return Some(first);
-                }
-                let mut joined = first.into_owned();
-                for value in rest {
-                    joined.push(',');
-                    joined.push_str(&String::from_utf8_lossy(value.as_bytes()));
-                }
-                Some(Cow::Owned(joined))
-            }
-        }
+    fn values<'h>(&self, head: &RequestHead<'h>) -> impl Iterator<Item = Cow<'h, str>> {
+        let (pseudo, named) = match self {
+            HeaderSource::Method => (Some(head.method.as_str()), None),
+            HeaderSource::Authority => (Some(head.host), None),
+            HeaderSource::Path => (head.uri.path_and_query().map(|path| path.as_str()), None),
+            HeaderSource::Named(name) => (None, Some(head.headers.get_all(name))),
+        };
+        let named = named.into_iter().flatten().map(|value| String::from_utf8_lossy(value.as_bytes()));
+        pseudo.map(Cow::Borrowed).into_iter().chain(named)
     }
 }
 

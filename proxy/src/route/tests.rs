@@ -151,6 +151,31 @@ fn a_domain_that_is_given_twice_is_refused() {
 }
 
 #[test]
+fn a_repeated_header_counts_by_value_and_a_missing_one_meets_nothing() {
+    for (invert, missing_is_empty, values, expected) in [
+        (false, false, &["v"][..], true),
+        (false, false, &["w", "v"], true),
+        (false, false, &["v,w"], false),
+        (false, false, &[], false),
+        (true, false, &["w"], true),
+        (true, false, &["w", "v"], false),
+        (true, false, &[], false),
+        (true, true, &[], true),
+    ] {
+        let matcher = HeaderMatcher {
+            source: HeaderSource::Named(HeaderName::from_static("x")),
+            value: Some(ValueMatcher::Exact("v".into())),
+            invert,
+            missing_is_empty,
+        };
+        let only = RouteMatcher { headers: vec![matcher], ..on_path(PathMatcher::Prefix("/".into())) };
+        let table = table(vec![(&["*"], vec![route("r", only)])]);
+        let request = values.iter().fold(Request::get("h", "/"), |request, value| request.with("x", value));
+        assert_eq!(decided(&table, &request).is_ok(), expected, "{invert} {missing_is_empty} {values:?}");
+    }
+}
+
+#[test]
 fn the_first_route_that_matches_wins() {
     let header = |value: &str| HeaderMatcher {
         source: HeaderSource::Named(HeaderName::from_static("x-group")),

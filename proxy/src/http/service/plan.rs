@@ -153,6 +153,9 @@ pub(super) fn plan(
     let conn = &exchange.conn;
     let origin = forwarded::origin(&settings.forwarded, conn.peer.ip(), found.forwarded, &parts.headers);
     let mut hop = headers::remove_hop(&mut parts.headers, &found, settings.underscores);
+    if found.envoy {
+        headers::remove_envoys(&mut parts.headers, origin.trusted);
+    }
     // What a gRPC server wants to see before it sends trailers.
     hop.trailers |= exchange.web.get().is_some();
     forwarded::set(
@@ -191,14 +194,11 @@ pub(super) fn plan(
         Action::Direct { status, body } => {
             let mut response = respond::direct(exchange, *status, body.clone());
             headers::mutate(response.headers_mut(), &route.response_headers);
+            respond::place(&mut response, scheme(&parts.headers), host_text, &parts.uri);
             Ok(Plan::Answer(response))
         }
         Action::Redirect(redirect) => {
-            let scheme = parts
-                .headers
-                .get("x-forwarded-proto")
-                .and_then(|value| value.to_str().ok())
-                .unwrap_or("http");
+            let scheme = scheme(&parts.headers);
             let mut response = respond::redirect(exchange, redirect, scheme, host_text, &parts.uri, matched);
             headers::mutate(response.headers_mut(), &route.response_headers);
             Ok(Plan::Answer(response))
@@ -253,6 +253,11 @@ pub(super) fn plan(
             Ok(Plan::Forward(request, plan))
         }
     }
+}
+
+/// What the client spoke, as it has just been written down for the upstream.
+fn scheme(headers: &http::HeaderMap) -> &str {
+    headers.get("x-forwarded-proto").and_then(|value| value.to_str().ok()).unwrap_or("http")
 }
 
 fn position(action: &Forward, arm: &WeightedCluster) -> Option<usize> {
