@@ -247,6 +247,9 @@ fn is_about_the_connection(error: &std_io::Error) -> bool {
 
 /// Serves the connection where there is room for it; otherwise it is closed at once, which costs least.
 fn start(local: &Rc<ListenerLocal>, stream: TcpStream, peer: SocketAddr) {
+    if local.worker.admission.wants_room() && local.worker.idle.end_one() {
+        local.cells.made_room.add(1);
+    }
     let limit = local.most_connections();
     let admitted = match local.worker.overload() {
         None => local.worker.admission.admit(peer.ip(), &local.open_everywhere, limit),

@@ -16,8 +16,9 @@ use crate::error::Error;
 
 /// Locks over the sources: accepting workers seldom meet at one.
 const SHARDS: usize = 32;
-/// From this part of the limit on, nobody may hold more than a share: nine tenths.
-const FAIR_FROM: (usize, usize) = (9, 10);
+/// Of all connections, one in so many is kept free where it can be: with less room than that, nobody may hold more
+/// than a share, and idle connections make room.
+const KEPT_FREE: usize = 10;
 /// Parts of the memory limit, in hundredths: from which answers close their connections, and from which nothing
 /// new is taken. Envoy's guide for the edge has 95 and 98 of the heap; resident memory is known later.
 const NO_KEEP_ALIVE: u64 = 90;
@@ -146,13 +147,19 @@ impl Admission {
     /// Whether a source with `has` connections has more than its share of a proxy that is nearly full.
     fn is_unfair(&self, has: usize) -> bool {
         let most = self.limits.connections;
-        let (part, whole) = FAIR_FROM;
         let sources = self.sources.load(Relaxed).max(1) + usize::from(has == 0);
         // Alone, a source may have all of it.
-        most > 0
-            && sources > 1
-            && self.open.load(Relaxed) > most / whole * part
-            && has >= (most / sources).max(1)
+        sources > 1 && self.is_nearly_full(self.open.load(Relaxed) - 1) && has >= (most / sources).max(1)
+    }
+
+    fn is_nearly_full(&self, open: usize) -> bool {
+        let most = self.limits.connections;
+        most > 0 && open >= most - (most / KEPT_FREE).max(1)
+    }
+
+    /// Whether an idle connection had better end for each that comes.
+    pub(crate) fn wants_room(&self) -> bool {
+        self.is_nearly_full(self.open.load(Relaxed))
     }
 
     fn shard(&self, source: IpAddr) -> std::sync::MutexGuard<'_, HashMap<IpAddr, usize>> {

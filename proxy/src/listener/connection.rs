@@ -30,6 +30,7 @@ use crate::http::service::ProxyService;
 use crate::http::tunnel::Tunnel;
 use crate::telemetry::access_log::Entry;
 use crate::upstream::connect::LocalExec;
+use crate::worker::idle::Place;
 
 /// The connection's clock. Idle for one whole tick: parked.
 const TICK: Duration = Duration::from_millis(500);
@@ -252,13 +253,15 @@ async fn detect(conn: &Rc<ConnState>, mut io: Box<Io>) -> Option<(Box<Io>, bool)
 
 /// Waits for bytes without holding a buffer. `false`: the connection has ended instead.
 async fn parked(conn: &ConnState, io: &Io, idle: Duration) -> bool {
+    let place = conn.listener.worker.idle.wait();
     let mut readable = pin!(io.stream.socket().readable());
     let mut sleep = pin!(tokio::time::sleep(idle));
     poll_fn(|cx| {
         if readable.as_mut().poll(cx).is_ready() {
             return Poll::Ready(true);
         }
-        if conn.poll_phase(Phase::Draining, cx).is_ready() || sleep.as_mut().poll(cx).is_ready() {
+        let ends = conn.poll_phase(Phase::Draining, cx).is_ready() || place.is_lost(cx);
+        if ends || sleep.as_mut().poll(cx).is_ready() {
             return Poll::Ready(false);
         }
         Poll::Pending
@@ -505,13 +508,16 @@ async fn serve_http2(conn: &Rc<ConnState>, mut io: Box<Io>) {
     let mut busy = (conn.started.get(), Instant::now());
     let mut progress = (conn.frames.get(), Instant::now());
     let mut closing = false;
+    let mut place = None;
     poll_fn(|cx| {
         conn.watch(cx);
         let phase = conn.listener.phase();
         if phase == Phase::Closed {
             return Poll::Ready(());
         }
-        let leaving = phase >= Phase::Handover || phase == Phase::LameDuck && conn.started.get() > 0;
+        let leaving = phase >= Phase::Handover
+            || phase == Phase::LameDuck && conn.started.get() > 0
+            || place.as_ref().is_some_and(|place: &Place<'_>| place.is_lost(cx));
         if leaving && !closing {
             closing = true;
             http.as_mut().graceful_shutdown();
@@ -531,6 +537,7 @@ async fn serve_http2(conn: &Rc<ConnState>, mut io: Box<Io>) {
             }
             if conn.in_flight.get() > 0 || conn.started.get() != busy.0 {
                 busy = (conn.started.get(), now);
+                place = None;
                 if now - progress.1 >= conn.stalled_after(timeouts) {
                     return Poll::Ready(());
                 }
@@ -538,6 +545,8 @@ async fn serve_http2(conn: &Rc<ConnState>, mut io: Box<Io>) {
                 closing = true;
                 http.as_mut().graceful_shutdown();
                 cx.waker().wake_by_ref();
+            } else {
+                place.get_or_insert_with(|| conn.listener.worker.idle.wait());
             }
         }
         Poll::Pending

@@ -65,6 +65,8 @@ pub struct ListenerCells {
     pub no_chain: Counter,
     /// Connections whose first bytes did not come in time.
     pub inspect_timeouts: Counter,
+    /// Idle connections of this worker's that were closed for a new one of this listener.
+    pub made_room: Counter,
 }
 
 impl ListenerCells {
@@ -81,6 +83,7 @@ impl ListenerCells {
             handshake_failures: Counter::default(),
             no_chain: Counter::default(),
             inspect_timeouts: Counter::default(),
+            made_room: Counter::default(),
         }
     }
 
@@ -109,6 +112,7 @@ impl ListenerCells {
         self.handshake_failures.add(other.handshake_failures.get());
         self.no_chain.add(other.no_chain.get());
         self.inspect_timeouts.add(other.inspect_timeouts.get());
+        self.made_room.add(other.made_room.get());
     }
 }
 
@@ -364,7 +368,7 @@ fn render_listeners(out: &mut String, rows: &BTreeMap<Arc<str>, ListenerCells>) 
             );
         }
     }
-    let plain: [Plain<ListenerCells>; 8] = [
+    let plain: [Plain<ListenerCells>; 9] = [
         ("pontoon_downstream_connections", "gauge", "Open connections.", |row| &row.connections),
         ("pontoon_downstream_connections_total", "counter", "Connections accepted.", |row| &row.accepted),
         ("pontoon_downstream_requests_active", "gauge", "Requests in flight.", |row| &row.active),
@@ -389,6 +393,12 @@ fn render_listeners(out: &mut String, rows: &BTreeMap<Arc<str>, ListenerCells>) 
             "counter",
             "Connections whose first bytes did not come in time.",
             |row| &row.inspect_timeouts,
+        ),
+        (
+            "pontoon_idle_connections_closed_total",
+            "counter",
+            "Idle connections that made room for a new one, the proxy being nearly full.",
+            |row| &row.made_room,
         ),
     ];
     render_plain(out, "listener", rows, &plain);

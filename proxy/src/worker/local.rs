@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, Sleep};
 
+use super::idle::IdleConnections;
 use crate::balance::Balancer;
 use crate::error::Error;
 use crate::overload::{Admission, Lag, Pressure};
@@ -32,6 +33,7 @@ pub(crate) struct Worker {
     pub(crate) admission: Arc<Admission>,
     pub(crate) dialer: Dialer,
     pub(crate) originals: Originals,
+    pub(crate) idle: IdleConnections,
     clusters: RefCell<HashMap<usize, Rc<ClusterLocal>, ByAddress>>,
     pools: RefCell<HashMap<usize, Rc<EndpointPool>, ByAddress>>,
     sleeps: RefCell<Vec<Pin<Box<Sleep>>>>,
@@ -64,6 +66,7 @@ impl Worker {
             admission,
             dialer,
             originals: Originals::default(),
+            idle: IdleConnections::default(),
             clusters: RefCell::default(),
             pools: RefCell::default(),
             sleeps: RefCell::default(),

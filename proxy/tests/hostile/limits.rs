@@ -23,7 +23,8 @@ async fn limited(upstream: SocketAddr, limits: Limits, of_listener: usize) -> Pr
     Proxy::with(&[upstream], Setup { options, http: Box::new(http), ..Setup::default() }).await
 }
 
-/// Opens connections and sends a request on each; gives those that were answered, kept open.
+/// Opens connections and sends a request on each, and the first byte of another; gives those that were answered, kept
+/// open, and not idle.
 async fn open(address: SocketAddr, count: usize) -> Vec<tokio::net::TcpStream> {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     let mut answered = Vec::new();
@@ -36,10 +37,34 @@ async fn open(address: SocketAddr, count: usize) -> Vec<tokio::net::TcpStream> {
             .await
             .expect("an answer or an end");
         if read.is_ok() && answer.starts_with(b"HTTP/1.1 200") {
+            stream.write_all(b"G").await.unwrap();
             answered.push(stream);
         }
     }
     answered
+}
+
+/// Clients that hold connections and ask for nothing do not keep others out.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn idle_connections_make_room() {
+    for http in [Http::One, Http::Two] {
+        let (upstream, _) = recorder(OK).await;
+        let admission = Admission::new(Limits { connections: 4, ..Limits::default() });
+        let options = Options { workers: 1, admission, ..Setup::default().options };
+        let proxy = Proxy::with(&[upstream], Setup { options, ..Setup::default() }).await;
+        let mut idle = Vec::new();
+        for _ in 0..4 {
+            let mut client = Client::connect(proxy.address, http).await;
+            assert_eq!(client.get("/").await.status(), 200);
+            idle.push(client);
+        }
+        // Not idle at once, so the first attempts may be refused.
+        let served = async { while open(proxy.address, 1).await.is_empty() {} };
+        tokio::time::timeout(PATIENCE, served).await.expect("room");
+        let closed = r#"pontoon_idle_connections_closed_total{listener="edge"}"#;
+        assert!(proxy.metric(closed) >= 1, "{}", proxy.metrics());
+        assert_eq!(idle.pop().unwrap().get("/").await.status(), 200, "the last is not the first to go");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
