@@ -3,6 +3,7 @@
 //! sockets, and word of what ends, through its queue. Sockets that another process or systemd has bound are taken
 //! before one is bound anew.
 
+pub(crate) mod clients;
 pub(crate) mod idle;
 pub(crate) mod local;
 pub mod sockets;

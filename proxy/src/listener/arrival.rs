@@ -105,18 +105,37 @@ pub(super) async fn serve(listener: Rc<ListenerLocal>, socket: TcpStream, peer: 
             }
         }
     };
-    match &chain.serves {
-        ServesLocal::Http(chain) => {
-            let conn = ConnState::new(slot, listener, Rc::clone(chain), peer, way, &transport);
-            connection::serve(conn, transport, prefix).await;
+    let worker = Rc::clone(&listener.worker);
+    let certificates = match &transport {
+        Transport::Tls(tls) => tls.get_ref().1.peer_certificates(),
+        Transport::Plain(_) => None,
+    };
+    let client = certificates.map(|certificates| worker.clients.add(&chain, certificates));
+    // Pinned where it is: what is awaited in two places by value has its room twice.
+    let mut serving = pin!(async {
+        match &chain.serves {
+            ServesLocal::Http(chain) => {
+                let conn = ConnState::new(slot, listener, Rc::clone(chain), peer, way, &transport);
+                connection::serve(conn, transport, prefix).await;
+            }
+            ServesLocal::Tcp(tcp) => {
+                let local = || transport.socket().local_addr().ok();
+                let Some(destination) = destination.or_else(local) else { return };
+                let addresses = Addresses { source: peer, destination };
+                let original = way.original();
+                let connection =
+                    tcp::Connection { slot, listener, chain: Rc::clone(tcp), addresses, original };
+                Box::pin(tcp::serve(connection, transport, prefix)).await;
+            }
         }
-        ServesLocal::Tcp(tcp) => {
-            let local = || transport.socket().local_addr().ok();
-            let Some(destination) = destination.or_else(local) else { return };
-            let addresses = Addresses { source: peer, destination };
-            let original = way.original();
-            let connection = tcp::Connection { slot, listener, chain: Rc::clone(tcp), addresses, original };
-            Box::pin(tcp::serve(connection, transport, prefix)).await;
+    });
+    match client {
+        None => serving.await,
+        Some(client) => {
+            tokio::select! {
+                () = &mut serving => {}
+                () = client.lost() => {}
+            }
         }
     }
 }

@@ -269,6 +269,11 @@ fn facts(certificate: &CertificateDer<'_>, source: String) -> Result<Facts, Unus
     })
 }
 
+/// When a certificate ends, in seconds since 1970.
+pub(crate) fn not_after(certificate: &CertificateDer<'_>) -> Result<i64, Unusable> {
+    Ok(parse(certificate)?.validity().not_after.timestamp())
+}
+
 impl Facts {
     /// Days until it ends; negative where it has.
     pub fn days_left(&self, now: SystemTime) -> i64 {

@@ -26,7 +26,8 @@ pub struct ServerTls {
     pub certificates: Vec<Facts>,
     tickets: Arc<dyn ProducesTickets>,
     /// Of what clients' certificates are checked against.
-    trust: u64,
+    pub(crate) trust: u64,
+    clients: Option<Arc<dyn ClientCertVerifier>>,
 }
 
 /// What a server's TLS is made of.
@@ -69,6 +70,7 @@ impl ServerTls {
             .map_err(|error| Unusable(format!("these TLS versions cannot be spoken: {error}")))?;
         let trust = fingerprint(plan.trust.as_deref(), plan.require_client_certificate)?;
         let verifier = verifier(plan.trust, plan.require_client_certificate)?;
+        let clients = verifier.clone();
         let builder = match verifier {
             Some(verifier) => builder.with_client_cert_verifier(verifier),
             None => builder.with_no_client_auth(),
@@ -85,7 +87,19 @@ impl ServerTls {
         config.session_storage = rustls::server::ServerSessionMemoryCache::new(SESSIONS);
         // A request in early data can be replayed.
         config.max_early_data_size = 0;
-        Ok(ServerTls { config: Arc::new(config), certificates, tickets, trust })
+        Ok(ServerTls { config: Arc::new(config), certificates, tickets, trust, clients })
+    }
+}
+
+impl ServerTls {
+    /// Whether a client whose certificate was accepted once would be accepted now.
+    pub(crate) fn accepts(&self, chain: &[CertificateDer<'_>], now: UnixTime) -> Result<(), rustls::Error> {
+        match (&self.clients, chain) {
+            (Some(clients), [certificate, rest @ ..]) => {
+                clients.verify_client_cert(certificate, rest, now).map(drop)
+            }
+            _ => Ok(()),
+        }
     }
 }
 

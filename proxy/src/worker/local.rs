@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, Sleep};
 
+use super::clients::Clients;
 use super::idle::IdleConnections;
 use crate::balance::Balancer;
 use crate::error::Error;
@@ -34,6 +35,7 @@ pub(crate) struct Worker {
     pub(crate) dialer: Dialer,
     pub(crate) originals: Originals,
     pub(crate) idle: IdleConnections,
+    pub(crate) clients: Clients,
     clusters: RefCell<HashMap<usize, Rc<ClusterLocal>, ByAddress>>,
     pools: RefCell<HashMap<usize, Rc<EndpointPool>, ByAddress>>,
     sleeps: RefCell<Vec<Pin<Box<Sleep>>>>,
@@ -67,6 +69,7 @@ impl Worker {
             dialer,
             originals: Originals::default(),
             idle: IdleConnections::default(),
+            clients: Clients::default(),
             clusters: RefCell::default(),
             pools: RefCell::default(),
             sleeps: RefCell::default(),
@@ -157,6 +160,7 @@ impl Worker {
         let now = Instant::now();
         self.coarse_now.set(now);
         self.originals.sweep(now);
+        self.clients.sweep();
         self.clusters.borrow_mut().retain(|_, local| local.cluster.strong_count() > 0);
         for local in self.clusters.borrow().values() {
             local.forget_old_set();

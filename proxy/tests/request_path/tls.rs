@@ -71,6 +71,21 @@ impl Authority {
     pub(crate) fn pem(&self) -> String {
         self.0.pem()
     }
+
+    /// Signs through so many authorities below this one, and has their certificates behind the one signed.
+    fn sign_below(&self, depth: usize, names: &[&str]) -> Pair {
+        if depth == 0 {
+            return self.sign(names);
+        }
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.distinguished_name.push(rcgen::DnType::CommonName, format!("authority {depth}"));
+        let below = CertifiedIssuer::signed_by(params, KeyPair::generate().unwrap(), &self.0).unwrap();
+        let below = Authority(below);
+        let mut pair = below.sign_below(depth - 1, names);
+        pair.certificate += &below.pem();
+        pair
+    }
 }
 
 pub(crate) fn inline(text: &str) -> Option<DataSource> {
@@ -242,7 +257,8 @@ pub(crate) fn client(authority: &Authority, own: Option<&Pair>, protocols: &[&st
         None => builder.with_no_client_auth(),
         Some(pair) => {
             use rustls::pki_types::pem::PemObject;
-            let chain = vec![CertificateDer::from_pem_slice(pair.certificate.as_bytes()).unwrap()];
+            let chain = CertificateDer::pem_slice_iter(pair.certificate.as_bytes());
+            let chain = chain.collect::<Result<_, _>>().unwrap();
             let key = PrivateKeyDer::from_pem_slice(pair.key.as_bytes()).unwrap();
             builder.with_client_auth_cert(chain, key).unwrap()
         }
@@ -329,6 +345,58 @@ async fn one_port_takes_tls_and_plain_text() {
     let mut silent = TcpStream::connect(edge.address).await.unwrap();
     assert_eq!(silent.read(&mut [0; 1]).await.unwrap(), 0);
     until("it is counted", || edge.metric("pontoon_inspect_timeouts_total") == 1).await;
+}
+
+/// What a client shows costs a verification each, so how many it may show has a bound: webpki's six.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_chain_of_authorities_has_a_bound() {
+    let authority = Authority::new();
+    let mut tls = context(vec![certificate(&authority.sign(&["shop.test"]))]);
+    tls.require_client_certificate = Some(BoolValue { value: true });
+    let trust = CertificateValidationContext {
+        trusted_ca: inline(&authority.pem()),
+        ..CertificateValidationContext::default()
+    };
+    let with = common_tls_context::ValidationContextType::ValidationContext(trust);
+    tls.common_tls_context.as_mut().unwrap().validation_context_type = Some(with);
+    let edge = Edge::start(&listener(vec![chain("hello", &[], Some(tls))])).await;
+    for (depth, accepted) in [(0, true), (3, true), (6, true), (7, false), (40, false)] {
+        let own = authority.sign_below(depth, &["orders.test"]);
+        let asked = async {
+            let stream = connect(edge.address, &client(&authority, Some(&own), &[]), "shop.test").await?;
+            ask(stream).await
+        };
+        let asked = asked.await;
+        assert_eq!(asked.is_ok(), accepted, "{depth}: {asked:?}");
+    }
+}
+
+/// A handshake vouches for as long as the listener trusts who vouched: `mtls.revoke_live`.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_is_no_longer_trusted_loses_its_connection() {
+    let (first, second) = (Authority::new(), Authority::new());
+    let pair = first.sign(&["shop.test"]);
+    let trusting = |authorities: &str| {
+        let mut tls = context(vec![certificate(&pair)]);
+        tls.require_client_certificate = Some(BoolValue { value: true });
+        let trust = CertificateValidationContext {
+            trusted_ca: inline(authorities),
+            ..CertificateValidationContext::default()
+        };
+        let with = common_tls_context::ValidationContextType::ValidationContext(trust);
+        tls.common_tls_context.as_mut().unwrap().validation_context_type = Some(with);
+        listener(vec![chain("hello", &[], Some(tls))])
+    };
+    let mut edge = Edge::start(&trusting(&(first.pem() + &second.pem()))).await;
+    let as_client = async |authority: &Authority| {
+        let own = authority.sign(&["orders.test"]);
+        connect(edge.address, &client(&first, Some(&own), &[]), "shop.test").await.unwrap()
+    };
+    let (mut loses, keeps) = (as_client(&first).await, as_client(&second).await);
+    assert_eq!(edge.apply(&trusting(&second.pem())), []);
+    let ended = tokio::time::timeout(PATIENCE, loses.read(&mut [0; 1])).await.expect("an end");
+    assert_eq!(ended.unwrap_or(0), 0);
+    assert_eq!(ask(keeps).await.unwrap(), "hello");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,0 +1,105 @@
+//! A worker's connections whose clients are known by certificate. One that ends, or that the listener would no longer
+//! accept, ends its connection: a handshake vouches for no longer than its certificate does.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::task::{Poll, Waker};
+use std::time::{Duration, SystemTime};
+
+use rustls::pki_types::{CertificateDer, UnixTime};
+
+use crate::listener::chain::ChainLocal;
+use crate::tls::material;
+
+/// Those of a worker.
+#[derive(Default)]
+pub(crate) struct Clients {
+    next: Cell<u64>,
+    connections: RefCell<BTreeMap<u64, Client>>,
+}
+
+struct Client {
+    certificates: Vec<CertificateDer<'static>>,
+    not_after: i64,
+    chain: Rc<ChainLocal>,
+    /// The fingerprint of what it was last checked against.
+    trust: u64,
+    waker: Waker,
+}
+
+/// A connection among them.
+pub(crate) struct Known<'c> {
+    of: &'c Clients,
+    number: u64,
+}
+
+impl Clients {
+    /// One more, with the certificates that it has shown, its own first.
+    pub(crate) fn add(&self, chain: &Rc<ChainLocal>, certificates: &[CertificateDer<'static>]) -> Known<'_> {
+        let number = self.next.replace(self.next.get() + 1);
+        let client = Client {
+            certificates: certificates.to_vec(),
+            // rustls has read it; were it unreadable, it would have ended.
+            not_after: certificates.first().map_or(Ok(0), material::not_after).unwrap_or(0),
+            chain: Rc::clone(chain),
+            // Checked at the next look: a resumed session was not.
+            trust: 0,
+            waker: Waker::noop().clone(),
+        };
+        self.connections.borrow_mut().insert(number, client);
+        Known { of: self, number }
+    }
+
+    /// Looks at all. Checks only what has reached its end or whose listener trusts others than before.
+    pub(crate) fn sweep(&self) {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO);
+        self.connections.borrow_mut().retain(|_, client| {
+            let good = client.is_good(now);
+            if !good {
+                client.waker.wake_by_ref();
+            }
+            good
+        });
+    }
+}
+
+impl Client {
+    fn is_good(&mut self, now: Duration) -> bool {
+        if i64::try_from(now.as_secs()).is_ok_and(|now| now > self.not_after) {
+            tracing::info!("a client's certificate has ended, and its connection with it");
+            return false;
+        }
+        let server = self.chain.chain.tls.as_ref().and_then(|tls| tls.server.load_full());
+        let Some(server) = server.filter(|server| server.trust != self.trust) else { return true };
+        self.trust = server.trust;
+        match server.accepts(&self.certificates, UnixTime::since_unix_epoch(now)) {
+            Ok(()) => true,
+            Err(error) => {
+                tracing::info!(%error, "a client's certificate is no longer accepted; its connection ends");
+                false
+            }
+        }
+    }
+}
+
+impl Known<'_> {
+    /// Ends when the client's certificate is no longer good.
+    pub(crate) async fn lost(&self) {
+        poll_fn(|cx| match self.of.connections.borrow_mut().get_mut(&self.number) {
+            Some(client) => {
+                client.waker.clone_from(cx.waker());
+                Poll::Pending
+            }
+            None => Poll::Ready(()),
+        })
+        .await;
+    }
+}
+
+impl Drop for Known<'_> {
+    fn drop(&mut self) {
+        self.of.connections.borrow_mut().remove(&self.number);
+    }
+}
