@@ -65,6 +65,9 @@ pub struct Args {
     /// How long work may wait for its worker before nothing new is taken, in milliseconds; 0 is no limit. Default: 1000.
     #[arg(long, env = "PONTOON_PROXY_MAX_LAG_MS", value_name = "N")]
     pub max_lag_ms: Option<u64>,
+    /// TLS handshakes with clients in a second; more of them wait their turn. 0 is no limit. Default: 0.
+    #[arg(long, env = "PONTOON_PROXY_MAX_HANDSHAKES_PER_SECOND", value_name = "N")]
+    pub max_handshakes_per_second: Option<u32>,
     /// Be a sidecar: where the application sends its requests. Names are resolved when they are first asked for.
     #[arg(long, env = "PONTOON_PROXY_OUTBOUND", value_name = "ADDRESS")]
     pub outbound: Option<SocketAddr>,
@@ -180,6 +183,7 @@ struct File {
     max_connections: Option<usize>,
     max_connections_per_source: Option<usize>,
     max_memory_mib: Option<u64>,
+    max_handshakes_per_second: Option<u32>,
     max_lag_ms: Option<u64>,
     outbound: Option<Outbound>,
     #[serde(default)]
@@ -216,6 +220,8 @@ pub struct Bootstrap {
     pub max_memory_mib: Option<u64>,
     /// How long work may wait for its worker; zero is no limit.
     pub max_lag: Duration,
+    /// TLS handshakes in a second; 0 is no limit.
+    pub max_handshakes: u32,
     /// What it is beside an application; `None`: a gateway.
     pub sidecar: Option<Sidecar>,
     /// What connections to endpoints are marked with.
@@ -320,6 +326,10 @@ impl Bootstrap {
                 .or(file.max_connections_per_source)
                 .unwrap_or(0),
             max_memory_mib: args.max_memory_mib.or(file.max_memory_mib),
+            max_handshakes: args
+                .max_handshakes_per_second
+                .or(file.max_handshakes_per_second)
+                .unwrap_or_default(),
             max_lag: Duration::from_millis(args.max_lag_ms.or(file.max_lag_ms).unwrap_or(1_000)),
             mark: sidecar::mark(args.mark.or(file.mark), sidecar.as_ref()),
             sidecar,

@@ -12,6 +12,8 @@ use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use crate::error::Error;
 
 /// Locks over the sources: accepting workers seldom meet at one.
@@ -23,6 +25,8 @@ const KEPT_FREE: usize = 10;
 /// new is taken. Envoy's guide for the edge has 95 and 98 of the heap; resident memory is known later.
 const NO_KEEP_ALIVE: u64 = 90;
 const SHED: u64 = 95;
+/// Of handshakes, in nanoseconds of their rate.
+const BURST: u64 = 100_000_000;
 
 /// The settings; 0 is no limit.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -35,6 +39,8 @@ pub struct Limits {
     pub memory: u64,
     /// How long work may wait for its worker.
     pub lag: Duration,
+    /// TLS handshakes with clients in a second.
+    pub handshakes: u32,
 }
 
 /// Whether a worker keeps up: how late its clock's ticks come, for they wait in the same queue as all its work.
@@ -80,6 +86,9 @@ pub struct Admission {
     listeners: Mutex<HashMap<Arc<str>, Arc<AtomicUsize>>>,
     pressure: AtomicU8,
     memory: AtomicU64,
+    begun: Instant,
+    /// When the next handshake may begin, in nanoseconds since `begun`.
+    next_handshake: AtomicU64,
 }
 
 /// A connection that was let in. Dropped with it.
@@ -102,6 +111,8 @@ impl Admission {
             listeners: Mutex::default(),
             pressure: AtomicU8::new(Pressure::None as u8),
             memory: AtomicU64::new(0),
+            begun: Instant::now(),
+            next_handshake: AtomicU64::new(0),
         })
     }
 
@@ -196,6 +207,20 @@ impl Admission {
         };
         let before = self.pressure.swap(pressure as u8, Relaxed);
         (before != pressure as u8).then_some(pressure)
+    }
+
+    /// How long a handshake is to wait for its turn, which it takes; `None`: for longer than `most`.
+    pub(crate) fn handshake(&self, now: Instant, most: Duration) -> Option<Duration> {
+        let each = 1_000_000_000_u64.checked_div(u64::from(self.limits.handshakes)).unwrap_or(0);
+        if each == 0 {
+            return Some(Duration::ZERO);
+        }
+        let now = now.saturating_duration_since(self.begun).as_nanos() as u64;
+        // Those of the last tenth of a second that nobody used may come at once.
+        let begins = |next: u64| next.max(now.saturating_sub(BURST));
+        let wait = |next| Duration::from_nanos(begins(next).saturating_sub(now));
+        let take = |next| (wait(next) <= most).then(|| begins(next) + each);
+        self.next_handshake.fetch_update(Relaxed, Relaxed, take).ok().map(wait)
     }
 
     /// How scarce memory was when last looked at.
@@ -339,6 +364,23 @@ mod tests {
         ] {
             assert_eq!(limit_of(groups, files), least, "{groups}");
         }
+    }
+
+    #[test]
+    fn handshakes_take_turns() {
+        let limits = Limits { handshakes: 10, ..Limits::default() };
+        let admission = Admission::new(limits);
+        let at = |ms| admission.begun + Duration::from_millis(ms);
+        let turn = |ms| admission.handshake(at(ms), Duration::from_millis(250)).map(|wait| wait.as_millis());
+        // One that nobody used, and then one each tenth of a second.
+        assert_eq!(
+            [turn(1000), turn(1000), turn(1000), turn(1000)],
+            [Some(0), Some(0), Some(100), Some(200)]
+        );
+        assert_eq!([turn(1000), turn(1000)], [None, None], "who would wait too long takes no turn");
+        assert_eq!([turn(1200), turn(3000)], [Some(100), Some(0)]);
+        let unlimited = Admission::new(Limits::default());
+        assert_eq!(unlimited.handshake(at(0), Duration::ZERO), Some(Duration::ZERO));
     }
 
     fn ip(last: u8) -> IpAddr {

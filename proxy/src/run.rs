@@ -301,6 +301,7 @@ fn limits(bootstrap: &Bootstrap) -> overload::Limits {
         connections_per_source: bootstrap.max_connections_per_source,
         memory,
         lag: bootstrap.max_lag,
+        handshakes: bootstrap.max_handshakes,
     }
 }
 

@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsAcceptor;
 
 use super::chain::{ChainLocal, ServesLocal};
@@ -257,7 +257,16 @@ async fn handshake(
         failed(&"the listener's certificate has not arrived");
         return None;
     };
-    let accept = TlsAcceptor::from(server.config.clone()).accept(rewound);
+    let Some(turn) = listener.worker.admission.handshake(Instant::now(), tls.handshake_timeout) else {
+        failed(&"more handshakes wait for their turn than --max-handshakes-per-second allows in their time");
+        return None;
+    };
+    let accept = async {
+        if !turn.is_zero() {
+            tokio::time::sleep(turn).await;
+        }
+        TlsAcceptor::from(server.config.clone()).accept(rewound).await
+    };
     match slot.bounded(accept, tls.handshake_timeout, Phase::Closed).await {
         Some(Ok(stream)) => {
             listener.cells.handshakes.add(1);
