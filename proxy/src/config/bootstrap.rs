@@ -89,7 +89,9 @@ pub struct Written {
 /// When it is not a bootstrap, or says what this proxy does not support. The resources themselves are looked at by
 /// the store.
 pub fn read(value: serde_json::Value) -> Result<Written, Problem> {
-    let bytes = json::from_json(&Bootstrap::type_url(), value).map_err(|why| Problem::new("", why))?;
+    let bytes = json::from_json(&Bootstrap::type_url(), value).map_err(|why| Problem::new("", why));
+    json::forget();
+    let bytes = bytes?;
     let message = Bootstrap::decode(bytes.as_slice())
         .map_err(|error| Problem::new("", format!("cannot be decoded: {error}")))?;
     bootstrap(&message)?;
