@@ -13,6 +13,12 @@ use axum::routing::any;
 use pontoon::compile;
 use pontoon::model::Model;
 use pontoon::model::instance::{Application, Instance, InstanceStatus, RegistryView};
+use pontoon_xds::ResourceType;
+use pontoon_xds::pb::envoy::admin::v3::ClientResourceStatus;
+use pontoon_xds::pb::envoy::service::status::v3::client_config::GenericXdsConfig;
+use pontoon_xds::pb::envoy::service::status::v3::client_status_discovery_service_client::ClientStatusDiscoveryServiceClient;
+use pontoon_xds::pb::envoy::service::status::v3::{ClientStatusRequest, ClientStatusResponse};
+use pontoon_xds::pb::envoy::r#type::matcher::v3::NodeMatcher;
 use pontoon_xds::server::{Options, Server, grpc_server};
 use rig::{PATIENCE, PONTOON, Served};
 use tokio::net::TcpListener;
@@ -183,6 +189,45 @@ async fn names_are_resolved_when_they_are_asked_for_and_a_migration_splits_them(
         }
     };
     tokio::time::timeout(PATIENCE, seen).await.expect("the late application never appears");
+}
+
+/// Status and version of a listener, as CSDS says it.
+fn listener<'c>(answer: &'c ClientStatusResponse, name: &str) -> Option<&'c GenericXdsConfig> {
+    let configs = &answer.config[0].generic_xds_configs;
+    configs.iter().find(|config| config.name == name && config.type_url == ResourceType::Listener.type_url())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_sidecar_has_and_asks_for_is_told_as_envoys_tools_expect() {
+    let served = Served::start(&objects(application("target").await)).await;
+    register(&served, "orders", application("orders").await).await;
+    let sidecar = Sidecar::start(&served.xds, application("mine").await, "").await;
+    assert_eq!(sidecar.ask("orders", "1").await.2, "orders");
+    assert_eq!(sidecar.ask("nobody", "1").await.1, "unknown_name");
+
+    let mut csds = ClientStatusDiscoveryServiceClient::connect(sidecar.admin.clone()).await.unwrap();
+    let answer = csds.fetch_client_status(ClientStatusRequest::default()).await.unwrap().into_inner();
+    assert_eq!(answer.config[0].node.as_ref().unwrap().id, "sidecar-1");
+    let orders = listener(&answer, "orders").unwrap();
+    assert_eq!(orders.client_status(), ClientResourceStatus::Acked);
+    assert!(!orders.version_info.is_empty() && orders.xds_config.is_some() && !orders.is_static_resource);
+    assert_eq!(listener(&answer, "nobody").unwrap().client_status(), ClientResourceStatus::DoesNotExist);
+    assert!(answer.config[0].generic_xds_configs.iter().any(|config| config.is_static_resource));
+
+    let requests = [
+        ClientStatusRequest { exclude_resource_contents: true, ..Default::default() },
+        ClientStatusRequest { node_matchers: vec![NodeMatcher::default()], ..Default::default() },
+    ];
+    let mut answers = csds.stream_client_status(tokio_stream::iter(requests)).await.unwrap().into_inner();
+    let without = answers.message().await.unwrap().unwrap();
+    assert_eq!(listener(&without, "orders").unwrap().version_info, orders.version_info);
+    assert_eq!(listener(&without, "orders").unwrap().xds_config, None);
+    assert!(answers.message().await.is_err());
+
+    let url = format!("{}/config_dump?resource=dynamic_listeners&mask=name", sidecar.admin);
+    let dump: serde_json::Value = sidecar.http.get(url).send().await.unwrap().json().await.unwrap();
+    let of = "type.googleapis.com/envoy.admin.v3.ListenersConfigDump.DynamicListener";
+    assert_eq!(dump, serde_json::json!({ "configs": [{ "@type": of, "name": "orders" }] }));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

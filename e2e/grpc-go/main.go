@@ -13,9 +13,11 @@ import (
 	"strconv"
 	"time"
 
+	statuspb "github.com/envoyproxy/go-control-plane/envoy/service/status/v3"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 	_ "google.golang.org/grpc/xds" // the resolver of xds:///
+	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 )
 
@@ -34,12 +36,36 @@ func main() {
 		err = serve(os.Args[2])
 	case len(os.Args) == 4 && os.Args[1] == "call":
 		err = call(os.Args[2], os.Args[3])
+	case len(os.Args) == 3 && os.Args[1] == "status":
+		err = status(os.Args[2])
 	default:
-		err = fmt.Errorf("use: serve NAME | call TARGET ADDR:PORT")
+		err = fmt.Errorf("use: serve NAME | call TARGET ADDR:PORT | status ADDR:PORT")
 	}
 	if err != nil {
 		log.Fatal(err)
 	}
+}
+
+// status prints what an xDS client says of itself (CSDS), with every resource in it read by its type.
+func status(address string) error {
+	connection, err := grpc.NewClient(address, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		return err
+	}
+	defer connection.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), callTimeout)
+	defer cancel()
+	client := statuspb.NewClientStatusDiscoveryServiceClient(connection)
+	answer, err := client.FetchClientStatus(ctx, &statuspb.ClientStatusRequest{})
+	if err != nil {
+		return err
+	}
+	text, err := protojson.Marshal(answer)
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Println(string(text))
+	return err
 }
 
 // serve answers every call with name, and prints where.

@@ -2,23 +2,27 @@
 //! It runs on the control runtime and has no access control, so it listens on loopback unless told otherwise.
 
 mod certificates;
+mod client_status;
 mod clusters;
 mod config_dump;
 
 use std::convert::Infallible;
+use std::error::Error;
 use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
+use envoy_types::pb::envoy::config::core::v3::Node;
 use http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 use http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::TcpListener;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
+use tonic::codegen::Service as _;
 
 use crate::bootstrap::Bootstrap;
 use crate::config::listener::Listener;
@@ -29,11 +33,16 @@ use crate::run::LogFilter;
 use crate::run::systemd::STUCK;
 use crate::telemetry::metrics::Metrics;
 use crate::worker::{Bound, Workers};
+use client_status::ClientStatus;
+use config_dump::{Shown, Unusable, Wanted};
 
 /// Connections to the admin port at once; more wait.
 const CONNECTIONS: usize = 64;
-/// For the headers of a request.
+/// For the headers of a request, and for an answer to a ping.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+/// Of one HTTP/2 connection at once.
+const STREAMS: u32 = 10;
+const MAX_HEADER_LIST_BYTES: u32 = 16 * 1024;
 
 /// Where the process is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,6 +59,9 @@ pub enum Phase {
 #[derive(Debug)]
 pub(crate) struct Admin {
     pub(crate) bootstrap: Bootstrap,
+    /// Who we say that we are.
+    pub(crate) node: Node,
+    pub(crate) started: SystemTime,
     pub(crate) discovery: Shared,
     pub(crate) dns: Option<Arc<Dns>>,
     pub(crate) metrics: Metrics,
@@ -76,21 +88,47 @@ pub(crate) async fn serve(admin: Arc<Admin>, socket: TcpListener) {
         };
         let admin = admin.clone();
         tokio::spawn(async move {
-            let service = service_fn(|request| {
-                let answer = admin.answer(&request);
-                async move { Ok::<_, Infallible>(answer) }
-            });
-            let served = hyper::server::conn::http1::Builder::new()
-                .timer(TokioTimer::new())
-                .header_read_timeout(HEADER_TIMEOUT)
-                .serve_connection(TokioIo::new(connection), service)
-                .await;
-            if let Err(error) = served {
+            if let Err(error) = connected(&admin, connection).await {
                 tracing::debug!(%error, "an admin connection ended early");
             }
             drop(permit);
         });
     }
+}
+
+/// Serves one connection: HTTP/1.1, and HTTP/2 without an upgrade, as gRPC comes.
+async fn connected(admin: &Arc<Admin>, connection: TcpStream) -> Result<(), Box<dyn Error + Send + Sync>> {
+    let mut start = [0; 3];
+    let read = tokio::time::timeout(HEADER_TIMEOUT, connection.peek(&mut start)).await??;
+    let status = ClientStatus::service(admin);
+    let service = service_fn(|request: Request<Incoming>| {
+        let (admin, mut status) = (Arc::clone(admin), status.clone());
+        async move {
+            if request.uri().path().starts_with(client_status::PATH) {
+                return status.call(request).await;
+            }
+            Ok::<_, Infallible>(admin.answer(&request).map(tonic::body::Body::new))
+        }
+    });
+    let io = TokioIo::new(connection);
+    // No method begins so: it is HTTP/2's preface.
+    if start[..read] == *b"PRI" {
+        hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(STREAMS)
+            .max_header_list_size(MAX_HEADER_LIST_BYTES)
+            .keep_alive_interval(HEADER_TIMEOUT)
+            .keep_alive_timeout(HEADER_TIMEOUT)
+            .serve_connection(io, service)
+            .await?;
+    } else {
+        hyper::server::conn::http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEADER_TIMEOUT)
+            .serve_connection(io, service)
+            .await?;
+    }
+    Ok(())
 }
 
 impl Admin {
@@ -107,7 +145,7 @@ impl Admin {
                 ),
             },
             (&Method::GET, "/metrics") => self.metrics(),
-            (&Method::GET, "/config_dump") => json(&config_dump::render(&self.discovery.store())),
+            (&Method::GET, "/config_dump") => self.config_dump(&query),
             (&Method::GET, "/clusters") if query.get("format").as_deref() == Some("json") => {
                 json(&clusters::json(&self.discovery.store()))
             }
@@ -259,6 +297,30 @@ impl Admin {
         typed("text/plain; version=0.0.4; charset=utf-8", out)
     }
 
+    fn config_dump(&self, query: &Query) -> Answer {
+        let (mask, name) = (query.get("mask"), query.get("name_regex"));
+        let include_eds = query.has("include_eds");
+        let wanted = Wanted::new(query.get("resource"), mask.as_deref(), name.as_deref(), include_eds);
+        match wanted.and_then(|wanted| self.shown().render(&wanted)) {
+            Ok(dump) => json(&dump),
+            Err(error @ Unusable::Resource(_)) => text(StatusCode::NOT_FOUND, format!("{error}\n")),
+            Err(error @ (Unusable::Mask | Unusable::Regex(_))) => {
+                text(StatusCode::BAD_REQUEST, format!("{error}\n"))
+            }
+        }
+    }
+
+    fn shown(&self) -> Shown<'_> {
+        let store = self.discovery.store();
+        Shown {
+            bootstrap: &self.bootstrap,
+            node: self.node.clone(),
+            started: self.started,
+            resources: store.dump(),
+            endpoints: store.own_endpoints(),
+        }
+    }
+
     fn listeners(&self) -> Answer {
         let mut out = String::new();
         for bound in self.bound.borrow().iter() {
@@ -297,7 +359,9 @@ const HELP: &str = "\
 GET  /ready[?verbose]     200 once the first full configuration is in force, 503 while draining
 GET  /live                200 while the process runs
 GET  /metrics             Prometheus
-GET  /config_dump         every resource in force, and what was refused
+GET  /config_dump[?resource=LIST][&mask=FIELDS][&name_regex=REGEX][&include_eds]
+                          every resource in force, and what was refused, as Envoy says it
+gRPC envoy.service.status.v3.ClientStatusDiscoveryService (HTTP/2 in plain text)
 GET  /clusters[?format=json]
 GET  /listeners
 GET  /dns                 names with their virtual addresses, and how the upstreams do

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Parser;
+use envoy_types::pb::envoy::config::bootstrap::v3::Bootstrap as EnvoyBootstrap;
 use http::Uri;
 use ipnet::IpNet;
 use pontoon_xds::{Resource, ResourceType};
@@ -202,6 +203,8 @@ pub struct Bootstrap {
     pub xds_server: Option<Uri>,
     /// Static resources, of a bootstrap of Envoy's.
     pub resources: Vec<(ResourceType, Resource)>,
+    /// A bootstrap of Envoy's, as it was read.
+    pub envoy: Option<Box<EnvoyBootstrap>>,
     /// `Node.id`.
     pub node_id: String,
     /// `Node.cluster`.
@@ -310,10 +313,12 @@ impl Bootstrap {
                 expected,
             });
         }
+        let (resources, envoy) = envoy.unzip();
         let default_cluster = if sidecar.is_some() { "default" } else { "default/edge" };
         Ok(Bootstrap {
             xds_server: xds_server.map(server).transpose()?,
-            resources: envoy.unwrap_or_default(),
+            resources: resources.unwrap_or_default(),
+            envoy,
             node_id: name("--node-id", args.node_id.or(file.node_id))?.unwrap_or_else(default_node_id),
             cluster: name("--cluster", args.cluster.or(file.cluster))?
                 .unwrap_or_else(|| default_cluster.into()),
@@ -359,8 +364,8 @@ fn default_upgrade_socket() -> Option<PathBuf> {
     Some(Path::new(first).join("upgrade.sock"))
 }
 
-/// Static resources, what is referred to before what refers to it.
-type Static = Vec<(ResourceType, Resource)>;
+/// Static resources, what is referred to before what refers to it, and what they were read from.
+type Static = (Vec<(ResourceType, Resource)>, Box<EnvoyBootstrap>);
 
 /// What a file and a text in its place say; with the static resources, where they are a bootstrap of Envoy's.
 fn read(path: Option<&Path>, text: Option<&str>) -> Result<(File, Option<Static>), BootstrapError> {
@@ -397,7 +402,7 @@ fn read(path: Option<&Path>, text: Option<&str>) -> Result<(File, Option<Static>
         admin: written.admin,
         ..File::default()
     };
-    Ok((file, Some(written.resources)))
+    Ok((file, Some((written.resources, Box::new(written.message)))))
 }
 
 /// By what only Envoy's has: all of ours are other names, but for `admin`, which is no object there.

@@ -23,4 +23,4 @@ mod tls;
 mod tls_upstream;
 pub mod virtual_address;
 
-pub use self::store::{Dumped, Refused, Store};
+pub use self::store::{Dumped, OwnEndpoints, Refused, Store};

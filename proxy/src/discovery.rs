@@ -137,6 +137,14 @@ impl Shared {
         self.status.borrow().connected
     }
 
+    /// The names of a type that are asked for, each with whether the control plane says that there is none.
+    pub fn asked(&self, ty: ResourceType) -> Vec<(Arc<str>, bool)> {
+        let asked = self.subscriptions.names(ty);
+        let names = (ty == ResourceType::Listener).then(|| self.names()).flatten();
+        let is_absent = |name: &str| names.as_ref().is_some_and(|names| names.is_absent(name));
+        asked.into_iter().map(|name| (name.clone(), is_absent(&name))).collect()
+    }
+
     /// How many names a sidecar keeps.
     pub fn names_kept(&self) -> usize {
         self.names().map_or(0, |names| names.len())

@@ -4,7 +4,7 @@ mod renew;
 pub(crate) mod systemd;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::Context as _;
 use pontoon_xds::client::Config;
@@ -130,6 +130,8 @@ async fn serve(bootstrap: Bootstrap, logging: LogFilter) -> anyhow::Result<()> {
     };
     let phase = Arc::new(watch::Sender::new(Phase::Serving));
     let admin = Arc::new(Admin {
+        node: node(&bootstrap),
+        started: SystemTime::now(),
         bootstrap,
         discovery,
         dns: dns.clone(),

@@ -113,6 +113,11 @@ impl Subscriptions {
         self.update(ty, |wanted| wanted.names = names);
     }
 
+    /// The names of a type that are subscribed to one by one.
+    pub fn names(&self, ty: ResourceType) -> BTreeSet<Arc<str>> {
+        self.wanted.borrow().get(&ty).map(|wanted| wanted.names.clone()).unwrap_or_default()
+    }
+
     /// Ends the stream as one does who will not come back; [`run`] returns when the server has taken note.
     pub fn leave(&self) {
         self.leaving.send_replace(true);

@@ -3,6 +3,7 @@
 //! and in docs/reference/same-as-envoy.md.
 
 mod cases;
+mod dump;
 mod wire;
 
 use std::net::SocketAddr;
@@ -47,6 +48,7 @@ pub(crate) async fn run(only: Vec<String>) -> anyhow::Result<bool> {
             report.case(&name, same(&name, setup, request, &envoy, &ours, &upstreams)).await;
         }
     }
+    report.case("/config_dump", dump::same(&envoy, &ours)).await;
     report.case("tcp: bytes both ways", same_tcp(&envoy, &ours, &upstreams)).await;
     report.finish(&folder)
 }
@@ -69,6 +71,8 @@ struct Proxy {
     _process: Process,
     http: SocketAddr,
     tcp: SocketAddr,
+    admin: SocketAddr,
+    dead: u16,
 }
 
 impl Proxy {
@@ -98,7 +102,12 @@ impl Proxy {
         })
         .await??;
         let at = |port| SocketAddr::from(([127, 0, 0, 1], port));
-        Ok(Proxy { _process: process, http: at(http), tcp: at(tcp) })
+        Ok(Proxy { _process: process, http: at(http), tcp: at(tcp), admin: at(admin), dead })
+    }
+
+    /// The ports that the other proxy has not.
+    fn ports(&self) -> [u16; 4] {
+        [self.http.port(), self.tcp.port(), self.admin.port(), self.dead]
     }
 }
 

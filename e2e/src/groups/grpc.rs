@@ -66,7 +66,45 @@ pub(crate) async fn run(_arguments: Vec<String>) -> anyhow::Result<bool> {
     }
     report.case("grpc-go: an instance that leaves the registry", left(&plane, &calls, &mut greeters)).await;
     report.case("grpc-go: an instance that registers", joined(&plane, &calls, &program, &folder)).await;
+    report
+        .case("pontoon-proxy: what it says of itself, read by grpc-go", status(&plane, &program, &folder))
+        .await;
     report.finish(&folder)
+}
+
+/// CSDS: Go's types read every resource of a sidecar that has been asked for a name.
+async fn status(plane: &ControlPlane, program: &Path, folder: &Path) -> anyhow::Result<String> {
+    let local = || Ok::<_, anyhow::Error>(format!("127.0.0.1:{}", ports::free()?));
+    let (admin, outbound) = (local()?, local()?);
+    let mut command = Command::new(place("PONTOON_E2E_PROXY")?);
+    command.args(["--cluster=default", "--node-id=e2e-sidecar", "--workers=1"]);
+    command.arg(format!("--xds-server=http://{}", plane.xds));
+    command.arg(format!("--admin={admin}")).arg(format!("--outbound={outbound}"));
+    let _sidecar = Process::start("sidecar", command, folder)?;
+    until("the sidecar to be ready", PATIENCE, async || get(&format!("http://{admin}/ready")).await).await?;
+    // A greeter speaks gRPC alone; that the name was asked for is what counts.
+    let client = reqwest::Client::builder().no_proxy().timeout(PATIENCE).build()?;
+    client.get(format!("http://{outbound}/")).header("host", "inventory").send().await?;
+
+    let output = Command::new(program).args(["status", &admin]).output()?;
+    let said = String::from_utf8_lossy(&output.stdout);
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let answer: serde_json::Value = serde_json::from_str(&said)?;
+    let config = &answer["config"][0];
+    ensure!(config["node"]["id"] == "e2e-sidecar", "{answer:#}");
+    let configs = config["genericXdsConfigs"].as_array().context("it has no resources")?;
+    for ty in ["Listener", "RouteConfiguration", "Cluster", "ClusterLoadAssignment"] {
+        let accepted = configs.iter().any(|config| {
+            let is_type =
+                |url: &serde_json::Value| url.as_str().is_some_and(|url| url.ends_with(&format!(".{ty}")));
+            is_type(&config["typeUrl"])
+                && is_type(&config["xdsConfig"]["@type"])
+                && config["clientStatus"] == "ACKED"
+                && config["versionInfo"].is_string()
+        });
+        ensure!(accepted, "no accepted {ty}: {answer:#}");
+    }
+    Ok(format!("{} resources", configs.len()))
 }
 
 async fn greeter(program: &Path, folder: &Path, name: &'static str) -> anyhow::Result<Greeter> {

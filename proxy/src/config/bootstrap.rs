@@ -81,6 +81,8 @@ pub struct Written {
     pub ads: Option<String>,
     /// The static resources, what is referred to before what refers to it.
     pub resources: Vec<(ResourceType, Resource)>,
+    /// All of it, to be shown.
+    pub message: Bootstrap,
 }
 
 /// Reads a bootstrap that is JSON, or YAML read as such.
@@ -95,13 +97,13 @@ pub fn read(value: serde_json::Value) -> Result<Written, Problem> {
     let message = Bootstrap::decode(bytes.as_slice())
         .map_err(|error| Problem::new("", format!("cannot be decoded: {error}")))?;
     bootstrap(&message)?;
-    let statics = message.static_resources.unwrap_or_default();
+    let statics = message.static_resources.clone().unwrap_or_default();
     static_resources(&statics).under(|| "static_resources".into())?;
     let ads = match &message.dynamic_resources {
         Some(dynamic) => ads(dynamic, &statics.clusters).under(|| "dynamic_resources".into())?,
         None => None,
     };
-    let node = message.node.unwrap_or_default();
+    let node = message.node.clone().unwrap_or_default();
     let given = |text: String| (!text.is_empty()).then_some(text);
     Ok(Written {
         node_id: given(node.id),
@@ -109,6 +111,7 @@ pub fn read(value: serde_json::Value) -> Result<Written, Problem> {
         admin: message.admin.as_ref().map(admin_address).transpose().under(|| "admin".into())?.flatten(),
         ads,
         resources: resources(statics),
+        message,
     })
 }
 

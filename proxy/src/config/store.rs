@@ -2,6 +2,7 @@
 //! the last good one of its name goes on serving. A route table is put in force once the clusters it names are
 //! warm, and a listener once it has a table: make before break, also when the control plane sends too early.
 
+mod dump;
 mod endpoints;
 mod secrets;
 mod sidecar;
@@ -34,6 +35,7 @@ use super::tls::Downstream;
 use super::tls_upstream::Upstream;
 use super::{cds, eds, lds, rds, tcp_proxy};
 use crate::upstream::cluster::{Cluster, ClusterSettings, EndpointHealth, EndpointSource};
+pub use dump::OwnEndpoints;
 use secrets::Waiting;
 use warming::Pending;
 
@@ -109,6 +111,10 @@ pub struct Dumped {
     pub in_force: Option<(Resource, SystemTime)>,
     /// A later version that was refused.
     pub refused: Option<Refused>,
+    /// A version that waits for what it names.
+    pub warming: Option<Resource>,
+    /// It is the bootstrap's, or a sidecar's own.
+    pub is_static: bool,
 }
 
 impl Store {
@@ -483,33 +489,6 @@ impl Store {
     /// How often the last endpoint of a cluster was taken away.
     pub fn emptied(&self) -> u64 {
         self.emptied
-    }
-
-    /// Every resource in force, and every name whose only versions were refused; by type and name.
-    pub fn dump(&self) -> Vec<Dumped> {
-        fn put<'e, T: 'e>(
-            all: &mut BTreeMap<(ResourceType, Arc<str>), Dumped>,
-            ty: ResourceType,
-            entries: impl Iterator<Item = &'e Entry<T>>,
-        ) {
-            for Entry { resource, since, .. } in entries {
-                let name = resource.name.clone();
-                let in_force = Some((resource.clone(), *since));
-                all.insert((ty, name.clone()), Dumped { ty, name, in_force, refused: None });
-            }
-        }
-        let mut all = BTreeMap::new();
-        put(&mut all, ResourceType::Secret, self.secrets.values());
-        put(&mut all, ResourceType::Cluster, self.clusters.values());
-        put(&mut all, ResourceType::Endpoint, self.assignments.values());
-        put(&mut all, ResourceType::Listener, self.listeners.values());
-        put(&mut all, ResourceType::Listener, self.apis.values());
-        put(&mut all, ResourceType::Route, self.routes.values().filter_map(|e| e.current.as_ref()));
-        for ((ty, name), refused) in &self.refused {
-            let alone = || Dumped { ty: *ty, name: name.clone(), in_force: None, refused: None };
-            all.entry((*ty, name.clone())).or_insert_with(alone).refused = Some(refused.clone());
-        }
-        all.into_values().collect()
     }
 }
 

@@ -181,6 +181,11 @@ impl Names {
         over
     }
 
+    /// Whether the control plane says that there is no such name.
+    pub(super) fn is_absent(&self, key: &str) -> bool {
+        matches!(self.entries.get(key), Some(Entry::Known(name)) if matches!(name.state, State::None(Error::UnknownName)))
+    }
+
     /// What to subscribe to.
     pub(super) fn wanted(&self) -> BTreeSet<Arc<str>> {
         self.entries.keys().cloned().collect()

@@ -152,6 +152,14 @@ fn a_secret_is_shown_without_its_key() {
     assert_eq!(value["tls_certificate"]["certificate_chain"]["inline_bytes"], "Y2hhaW4=");
     // In base64, as bytes are.
     assert_eq!(value["tls_certificate"]["private_key"]["inline_bytes"], "W3JlZGFjdGVkXQ==");
+
+    let url = ResourceType::Secret.type_url();
+    let has_key = |bytes: &Bytes| bytes.windows(7).any(|part| part == b"the key");
+    let whole = Bytes::from(secret.encode_to_vec());
+    assert!(has_key(&whole) && !has_key(&redacted(url, &whole)));
+    let without = Secret::decode(redacted(url, &whole)).unwrap();
+    assert_eq!(without.name, "shop");
+    assert_eq!(redacted(url, &Bytes::from_static(b"\xffthe key")), Bytes::new());
 }
 
 #[test]
