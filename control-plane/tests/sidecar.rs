@@ -224,6 +224,13 @@ async fn what_a_sidecar_has_and_asks_for_is_told_as_envoys_tools_expect() {
     assert_eq!(listener(&without, "orders").unwrap().xds_config, None);
     assert!(answers.message().await.is_err());
 
+    let shown = served.run(&["proxies", "sidecar-1"]).await;
+    let shown = String::from_utf8(shown.stdout).unwrap();
+    let line =
+        |name: &str| shown.lines().find(|line| line.starts_with("LDS") && line.contains(name)).unwrap();
+    assert!(line("orders").contains(&orders.version_info) && line("orders").ends_with("the same"), "{shown}");
+    assert!(line("nobody").ends_with("there is none"), "{shown}");
+
     let url = format!("{}/config_dump?resource=dynamic_listeners&mask=name", sidecar.admin);
     let dump: serde_json::Value = sidecar.http.get(url).send().await.unwrap().json().await.unwrap();
     let of = "type.googleapis.com/envoy.admin.v3.ListenersConfigDump.DynamicListener";

@@ -1,5 +1,6 @@
 //! Commands that only look: proxies, audit log, objects, registry.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use clap::Args;
 use super::output::{line, or_dash, print, table};
 use super::{ApiArgs, CliError, Client, Format};
 use crate::migration::audit::Entry;
-use crate::serve::api::types::{AuditPage, ObjectsView, ProxyView, RegistrySummary};
+use crate::serve::api::types::{AuditPage, Difference, ObjectsView, ProxyType, ProxyView, RegistrySummary};
 
 /// Between two looks with `--follow`.
 const FOLLOW_INTERVAL: Duration = Duration::from_secs(1);
@@ -106,11 +107,15 @@ fn proxy_in_full(proxy: &ProxyView) -> String {
     }
     let mut rows = Vec::new();
     for (ty, of_type) in &proxy.types {
-        for (resource, version) in &of_type.acknowledged {
-            rows.push(vec![ty.clone(), resource.clone(), version.clone()]);
+        if of_type.wildcard {
+            rows.push([ty, "*", "", "all of them"].map(str::to_owned).to_vec());
         }
+        let differs = of_type.differs.iter().map(|difference| &difference.resource);
+        let names: BTreeSet<&String> =
+            of_type.names.iter().chain(of_type.acknowledged.keys()).chain(differs).collect();
+        rows.extend(names.into_iter().map(|name| resource_row(ty, name, of_type)));
     }
-    text.push_str(&table(&["type", "resource", "acknowledged version"], &rows));
+    text.push_str(&table(&["type", "resource", "in force", "should be"], &rows));
     for (ty, of_type) in &proxy.types {
         if !of_type.in_sync {
             text.push_str(&format!("{ty}: has not acknowledged all that is published\n"));
@@ -121,6 +126,19 @@ fn proxy_in_full(proxy: &ProxyView) -> String {
         }
     }
     text
+}
+
+/// A resource that a proxy follows: the version it has, and what should be instead.
+fn resource_row(ty: &str, name: &str, of_type: &ProxyType) -> Vec<String> {
+    let in_force = of_type.acknowledged.get(name);
+    let difference = of_type.differs.iter().find(|difference| difference.resource == name);
+    let should_be = match (difference, in_force) {
+        (Some(Difference { published: Some(version), .. }), _) => version.clone(),
+        (Some(Difference { published: None, .. }), _) => "gone".to_owned(),
+        (None, Some(_)) => "the same".to_owned(),
+        (None, None) => "there is none".to_owned(),
+    };
+    vec![ty.to_owned(), name.to_owned(), or_dash(in_force), should_be]
 }
 
 pub(super) async fn audit(args: AuditArgs) -> Result<(), CliError> {

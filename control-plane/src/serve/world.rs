@@ -1,18 +1,18 @@
 //! What the control plane serves at one moment, for those who only look: the API and the metrics. Made anew by
 //! the [`bridge`](super::bridge) after each change, never altered.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 use jiff::Timestamp;
-use pontoon_xds::ResourceType;
-use pontoon_xds::server::{NodeStatus, Server, Standing};
+use pontoon_xds::server::{NodeStatus, Server, Standing, TypeStatus};
+use pontoon_xds::{ResourceType, Snapshot};
 use tokio::time::Instant;
 
 use super::api::types::{
-    ApplicationSummary, InForce, MigrationView, NackView, ObjectView, ObjectsView, Pending, PoolView,
-    Progress, ProxyType, ProxyView, RegistrySummary, RouteVersion, Straggler,
+    ApplicationSummary, Difference, InForce, MigrationView, NackView, ObjectView, ObjectsView, Pending,
+    PoolView, Progress, ProxyType, ProxyView, RegistrySummary, RouteVersion, Straggler,
 };
 use super::in_force::{Tracker, judge, version};
 use crate::compile::{Compiled, is_gateway};
@@ -54,8 +54,8 @@ impl Proxies {
     /// All connected streams.
     pub fn views(&self) -> Vec<ProxyView> {
         let view = |status: NodeStatus| {
-            let unknown_gateway = self.server.snapshot(&status.view).is_none();
-            proxy_view(status, unknown_gateway)
+            let published = self.server.snapshot(&status.view);
+            proxy_view(status, published.as_ref())
         };
         self.server.nodes().into_iter().map(view).collect()
     }
@@ -262,8 +262,34 @@ fn carriers<'a>(
     })
 }
 
-fn proxy_view(status: NodeStatus, unknown_gateway: bool) -> ProxyView {
+/// What a client should have of a type and what it has, where these are not the same. A view that is gone changes
+/// nothing about what its clients have.
+fn differences(of_type: &TypeStatus, published: Option<&Snapshot>) -> Vec<Difference> {
+    let Some(published) = published else { return Vec::new() };
+    let all = published.resources(of_type.ty);
+    let has: BTreeMap<&Arc<str>, &Arc<str>> =
+        of_type.acknowledged.iter().map(|(name, version)| (name, version)).collect();
+    let by_wildcard = of_type.wildcard && !published.is_by_name_only();
+    let named = of_type.names.iter().filter_map(|name| all.get(name));
+    let wanted: BTreeMap<&Arc<str>, &Arc<str>> = named
+        .chain(all.values().filter(|_| by_wildcard))
+        .map(|resource| (&resource.name, &resource.version))
+        .collect();
+    let names: BTreeSet<&Arc<str>> = has.keys().chain(wanted.keys()).copied().collect();
+    let differs = names.into_iter().filter(|name| has.get(name) != wanted.get(name));
+    let text = |version: Option<&&Arc<str>>| version.map(ToString::to_string);
+    differs
+        .map(|name| Difference {
+            resource: name.to_string(),
+            published: text(wanted.get(name)),
+            acknowledged: text(has.get(name)),
+        })
+        .collect()
+}
+
+fn proxy_view(status: NodeStatus, published: Option<&Snapshot>) -> ProxyView {
     let types = status.types.into_iter().map(|of_type| {
+        let differs = differences(&of_type, published);
         let last_nack = of_type.nack.map(|nack| NackView {
             at: timestamp(nack.at),
             message: nack.message.trim_end().to_owned(),
@@ -278,6 +304,7 @@ fn proxy_view(status: NodeStatus, unknown_gateway: bool) -> ProxyView {
                 .iter()
                 .map(|(name, version)| (name.to_string(), version.to_string()))
                 .collect(),
+            differs,
             last_nack,
         };
         (of_type.ty.short_name().to_owned(), view)
@@ -287,7 +314,7 @@ fn proxy_view(status: NodeStatus, unknown_gateway: bool) -> ProxyView {
         cluster: status.cluster,
         user_agent: status.user_agent,
         connected_at: timestamp(status.connected_at),
-        unknown_gateway,
+        unknown_gateway: published.is_none(),
         types: types.collect(),
     }
 }
@@ -295,4 +322,49 @@ fn proxy_view(status: NodeStatus, unknown_gateway: bool) -> ProxyView {
 /// A clock before 1970 or far off is shown as 1970.
 fn timestamp(time: SystemTime) -> Timestamp {
     Timestamp::try_from(time).unwrap_or(Timestamp::UNIX_EPOCH)
+}
+
+#[cfg(test)]
+mod tests {
+    use pontoon_xds::pb::envoy::config::cluster::v3::Cluster;
+
+    use super::*;
+
+    fn of_clusters(names: &[&str], acknowledged: &[(&str, &str)]) -> TypeStatus {
+        TypeStatus {
+            ty: ResourceType::Cluster,
+            wildcard: names.is_empty(),
+            names: names.iter().map(|name| Arc::from(*name)).collect(),
+            acknowledged_version: String::new(),
+            sent_version: String::new(),
+            in_sync: false,
+            acknowledged: acknowledged.iter().map(|(n, v)| (Arc::from(*n), Arc::from(*v))).collect(),
+            nack: None,
+        }
+    }
+
+    #[test]
+    fn what_should_be_is_held_against_what_is() {
+        let mut published = Snapshot::default();
+        let mut version = |name: &str| {
+            let version = published.insert(&Cluster { name: name.into(), ..Cluster::default() });
+            version.to_string()
+        };
+        let [a, b, c] = ["a", "b", "c"].map(&mut version);
+        let found =
+            |status: &TypeStatus, published: &Snapshot| -> Vec<(String, Option<String>, Option<String>)> {
+                let all = differences(status, Some(published));
+                all.into_iter().map(|d| (d.resource, d.published, d.acknowledged)).collect()
+            };
+        let has = [("a", &*a), ("b", "old"), ("gone", "1")];
+        let (stale, old) = (("b".to_owned(), Some(b), Some("old".to_owned())), "1".to_owned());
+        let wildcard = of_clusters(&[], &has);
+        let gone = ("gone".to_owned(), None, Some(old));
+        let missing = ("c".to_owned(), Some(c), None);
+        assert_eq!(found(&wildcard, &published), [stale.clone(), missing, gone.clone()]);
+        let named = of_clusters(&["a", "b", "nobody"], &has);
+        assert_eq!(found(&named, &published), [stale, gone]);
+        assert_eq!(differences(&named, None), []);
+        assert_eq!(found(&of_clusters(&[], &[]), &Snapshot::by_name_only()), []);
+    }
 }

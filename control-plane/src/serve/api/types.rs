@@ -238,8 +238,21 @@ pub struct ProxyType {
     pub in_sync: bool,
     /// By resource: the version it has acknowledged.
     pub acknowledged: BTreeMap<String, String>,
+    /// What of it is not as it should be.
+    pub differs: Vec<Difference>,
     /// Its last refusal, while it stands.
     pub last_nack: Option<NackView>,
+}
+
+/// A resource of which a proxy has another version than is published, or that only one of the two has.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Difference {
+    /// Its name.
+    pub resource: String,
+    /// The version that should be in force; none: it is to go.
+    pub published: Option<String>,
+    /// The version that is in force; none: it has not been taken yet.
+    pub acknowledged: Option<String>,
 }
 
 /// A refusal.
