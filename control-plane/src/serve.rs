@@ -8,4 +8,5 @@ pub mod in_force;
 pub mod metrics;
 pub mod roster;
 pub mod start;
+pub mod tenants;
 pub mod world;

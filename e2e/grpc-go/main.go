@@ -27,6 +27,8 @@ const (
 	// A call that finds no endpoint fails at once; one that hangs, after this.
 	callTimeout = 5 * time.Second
 	mostCalls   = 10_000
+	// A channel without calls for so long asks xDS for nothing any more.
+	idleTimeout = 2 * time.Second
 )
 
 func main() {
@@ -95,7 +97,11 @@ func serve(name string) error {
 // call makes calls for whoever asks over HTTP (/?calls=N) and answers with who answered how many of them; a call that
 // failed is counted under its error.
 func call(target, address string) error {
-	channel, err := grpc.NewClient(target, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	channel, err := grpc.NewClient(
+		target,
+		grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithIdleTimeout(idleTimeout),
+	)
 	if err != nil {
 		return err
 	}

@@ -8,6 +8,7 @@ mod status;
 pub mod stream;
 
 use std::collections::{BTreeSet, HashMap};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -24,8 +25,17 @@ pub use service::AdsService;
 pub use status::{Acknowledged, Client, Nack, NodeStatus, Standing, TypeStatus};
 use stream::Stream;
 
+/// Who opens a stream.
+#[derive(Debug, Clone, Copy)]
+pub struct Caller<'c> {
+    /// Who it says that it is.
+    pub node: &'c Node,
+    /// Where it comes from; `None` where the transport does not tell.
+    pub address: Option<IpAddr>,
+}
+
 /// Which view a client belongs to; the error is told to the client with `PERMISSION_DENIED`.
-pub type ViewOf = dyn Fn(&Node) -> Result<String, String> + Send + Sync;
+pub type ViewOf = dyn Fn(&Caller<'_>) -> Result<String, String> + Send + Sync;
 
 /// How a server behaves.
 #[derive(Clone)]
@@ -48,8 +58,15 @@ pub struct Options {
 }
 
 impl Options {
-    /// The defaults, with this choice of view.
+    /// The defaults, with this choice of view by what a client says of itself.
     pub fn new(view_of: impl Fn(&Node) -> Result<String, String> + Send + Sync + 'static) -> Options {
+        Options::by_caller(move |caller| view_of(caller.node))
+    }
+
+    /// The same, by where it comes from too.
+    pub fn by_caller(
+        view_of: impl Fn(&Caller<'_>) -> Result<String, String> + Send + Sync + 'static,
+    ) -> Options {
         Options {
             view_of: Arc::new(view_of),
             max_names: 100_000,

@@ -37,6 +37,9 @@ pub(super) struct ServeArgs {
     /// Where proxies come for xDS. It is plain text: more than loopback is for networks you trust.
     #[arg(long, env = "PONTOON_XDS_LISTEN", value_name = "ADDR:PORT", default_value = "127.0.0.1:18000")]
     xds_listen: SocketAddr,
+    /// A file of tenants: clients of xDS are told of a namespace only from its tenants' networks.
+    #[arg(long, env = "PONTOON_XDS_TENANTS", value_name = "FILE")]
+    xds_tenants: Option<PathBuf>,
     /// Where the API is. It is plain text: more than loopback is for networks you trust.
     #[arg(long, env = "PONTOON_API_LISTEN", value_name = "ADDR:PORT", default_value = "127.0.0.1:8767")]
     api_listen: SocketAddr,
@@ -111,6 +114,7 @@ pub(super) async fn run(args: ServeArgs) -> Result<(), CliError> {
             ..EurekaOptions::default()
         },
         xds_listen: args.xds_listen,
+        xds_tenants: args.xds_tenants,
         api_listen: args.api_listen,
         virtual_ranges: Ranges { v4: args.virtual_range.0, v6: args.virtual_range6.0 },
         token_file: args.token_file,

@@ -20,6 +20,7 @@ use super::api::auth::{DEFAULT_FILE, TokenError, Tokens};
 use super::bridge::{Assigner, Bridge, QUEUE, Sources};
 use super::http::{Limits, serve};
 use super::roster::Roster;
+use super::tenants::{Tenants, TenantsError};
 use super::world::{Proxies, World};
 use crate::addresses::plan::Slots;
 use crate::addresses::store::{Store as AddressStore, StoreError as AddressError};
@@ -52,6 +53,8 @@ pub struct Options {
     pub eureka: EurekaOptions,
     /// Where xDS is served.
     pub xds_listen: SocketAddr,
+    /// Which clients of xDS may be told of which namespaces. None: each is told of the one it names.
+    pub xds_tenants: Option<PathBuf>,
     /// Where the API is served.
     pub api_listen: SocketAddr,
     /// What services' names resolve to on sidecars.
@@ -103,6 +106,9 @@ pub enum StartError {
     /// The token file.
     #[error(transparent)]
     Token(#[from] TokenError),
+    /// The tenants' file.
+    #[error(transparent)]
+    Tenants(#[from] TenantsError),
 }
 
 /// A running control plane.
@@ -138,6 +144,7 @@ pub async fn start(options: Options) -> Result<Running, StartError> {
         Some(file) => Tokens::read(file)?,
         None => Tokens::read_or_create(&token_file)?,
     };
+    let tenants = options.xds_tenants.as_deref().map(Tenants::read).transpose()?;
     let ledger = Ledger::new(database.clone());
     let reader = ledger.clone();
     let roster = Roster::new(database.clone());
@@ -160,7 +167,11 @@ pub async fn start(options: Options) -> Result<Running, StartError> {
     });
     let book = Book::new(states.collect());
 
-    let server = Server::new(XdsOptions::new(|node| Ok(node.cluster.clone())));
+    let server = Server::new(XdsOptions::by_caller(move |caller| {
+        let view = &caller.node.cluster;
+        tenants.as_ref().map_or(Ok(()), |tenants| tenants.check(view, caller.address))?;
+        Ok(view.clone())
+    }));
     server.expect(known.iter().cloned());
     let proxies = Proxies::new(server.clone());
     let (commands, commands_in) = mpsc::channel(QUEUE);

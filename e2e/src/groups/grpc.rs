@@ -67,9 +67,26 @@ pub(crate) async fn run(_arguments: Vec<String>) -> anyhow::Result<bool> {
     report.case("grpc-go: an instance that leaves the registry", left(&plane, &calls, &mut greeters)).await;
     report.case("grpc-go: an instance that registers", joined(&plane, &calls, &program, &folder)).await;
     report
+        .case("grpc-go: a name that nobody calls is dropped, and asked for again", idle(&plane, &calls))
+        .await;
+    report
         .case("pontoon-proxy: what it says of itself, read by grpc-go", status(&plane, &program, &folder))
         .await;
     report.finish(&folder)
+}
+
+/// On demand: what is not called any more is subscribed to no more, and costs neither side anything.
+async fn idle(plane: &ControlPlane, calls: &str) -> anyhow::Result<String> {
+    until("no subscriptions", PATIENCE, async || {
+        let proxies = plane.json(&["proxies"]).await?;
+        let of_client = proxies.as_array().into_iter().flatten().filter(|proxy| proxy["node"] == NODE);
+        let types = of_client.filter_map(|proxy| proxy["types"].as_object()).flatten();
+        let names: Vec<_> = types.filter_map(|(_, of_type)| of_type["names"].as_array()).flatten().collect();
+        ensure!(names.is_empty(), "{names:?}");
+        Ok(())
+    })
+    .await?;
+    Ok(format!("{:?}", call(calls, 50).await?))
 }
 
 /// CSDS: Go's types read every resource of a sidecar that has been asked for a name.

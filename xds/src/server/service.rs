@@ -1,5 +1,6 @@
 //! The gRPC side of the server: one task a stream moves messages between the wire and [`Stream`].
 
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -11,7 +12,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Status, Streaming};
 
 use super::stream::{Outcome, Response, Stream, TooMuch, Variant};
-use super::{Server, lock};
+use super::{Caller, Server, lock};
 use crate::pb::envoy::config::core::v3::Node;
 use crate::pb::envoy::service::discovery::v3::aggregated_discovery_service_server::AggregatedDiscoveryService;
 use crate::pb::envoy::service::discovery::v3::{
@@ -40,7 +41,12 @@ impl AdsService {
         AdsService { server }
     }
 
-    fn serve<P: Protocol>(&self, inbound: Streaming<P::Request>) -> Result<Outbound<P::Response>, Status> {
+    fn serve<P: Protocol>(
+        &self,
+        request: Request<Streaming<P::Request>>,
+    ) -> Result<Outbound<P::Response>, Status> {
+        let address = request.remote_addr().map(|address| address.ip().to_canonical());
+        let inbound = request.into_inner();
         let stream = Stream::new(P::VARIANT, &self.server.shared.options);
         let (id, stream) = self.server.open(stream).ok_or_else(|| {
             let max = self.server.shared.options.max_streams;
@@ -51,7 +57,7 @@ impl AdsService {
         tokio::spawn(async move {
             let ended = {
                 let mut close = CloseStream { server: &server, id, left: false };
-                let ended = run::<P>(&server, &stream, inbound, &sender).await;
+                let ended = run::<P>(&server, &stream, address, inbound, &sender).await;
                 close.left = matches!(ended, Ok(End::Left));
                 ended
             };
@@ -74,14 +80,14 @@ impl AggregatedDiscoveryService for AdsService {
         &self,
         request: Request<Streaming<DiscoveryRequest>>,
     ) -> Result<tonic::Response<Self::StreamAggregatedResourcesStream>, Status> {
-        Ok(tonic::Response::new(self.serve::<Sotw>(request.into_inner())?))
+        Ok(tonic::Response::new(self.serve::<Sotw>(request)?))
     }
 
     async fn delta_aggregated_resources(
         &self,
         request: Request<Streaming<DeltaDiscoveryRequest>>,
     ) -> Result<tonic::Response<Self::DeltaAggregatedResourcesStream>, Status> {
-        Ok(tonic::Response::new(self.serve::<Delta>(request.into_inner())?))
+        Ok(tonic::Response::new(self.serve::<Delta>(request)?))
     }
 }
 
@@ -171,6 +177,7 @@ enum End {
 async fn run<P: Protocol>(
     server: &Server,
     stream: &Arc<Mutex<Stream>>,
+    address: Option<IpAddr>,
     mut inbound: Streaming<P::Request>,
     outbound: &mpsc::Sender<Result<P::Response, Status>>,
 ) -> Result<End, Status> {
@@ -178,7 +185,7 @@ async fn run<P: Protocol>(
     let first = first.map_err(|_| Status::deadline_exceeded("no request came on this stream"))??;
     let Some(first) = first else { return Ok(End::Left) };
     let node = P::node(&first).ok_or_else(|| Status::invalid_argument("the first request names no node"))?;
-    let view = identify(server, node, stream)?;
+    let view = identify(server, &Caller { node, address }, stream)?;
     tracing::info!(node = %node.id, view, variant = ?P::VARIANT, "an xDS stream opened");
     let _release = ReleaseView { server, view: &view };
     let mut published = server.subscribe_view(&view);
@@ -244,13 +251,14 @@ fn take<P: Protocol>(server: &Server, stream: &Mutex<Stream>, request: &P::Reque
     Ok(())
 }
 
-fn identify(server: &Server, node: &Node, stream: &Mutex<Stream>) -> Result<String, Status> {
+fn identify(server: &Server, caller: &Caller<'_>, stream: &Mutex<Stream>) -> Result<String, Status> {
+    let node = caller.node;
     if node.id.is_empty() || node.id.len() > MAX_ID_BYTES || node.cluster.len() > MAX_ID_BYTES {
         return Err(Status::invalid_argument(format!(
             "node.id must have 1 to {MAX_ID_BYTES} bytes, and node.cluster at most as many"
         )));
     }
-    let view = (server.shared.options.view_of)(node).map_err(Status::permission_denied)?;
+    let view = (server.shared.options.view_of)(caller).map_err(Status::permission_denied)?;
     lock(stream).identify(node, &view);
     server.bump_members();
     Ok(view)

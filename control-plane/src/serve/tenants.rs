@@ -1,0 +1,142 @@
+//! Who may be told what. A client sees the view that it names by `node.cluster`, and nothing else exists for it; here it
+//! is decided whether it may name that one. Until clients have certificates, what can be checked of one is the address
+//! that it comes from.
+
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use ipnet::IpNet;
+use serde::Deserialize;
+
+/// What a file of tenants says.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Tenants {
+    tenants: Vec<Tenant>,
+}
+
+/// Namespaces, and where the clients come from that may be told of them.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Tenant {
+    /// For people.
+    name: String,
+    namespaces: Vec<String>,
+    networks: Vec<IpNet>,
+}
+
+/// Why there are no tenants to go by.
+#[derive(Debug, thiserror::Error)]
+pub enum TenantsError {
+    /// The file is not there or cannot be read.
+    #[error("cannot read {path}: {source}")]
+    Read {
+        /// Which.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// It is not what it should be.
+    #[error("{path}: {message}")]
+    Parse {
+        /// Which.
+        path: PathBuf,
+        /// Line and reason.
+        message: String,
+    },
+}
+
+impl Tenants {
+    /// Reads the file.
+    ///
+    /// # Errors
+    /// When it cannot be read, or a tenant could never be told anything.
+    pub fn read(path: &Path) -> Result<Tenants, TenantsError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| TenantsError::Read { path: path.to_owned(), source })?;
+        Tenants::parse(&text).map_err(|message| TenantsError::Parse { path: path.to_owned(), message })
+    }
+
+    fn parse(text: &str) -> Result<Tenants, String> {
+        let all: Tenants = serde_saphyr::from_str(text).map_err(|error| error.to_string())?;
+        for tenant in &all.tenants {
+            let named = tenant.namespaces.iter().all(|name| !name.is_empty() && !name.contains('/'));
+            if tenant.namespaces.is_empty() || tenant.networks.is_empty() || !named {
+                let name = &tenant.name;
+                return Err(format!(
+                    "tenant {name:?}: expected namespaces and networks, at least one of each"
+                ));
+            }
+        }
+        Ok(all)
+    }
+
+    /// Whether a client from `address` may be told of a view: `NAMESPACE` of sidecars, `NAMESPACE/NAME` of a gateway. It
+    /// is told the same where there is no such view, so that it does not learn which there are.
+    ///
+    /// # Errors
+    /// With what the client is told.
+    pub fn check(&self, view: &str, address: Option<IpAddr>) -> Result<(), String> {
+        let namespace = view.split('/').next().unwrap_or_default();
+        let from = |tenant: &&Tenant| {
+            address.is_some_and(|address| tenant.networks.iter().any(|network| network.contains(&address)))
+        };
+        let mut own = self.tenants.iter().filter(from);
+        if own.any(|tenant| tenant.namespaces.iter().any(|own| own == namespace)) {
+            return Ok(());
+        }
+        let place = address.map_or_else(|| "an unknown address".to_owned(), |address| address.to_string());
+        Err(format!(
+            "clients at {place} are not told of namespace {namespace:?}; look at node.cluster and at the control \
+             plane's --xds-tenants"
+        ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FILE: &str = "
+tenants:
+- {name: shop, namespaces: [shop, common], networks: [10.1.0.0/16, 'fd00:1::/32']}
+- {name: bank, namespaces: [bank, common], networks: [10.2.0.0/16]}
+";
+
+    #[test]
+    fn a_client_is_told_of_the_namespaces_of_its_networks() {
+        let tenants = Tenants::parse(FILE).unwrap();
+        for (view, address, expected) in [
+            ("shop", "10.1.2.3", true),
+            ("shop/edge", "10.1.2.3", true),
+            ("shop", "fd00:1::5", true),
+            ("common", "10.2.0.1", true),
+            ("bank", "10.1.2.3", false),
+            ("bank/edge", "10.1.2.3", false),
+            ("shop", "10.3.0.1", false),
+            ("none", "10.1.2.3", false),
+            ("", "10.1.2.3", false),
+            ("shop2", "10.1.2.3", false),
+        ] {
+            let address = address.parse().unwrap();
+            assert_eq!(tenants.check(view, Some(address)).is_ok(), expected, "{view} {address}");
+        }
+        assert!(tenants.check("shop", None).is_err());
+        let told = |view| tenants.check(view, Some([10, 1, 0, 1].into())).unwrap_err().replace(view, "?");
+        assert_eq!(told("bank"), told("nowhere"), "who may not see it does not learn whether it exists");
+    }
+
+    #[test]
+    fn a_file_that_says_nothing_is_refused() {
+        for text in [
+            "tenants: [{name: a, namespaces: [a], networks: []}]",
+            "tenants: [{name: a, namespaces: [], networks: [10.0.0.0/8]}]",
+            "tenants: [{name: a, namespaces: [a/b], networks: [10.0.0.0/8]}]",
+            "tenants: [{name: a, namespaces: [a], network: [10.0.0.0/8]}]",
+            "tenants: [{name: a, namespaces: [a], networks: [10.0.0]}]",
+            "{}",
+        ] {
+            assert!(Tenants::parse(text).is_err(), "{text}");
+        }
+    }
+}
