@@ -167,6 +167,70 @@ async fn settings_ping_and_window_floods_of_one_that_does_not_read() {
     }
 }
 
+/// A body in pieces of one byte, CPU for nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tiny_data_frames() {
+    let (proxy, _) = start().await;
+    let mut client = Raw::connect(proxy.address, &[]).await;
+    let mut bytes = frame(HEADERS, END_HEADERS, 1, &request("POST", "/"));
+    for _ in 0..100_000 {
+        bytes.extend(frame(DATA, 0, 1, b"x"));
+    }
+    client.send(&bytes).await;
+    let code = client.goaway().await;
+    assert!(matches!(code, Some(ENHANCE_YOUR_CALM | FLOW_CONTROL_ERROR) | None), "{code:?}");
+    assert_serves(&proxy).await;
+}
+
+/// Every answer is ready and no window takes it: what is held for such a client is bounded (see the test `memory`), and
+/// so is for how long.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn zero_window_stall() {
+    let (upstream, _) = recorder(OK).await;
+    let idle = Duration::from_millis(700);
+    let setup =
+        Setup { http: Box::new(move |http| http.timeouts.stream_idle = Some(idle)), ..Setup::default() };
+    let proxy = Proxy::with(&[upstream], setup).await;
+    const INITIAL_WINDOW_SIZE: [u8; 6] = [0, 4, 0, 0, 0, 0];
+    let mut client = Raw::connect(proxy.address, &[]).await;
+    client.send(&frame(SETTINGS, 0, 0, &INITIAL_WINDOW_SIZE)).await;
+    let block = request("GET", "/");
+    for stream in (1..200).step_by(2) {
+        client.send(&frame(HEADERS, END_HEADERS | END_STREAM, stream, &block)).await;
+    }
+    let active = || proxy.metric(r#"pontoon_downstream_requests_active{listener="edge"}"#);
+    until("all wait for a window", || active() == 100).await;
+    until("none waits for ever", || active() == 0).await;
+    assert_serves(&proxy).await;
+}
+
+/// Each field goes into the table and pushes another out.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hpack_table_churn() {
+    let (proxy, _) = start().await;
+    let mut client = Raw::connect(proxy.address, &[]).await;
+    for number in 0..400_u32 {
+        let mut block = request("GET", "/");
+        for field in 0..50 {
+            let mut one = literal(b"x-churn", format!("{number}-{field}").as_bytes());
+            one[0] = 0x40;
+            block.extend(one);
+        }
+        let stream = 2 * number + 1;
+        client.send(&frame(HEADERS, END_HEADERS | END_STREAM, stream, &block)).await;
+        assert_eq!(client.outcome(stream).await, Outcome::Status(200));
+    }
+    // A table larger than we have said that ours may be.
+    let mut block = Vec::new();
+    integer(&mut block, 5, 1 << 20);
+    block[0] |= 0x20;
+    block.extend(request("GET", "/"));
+    client.send(&frame(HEADERS, END_HEADERS | END_STREAM, 1_001, &block)).await;
+    let code = client.goaway().await;
+    assert!(matches!(code, Some(COMPRESSION_ERROR | PROTOCOL_ERROR)), "{code:?}");
+    assert_serves(&proxy).await;
+}
+
 /// Windows that overflow, by a setting and by increments, and settings out of range.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn window_games() {

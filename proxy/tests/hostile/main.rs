@@ -9,6 +9,7 @@ mod fixture;
 mod floods;
 mod frames;
 mod limits;
+mod named;
 mod origin;
 mod recorder;
 mod slow;

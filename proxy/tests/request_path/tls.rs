@@ -331,6 +331,33 @@ async fn a_name_has_its_certificate_and_its_chain() {
     assert!(error.to_string().contains("not valid for name"), "{error}");
 }
 
+/// A ClientHello that comes byte by byte has its name read all the same: it does not fall to the chain for others.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hello_in_pieces_finds_its_chain() {
+    let authority = Authority::new();
+    let own = context(vec![certificate(&authority.sign(&["shop.test"]))]);
+    let other = context(vec![certificate(&authority.sign(&["other.test", "shop.test"]))]);
+    let chains = vec![chain("own", &["shop.test"], Some(own)), chain("other", &[], Some(other))];
+    let edge = Edge::start(&listener(chains)).await;
+    // Between the client and the proxy: passes each byte by itself.
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (between, address) = (listener.local_addr().unwrap(), edge.address);
+    tokio::spawn(async move {
+        let (client, _) = listener.accept().await.unwrap();
+        let proxy = TcpStream::connect(address).await.unwrap();
+        proxy.set_nodelay(true).unwrap();
+        let ((mut from_client, mut to_client), (mut from_proxy, mut to_proxy)) =
+            (client.into_split(), proxy.into_split());
+        tokio::spawn(async move { tokio::io::copy(&mut from_proxy, &mut to_client).await });
+        let mut byte = [0];
+        while from_client.read_exact(&mut byte).await.is_ok() && to_proxy.write_all(&byte).await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+    });
+    let stream = connect(between, &client(&authority, None, &["http/1.1"]), "shop.test").await.unwrap();
+    assert_eq!(ask(stream).await.unwrap(), "own");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_port_takes_tls_and_plain_text() {
     let authority = Authority::new();
