@@ -4,10 +4,12 @@
 mod client;
 mod configuration;
 mod control_plane;
+mod grpc;
 mod measure;
 mod peer;
 mod phase;
 mod report;
+mod sink;
 
 use std::path::PathBuf;
 
@@ -64,6 +66,15 @@ fn main() -> anyhow::Result<()> {
     if words.next_if(|word| word == control_plane::PHASE).is_some() {
         let arguments = std::iter::once(control_plane::PHASE.into()).chain(words);
         return control_plane::run(&control_plane::Arguments::parse_from(arguments));
+    }
+    // What stands behind the proxies.
+    if let Some(server) = words.next_if(|word| word == grpc::SERVICE || word == sink::SERVER) {
+        let port = words.next().and_then(|word| word.to_str()?.parse().ok()).context("expected a port")?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        return match server == sink::SERVER {
+            true => runtime.block_on(sink::serve(port)),
+            false => runtime.block_on(grpc::serve(port)),
+        };
     }
     let arguments = Arguments::parse();
     std::fs::create_dir_all(&arguments.artifacts)

@@ -1,5 +1,7 @@
 //! Reading what a process has used, and driving wrk.
 
+use std::ffi::OsStr;
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -42,10 +44,12 @@ pub(crate) struct Load {
     pub(crate) per_second: f64,
 }
 
-/// A closed loop over keep-alive connections.
-pub(crate) fn wrk(url: &str, connections: u32, seconds: u32) -> anyhow::Result<Load> {
+/// A closed loop over keep-alive connections, of what the script says, or of plain GETs.
+pub(crate) fn wrk(url: &str, script: Option<&Path>, connections: u32, seconds: u32) -> anyhow::Result<Load> {
     let output = Command::new("wrk")
-        .args(["-t1", &format!("-c{connections}"), &format!("-d{seconds}s"), url])
+        .args(["-t1", &format!("-c{connections}"), &format!("-d{seconds}s")])
+        .args(script.iter().flat_map(|file| [OsStr::new("-s"), file.as_os_str()]))
+        .arg(url)
         .output()
         .context("cannot start wrk")?;
     parse(&String::from_utf8_lossy(&output.stdout))

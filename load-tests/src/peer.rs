@@ -111,6 +111,14 @@ impl Bench {
         self.start("upstream", command, port)
     }
 
+    /// One of this program's own servers behind every proxy.
+    pub(crate) fn own_upstream(&self, name: &str) -> anyhow::Result<Running> {
+        let port = free_port()?;
+        let mut command = Command::new(std::env::current_exe()?);
+        command.args([name, &port.to_string()]);
+        self.start(name, command, port)
+    }
+
     /// One proxy in front of it.
     pub(crate) fn proxy(&self, name: Name, scenario: &Scenario, upstream: u16) -> anyhow::Result<Running> {
         let port = free_port()?;
@@ -175,7 +183,7 @@ impl Bench {
         able.map(|name| Ok((Row::new(name.text()), self.proxy(*name, scenario, upstream)?))).collect()
     }
 
-    fn write(&self, name: &str, text: &str) -> anyhow::Result<PathBuf> {
+    pub(crate) fn write(&self, name: &str, text: impl AsRef<[u8]>) -> anyhow::Result<PathBuf> {
         let path = self.folder.join(name);
         std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
         Ok(path)

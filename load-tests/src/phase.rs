@@ -33,6 +33,8 @@ pub(crate) enum Phase {
     Tls,
     /// HTTP/2 on both sides.
     H2,
+    /// gRPC calls.
+    Grpc,
     /// Memory at start and with idle connections.
     Idle,
     /// The same under TLS.
@@ -42,13 +44,14 @@ pub(crate) enum Phase {
 }
 
 impl Phase {
-    pub(crate) const ALL: [Phase; 11] = [
+    pub(crate) const ALL: [Phase; 12] = [
         Phase::Http1,
         Phase::Routes,
         Phase::Bodies,
         Phase::Pair,
         Phase::Open,
         Phase::H2,
+        Phase::Grpc,
         Phase::Tcp,
         Phase::Tls,
         Phase::Idle,
@@ -68,7 +71,8 @@ impl Phase {
             Phase::Open => "open",
             Phase::Tcp => "tcp",
             Phase::Tls => "tls",
-            Phase::H2 => "h2",
+            Phase::H2 => h2::PLAIN.phase,
+            Phase::Grpc => h2::GRPC.phase,
             Phase::Idle => "idle",
             Phase::IdleTls => "idle-tls",
             Phase::Convergence => "convergence",
@@ -84,7 +88,8 @@ impl Phase {
             Phase::Open => open::TITLE,
             Phase::Tcp => tcp::TITLE,
             Phase::Tls => tls::TITLE,
-            Phase::H2 => h2::TITLE,
+            Phase::H2 => h2::PLAIN.title,
+            Phase::Grpc => h2::GRPC.title,
             Phase::Idle => idle::TITLE,
             Phase::IdleTls => idle::TITLE_TLS,
             Phase::Convergence => convergence::TITLE,
@@ -108,7 +113,8 @@ impl Phase {
             Phase::Open => open::run(bench, peers),
             Phase::Tcp => tcp::run(bench, peers),
             Phase::Tls => tls::run(bench, peers),
-            Phase::H2 => h2::run(bench, peers),
+            Phase::H2 => h2::run(bench, peers, &h2::PLAIN),
+            Phase::Grpc => h2::run(bench, peers, &h2::GRPC),
             Phase::Idle => idle::run(bench, peers, Front::Http),
             Phase::IdleTls => idle::run(bench, peers, Front::Tls),
             Phase::Convergence => convergence::run(bench),

@@ -67,7 +67,7 @@ pub(crate) fn proxy(folder: &Path, scenario: &Scenario, port: u16, upstream: u16
     });
     let _ = writeln!(
         text,
-        "http {{ access_log off; {paths} {keep} http2_max_concurrent_streams 256;
+        "http {{ access_log off; {paths} {keep} client_max_body_size 0; http2_max_concurrent_streams 256;
            upstream upstream {{ server 127.0.0.1:{upstream}; keepalive 256; keepalive_requests 1000000000; }}
            server {{ listen 127.0.0.1:{port}{listen}; {tls} {locations} }} }}",
         paths = paths(folder),
@@ -77,7 +77,9 @@ pub(crate) fn proxy(folder: &Path, scenario: &Scenario, port: u16, upstream: u16
 }
 
 const KEEP_ALIVE: &str = "keepalive_requests 1000000000; keepalive_timeout 600s;";
-const HTTP_PASS: &str = "proxy_pass http://upstream; proxy_http_version 1.1; proxy_set_header Connection '';";
+/// Requests are passed on as they come, as all others do it.
+const HTTP_PASS: &str = "proxy_pass http://upstream; proxy_http_version 1.1; proxy_set_header Connection ''; \
+                         proxy_request_buffering off;";
 
 /// Where nginx puts what it never needs here.
 fn paths(folder: &Path) -> String {

@@ -1,16 +1,34 @@
-//! HTTP/2 on both sides: a hundred streams on each connection as fast as they go, by h2load.
+//! HTTP/2 on both sides: a hundred streams on each connection as fast as they go, by h2load. Plain requests, or calls
+//! of a gRPC service.
 
 use std::process::Command;
 
 use anyhow::{Context as _, bail};
 
 use crate::configuration::{Front, Scenario};
+use crate::grpc;
 use crate::measure::{Load, cpu_time};
 use crate::peer::{Bench, Name};
 use crate::report::Table;
 
-pub(super) const TITLE: &str =
-    "HTTP/2 with prior knowledge on both sides (100 streams a connection, 1 KiB, 100 routes, one worker)";
+/// What is asked for.
+pub(super) struct Kind {
+    pub(super) phase: &'static str,
+    pub(super) title: &'static str,
+    is_grpc: bool,
+}
+
+pub(super) const PLAIN: Kind = Kind {
+    phase: "h2",
+    title: "HTTP/2 with prior knowledge on both sides (100 streams a connection, 1 KiB, 100 routes, one worker)",
+    is_grpc: false,
+};
+
+pub(super) const GRPC: Kind = Kind {
+    phase: "grpc",
+    title: "gRPC calls (100 streams a connection, messages of 1 KiB each way, 100 routes, one worker)",
+    is_grpc: true,
+};
 
 const STREAMS: &str = "100";
 const CONNECTIONS: [(u32, &str, &str); 2] = [
@@ -18,20 +36,32 @@ const CONNECTIONS: [(u32, &str, &str); 2] = [
     (16, "CPU µs/request, 16", "requests/s, 16"),
 ];
 
-pub(super) fn run(bench: &Bench, peers: &[Name]) -> anyhow::Result<Table> {
+pub(super) fn run(bench: &Bench, peers: &[Name], kind: &Kind) -> anyhow::Result<Table> {
     let (rounds, seconds) = if bench.quick { (3, 3) } else { (5, 6) };
-    let upstream = bench.upstream(Front::H2c)?;
+    let upstream =
+        if kind.is_grpc { bench.own_upstream(grpc::SERVICE)? } else { bench.upstream(Front::H2c)? };
     let scenario = Scenario::of(Front::H2c);
+    let mut request = Vec::new();
+    if kind.is_grpc {
+        let message = bench.write("grpc-message", grpc::message())?.display().to_string();
+        let words = ["-d", &message, "-H", "content-type: application/grpc", "-H", "te: trailers"];
+        request.extend(words.map(String::from));
+    }
     let mut running = bench.proxies(peers, &scenario, upstream.port)?;
     for round in 0..rounds {
         for (row, proxy) in &mut running {
-            let url = format!("http://127.0.0.1:{}{}", proxy.port, scenario.path());
+            let path = scenario.path();
+            let url = format!("http://127.0.0.1:{}{path}", proxy.port);
             if round == 0 {
-                h2load(&url, 1, 1)?;
+                if kind.is_grpc {
+                    let call = grpc::check(proxy.port, &path);
+                    bench.runtime.block_on(call).with_context(|| row.peer.clone())?;
+                }
+                h2load(&url, &request, 1, 1)?;
             }
             for (connections, cost, rate) in CONNECTIONS {
                 let before = cpu_time(proxy.pid())?;
-                let load = h2load(&url, connections, seconds)?;
+                let load = h2load(&url, &request, connections, seconds)?;
                 let used = cpu_time(proxy.pid())?.saturating_sub(before);
                 if load.errors > 0 || load.requests == 0 {
                     bail!("{}: {} errors in {} requests", row.peer, load.errors, load.requests);
@@ -42,16 +72,18 @@ pub(super) fn run(bench: &Bench, peers: &[Name]) -> anyhow::Result<Table> {
         }
     }
     Ok(Table {
-        phase: "h2".to_owned(),
-        title: TITLE.to_owned(),
+        phase: kind.phase.to_owned(),
+        title: kind.title.to_owned(),
         ratio_of: CONNECTIONS[1].1.to_owned(),
         rows: running.into_iter().map(|(row, _)| row).collect(),
     })
 }
 
-fn h2load(url: &str, connections: u32, seconds: u32) -> anyhow::Result<Load> {
+fn h2load(url: &str, request: &[String], connections: u32, seconds: u32) -> anyhow::Result<Load> {
     let output = Command::new("h2load")
-        .args(["-t1", &format!("-c{connections}"), "-m", STREAMS, "-D", &seconds.to_string(), url])
+        .args(["-t1", &format!("-c{connections}"), "-m", STREAMS, "-D", &seconds.to_string()])
+        .args(request)
+        .arg(url)
         .output()
         .context("cannot start h2load")?;
     parse(&String::from_utf8_lossy(&output.stdout))

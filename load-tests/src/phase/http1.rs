@@ -1,5 +1,5 @@
 //! CPU time of the proxy per HTTP/1.1 request, over keep-alive connections as fast as they go: by connections, by
-//! routes, by the size of the answer, and through two proxies in a row. All proxies run at once and are loaded in
+//! routes, by the size of the answer and of the request, and through two proxies in a row. All proxies run at once and are loaded in
 //! turn, round after round, so that a slow moment of the machine meets all alike.
 
 use std::time::Duration;
@@ -10,6 +10,7 @@ use crate::configuration::{Front, Scenario};
 use crate::measure::{cpu_time, wrk};
 use crate::peer::{Bench, Name, Running};
 use crate::report::{Row, Table};
+use crate::sink;
 
 const WARM_SECONDS: u32 = 1;
 
@@ -29,9 +30,13 @@ struct Load {
     hops: usize,
     /// Of the answer, in bytes.
     body: usize,
+    /// Of the request, in bytes.
+    upload: usize,
 }
 
-const PLAIN: Load = Load { label: "64 connections", connections: 64, routes: 100, hops: 1, body: 1_024 };
+const PLAIN: Load =
+    Load { label: "64 connections", connections: 64, routes: 100, hops: 1, body: 1_024, upload: 0 };
+const UPLOAD: Load = Load { body: 0, ..PLAIN };
 
 pub(super) const CONNECTIONS: Series = Series {
     phase: "http1",
@@ -55,11 +60,14 @@ pub(super) const ROUTES: Series = Series {
 
 pub(super) const BODIES: Series = Series {
     phase: "bodies",
-    title: "The same by the size of the answer (64 connections, 100 routes, one worker)",
+    title: "The same by the size of the answer, and of the request (64 connections, 100 routes, one worker)",
     loads: &[
         Load { label: "64 KiB", body: 64 * 1_024, ..PLAIN },
         Load { label: "nothing", body: 0, ..PLAIN },
         Load { label: "10 MiB", body: 10 * 1_024 * 1_024, connections: 16, ..PLAIN },
+        Load { label: "1 KiB up", upload: 1_024, ..UPLOAD },
+        Load { label: "64 KiB up", upload: 64 * 1_024, ..UPLOAD },
+        Load { label: "10 MiB up", upload: 10 * 1_024 * 1_024, connections: 16, ..UPLOAD },
     ],
 };
 
@@ -103,27 +111,40 @@ pub(super) fn run(bench: &Bench, peers: &[Name], series: &Series) -> anyhow::Res
     // The first is what is compared; the rest is for a full run.
     let loads = if bench.quick { &series.loads[..1] } else { series.loads };
     let upstream = bench.upstream(Front::Http)?;
+    let sink = bench.own_upstream(sink::SERVER)?;
     let mut rows: Vec<Row> = peers.iter().map(|peer| Row::new(peer.text())).collect();
     let cost = |load: &Load| format!("CPU µs/request, {}", load.label);
     for load in loads {
         let scenario = Scenario { routes: load.routes, ..Scenario::of(Front::Http) };
+        let upstream = if load.upload > 0 { &sink } else { &upstream };
         let chains: anyhow::Result<Vec<Chain>> = peers
             .iter()
             .map(|peer| Chain::start(bench, *peer, &scenario, load.hops, upstream.port))
             .collect();
         let chains = chains?;
+        let script = (load.upload > 0).then(|| {
+            let text = format!("wrk.method = 'POST'\nwrk.body = string.rep('x', {})\n", load.upload);
+            bench.write("upload.lua", text)
+        });
+        let script = script.transpose()?;
         for round in 0..rounds {
             for (chain, row) in chains.iter().zip(&mut rows) {
                 let port = chain.proxies[0].port;
                 let url = format!("http://127.0.0.1:{port}{}", scenario.path_to(load.body));
                 if round == 0 {
-                    wrk(&url, load.connections, WARM_SECONDS)?;
+                    wrk(&url, script.as_deref(), load.connections, WARM_SECONDS)?;
                 }
                 let before = chain.cpu_time()?;
-                let done = wrk(&url, load.connections, seconds)?;
+                let done = wrk(&url, script.as_deref(), load.connections, seconds)?;
                 let used = chain.cpu_time()?.saturating_sub(before);
                 if done.errors > 0 || done.requests == 0 {
-                    bail!("{}: {} errors in {} requests", chain.peer, done.errors, done.requests);
+                    bail!(
+                        "{}, {}: {} errors in {} requests",
+                        chain.peer,
+                        load.label,
+                        done.errors,
+                        done.requests
+                    );
                 }
                 row.push(&cost(load), used.as_secs_f64() * 1e6 / done.requests as f64);
                 row.push(&format!("requests/s, {}", load.label), done.per_second);

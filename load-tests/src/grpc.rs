@@ -1,0 +1,90 @@
+//! A gRPC service and one call of it, by hand: what the phase `grpc` has behind the proxies, and how it sees that a
+//! call's message and its trailers pass.
+
+use std::net::Ipv4Addr;
+
+use anyhow::{Context as _, ensure};
+use bytes::Bytes;
+use h2::server::SendResponse;
+use http::{HeaderMap, HeaderValue, Request, Response};
+use tokio::net::{TcpListener, TcpStream};
+
+/// The first argument that makes this program the service.
+pub(crate) const SERVICE: &str = "grpc-service";
+/// Of requests and answers.
+const MESSAGE: usize = 1_024;
+const WINDOW: u32 = 1 << 20;
+const STREAMS: u32 = 1_000;
+
+/// A message as it is on the wire: not compressed, its length, its bytes.
+pub(crate) fn message() -> Vec<u8> {
+    let mut bytes = vec![0];
+    bytes.extend((MESSAGE as u32).to_be_bytes());
+    bytes.resize(5 + MESSAGE, b'x');
+    bytes
+}
+
+/// Answers every call until the process is ended.
+pub(crate) async fn serve(port: u16) -> anyhow::Result<()> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await?;
+    let answer = Bytes::from(message());
+    loop {
+        let (socket, _) = listener.accept().await?;
+        let answer = answer.clone();
+        tokio::spawn(async move {
+            let mut builder = h2::server::Builder::new();
+            builder.max_concurrent_streams(STREAMS).initial_connection_window_size(WINDOW);
+            let Ok(mut connection) = builder.handshake(socket).await else { return };
+            while let Some(Ok((request, respond))) = connection.accept().await {
+                tokio::spawn(call(request, respond, answer.clone()));
+            }
+        });
+    }
+}
+
+async fn call(
+    request: Request<h2::RecvStream>,
+    mut respond: SendResponse<Bytes>,
+    answer: Bytes,
+) -> Result<(), h2::Error> {
+    let mut body = request.into_body();
+    let mut length = 0;
+    while let Some(data) = body.data().await {
+        let data = data?;
+        length += data.len();
+        body.flow_control().release_capacity(data.len())?;
+    }
+    let mut head = Response::new(());
+    head.headers_mut().insert("content-type", HeaderValue::from_static("application/grpc"));
+    let mut stream = respond.send_response(head, false)?;
+    stream.send_data(answer, false)?;
+    // INVALID_ARGUMENT where the message is not the one that was sent.
+    let status = if length == 5 + MESSAGE { "0" } else { "3" };
+    let mut trailers = HeaderMap::new();
+    trailers.insert("grpc-status", HeaderValue::from_static(status));
+    stream.send_trailers(trailers)
+}
+
+/// One call through a proxy, whole.
+pub(crate) async fn check(port: u16, path: &str) -> anyhow::Result<()> {
+    let socket = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await?;
+    let (requests, connection) = h2::client::handshake(socket).await?;
+    tokio::spawn(connection);
+    let request = Request::post(format!("http://127.0.0.1:{port}{path}"))
+        .header("content-type", "application/grpc")
+        .header("te", "trailers")
+        .body(())?;
+    let (response, mut stream) = requests.ready().await?.send_request(request, false)?;
+    stream.send_data(Bytes::from(message()), true)?;
+    let mut body = response.await?.into_body();
+    let mut length = 0;
+    while let Some(data) = body.data().await {
+        let data = data?;
+        length += data.len();
+        body.flow_control().release_capacity(data.len())?;
+    }
+    let trailers = body.trailers().await?.context("the answer has no trailers")?;
+    ensure!(trailers.get("grpc-status").is_some_and(|status| status == "0"), "the call failed: {trailers:?}");
+    ensure!(length == 5 + MESSAGE, "the answer has {length} bytes");
+    Ok(())
+}
