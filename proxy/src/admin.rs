@@ -344,7 +344,7 @@ impl Admin {
 
     fn log(&self, query: &Query) -> Answer {
         let level = query.get("level").unwrap_or_default();
-        let filter = tracing_subscriber::EnvFilter::try_new(&level);
+        let filter = level.parse::<tracing_subscriber::filter::Targets>();
         match filter.map(|filter| self.logging.reload(filter)) {
             Ok(Ok(())) if !level.is_empty() => text(StatusCode::OK, format!("logging {level}\n")),
             _ => text(

@@ -13,9 +13,10 @@ use pontoon_xds::pb::envoy::config::core::v3::node::UserAgentVersionType;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
+use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::reload;
 use tracing_subscriber::util::SubscriberInitExt as _;
-use tracing_subscriber::{EnvFilter, reload};
 
 use crate::admin::{Admin, Phase};
 use crate::bootstrap::Bootstrap;
@@ -34,14 +35,14 @@ const LAME_DUCK: Duration = Duration::from_millis(500);
 const MEMORY_TICK: Duration = Duration::from_millis(250);
 
 /// Changes what is logged while the process runs.
-pub type LogFilter = reload::Handle<EnvFilter, tracing_subscriber::Registry>;
+pub type LogFilter = reload::Handle<Targets, tracing_subscriber::Registry>;
 
 /// Logs to standard error, by `PONTOON_LOG` (as `RUST_LOG` elsewhere); without it, `info`.
 pub fn start_logging() -> LogFilter {
     let said = std::env::var("PONTOON_LOG").unwrap_or_else(|_| "info".into());
-    let (filter, unusable) = match EnvFilter::try_new(&said) {
+    let (filter, unusable) = match said.parse() {
         Ok(filter) => (filter, None),
-        Err(error) => (EnvFilter::new("info"), Some(error)),
+        Err(error) => (Targets::new().with_default(LevelFilter::INFO), Some(error)),
     };
     let (filter, handle) = reload::Layer::new(filter);
     let colours = std::io::IsTerminal::is_terminal(&std::io::stderr());

@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::Targets;
 
 use super::{LogFilter, systemd};
 use crate::admin::Admin;
@@ -33,7 +33,7 @@ pub(super) fn reload(admin: &Arc<Admin>) {
 }
 
 pub(super) fn set_log(logging: &LogFilter, log: &str) {
-    match EnvFilter::try_new(log).map(|filter| logging.reload(filter)) {
+    match log.parse::<Targets>().map(|filter| logging.reload(filter)) {
         Ok(Ok(())) => tracing::info!(log, "what is logged"),
         Ok(Err(error)) => tracing::error!(%error, "what is logged cannot be changed"),
         Err(error) => tracing::error!(log, %error, "is no log filter; nothing has changed"),
