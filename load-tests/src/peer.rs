@@ -103,9 +103,9 @@ impl Bench {
     pub(crate) fn upstream(&self, front: Front) -> anyhow::Result<Running> {
         let port = free_port()?;
         for size in [64 * 1_024, 10 * 1_024 * 1_024] {
-            self.write(&format!("body-{size}"), &"x".repeat(size))?;
+            self.write(&format!("body-{size}"), "x".repeat(size))?;
         }
-        let file = self.write("upstream.conf", &configuration::upstream(&self.folder, front, port))?;
+        let file = self.write("upstream.conf", configuration::upstream(&self.folder, front, port))?;
         let mut command = Command::new("nginx");
         command.arg("-c").arg(file).arg("-e").arg(self.folder.join("upstream.err"));
         self.start("upstream", command, port)
@@ -131,7 +131,7 @@ impl Bench {
                 command
             }
             Name::Haproxy => {
-                self.write("haproxy.map", &configuration::haproxy_map(scenario))?;
+                self.write("haproxy.map", configuration::haproxy_map(scenario))?;
                 let text = configuration::haproxy(&self.folder, scenario, port, upstream);
                 let file = self.write("haproxy.cfg", &text)?;
                 let mut command = Command::new("haproxy");
@@ -140,13 +140,13 @@ impl Bench {
             }
             Name::Nginx => {
                 let file =
-                    self.write("nginx.conf", &configuration::nginx(&self.folder, scenario, port, upstream))?;
+                    self.write("nginx.conf", configuration::nginx(&self.folder, scenario, port, upstream))?;
                 let mut command = Command::new("nginx");
                 command.arg("-c").arg(file).arg("-e").arg(self.folder.join("nginx.err"));
                 command
             }
             Name::Envoy => {
-                let file = self.write("envoy.yaml", &configuration::envoy(scenario, port, upstream))?;
+                let file = self.write("envoy.yaml", configuration::envoy(scenario, port, upstream))?;
                 let mut command = Command::new(&self.envoy);
                 command.args(["--concurrency", "1", "--use-dynamic-base-id", "-l", "warn", "-c"]).arg(file);
                 command
@@ -161,7 +161,7 @@ impl Bench {
                 command
             }
             Name::Caddy => {
-                let file = self.write("Caddyfile", &configuration::caddy(scenario, port, upstream))?;
+                let file = self.write("Caddyfile", configuration::caddy(scenario, port, upstream))?;
                 let mut command = Command::new(&self.caddy);
                 command.args(["run", "--adapter", "caddyfile", "--config"]).arg(file);
                 // What it stores goes nowhere else, and one thread runs Go code.
