@@ -8,6 +8,7 @@ pub mod chains;
 mod eds;
 mod filters;
 mod hcm;
+mod in_place;
 mod lds;
 pub mod listener;
 mod matching;

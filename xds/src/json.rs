@@ -91,6 +91,36 @@ pub fn is_known(type_url: &str) -> bool {
     pool().is_ok_and(|pool| pool.get_message_by_name(type_name(type_url)).is_some())
 }
 
+/// A field of a message as Rust has it: those of a `oneof` are one.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Member {
+    /// The field's name, or the `oneof`'s.
+    pub name: String,
+    /// The field's own.
+    pub field: String,
+    /// The message that it holds, where it holds one.
+    pub message: Option<String>,
+}
+
+/// The fields of a message, by its full name; `None` where the type is not known here.
+pub fn members(message: &str) -> Option<Vec<Member>> {
+    let descriptor = pool().ok()?.get_message_by_name(message)?;
+    // Of a map, the messages are its values.
+    let inner = |field: &FieldDescriptor| match field.kind().as_message() {
+        Some(entry) if field.is_map() => entry.map_entry_value_field().kind().as_message().cloned(),
+        message => message.cloned(),
+    };
+    let member = |field: FieldDescriptor| {
+        let oneof = field.containing_oneof().filter(|oneof| !oneof.is_synthetic());
+        Member {
+            name: oneof.map_or_else(|| field.name().to_owned(), |oneof| oneof.name().to_owned()),
+            field: field.name().to_owned(),
+            message: inner(&field).map(|message| message.full_name().to_owned()),
+        }
+    };
+    Some(descriptor.fields().map(member).collect())
+}
+
 static POOL: Mutex<Option<DescriptorPool>> = Mutex::new(None);
 
 fn pool() -> Result<DescriptorPool, String> {

@@ -18,7 +18,7 @@ const INCLUDES: [&str; 6] =
 
 /// The resources, and what may stand in an `Any` inside them. A type that is not listed (nor imported by one
 /// that is) is shown by its type URL and bytes.
-const ROOTS: [&str; 37] = [
+const ROOTS: [&str; 39] = [
     "envoy/admin/v3/config_dump.proto",
     "envoy/config/bootstrap/v3/bootstrap.proto",
     "envoy/config/cluster/v3/cluster.proto",
@@ -46,6 +46,7 @@ const ROOTS: [&str; 37] = [
     "envoy/extensions/filters/network/connection_limit/v3/connection_limit.proto",
     "envoy/extensions/filters/network/http_connection_manager/v3/http_connection_manager.proto",
     "envoy/extensions/filters/network/tcp_proxy/v3/tcp_proxy.proto",
+    "envoy/extensions/http/header_validators/envoy_default/v3/header_validator.proto",
     "envoy/extensions/load_balancing_policies/least_request/v3/least_request.proto",
     "envoy/extensions/load_balancing_policies/maglev/v3/maglev.proto",
     "envoy/extensions/load_balancing_policies/ring_hash/v3/ring_hash.proto",
@@ -53,6 +54,7 @@ const ROOTS: [&str; 37] = [
     "envoy/extensions/path/match/uri_template/v3/uri_template_match.proto",
     "envoy/extensions/path/rewrite/uri_template/v3/uri_template_rewrite.proto",
     "envoy/extensions/request_id/uuid/v3/uuid.proto",
+    "envoy/extensions/transport_sockets/proxy_protocol/v3/upstream_proxy_protocol.proto",
     "envoy/extensions/transport_sockets/raw_buffer/v3/raw_buffer.proto",
     "envoy/extensions/transport_sockets/tls/v3/tls.proto",
     "envoy/extensions/upstreams/http/v3/http_protocol_options.proto",

@@ -8,8 +8,8 @@ use envoy_types::pb::envoy::config::bootstrap::v3::{Admin, Bootstrap};
 use envoy_types::pb::envoy::config::cluster::v3::Cluster;
 use envoy_types::pb::envoy::config::core::v3::api_config_source::ApiType;
 use envoy_types::pb::envoy::config::core::v3::config_source::ConfigSourceSpecifier;
-use envoy_types::pb::envoy::config::core::v3::grpc_service::TargetSpecifier;
-use envoy_types::pb::envoy::config::core::v3::{ApiConfigSource, ConfigSource};
+use envoy_types::pb::envoy::config::core::v3::grpc_service::{EnvoyGrpc, TargetSpecifier};
+use envoy_types::pb::envoy::config::core::v3::{ApiConfigSource, ConfigSource, GrpcService};
 use envoy_types::pb::envoy::config::endpoint::v3::lb_endpoint::HostIdentifier;
 use pontoon_xds::{Resource, ResourceType, json};
 use prost::{Message as _, Name as _};
@@ -18,7 +18,8 @@ use super::lds::{host_and_port, socket_address};
 use super::problem::{Problem, Under};
 use super::support::{Message, support};
 
-pub(super) const MESSAGES: &[Message] = &[BOOTSTRAP, ADMIN, STATIC_RESOURCES, DYNAMIC_RESOURCES];
+pub(super) const MESSAGES: &[Message] =
+    &[BOOTSTRAP, ADMIN, STATIC_RESOURCES, DYNAMIC_RESOURCES, API_SOURCE, GRPC_SERVICE, ENVOY_GRPC];
 
 support! {
     BOOTSTRAP, bootstrap: Bootstrap = "envoy.config.bootstrap.v3.Bootstrap";
@@ -66,6 +67,35 @@ support! {
     read: lds_config, cds_config, ads_config;
     ignored:;
     refused: lds_resources_locator, cds_resources_locator;
+}
+
+support! {
+    API_SOURCE, api_source: ApiConfigSource = "envoy.config.core.v3.ApiConfigSource";
+    read: api_type, grpc_services;
+    ignored:
+        transport_api_version => "there is only v3",
+        refresh_delay => "it is for REST",
+        request_timeout => "it is for REST",
+        set_node_on_first_message_only => "the first message alone names the node";
+    refused: cluster_names, rate_limit_settings, config_validators;
+}
+
+support! {
+    GRPC_SERVICE, grpc_service: GrpcService = "envoy.config.core.v3.GrpcService";
+    read: target_specifier;
+    ignored:
+        timeout => "a stream has no longest duration, and a connection an own one";
+    refused: initial_metadata, retry_policy;
+}
+
+support! {
+    ENVOY_GRPC, envoy_grpc: EnvoyGrpc = "envoy.config.core.v3.GrpcService.EnvoyGrpc";
+    read: cluster_name;
+    ignored:
+        retry_policy => "it is tried again for ever, after a random wait",
+        max_receive_message_length => "the limit is this proxy’s own",
+        skip_envoy_headers => "no x-envoy headers are added";
+    refused: authority;
 }
 
 /// What a bootstrap says.
@@ -153,6 +183,7 @@ fn ads(message: &DynamicResources, clusters: &[Cluster]) -> Result<Option<String
 }
 
 fn server(source: &ApiConfigSource, clusters: &[Cluster]) -> Result<String, Problem> {
+    api_source(source)?;
     if source.api_type() != ApiType::DeltaGrpc {
         let reason = format!("is {}; this proxy speaks DELTA_GRPC", source.api_type().as_str_name());
         return Err(Problem::new("api_type", reason));
@@ -160,9 +191,11 @@ fn server(source: &ApiConfigSource, clusters: &[Cluster]) -> Result<String, Prob
     let [service] = source.grpc_services.as_slice() else {
         return Err(Problem::new("grpc_services", "must have one element"));
     };
+    grpc_service(service).under(|| "grpc_services[0]".into())?;
     let Some(TargetSpecifier::EnvoyGrpc(envoy)) = &service.target_specifier else {
         return Err(Problem::new("grpc_services[0]", "must be envoy_grpc"));
     };
+    envoy_grpc(envoy).under(|| "grpc_services[0].envoy_grpc".into())?;
     let name = &envoy.cluster_name;
     let at = "grpc_services[0].envoy_grpc.cluster_name";
     let cluster = clusters.iter().find(|cluster| cluster.name == *name);
@@ -222,6 +255,13 @@ mod tests {
     fn what_is_not_supported_is_refused_with_its_path() {
         let path = |value| read(value).unwrap_err().path;
         assert_eq!(path(with_ads("GRPC")), "dynamic_resources.ads_config.api_type");
+        let mut named = with_ads("DELTA_GRPC");
+        named["dynamic_resources"]["ads_config"]["grpc_services"][0]["initial_metadata"] =
+            json!([{"key": "authorization", "value": "x"}]);
+        assert_eq!(path(named), "dynamic_resources.ads_config.grpc_services[0].initial_metadata");
+        let elsewhere = json!({"address": "127.0.0.1", "port_value": 1, "network_namespace_filepath": "/x"});
+        let admin = json!({"admin": {"address": {"socket_address": elsewhere}}});
+        assert_eq!(path(admin), "admin.address.socket_address.network_namespace_filepath");
         assert_eq!(path(json!({"header_prefix": "x-shop"})), "header_prefix");
         assert_eq!(path(json!({"admin": {"access_log_path": "/dev/null"}})), "admin.access_log_path");
         assert!(read(json!({"static_resource": {}})).unwrap_err().to_string().contains("static_resource"));

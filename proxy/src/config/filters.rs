@@ -19,7 +19,16 @@ use super::lds::unpack;
 use super::problem::{Problem, Under, each};
 use super::support::{Message, support};
 
-pub(super) const MESSAGES: &[Message] = &[ROUTER, BUFFER, BUFFER_PER_ROUTE, GRPC_WEB, CONNECTION_LIMIT];
+pub(super) const MESSAGES: &[Message] =
+    &[HTTP_FILTER, ROUTER, BUFFER, BUFFER_PER_ROUTE, GRPC_WEB, CONNECTION_LIMIT];
+
+support! {
+    HTTP_FILTER, http_filter_fields: HttpFilter = "envoy.extensions.filters.network.http_connection_manager.v3.HttpFilter";
+    read: is_optional, disabled, config_type;
+    ignored:
+        name => "the type says what it is";
+    refused: ;
+}
 
 support! {
     ROUTER, router: Router = "envoy.extensions.filters.http.router.v3.Router";
@@ -82,6 +91,7 @@ pub(super) fn compile(filters: &[HttpFilter]) -> Result<Filters, Problem> {
     };
     let mut compiled = Filters::default();
     each("http_filters", earlier, |filter| {
+        http_filter_fields(filter)?;
         if filter.disabled {
             return Ok(());
         }

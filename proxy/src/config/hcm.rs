@@ -9,9 +9,9 @@ use envoy_types::pb::envoy::config::core::v3::{SubstitutionFormatString, substit
 use envoy_types::pb::envoy::config::route::v3::RouteConfiguration;
 use envoy_types::pb::envoy::extensions::access_loggers::file::v3::{FileAccessLog, file_access_log};
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::{
-    CodecType, PathWithEscapedSlashesAction, RouteSpecifier, StripPortMode,
+    CodecType, InternalAddressConfig, PathWithEscapedSlashesAction, RouteSpecifier, StripPortMode, UpgradeConfig,
 };
-use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::HttpConnectionManager;
+use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::{HttpConnectionManager, Rds};
 use envoy_types::pb::envoy::extensions::http::header_validators::envoy_default::v3::HeaderValidatorConfig;
 use envoy_types::pb::envoy::extensions::http::header_validators::envoy_default::v3::header_validator_config;
 
@@ -23,7 +23,17 @@ use super::listener::{
 use super::problem::{Problem, Under, each};
 use super::support::{Message, support};
 
-pub(super) const MESSAGES: &[Message] = &[MANAGER, COMMON_OPTIONS, HTTP2_OPTIONS, HTTP1_OPTIONS, VALIDATOR];
+pub(super) const MESSAGES: &[Message] = &[
+    MANAGER,
+    UPGRADE,
+    RDS,
+    INTERNAL_ADDRESSES,
+    ACCESS_LOG,
+    COMMON_OPTIONS,
+    HTTP2_OPTIONS,
+    HTTP1_OPTIONS,
+    VALIDATOR,
+];
 
 support! {
     MANAGER, manager: HttpConnectionManager = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
@@ -42,6 +52,37 @@ support! {
         add_proxy_protocol_connection_state => "PROXY protocol is not read here",
         http1_safe_max_connection_duration => "connections have no longest duration";
     refused: add_user_agent, http3_protocol_options, server_header_transformation, scheme_header_transformation, stream_flush_timeout, request_timeout, drain_timeout_jitter, original_ip_detection_extensions, early_header_mutation_extensions, skip_xff_append, via, forward_client_cert_details, set_current_client_cert_details, forward_client_cert_matcher, represent_ipv4_remote_address_as_ipv4_mapped_ipv6, request_id_extension, local_reply_config, stream_error_on_invalid_http_message, path_normalization_options, strip_trailing_host_dot, proxy_status_config, append_x_forwarded_port, forward_proto_config;
+}
+
+support! {
+    UPGRADE, upgrade: UpgradeConfig = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager.UpgradeConfig";
+    read: upgrade_type, enabled;
+    ignored:;
+    refused: filters;
+}
+
+support! {
+    RDS, rds: Rds = "envoy.extensions.filters.network.http_connection_manager.v3.Rds";
+    read: route_config_name;
+    ignored:
+        config_source => "there is one server for everything";
+    refused: ;
+}
+
+support! {
+    INTERNAL_ADDRESSES, internal_addresses: InternalAddressConfig = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager.InternalAddressConfig";
+    read: cidr_ranges;
+    ignored:
+        unix_sockets => "listeners have addresses";
+    refused: ;
+}
+
+support! {
+    ACCESS_LOG, access_log_fields: AccessLogMessage = "envoy.config.accesslog.v3.AccessLog";
+    read: config_type;
+    ignored:
+        name => "the type says what it is";
+    refused: filter;
 }
 
 support! {
@@ -206,10 +247,13 @@ fn routes(message: &HttpConnectionManager) -> Result<Routes, Problem> {
         ));
     }
     match &message.route_specifier {
-        Some(RouteSpecifier::Rds(rds)) if rds.route_config_name.is_empty() => {
-            Err(Problem::new("rds.route_config_name", "is empty"))
+        Some(RouteSpecifier::Rds(named)) => {
+            rds(named).under(|| "rds".into())?;
+            if named.route_config_name.is_empty() {
+                return Err(Problem::new("rds.route_config_name", "is empty"));
+            }
+            Ok(Routes::Named(named.route_config_name.clone()))
         }
-        Some(RouteSpecifier::Rds(rds)) => Ok(Routes::Named(rds.route_config_name.clone())),
         Some(RouteSpecifier::RouteConfig(config)) => Ok(Routes::Inline(Box::new(config.clone()))),
         Some(RouteSpecifier::ScopedRoutes(_)) => {
             Err(Problem::new("scoped_routes", "is not supported; use rds"))
@@ -219,7 +263,9 @@ fn routes(message: &HttpConnectionManager) -> Result<Routes, Problem> {
 }
 
 fn forwarded(message: &HttpConnectionManager) -> Result<ForwardedTrust, Problem> {
-    let ranges = message.internal_address_config.as_ref().map_or(&[][..], |c| &c.cidr_ranges);
+    let config = message.internal_address_config.as_ref();
+    config.map(internal_addresses).transpose().under(|| "internal_address_config".into())?;
+    let ranges = config.map_or(&[][..], |c| &c.cidr_ranges);
     let trusted_peers = each("internal_address_config.cidr_ranges", ranges, network)?;
     Ok(ForwardedTrust {
         use_remote_address: message.use_remote_address.is_some_and(|b| b.value),
@@ -269,9 +315,7 @@ fn escaped_slashes(message: &HttpConnectionManager) -> Result<bool, Problem> {
 
 fn upgrades(message: &HttpConnectionManager) -> Result<Vec<Box<str>>, Problem> {
     let types = each("upgrade_configs", &message.upgrade_configs, |config| {
-        if !config.filters.is_empty() {
-            return Err(Problem::new("filters", "is not supported"));
-        }
+        upgrade(config)?;
         let enabled = config.enabled.is_none_or(|b| b.value);
         Ok(enabled.then(|| config.upgrade_type.to_ascii_lowercase().into_boxed_str()))
     })?;
@@ -280,9 +324,7 @@ fn upgrades(message: &HttpConnectionManager) -> Result<Vec<Box<str>>, Problem> {
 
 /// A file, and in which of the two forms its lines are.
 pub(super) fn access_log(message: &AccessLogMessage) -> Result<AccessLog, Problem> {
-    if message.filter.is_some() {
-        return Err(Problem::new("filter", "is set, but this proxy does not support it"));
-    }
+    access_log_fields(message)?;
     let Some(access_log::ConfigType::TypedConfig(any)) = &message.config_type else {
         return Err(Problem::new("typed_config", "is missing"));
     };

@@ -6,7 +6,9 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use envoy_types::pb::envoy::config::core::v3::socket_address::PortSpecifier;
-use envoy_types::pb::envoy::config::core::v3::{Address, CidrRange, address};
+use envoy_types::pb::envoy::config::core::v3::{
+    Address, CidrRange, SocketAddress as SocketAddressMessage, address,
+};
 use envoy_types::pb::envoy::config::listener::v3::{Listener, ListenerFilter, listener_filter};
 use envoy_types::pb::envoy::extensions::filters::listener::http_inspector::v3::HttpInspector;
 use envoy_types::pb::envoy::extensions::filters::listener::original_dst::v3::OriginalDst as OriginalDstFilter;
@@ -23,7 +25,39 @@ use super::proxy_protocol;
 use super::support::{Message, support};
 pub(super) use chain::{Compiled as CompiledChain, MESSAGES as CHAIN_MESSAGES, Reader};
 
-pub(super) const MESSAGES: &[Message] = &[LISTENER, TLS_INSPECTOR, HTTP_INSPECTOR, ORIGINAL_DST, CIDR_RANGE];
+pub(super) const MESSAGES: &[Message] = &[
+    LISTENER,
+    LISTENER_FILTER,
+    TLS_INSPECTOR,
+    HTTP_INSPECTOR,
+    ORIGINAL_DST,
+    CIDR_RANGE,
+    ADDRESS,
+    SOCKET_ADDRESS,
+];
+
+support! {
+    LISTENER_FILTER, listener_filter_fields: ListenerFilter = "envoy.config.listener.v3.ListenerFilter";
+    read: config_type;
+    ignored:
+        name => "the type says what it is";
+    refused: filter_disabled;
+}
+
+support! {
+    ADDRESS, address_fields: Address = "envoy.config.core.v3.Address";
+    read: address;
+    ignored:;
+    refused: ;
+}
+
+support! {
+    SOCKET_ADDRESS, socket_fields: SocketAddressMessage = "envoy.config.core.v3.SocketAddress";
+    read: protocol, address, port_specifier;
+    ignored:
+        ipv4_compat => "an IPv6 listener takes IPv4 as the system is set";
+    refused: resolver_name, network_namespace_filepath;
+}
 
 /// Envoy's default for the time in which the first bytes must come.
 const DEFAULT_INSPECT: Duration = Duration::from_secs(15);
@@ -169,9 +203,7 @@ enum Inspector {
 }
 
 fn inspector(message: &ListenerFilter) -> Result<Inspector, Problem> {
-    if message.filter_disabled.is_some() {
-        return Err(Problem::new("filter_disabled", "is set, but this proxy does not support it"));
-    }
+    listener_filter_fields(message)?;
     let Some(listener_filter::ConfigType::TypedConfig(config)) = &message.config_type else {
         return Err(Problem::new("typed_config", "is missing"));
     };
@@ -210,9 +242,11 @@ pub(super) fn socket_address(message: &Address) -> Result<SocketAddr, Problem> {
 
 /// A host, which may be a name, and a port.
 pub(super) fn host_and_port(message: &Address) -> Result<(&str, u16), Problem> {
+    address_fields(message)?;
     let Some(address::Address::SocketAddress(socket)) = &message.address else {
         return Err(Problem::new("", "must be a socket_address"));
     };
+    socket_fields(socket).under(|| "socket_address".into())?;
     if socket.protocol != 0 {
         return Err(Problem::new("socket_address.protocol", "must be TCP"));
     }

@@ -15,7 +15,8 @@ use super::problem::{Problem, Under, each};
 use super::support::{Message, support};
 use crate::route::matching as compiled;
 
-pub(super) const MESSAGES: &[Message] = &[ROUTE_MATCH, HEADER_MATCHER, REGEX_MATCHER];
+pub(super) const MESSAGES: &[Message] =
+    &[ROUTE_MATCH, HEADER_MATCHER, QUERY_MATCHER, STRING_MATCHER, REGEX_MATCHER];
 
 support! {
     ROUTE_MATCH, route_match: RouteMatch = "envoy.config.route.v3.RouteMatch";
@@ -27,6 +28,20 @@ support! {
 support! {
     HEADER_MATCHER, header_matcher: HeaderMatcher = "envoy.config.route.v3.HeaderMatcher";
     read: name, invert_match, treat_missing_header_as_empty, header_match_specifier;
+    ignored:;
+    refused: ;
+}
+
+support! {
+    QUERY_MATCHER, query_matcher: QueryParameterMatcher = "envoy.config.route.v3.QueryParameterMatcher";
+    read: name, query_parameter_match_specifier;
+    ignored:;
+    refused: ;
+}
+
+support! {
+    STRING_MATCHER, string_matcher: StringMatcher = "envoy.type.matcher.v3.StringMatcher";
+    read: ignore_case, match_pattern;
     ignored:;
     refused: ;
 }
@@ -148,6 +163,7 @@ fn header(message: &HeaderMatcher) -> Result<compiled::HeaderMatcher, Problem> {
 }
 
 fn query(message: &QueryParameterMatcher) -> Result<compiled::QueryMatcher, Problem> {
+    query_matcher(message)?;
     let value = match &message.query_parameter_match_specifier {
         None | Some(QueryParameterMatchSpecifier::PresentMatch(true)) => None,
         Some(QueryParameterMatchSpecifier::PresentMatch(false)) => {
@@ -162,6 +178,7 @@ fn query(message: &QueryParameterMatcher) -> Result<compiled::QueryMatcher, Prob
 
 /// Compiles a predicate on a text.
 pub(super) fn string(message: &StringMatcher) -> Result<compiled::ValueMatcher, Problem> {
+    string_matcher(message)?;
     use compiled::ValueMatcher;
     let fold = |text: &str| -> Box<str> {
         if message.ignore_case { text.to_ascii_lowercase().into() } else { text.into() }

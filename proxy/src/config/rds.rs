@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use envoy_types::pb::envoy::config::core::v3::header_value_option::HeaderAppendAction;
-use envoy_types::pb::envoy::config::core::v3::{DataSource, HeaderValueOption, data_source};
+use envoy_types::pb::envoy::config::core::v3::{
+    DataSource, HeaderValue as HeaderMessage, HeaderValueOption, data_source,
+};
 use envoy_types::pb::envoy::config::route::v3::redirect_action::{
     PathRewriteSpecifier, RedirectResponseCode, SchemeRewriteSpecifier,
 };
@@ -37,6 +39,9 @@ pub(super) const MESSAGES: &[Message] = &[
     RETRY_POLICY,
     REDIRECT,
     DIRECT_RESPONSE,
+    HEADER_OPTION,
+    HEADER,
+    HASH_POLICY,
 ];
 
 support! {
@@ -123,6 +128,27 @@ support! {
     read: status, body;
     ignored:;
     refused: body_format;
+}
+
+support! {
+    HEADER_OPTION, header_option: HeaderValueOption = "envoy.config.core.v3.HeaderValueOption";
+    read: header, append, append_action, keep_empty_value;
+    ignored:;
+    refused: ;
+}
+
+support! {
+    HEADER, header: HeaderMessage = "envoy.config.core.v3.HeaderValue";
+    read: key, value;
+    ignored:;
+    refused: raw_value;
+}
+
+support! {
+    HASH_POLICY, hash_policy_fields: HashPolicyMessage = "envoy.config.route.v3.RouteAction.HashPolicy";
+    read: terminal, policy_specifier;
+    ignored:;
+    refused: ;
 }
 
 /// Envoy's default for a whole exchange.
@@ -343,6 +369,7 @@ fn arm_of(message: &ClusterWeight, clusters: &Clusters<'_>) -> Result<compiled::
 }
 
 fn hash_policy(message: &HashPolicyMessage) -> Result<compiled::HashPolicy, Problem> {
+    hash_policy_fields(message)?;
     let terminal = message.terminal;
     match &message.policy_specifier {
         Some(PolicySpecifier::Header(header)) if header.regex_rewrite.is_some() => {
@@ -485,35 +512,40 @@ fn mutations(
     let mut all = each(&format!("{field}_to_remove"), remove, |name| {
         Ok(HeaderMutation::Remove(header_name("", name)?))
     })?;
-    all.extend(each(&format!("{field}_to_add"), add, mutation)?);
+    all.extend(each(&format!("{field}_to_add"), add, mutation)?.into_iter().flatten());
     Ok(all)
 }
 
-fn mutation(message: &HeaderValueOption) -> Result<HeaderMutation, Problem> {
-    let header = message.header.as_ref().ok_or_else(|| Problem::new("header", "is missing"))?;
-    let name = header_name("header.key", &header.key)?;
-    if header.value.replace("%%", "").contains('%') {
+/// None where, as in Envoy, there is nothing to add: an empty value is kept only when that is said.
+fn mutation(message: &HeaderValueOption) -> Result<Option<HeaderMutation>, Problem> {
+    header_option(message)?;
+    let given = message.header.as_ref().ok_or_else(|| Problem::new("header", "is missing"))?;
+    header(given).under(|| "header".into())?;
+    let name = header_name("header.key", &given.key)?;
+    if given.value.replace("%%", "").contains('%') {
         let reason = format!(
             "is {:?}; commands (%...%) are not supported, and a literal % is written %%",
-            header.value
+            given.value
         );
         return Err(Problem::new("header.value", reason));
     }
-    let value = header_value("header.value", &header.value.replace("%%", "%"))?;
+    let value = header_value("header.value", &given.value.replace("%%", "%"))?;
     #[allow(deprecated, reason = "still sent by control planes")]
     let append = message.append.map(|b| b.value);
-    match (append, message.append_action()) {
+    let is_kept = message.keep_empty_value || !value.is_empty();
+    let mutation = match (append, message.append_action()) {
         (Some(true), _) | (None, HeaderAppendAction::AppendIfExistsOrAdd) => {
-            Ok(HeaderMutation::Append(name, value))
+            HeaderMutation::Append(name, value)
         }
         (Some(false), _) | (None, HeaderAppendAction::OverwriteIfExistsOrAdd) => {
-            Ok(HeaderMutation::Set(name, value))
+            HeaderMutation::Set(name, value)
         }
-        (None, HeaderAppendAction::AddIfAbsent) => Ok(HeaderMutation::SetIfAbsent(name, value)),
+        (None, HeaderAppendAction::AddIfAbsent) => HeaderMutation::SetIfAbsent(name, value),
         (None, HeaderAppendAction::OverwriteIfExists) => {
-            Err(Problem::new("append_action", "OVERWRITE_IF_EXISTS is not supported"))
+            return Err(Problem::new("append_action", "OVERWRITE_IF_EXISTS is not supported"));
         }
-    }
+    };
+    Ok(is_kept.then_some(mutation))
 }
 
 fn header_value(field: &str, value: &str) -> Result<HeaderValue, Problem> {

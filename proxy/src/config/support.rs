@@ -4,7 +4,7 @@
 
 use super::problem::Problem;
 use super::{
-    bootstrap, cds, eds, filters, hcm, lds, matching, proxy_protocol, rds, secrets, tcp_proxy, tls,
+    bootstrap, cds, eds, filters, hcm, in_place, lds, matching, proxy_protocol, rds, secrets, tcp_proxy, tls,
     tls_upstream,
 };
 
@@ -37,6 +37,7 @@ pub const MESSAGES: &[&[Message]] = &[
     matching::MESSAGES,
     cds::MESSAGES,
     eds::MESSAGES,
+    in_place::MESSAGES,
 ];
 
 /// Refuses a field that is set.
@@ -92,12 +93,54 @@ pub fn markdown() -> String {
             text.push_str(&format!("| {} | refused |\n", field.trim_start_matches("r#")));
         }
     }
+    text.push_str("\n## Refused whole\n\n");
+    for name in in_place::REFUSED {
+        text.push_str(&format!("- {name}\n"));
+    }
     text
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use pontoon_xds::json::members;
+
     use super::*;
+
+    #[test]
+    fn what_is_inside_of_a_message_that_is_read_is_listed_too() {
+        let all: BTreeMap<&str, &Message> =
+            MESSAGES.iter().copied().flatten().map(|message| (message.name, message)).collect();
+        let (mut missing, mut met) = (BTreeSet::new(), BTreeSet::new());
+        for message in all.values() {
+            let Some(members) = members(message.name) else {
+                missing.insert(format!("{} is not among the descriptors", message.name));
+                continue;
+            };
+            let treated: BTreeSet<&str> = (message.read.iter().chain(message.refused).copied())
+                .chain(message.ignored.iter().map(|(field, _)| *field))
+                .map(|field| field.trim_start_matches("r#"))
+                .collect();
+            let there: BTreeSet<&str> = members.iter().map(|member| &*member.name).collect();
+            assert_eq!(treated, there, "{}", message.name);
+            for member in members {
+                let is_read = message.read.iter().any(|read| read.trim_start_matches("r#") == member.name);
+                let Some(inner) = member.message.filter(|_| is_read) else { continue };
+                if let Some(refused) = in_place::REFUSED.iter().find(|name| **name == inner) {
+                    met.insert(*refused);
+                } else if !inner.starts_with("google.protobuf.") && !all.contains_key(&*inner) {
+                    missing.insert(format!(
+                        "{inner} is in none of the tables: {}.{}",
+                        message.name, member.field
+                    ));
+                }
+            }
+        }
+        assert!(missing.is_empty(), "{missing:#?}");
+        let refused: BTreeSet<&str> = in_place::REFUSED.iter().copied().collect();
+        assert_eq!(refused, met, "listed as refused, and in no message that is read");
+    }
 
     #[test]
     fn the_reference_lists_the_supported_fields() {
