@@ -5,7 +5,9 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
+
+use crate::peer::Name;
 
 /// CPU time of a process so far, user and system, of all its threads.
 pub(crate) fn cpu_time(pid: u32) -> anyhow::Result<Duration> {
@@ -42,6 +44,19 @@ pub(crate) struct Load {
     pub(crate) requests: u64,
     pub(crate) errors: u64,
     pub(crate) per_second: f64,
+}
+
+impl Load {
+    /// Whether this round counts. A peer that fails now and then is measured by its other rounds; we are not to fail.
+    pub(crate) fn counts(&self, peer: &str, what: &str) -> anyhow::Result<bool> {
+        if self.errors == 0 && self.requests > 0 {
+            return Ok(true);
+        }
+        let said = format!("{peer}, {what}: {} errors in {} requests", self.errors, self.requests);
+        ensure!(peer != Name::Pontoon.text() && self.errors * 20 < self.requests, "{said}");
+        eprintln!("{said}; the round does not count");
+        Ok(false)
+    }
 }
 
 /// A closed loop over keep-alive connections, of what the script says, or of plain GETs.

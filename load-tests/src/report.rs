@@ -255,7 +255,7 @@ impl Results {
         }
         out.push_str(concat!(
             "\n## How to repeat\n\n",
-            "    cargo xtask bench               # everything, about 50 minutes\n",
+            "    cargo xtask bench               # everything, an hour and more\n",
             "    cargo xtask bench --quick       # under 5 minutes, without convergence; writes target/bench/benchmarks.md\n",
             "    cargo xtask bench control-plane # the control plane alone, about 25 minutes; with --quick under three\n",
             "    cargo xtask bench --phase http1 --peer nginx\n",

@@ -3,7 +3,7 @@
 
 use std::process::Command;
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 
 use crate::configuration::{Front, Scenario};
 use crate::grpc;
@@ -63,8 +63,8 @@ pub(super) fn run(bench: &Bench, peers: &[Name], kind: &Kind) -> anyhow::Result<
                 let before = cpu_time(proxy.pid())?;
                 let load = h2load(&url, &request, connections, seconds)?;
                 let used = cpu_time(proxy.pid())?.saturating_sub(before);
-                if load.errors > 0 || load.requests == 0 {
-                    bail!("{}: {} errors in {} requests", row.peer, load.errors, load.requests);
+                if !load.counts(&row.peer, cost)? {
+                    continue;
                 }
                 row.push(cost, used.as_secs_f64() * 1e6 / load.requests as f64);
                 row.push(rate, load.per_second);

@@ -4,8 +4,6 @@
 
 use std::time::Duration;
 
-use anyhow::bail;
-
 use crate::configuration::{Front, Scenario};
 use crate::measure::{cpu_time, wrk};
 use crate::peer::{Bench, Name, Running};
@@ -137,14 +135,8 @@ pub(super) fn run(bench: &Bench, peers: &[Name], series: &Series) -> anyhow::Res
                 let before = chain.cpu_time()?;
                 let done = wrk(&url, script.as_deref(), load.connections, seconds)?;
                 let used = chain.cpu_time()?.saturating_sub(before);
-                if done.errors > 0 || done.requests == 0 {
-                    bail!(
-                        "{}, {}: {} errors in {} requests",
-                        chain.peer,
-                        load.label,
-                        done.errors,
-                        done.requests
-                    );
+                if !done.counts(chain.peer, load.label)? {
+                    continue;
                 }
                 row.push(&cost(load), used.as_secs_f64() * 1e6 / done.requests as f64);
                 row.push(&format!("requests/s, {}", load.label), done.per_second);

@@ -75,7 +75,7 @@ fn connect(port: u16, path: &str, tls: Option<&Arc<ClientConfig>>) -> anyhow::Re
 }
 
 fn ask(connection: &mut (impl Read + Write), path: &str) -> anyhow::Result<()> {
-    connection.write_all(format!("GET {path} HTTP/1.1\r\nHost: bench\r\n\r\n").as_bytes())?;
+    connection.write_all(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes())?;
     let mut answer = Vec::new();
     let mut part = [0; 4096];
     loop {

@@ -62,7 +62,7 @@ impl Latencies {
 }
 
 fn load(port: u16, path: &str, length: Duration) -> anyhow::Result<Latencies> {
-    let request = format!("GET {path} HTTP/1.1\r\nHost: bench\r\n\r\n");
+    let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n");
     let each = Duration::from_secs(1) * CONNECTIONS / RATE;
     let begin = Instant::now() + Duration::from_millis(100);
     let mut all = std::thread::scope(|scope| {

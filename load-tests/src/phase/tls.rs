@@ -112,7 +112,7 @@ fn shake(
     let name = ServerName::try_from("localhost")?;
     let mut stream = StreamOwned::new(ClientConnection::new(Arc::clone(config), name)?, socket);
     if resume {
-        let request = format!("GET {path} HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n");
+        let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
         stream.write_all(request.as_bytes())?;
         // Some end without a close_notify.
         let _read = stream.read(&mut [0; 4096]);
