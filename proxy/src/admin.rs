@@ -301,7 +301,9 @@ impl Admin {
         let (mask, name) = (query.get("mask"), query.get("name_regex"));
         let include_eds = query.has("include_eds");
         let wanted = Wanted::new(query.get("resource"), mask.as_deref(), name.as_deref(), include_eds);
-        match wanted.and_then(|wanted| self.shown().render(&wanted)) {
+        let rendered = wanted.and_then(|wanted| self.shown().render(&wanted));
+        pontoon_xds::json::forget();
+        match rendered {
             Ok(dump) => json(&dump),
             Err(error @ Unusable::Resource(_)) => text(StatusCode::NOT_FOUND, format!("{error}\n")),
             Err(error @ (Unusable::Mask | Unusable::Regex(_))) => {
