@@ -2,6 +2,7 @@
 //! how many routes there are. One thread for traffic, keep-alive to the upstream, no access log.
 
 mod caddy;
+mod discovery;
 mod envoy;
 mod haproxy;
 mod nginx;
@@ -11,9 +12,10 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 pub(crate) use self::caddy::proxy as caddy;
-pub(crate) use self::envoy::proxy as envoy;
-pub(crate) use self::haproxy::{map as haproxy_map, proxy as haproxy};
-pub(crate) use self::nginx::{proxy as nginx, upstream};
+pub(crate) use self::discovery::Discovery;
+pub(crate) use self::envoy::{dynamic as envoy_dynamic, proxy as envoy};
+pub(crate) use self::haproxy::{changing as haproxy_changing, map as haproxy_map, proxy as haproxy};
+pub(crate) use self::nginx::{marked_upstream, proxy as nginx, upstream};
 pub(crate) use self::ours::serve as ours;
 
 /// What passes through.

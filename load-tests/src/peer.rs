@@ -1,8 +1,8 @@
 //! Starting a peer: one process with one thread for traffic, ended by pid.
 
 use std::fs::File;
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
-use std::path::PathBuf;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -105,10 +105,21 @@ impl Bench {
         for size in [64 * 1_024, 10 * 1_024 * 1_024] {
             self.write(&format!("body-{size}"), "x".repeat(size))?;
         }
-        let file = self.write("upstream.conf", configuration::upstream(&self.folder, front, port))?;
+        self.start_upstream("upstream", configuration::upstream(&self.folder, front, port), port)
+    }
+
+    /// A second one, whose answers of 1 KiB are made of this letter.
+    pub(crate) fn marked_upstream(&self, mark: char) -> anyhow::Result<Running> {
+        let port = free_port()?;
+        let text = configuration::marked_upstream(&self.folder, Front::Http, port, mark);
+        self.start_upstream("upstream-marked", text, port)
+    }
+
+    fn start_upstream(&self, name: &str, configuration: String, port: u16) -> anyhow::Result<Running> {
+        let file = self.write(&format!("{name}.conf"), configuration)?;
         let mut command = Command::new("nginx");
-        command.arg("-c").arg(file).arg("-e").arg(self.folder.join("upstream.err"));
-        self.start("upstream", command, port)
+        command.arg("-c").arg(file).arg("-e").arg(self.folder.join(format!("{name}.err")));
+        self.start(name, command, port)
     }
 
     /// One of this program's own servers behind every proxy.
@@ -123,13 +134,7 @@ impl Bench {
     pub(crate) fn proxy(&self, name: Name, scenario: &Scenario, upstream: u16) -> anyhow::Result<Running> {
         let port = free_port()?;
         let command = match name {
-            Name::Pontoon => {
-                let server = self.runtime.block_on(configuration::ours(scenario, port, upstream))?;
-                let mut command = Command::new(&self.proxy);
-                command.args(["--workers", "1", "--admin", "127.0.0.1:0", "--drain-seconds", "1"]);
-                command.args(["--xds-server", &format!("http://{server}")]);
-                command
-            }
+            Name::Pontoon => self.ours(self.runtime.block_on(configuration::ours(scenario, port, upstream))?),
             Name::Haproxy => {
                 self.write("haproxy.map", configuration::haproxy_map(scenario))?;
                 let text = configuration::haproxy(&self.folder, scenario, port, upstream);
@@ -146,10 +151,7 @@ impl Bench {
                 command
             }
             Name::Envoy => {
-                let file = self.write("envoy.yaml", configuration::envoy(scenario, port, upstream))?;
-                let mut command = Command::new(&self.envoy);
-                command.args(["--concurrency", "1", "--use-dynamic-base-id", "-l", "warn", "-c"]).arg(file);
-                command
+                self.envoy(&self.write("envoy.yaml", configuration::envoy(scenario, port, upstream))?)
             }
             Name::Pingora => {
                 let mut command = Command::new(&self.pingora);
@@ -170,6 +172,21 @@ impl Bench {
             }
         };
         self.start(name.text(), command, port)
+    }
+
+    /// Our proxy, with the configuration of this xDS server.
+    pub(crate) fn ours(&self, server: SocketAddr) -> Command {
+        let mut command = Command::new(&self.proxy);
+        command.args(["--workers", "1", "--admin", "127.0.0.1:0", "--drain-seconds", "1"]);
+        command.args(["--xds-server", &format!("http://{server}")]);
+        command
+    }
+
+    /// Envoy, with this bootstrap.
+    pub(crate) fn envoy(&self, file: &Path) -> Command {
+        let mut command = Command::new(&self.envoy);
+        command.args(["--concurrency", "1", "--use-dynamic-base-id", "-l", "warn", "-c"]).arg(file);
+        command
     }
 
     /// All that can do this, each in front of `upstream`.

@@ -1,5 +1,6 @@
 //! The phases, one file each.
 
+mod churn;
 mod convergence;
 mod h2;
 mod http1;
@@ -31,6 +32,8 @@ pub(crate) enum Phase {
     Tcp,
     /// TLS handshakes.
     Tls,
+    /// Latency at that rate while endpoints change.
+    Churn,
     /// HTTP/2 on both sides.
     H2,
     /// gRPC calls.
@@ -44,12 +47,13 @@ pub(crate) enum Phase {
 }
 
 impl Phase {
-    pub(crate) const ALL: [Phase; 12] = [
+    pub(crate) const ALL: [Phase; 13] = [
         Phase::Http1,
         Phase::Routes,
         Phase::Bodies,
         Phase::Pair,
         Phase::Open,
+        Phase::Churn,
         Phase::H2,
         Phase::Grpc,
         Phase::Tcp,
@@ -69,6 +73,7 @@ impl Phase {
             Phase::Bodies => http1::BODIES.phase,
             Phase::Pair => http1::PAIR.phase,
             Phase::Open => "open",
+            Phase::Churn => "churn",
             Phase::Tcp => "tcp",
             Phase::Tls => "tls",
             Phase::H2 => h2::PLAIN.phase,
@@ -86,6 +91,7 @@ impl Phase {
             Phase::Bodies => http1::BODIES.title,
             Phase::Pair => http1::PAIR.title,
             Phase::Open => open::TITLE,
+            Phase::Churn => churn::TITLE,
             Phase::Tcp => tcp::TITLE,
             Phase::Tls => tls::TITLE,
             Phase::H2 => h2::PLAIN.title,
@@ -99,6 +105,7 @@ impl Phase {
     /// What a reader must know of the figures.
     pub(crate) fn note(self) -> &'static str {
         match self {
+            Phase::Churn => churn::NOTE,
             Phase::Convergence => convergence::NOTE,
             _ => "",
         }
@@ -111,6 +118,7 @@ impl Phase {
             Phase::Bodies => http1::run(bench, peers, &http1::BODIES),
             Phase::Pair => http1::run(bench, peers, &http1::PAIR),
             Phase::Open => open::run(bench, peers),
+            Phase::Churn => churn::run(bench, peers),
             Phase::Tcp => tcp::run(bench, peers),
             Phase::Tls => tls::run(bench, peers),
             Phase::H2 => h2::run(bench, peers, &h2::PLAIN),

@@ -1,4 +1,6 @@
-//! Envoy as a peer, with a static configuration.
+//! Envoy as a peer, with a static configuration, or with one by xDS.
+
+use std::net::SocketAddr;
 
 use super::{Front, Scenario, routes};
 
@@ -49,6 +51,34 @@ pub(crate) fn proxy(scenario: &Scenario, port: u16, upstream: u16) -> String {
     load_assignment:
       cluster_name: upstream
       endpoints: [ {{ lb_endpoints: [ {{ endpoint: {{ address: {{ socket_address: {{ address: 127.0.0.1, port_value: {upstream} }} }} }} }} ] }} ]
+"
+    )
+}
+
+/// All by ADS from there.
+pub(crate) fn dynamic(server: SocketAddr) -> String {
+    let (host, port) = (server.ip(), server.port());
+    format!(
+        "node: {{ id: envoy, cluster: bench }}
+dynamic_resources:
+  ads_config:
+    api_type: DELTA_GRPC
+    transport_api_version: V3
+    grpc_services: [ {{ envoy_grpc: {{ cluster_name: xds }} }} ]
+  cds_config: {{ ads: {{}}, resource_api_version: V3 }}
+  lds_config: {{ ads: {{}}, resource_api_version: V3 }}
+static_resources:
+  clusters:
+  - name: xds
+    type: STATIC
+    connect_timeout: 2s
+    typed_extension_protocol_options:
+      envoy.extensions.upstreams.http.v3.HttpProtocolOptions:
+        '@type': type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions
+        explicit_http_config: {{ http2_protocol_options: {{}} }}
+    load_assignment:
+      cluster_name: xds
+      endpoints: [ {{ lb_endpoints: [ {{ endpoint: {{ address: {{ socket_address: {{ address: {host}, port_value: {port} }} }} }} }} ] }} ]
 "
     )
 }

@@ -9,6 +9,23 @@ pub(crate) fn map(scenario: &Scenario) -> String {
     super::routes(scenario, |i| format!("/route-{i}/ upstream"))
 }
 
+/// With a second server, and a socket at which it is taken out and put back.
+pub(crate) fn changing(
+    folder: &Path,
+    scenario: &Scenario,
+    port: u16,
+    upstreams: [u16; 2],
+    socket: &Path,
+) -> String {
+    let [stays, moves] = upstreams;
+    // The text ends with the servers, and a second global section adds to the first.
+    format!(
+        "{}  server two 127.0.0.1:{moves} pool-max-conn 256\nglobal\n  stats socket {} level admin\n",
+        proxy(folder, scenario, port, stays),
+        socket.display()
+    )
+}
+
 pub(crate) fn proxy(folder: &Path, scenario: &Scenario, port: u16, upstream: u16) -> String {
     let (mode, front, back) = match scenario.front {
         Front::Tcp => ("tcp", "", ""),

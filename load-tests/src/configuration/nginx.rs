@@ -10,6 +10,11 @@ const STREAM_MODULE: &str = "/usr/lib/nginx/modules/ngx_stream_module.so";
 
 /// A fixed answer of as many bytes as the path's last part says: nothing, 1 KiB out of memory, the rest out of files.
 pub(crate) fn upstream(folder: &Path, front: Front, port: u16) -> String {
+    marked_upstream(folder, front, port, 'x')
+}
+
+/// The same, told apart by the letter of which the answer of 1 KiB is made.
+pub(crate) fn marked_upstream(folder: &Path, front: Front, port: u16, mark: char) -> String {
     let http2 = if front == Front::H2c { " http2" } else { "" };
     format!(
         "daemon off; master_process off; pid {folder}/upstream.pid; error_log stderr warn;
@@ -22,7 +27,7 @@ pub(crate) fn upstream(folder: &Path, front: Front, port: u16) -> String {
         folder = folder.display(),
         paths = paths(folder),
         keep = KEEP_ALIVE,
-        body = "x".repeat(1024),
+        body = String::from(mark).repeat(1024),
     )
 }
 

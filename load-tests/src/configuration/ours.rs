@@ -47,6 +47,11 @@ pub(crate) async fn serve(scenario: &Scenario, port: u16, upstream: u16) -> anyh
     snapshot.insert(&listener(scenario, port));
     let server = Server::new(Options::new(|_| Ok(String::from("bench"))));
     server.publish("bench", snapshot);
+    listen(&server).await
+}
+
+/// Serves what this server publishes; gives where. It ends with the runtime.
+pub(super) async fn listen(server: &Server) -> anyhow::Result<SocketAddr> {
     let socket = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
     let address = socket.local_addr()?;
     let serving =
@@ -61,11 +66,22 @@ fn at(port: u16) -> Option<Address> {
     Some(Address { address: Some(address::Address::SocketAddress(socket)) })
 }
 
-fn cluster(scenario: &Scenario, upstream: u16) -> Cluster {
-    let endpoint = Endpoint { address: at(upstream), ..Endpoint::default() };
-    let lb_endpoint =
-        LbEndpoint { host_identifier: Some(HostIdentifier::Endpoint(endpoint)), ..LbEndpoint::default() };
-    let locality = LocalityLbEndpoints { lb_endpoints: vec![lb_endpoint], ..LocalityLbEndpoints::default() };
+/// Endpoints at these ports.
+pub(super) fn assignment(upstreams: &[u16]) -> ClusterLoadAssignment {
+    let endpoints = upstreams.iter().map(|port| {
+        let endpoint = Endpoint { address: at(*port), ..Endpoint::default() };
+        LbEndpoint { host_identifier: Some(HostIdentifier::Endpoint(endpoint)), ..LbEndpoint::default() }
+    });
+    let locality =
+        LocalityLbEndpoints { lb_endpoints: endpoints.collect(), ..LocalityLbEndpoints::default() };
+    ClusterLoadAssignment {
+        cluster_name: "upstream".into(),
+        endpoints: vec![locality],
+        ..ClusterLoadAssignment::default()
+    }
+}
+
+pub(super) fn cluster(scenario: &Scenario, upstream: u16) -> Cluster {
     let protocol = (scenario.front == Front::H2c).then(|| {
         let options = HttpProtocolOptions {
             upstream_protocol_options: Some(UpstreamProtocolOptions::ExplicitHttpConfig(
@@ -82,17 +98,13 @@ fn cluster(scenario: &Scenario, upstream: u16) -> Cluster {
     Cluster {
         name: "upstream".into(),
         cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::Static as i32)),
-        load_assignment: Some(ClusterLoadAssignment {
-            cluster_name: "upstream".into(),
-            endpoints: vec![locality],
-            ..ClusterLoadAssignment::default()
-        }),
+        load_assignment: Some(assignment(&[upstream])),
         typed_extension_protocol_options: protocol.into_iter().collect(),
         ..Cluster::default()
     }
 }
 
-fn listener(scenario: &Scenario, port: u16) -> Listener {
+pub(super) fn listener(scenario: &Scenario, port: u16) -> Listener {
     let config = match scenario.front {
         Front::Tcp => pack_any(TcpProxy {
             stat_prefix: "front".into(),
@@ -106,7 +118,7 @@ fn listener(scenario: &Scenario, port: u16) -> Listener {
         name: "front".into(),
         address: at(port),
         filter_chains: vec![FilterChain {
-            filters: vec![Filter { config_type, ..Filter::default() }],
+            filters: vec![Filter { name: "front".into(), config_type }],
             transport_socket: scenario.pair.as_ref().map(tls),
             ..FilterChain::default()
         }],
@@ -155,6 +167,7 @@ fn manager(scenario: &Scenario) -> HttpConnectionManager {
     };
     let router = http_filter::ConfigType::TypedConfig(pack_any(Router::default()));
     HttpConnectionManager {
+        stat_prefix: "front".into(),
         use_remote_address: Some(BoolValue { value: true }),
         http2_protocol_options: Some(Http2ProtocolOptions {
             max_concurrent_streams: Some(UInt32Value { value: 256 }),
@@ -165,7 +178,11 @@ fn manager(scenario: &Scenario) -> HttpConnectionManager {
             virtual_hosts: vec![host],
             ..RouteConfiguration::default()
         })),
-        http_filters: vec![HttpFilter { config_type: Some(router), ..HttpFilter::default() }],
+        http_filters: vec![HttpFilter {
+            name: "router".into(),
+            config_type: Some(router),
+            ..HttpFilter::default()
+        }],
         ..HttpConnectionManager::default()
     }
 }

@@ -16,8 +16,8 @@ use crate::report::{Row, Table};
 
 pub(super) const TITLE: &str = "Latency at 2,000 requests/s (open loop, 32 connections, 1 KiB, one worker)";
 
-const RATE: u32 = 2_000;
-const CONNECTIONS: u32 = 32;
+pub(super) const RATE: u32 = 2_000;
+pub(super) const CONNECTIONS: u32 = 32;
 const RATIO: &str = "added p99 µs";
 const TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -29,13 +29,14 @@ pub(super) fn run(bench: &Bench, peers: &[Name]) -> anyhow::Result<Table> {
     let mut running = bench.proxies(peers, &scenario, upstream.port)?;
     let mut direct = Row::new("no proxy");
     for _ in 0..rounds {
-        let floor = load(upstream.port, &scenario.path(), length)?;
+        let floor = load(upstream.port, &scenario.path(), length)?.all_answered()?;
         direct.push("p50 µs", floor.at(0.5));
         direct.push("p99 µs", floor.at(0.99));
         direct.push("p99.9 µs", floor.at(0.999));
         for (row, proxy) in &mut running {
             let before = cpu_time(proxy.pid())?;
             let seen = load(proxy.port, &scenario.path(), length)
+                .and_then(Seen::all_answered)
                 .with_context(|| format!("through {}", row.peer))?;
             let used = cpu_time(proxy.pid())?.saturating_sub(before);
             row.push("p50 µs", seen.at(0.5));
@@ -43,7 +44,7 @@ pub(super) fn run(bench: &Bench, peers: &[Name]) -> anyhow::Result<Table> {
             row.push("p99.9 µs", seen.at(0.999));
             row.push("added p50 µs", seen.at(0.5) - floor.at(0.5));
             row.push(RATIO, seen.at(0.99) - floor.at(0.99));
-            row.push("CPU µs/request", used.as_secs_f64() * 1e6 / seen.0.len() as f64);
+            row.push("CPU µs/request", used.as_secs_f64() * 1e6 / seen.latencies.len() as f64);
         }
     }
     let mut rows: Vec<Row> = running.into_iter().map(|(row, _)| row).collect();
@@ -51,17 +52,46 @@ pub(super) fn run(bench: &Bench, peers: &[Name]) -> anyhow::Result<Table> {
     Ok(Table { phase: "open".to_owned(), title: TITLE.to_owned(), ratio_of: RATIO.to_owned(), rows })
 }
 
-/// Latencies in microseconds, in order.
-struct Latencies(Vec<f64>);
+/// What a load saw.
+#[derive(Debug, Default)]
+pub(super) struct Seen {
+    /// Of good answers, in microseconds, in order.
+    pub(super) latencies: Vec<f64>,
+    /// Good answers of the endpoint whose answers are marked.
+    pub(super) marked: u64,
+    /// Requests without a good answer.
+    pub(super) failed: u64,
+    /// Why the first of them failed.
+    pub(super) error: Option<anyhow::Error>,
+}
 
-impl Latencies {
-    fn at(&self, quantile: f64) -> f64 {
-        let last = self.0.len().saturating_sub(1);
-        self.0.get((last as f64 * quantile).round() as usize).copied().unwrap_or(f64::NAN)
+impl Seen {
+    pub(super) fn at(&self, quantile: f64) -> f64 {
+        let last = self.latencies.len().saturating_sub(1);
+        self.latencies.get((last as f64 * quantile).round() as usize).copied().unwrap_or(f64::NAN)
+    }
+
+    /// Fails where a request did.
+    fn all_answered(self) -> anyhow::Result<Seen> {
+        match self.error {
+            Some(error) => Err(error.context(format!("{} requests failed", self.failed))),
+            None => Ok(self),
+        }
+    }
+
+    fn add(&mut self, other: Seen) {
+        self.latencies.extend(other.latencies);
+        self.marked += other.marked;
+        self.failed += other.failed;
+        self.error = self.error.take().or(other.error);
     }
 }
 
-fn load(port: u16, path: &str, length: Duration) -> anyhow::Result<Latencies> {
+/// The letter of which a marked answer is made.
+pub(super) const MARK: char = 'y';
+
+/// So many requests at their times, failed ones among them.
+pub(super) fn load(port: u16, path: &str, length: Duration) -> anyhow::Result<Seen> {
     let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n");
     let each = Duration::from_secs(1) * CONNECTIONS / RATE;
     let begin = Instant::now() + Duration::from_millis(100);
@@ -72,53 +102,67 @@ fn load(port: u16, path: &str, length: Duration) -> anyhow::Result<Latencies> {
                 scope.spawn(move || one(port, request, first, each, begin + length))
             })
             .collect();
-        let mut all = Vec::new();
+        let mut all = Seen::default();
         for thread in threads {
             match thread.join() {
-                Ok(seen) => all.extend(seen?),
+                Ok(seen) => all.add(seen?),
                 Err(_) => bail!("a thread of the load ended by a panic"),
             }
         }
         Ok(all)
     })?;
-    all.sort_by(f64::total_cmp);
-    Ok(Latencies(all))
+    all.latencies.sort_by(f64::total_cmp);
+    Ok(all)
 }
 
-/// One connection's requests.
-fn one(
-    port: u16,
-    request: &[u8],
-    first: Instant,
-    each: Duration,
-    until: Instant,
-) -> anyhow::Result<Vec<f64>> {
-    let mut connection = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
-    connection.set_nodelay(true)?;
-    connection.set_read_timeout(Some(TIMEOUT))?;
+/// One connection's requests; a failed one takes the connection with it.
+fn one(port: u16, request: &[u8], first: Instant, each: Duration, until: Instant) -> anyhow::Result<Seen> {
+    let mut connection = connect(port)?;
     let mut answer = vec![0; 8 * 1024];
-    let mut seen = Vec::new();
+    let mut seen = Seen::default();
     let mut due = first;
     while due < until {
         pause(due.saturating_duration_since(Instant::now()));
-        connection.write_all(request)?;
-        let mut have = 0;
-        loop {
-            let length = connection.read(&mut answer[have..])?;
-            if length == 0 {
-                bail!("closed after {have} bytes");
+        match exchange(&mut connection, request, &mut answer) {
+            Ok(letter) => {
+                seen.latencies.push(due.elapsed().as_secs_f64() * 1e6);
+                seen.marked += u64::from(char::from(letter) == MARK);
             }
-            have += length;
-            let head = answer[..have].windows(4).position(|w| w == b"\r\n\r\n");
-            if head.is_some_and(|head| have >= head + 4 + 1024) {
-                break;
+            Err(error) => {
+                seen.failed += 1;
+                seen.error.get_or_insert(error);
+                connection = connect(port)?;
             }
         }
-        if !answer.starts_with(b"HTTP/1.1 200") {
-            bail!("answered {:?}", String::from_utf8_lossy(&answer[..have.min(200)]));
-        }
-        seen.push(due.elapsed().as_secs_f64() * 1e6);
         due += each;
     }
     Ok(seen)
+}
+
+fn connect(port: u16) -> anyhow::Result<TcpStream> {
+    let connection = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
+    connection.set_nodelay(true)?;
+    connection.set_read_timeout(Some(TIMEOUT))?;
+    Ok(connection)
+}
+
+/// A request and its answer of 1 KiB; gives the last letter.
+fn exchange(connection: &mut TcpStream, request: &[u8], answer: &mut [u8]) -> anyhow::Result<u8> {
+    connection.write_all(request)?;
+    let mut have = 0;
+    loop {
+        let length = connection.read(&mut answer[have..])?;
+        if length == 0 {
+            bail!("closed after {have} bytes");
+        }
+        have += length;
+        let got = &answer[..have];
+        let Some(head) = got.windows(4).position(|w| w == b"\r\n\r\n") else { continue };
+        if !got.starts_with(b"HTTP/1.1 200") {
+            bail!("answered {:?}", String::from_utf8_lossy(&got[..have.min(200)]));
+        }
+        if have >= head + 4 + 1024 {
+            return Ok(got[have - 1]);
+        }
+    }
 }
