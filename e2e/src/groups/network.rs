@@ -319,7 +319,9 @@ impl Lab {
             ("--ipv4-only", NOBODY, [true, false]),
             ("--no-outbound", NOBODY, [false, false]),
         ] {
-            self.intercept(a, &format!("up --no-inbound {options}"))?;
+            // Neither direction would be nothing to do.
+            let other = if options == "--no-outbound" { "" } else { "--no-inbound" };
+            self.intercept(a, &format!("up {other} {options}"))?;
             for (to, intercepted) in c.at(HTTP).into_iter().zip(intercepted) {
                 let answer = get(a, to, "example.net", who).await?;
                 ensure!(
@@ -397,7 +399,8 @@ impl Lab {
             ("--ipv4-only", [true, false]),
             ("--no-inbound", [false, false]),
         ] {
-            self.intercept(b, &format!("up --no-outbound --mode {mode} {options}"))?;
+            let other = if options == "--no-inbound" { "" } else { "--no-outbound" };
+            self.intercept(b, &format!("up {other} --mode {mode} {options}"))?;
             for (to, intercepted) in b.at(HTTP).into_iter().zip(intercepted) {
                 let answer = get(a, to, "example.net", NOBODY).await?;
                 ensure!(
