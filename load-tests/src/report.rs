@@ -229,7 +229,7 @@ impl Results {
             "loads them in turn, round after round, and shows medians with the lowest and highest round. Read the ",
             "ratios: absolute figures belong to the machine and the moment. The load generator and the upstream ",
             "share the machine with the proxy, so requests/s is what all three together reach; CPU time per request ",
-            "is the proxy's own.\n\n",
+            "is the proxy's own. A phase that was left out of a run keeps its figures of the run before.\n\n",
             "Every proxy has one worker thread, 100 prefix routes, keep-alive to one upstream (nginx with a fixed ",
             "answer of 1 KiB), sets `X-Forwarded-For` and a request id, and writes no access log. Pontoon is ",
             "configured by xDS, the others by their files (`load-tests/src/configuration.rs`).\n\n",
