@@ -58,10 +58,15 @@ async fn idle_connections_make_room() {
             assert_eq!(client.get("/").await.status(), 200);
             idle.push(client);
         }
-        // Not idle at once, so the first attempts may be refused.
-        let served = async { while open(proxy.address, 1).await.is_empty() {} };
-        tokio::time::timeout(PATIENCE, served).await.expect("room");
         let closed = r#"pontoon_idle_connections_closed_total{listener="edge"}"#;
+        let open_now = r#"pontoon_downstream_connections{listener="edge"}"#;
+        // Not idle at once, so the first attempts may be refused; the one that ends another comes before its room.
+        let served = async {
+            while open(proxy.address, 1).await.is_empty() {
+                until("room", || proxy.metric(closed) == 0 || proxy.metric(open_now) < 4).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, served).await.expect("room");
         assert!(proxy.metric(closed) >= 1, "{}", proxy.metrics());
         assert_eq!(idle.pop().unwrap().get("/").await.status(), 200, "the last is not the first to go");
     }
