@@ -26,6 +26,7 @@ mod tls;
 mod wire;
 
 pub use listener::GATEWAY_CLASS;
+pub use sidecar::NO_NAMESPACE;
 
 use crate::model::Model;
 use crate::model::addresses::Addresses;

@@ -71,12 +71,12 @@ struct Sidecar {
 }
 
 impl Sidecar {
-    async fn start(xds: &str, application: SocketAddr, limits: &str) -> Sidecar {
+    async fn start(xds: &str, namespace: &str, application: SocketAddr, limits: &str) -> Sidecar {
         let dir = tempfile::tempdir().unwrap();
         let [outbound, inbound, admin] = [free_port().await, free_port().await, free_port().await];
         let file = dir.path().join("proxy.yaml");
         let text = format!(
-            "xdsServer: http://{xds}\nnodeId: sidecar-1\nworkers: 2\nadmin: 127.0.0.1:{admin}\ndrainSeconds: 1\n\
+            "xdsServer: http://{xds}\nnodeId: sidecar-1\ncluster: {namespace}\nworkers: 2\nadmin: 127.0.0.1:{admin}\ndrainSeconds: 1\n\
              outbound: {{ address: 127.0.0.1:{outbound}{limits} }}\n\
              inbound: [{{ address: 127.0.0.1:{inbound}, application: {application} }}]\n"
         );
@@ -158,7 +158,7 @@ async fn names_are_resolved_when_they_are_asked_for_and_a_migration_splits_them(
     let served = Served::start(&objects(application("target").await)).await;
     register(&served, "orders", application("orders").await).await;
     register(&served, "inventory", application("legacy").await).await;
-    let sidecar = Sidecar::start(&served.xds, application("mine").await, "").await;
+    let sidecar = Sidecar::start(&served.xds, "default", application("mine").await, "").await;
     assert_eq!(sidecar.metric("pontoon_names").await, 0);
 
     assert_eq!(sidecar.ask("orders", "1").await.2, "orders");
@@ -191,6 +191,39 @@ async fn names_are_resolved_when_they_are_asked_for_and_a_migration_splits_them(
     tokio::time::timeout(PATIENCE, seen).await.expect("the late application never appears");
 }
 
+/// Eureka knows no namespaces, so a team's first sidecar reaches what is registered before anything is written down for
+/// its namespace; and no more of other namespaces than before.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_namespace_without_an_object_has_the_applications_of_eureka() {
+    let pool = |name: &str, namespace: &str, at: SocketAddr| {
+        format!(
+            "apiVersion: pontoon.dev/v1alpha1\nkind: Pool\nmetadata: {{ name: {name}, namespace: {namespace} }}\n\
+             spec: {{ endpoints: [{{ address: {}, port: {} }}] }}\n",
+            at.ip(),
+            at.port()
+        )
+    };
+    let target = application("target").await;
+    let served = Served::start(&pool("vault", "default", target)).await;
+    register(&served, "orders", application("orders").await).await;
+    let sidecar = Sidecar::start(&served.xds, "bank", application("mine").await, "").await;
+    assert_eq!(sidecar.ask("orders", "1").await.2, "orders");
+    for other in ["vault", "vault.default", "orders.default", "orders.bank"] {
+        assert_eq!(sidecar.ask(other, "1").await.1, "unknown_name", "{other}");
+    }
+
+    // Its first object gives it a view of its own, without a new connection.
+    std::fs::write(served.dir.path().join("objects/bank.yaml"), pool("ledger", "bank", target)).unwrap();
+    let own = async {
+        while sidecar.ask("ledger", "1").await.2 != "target" {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, own).await.expect("its own pool never appears");
+    assert_eq!(sidecar.ask("orders.bank", "1").await.2, "orders");
+    assert_eq!(sidecar.ask("orders", "1").await.2, "orders");
+}
+
 /// Status and version of a listener, as CSDS says it.
 fn listener<'c>(answer: &'c ClientStatusResponse, name: &str) -> Option<&'c GenericXdsConfig> {
     let configs = &answer.config[0].generic_xds_configs;
@@ -201,7 +234,7 @@ fn listener<'c>(answer: &'c ClientStatusResponse, name: &str) -> Option<&'c Gene
 async fn what_a_sidecar_has_and_asks_for_is_told_as_envoys_tools_expect() {
     let served = Served::start(&objects(application("target").await)).await;
     register(&served, "orders", application("orders").await).await;
-    let sidecar = Sidecar::start(&served.xds, application("mine").await, "").await;
+    let sidecar = Sidecar::start(&served.xds, "default", application("mine").await, "").await;
     assert_eq!(sidecar.ask("orders", "1").await.2, "orders");
     assert_eq!(sidecar.ask("nobody", "1").await.1, "unknown_name");
 
@@ -242,7 +275,7 @@ async fn hostile_hosts_cost_nothing_that_lasts_and_idle_names_go() {
     let served = Served::start(&objects(application("target").await)).await;
     register(&served, "orders", application("orders").await).await;
     let limits = ", maxNames: 20, idleSeconds: 2, absentSeconds: 1";
-    let sidecar = Sidecar::start(&served.xds, application("mine").await, limits).await;
+    let sidecar = Sidecar::start(&served.xds, "default", application("mine").await, limits).await;
     assert_eq!(sidecar.ask("orders", "1").await.2, "orders");
     for host in 0..500 {
         let (status, reason, _) = sidecar.ask(&format!("hostile-{host}.example"), "1").await;
@@ -297,7 +330,7 @@ async fn resident_in_a_mesh_of(services: usize, at: SocketAddr) -> u64 {
     let address = listener.local_addr().unwrap().to_string();
     let incoming = TcpListenerStream::new(listener);
     let serving = tokio::spawn(grpc_server().add_service(server.service()).serve_with_incoming(incoming));
-    let sidecar = Sidecar::start(&address, at, "").await;
+    let sidecar = Sidecar::start(&address, "default", at, "").await;
     for _ in 0..20 {
         for service in 0..10 {
             assert_eq!(sidecar.ask(&format!("s{service}"), "1").await.0, 200, "s{service} of {services}");

@@ -6,6 +6,7 @@ mod away;
 mod service;
 mod status;
 pub mod stream;
+mod views;
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
@@ -24,6 +25,8 @@ use away::Away;
 pub use service::AdsService;
 pub use status::{Acknowledged, Client, Nack, NodeStatus, Standing, TypeStatus};
 use stream::Stream;
+pub use views::StandIn;
+use views::Views;
 
 /// Who opens a stream.
 #[derive(Debug, Clone, Copy)]
@@ -42,6 +45,8 @@ pub type ViewOf = dyn Fn(&Caller<'_>) -> Result<String, String> + Send + Sync;
 pub struct Options {
     /// Chooses a client's view.
     pub view_of: Arc<ViewOf>,
+    /// Names the view that stands in for one that nobody published. Default: none does.
+    pub stand_in: StandIn,
     /// Names that one stream may subscribe to, per type. Above: `RESOURCE_EXHAUSTED`. Default 100,000.
     pub max_names: usize,
     /// Resources of one response together, if they may be split over several (all but the state of the world
@@ -69,6 +74,7 @@ impl Options {
     ) -> Options {
         Options {
             view_of: Arc::new(view_of),
+            stand_in: |_| None,
             max_names: 100_000,
             max_response_bytes: 2 * 1024 * 1024,
             max_streams: 10_000,
@@ -98,7 +104,7 @@ pub struct Server {
 #[derive(Debug)]
 struct Shared {
     options: Options,
-    views: Mutex<HashMap<String, watch::Sender<Option<Snapshot>>>>,
+    views: Views,
     streams: Mutex<Streams>,
     changes: watch::Sender<u64>,
     members: watch::Sender<u64>,
@@ -115,8 +121,8 @@ impl Server {
     /// A server without views: clients wait until theirs is published.
     pub fn new(options: Options) -> Server {
         let shared = Shared {
+            views: Views::new(options.stand_in),
             options,
-            views: Mutex::default(),
             streams: Mutex::default(),
             changes: watch::Sender::new(0),
             members: watch::Sender::new(0),
@@ -126,37 +132,18 @@ impl Server {
 
     /// Makes `snapshot` what the clients of `view` should have. One that nothing was changed in wakes nobody.
     pub fn publish(&self, view: &str, snapshot: Snapshot) {
-        let mut views = lock(&self.shared.views);
-        match views.get(view) {
-            Some(sender) => {
-                sender.send_if_modified(|published| {
-                    let changed = published.as_ref().is_none_or(|before| !before.is_same(&snapshot));
-                    if changed {
-                        *published = Some(snapshot);
-                    }
-                    changed
-                });
-            }
-            None => {
-                views.insert(view.to_owned(), watch::Sender::new(Some(snapshot)));
-            }
-        }
+        self.shared.views.set(view, Some(&snapshot));
     }
 
-    /// Forgets a view. Its clients keep what they have and wait for it to be published again.
+    /// Forgets a view. Its clients get what stands in for it; else they keep what they have and wait for it to be
+    /// published again.
     pub fn remove_view(&self, view: &str) {
-        let mut views = lock(&self.shared.views);
-        if let Some(sender) = views.get(view) {
-            sender.send_replace(None);
-            if sender.receiver_count() == 0 {
-                views.remove(view);
-            }
-        }
+        self.shared.views.set(view, None);
     }
 
-    /// What is published for `view`.
+    /// What the clients of `view` should have.
     pub fn snapshot(&self, view: &str) -> Option<Snapshot> {
-        lock(&self.shared.views).get(view).and_then(|sender| sender.borrow().clone())
+        self.shared.views.get(view)
     }
 
     /// The gRPC service. Serve it with [`crate::server::grpc_server`], whose limits it relies on.
@@ -266,20 +253,6 @@ impl Server {
 
     fn streams(&self) -> Vec<Arc<Mutex<Stream>>> {
         lock(&self.shared.streams).open.values().cloned().collect()
-    }
-
-    fn subscribe_view(&self, view: &str) -> watch::Receiver<Option<Snapshot>> {
-        let mut views = lock(&self.shared.views);
-        views.entry(view.to_owned()).or_insert_with(|| watch::Sender::new(None)).subscribe()
-    }
-
-    /// Drops the place that was kept for a view that nobody published and nobody waits for any more.
-    fn release_view(&self, view: &str) {
-        let mut views = lock(&self.shared.views);
-        let unused = |s: &watch::Sender<Option<Snapshot>>| s.receiver_count() == 0 && s.borrow().is_none();
-        if views.get(view).is_some_and(unused) {
-            views.remove(view);
-        }
     }
 
     fn open(&self, stream: Stream) -> Option<(u64, Arc<Mutex<Stream>>)> {

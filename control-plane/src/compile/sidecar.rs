@@ -6,6 +6,8 @@
 //!
 //! Each listener carries the service's virtual address as metadata, which DNS in the sidecar answers with; and one
 //! more is named by each address, for connections to it of which the sidecar does not know the name (any more).
+//!
+//! A namespace without an object of its own has no view of its own: its sidecars share one, [`NO_NAMESPACE`].
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -31,8 +33,12 @@ use crate::model::upstream::Upstream;
 use crate::objects::pool::EurekaSource;
 use crate::objects::{ObjectName, Objects};
 
-/// The namespace of sidecars that say none, and of applications without any object beside them.
+/// The namespace that sidecars are of unless they say another: it is there without any object.
 const DEFAULT_NAMESPACE: &str = "default";
+
+/// What the sidecars of every namespace without an object may ask for: the applications of Eureka, which are of no
+/// namespace. No namespace has this name.
+pub const NO_NAMESPACE: &str = "";
 
 /// The key of the virtual addresses in a listener's metadata.
 const METADATA: &str = "pontoon.dev/addresses";
@@ -42,7 +48,7 @@ const METADATA: &str = "pontoon.dev/addresses";
 pub(super) struct Service {
     /// One API listener a name and address; made when the address is [known](Sidecars::assign).
     pub(super) listeners: Vec<Resource>,
-    names: [String; 4],
+    names: Vec<String>,
     address: Option<VirtualAddress>,
     /// `None`: a user wrote it.
     registered: Option<Registered>,
@@ -70,7 +76,9 @@ impl Sidecars {
     /// Of objects and migrations; applications are to be [followed](Sidecars::follow).
     pub(super) fn new(objects: &Objects, splits: &Splits) -> Self {
         let mut sidecars = Self::default();
-        sidecars.namespaces.insert(DEFAULT_NAMESPACE.into(), Namespace::default());
+        for namespace in [DEFAULT_NAMESPACE, NO_NAMESPACE] {
+            sidecars.namespaces.insert(namespace.into(), Namespace::default());
+        }
         let all = objects.gateways.keys().chain(objects.pools.keys()).chain(objects.migrations.keys());
         for name in all {
             sidecars.namespaces.entry((&*name.namespace).into()).or_default();
@@ -190,12 +198,10 @@ pub(super) fn route_configuration(namespace: &str, service: &str) -> String {
 impl Service {
     fn new(namespace: &str, service: &str, destination: &Destination<'_>) -> Self {
         let routes = route_configuration(namespace, service);
-        let names = [
-            service.to_owned(),
-            format!("{service}.{namespace}"),
-            format!("{service}.{namespace}.svc"),
-            format!("{service}.{namespace}.svc.cluster.local"),
-        ];
+        let mut names = vec![service.to_owned()];
+        if namespace != NO_NAMESPACE {
+            names.extend(["", ".svc", ".svc.cluster.local"].map(|end| format!("{service}.{namespace}{end}")));
+        }
         let host = VirtualHost {
             name: service.to_owned(),
             domains: vec!["*".to_owned()],
@@ -223,7 +229,7 @@ impl Service {
     }
 
     fn list(&mut self, address: Option<VirtualAddress>) {
-        let metadata = address.map(|address| metadata(address, &self.names[0]));
+        let metadata = address.zip(self.names.first()).map(|(address, name)| metadata(address, name));
         let listener = |name: &str| {
             let listener = api_listener(name, &self.routes.name);
             Resource::encode(&Listener { metadata: metadata.clone(), ..listener })

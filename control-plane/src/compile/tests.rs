@@ -208,7 +208,11 @@ fn a_gateway_that_goes_takes_its_view_along() {
     compiler.compile(&model());
     let objects = Arc::new(Objects { gateways: OrdMap::new(), ..objects() });
     let left = compiler.compile(&Model { objects, ..model() }).views;
-    assert_eq!(left.keys().map(|view| &**view).collect::<Vec<_>>(), ["default"], "but for the sidecars' own");
+    assert_eq!(
+        left.keys().map(|view| &**view).collect::<Vec<_>>(),
+        ["", "default"],
+        "but for the sidecars' own"
+    );
 }
 
 #[test]

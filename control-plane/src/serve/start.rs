@@ -24,6 +24,7 @@ use super::tenants::{Tenants, TenantsError};
 use super::world::{Proxies, World};
 use crate::addresses::plan::Slots;
 use crate::addresses::store::{Store as AddressStore, StoreError as AddressError};
+use crate::compile::{NO_NAMESPACE, is_gateway};
 use crate::migration::book::Book;
 use crate::migration::ledger::{Ledger, LedgerError};
 use crate::model::addresses::Ranges;
@@ -167,11 +168,13 @@ pub async fn start(options: Options) -> Result<Running, StartError> {
     });
     let book = Book::new(states.collect());
 
-    let server = Server::new(XdsOptions::by_caller(move |caller| {
+    let view_of = XdsOptions::by_caller(move |caller| {
         let view = &caller.node.cluster;
         tenants.as_ref().map_or(Ok(()), |tenants| tenants.check(view, caller.address))?;
         Ok(view.clone())
-    }));
+    });
+    let stand_in = |view: &str| (!is_gateway(view)).then_some(NO_NAMESPACE);
+    let server = Server::new(XdsOptions { stand_in, ..view_of });
     server.expect(known.iter().cloned());
     let proxies = Proxies::new(server.clone());
     let (commands, commands_in) = mpsc::channel(QUEUE);

@@ -188,7 +188,7 @@ async fn run<P: Protocol>(
     let view = identify(server, &Caller { node, address }, stream)?;
     tracing::info!(node = %node.id, view, variant = ?P::VARIANT, "an xDS stream opened");
     let _release = ReleaseView { server, view: &view };
-    let mut published = server.subscribe_view(&view);
+    let mut published = server.shared.views.subscribe(&view);
     take::<P>(server, stream, &first)?;
 
     // At most one response waits for its place on the wire.
@@ -292,6 +292,6 @@ struct ReleaseView<'s> {
 impl Drop for ReleaseView<'_> {
     fn drop(&mut self) {
         // Declared before the stream's receiver, so dropped after it.
-        self.server.release_view(self.view);
+        self.server.shared.views.release(self.view);
     }
 }
