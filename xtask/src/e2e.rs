@@ -18,7 +18,7 @@ pub(crate) enum Group {
     Envoy,
     /// Envoy and our proxy with one bootstrap: what they do must be the same.
     Equal,
-    /// Proxyless gRPC (grpc-go) as a client of the xDS server.
+    /// Proxyless gRPC (grpc-go, grpc-java) as a client of the xDS server.
     Grpc,
     /// h2spec against the HTTP/2 side of a gateway.
     H2spec,
@@ -72,7 +72,9 @@ pub(crate) fn run(
         Group::Spring => command.env("PONTOON_E2E_SPRING", tools.spring(steps, workspace)?),
         Group::H2spec => command.env("PONTOON_E2E_H2SPEC", tools.h2spec(steps)?),
         Group::Envoy => command.env("PONTOON_E2E_ENVOY", tools.envoy(steps)?),
-        Group::Grpc => command.env("PONTOON_E2E_GRPC_GO", tools.grpc_go(steps, workspace)?),
+        Group::Grpc => command
+            .env("PONTOON_E2E_GRPC_GO", tools.grpc_go(steps, workspace)?)
+            .env("PONTOON_E2E_GRPC_JAVA", tools.grpc_java(steps, workspace)?),
         Group::Network => &mut command,
     };
     // A person follows the cases as they end; the results come by a file.

@@ -170,30 +170,48 @@ impl Tools {
         Ok(target.join("release/pontoon-pingora-peer"))
     }
 
-    /// The Spring applications of `e2e/spring`, built by Maven and kept under a stamp of their sources.
-    /// Gives the folder with `GENERATION/APPLICATION.jar`.
+    /// The client on grpc-java of `e2e/grpc-java`.
+    pub(crate) fn grpc_java(&self, steps: &Steps, workspace: &Path) -> anyhow::Result<PathBuf> {
+        let sources = workspace.join("e2e/grpc-java");
+        let jars = self.maven(steps, &sources, "grpc-java", &[("grpc-java", sources.clone())])?;
+        Ok(jars.join("grpc-java/grpc-java.jar"))
+    }
+
+    /// The Spring applications of `e2e/spring`. Gives the folder with `GENERATION/APPLICATION.jar`.
     pub(crate) fn spring(&self, steps: &Steps, workspace: &Path) -> anyhow::Result<PathBuf> {
         let sources = workspace.join("e2e/spring");
+        let projects = ["legacy", "modern"].map(|generation| (generation, sources.join(generation)));
+        self.maven(steps, &sources, "spring", &projects)
+    }
+
+    /// Projects built by Maven and kept under a stamp of their sources. Gives the folder with the jars of each: of a
+    /// project, or of its modules, as `PROJECT/MODULE.jar`.
+    fn maven(
+        &self,
+        steps: &Steps,
+        sources: &Path,
+        name: &str,
+        projects: &[(&str, PathBuf)],
+    ) -> anyhow::Result<PathBuf> {
         let mut files = Vec::new();
-        list(&sources, &mut files)?;
+        list(sources, &mut files)?;
         files.sort();
         let mut stamp = Fnv::default();
         for file in &files {
-            stamp.write(file.strip_prefix(&sources)?.as_os_str().as_encoded_bytes());
+            stamp.write(file.strip_prefix(sources)?.as_os_str().as_encoded_bytes());
             stamp.write(&std::fs::read(file)?);
         }
-        let kept = self.folder(&format!("spring-{:016x}", stamp.0));
+        let kept = self.folder(&format!("{name}-{:016x}", stamp.0));
         let complete = kept.join("complete");
         if complete.exists() {
             return Ok(kept);
         }
         for program in ["mvn", "java"] {
             if !on_path(program) {
-                bail!("{program} is not on PATH: the Spring applications need Java 17 and Maven");
+                bail!("{program} is not on PATH: the {name} programs need Java 17 and Maven");
             }
         }
-        for generation in ["legacy", "modern"] {
-            let folder = sources.join(generation);
+        for (project, folder) in projects {
             let mut maven = Command::new("mvn");
             maven.args([
                 "--batch-mode",
@@ -204,14 +222,18 @@ impl Tools {
                 "--file",
             ]);
             maven.arg(folder.join("pom.xml"));
-            steps.run(&format!("maven {generation}"), &mut maven)?;
-            std::fs::create_dir_all(kept.join(generation))?;
-            for module in std::fs::read_dir(&folder)? {
+            steps.run(&format!("maven {project}"), &mut maven)?;
+            std::fs::create_dir_all(kept.join(project))?;
+            let own = folder.join("target").join(format!("{project}.jar"));
+            if own.exists() {
+                std::fs::copy(&own, kept.join(project).join(format!("{project}.jar")))?;
+            }
+            for module in std::fs::read_dir(folder)? {
                 let module = module?;
                 let name = format!("{}.jar", module.file_name().display());
                 let jar = module.path().join("target").join(&name);
                 if jar.exists() {
-                    std::fs::copy(&jar, kept.join(generation).join(&name))?;
+                    std::fs::copy(&jar, kept.join(project).join(&name))?;
                 }
             }
         }

@@ -1,5 +1,5 @@
-//! Proxyless gRPC (grpc-go), configured by our control plane alone: `xds:///inventory` is resolved, balanced, split
-//! as the migration says, and follows the registry.
+//! Proxyless gRPC (grpc-go and grpc-java), configured by our control plane alone: `xds:///inventory` is resolved,
+//! balanced, split as the migration says, and follows the registry.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -23,8 +23,10 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const CALLS: usize = 1000;
 /// gRPC draws lots for each call, it knows no sticky split: this is five standard deviations at a third.
 const TOLERANCE: usize = 75;
-/// `Node.id` of the client.
-const NODE: &str = "grpc-go";
+/// The clients, under the `Node.id` of each.
+const CLIENTS: [&str; 2] = ["grpc-go", "grpc-java"];
+/// A JVM that makes calls needs no more.
+const JAVA: [&str; 4] = ["-Xmx128m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-jar"];
 /// Two legacy instances and two of the target.
 const GREETERS: [(&str, &str); 4] =
     [("legacy-1", "legacy"), ("legacy-2", "legacy"), ("modern-1", "modern"), ("modern-2", "modern")];
@@ -45,6 +47,14 @@ struct Greeter {
     process: Process,
 }
 
+/// A proxyless client, and where it is asked for calls.
+#[derive(Debug)]
+struct Client {
+    name: &'static str,
+    calls: String,
+    _process: Process,
+}
+
 /// Runs the group. True: all cases passed.
 pub(crate) async fn run(_arguments: Vec<String>) -> anyhow::Result<bool> {
     let folder = fresh_folder("grpc")?;
@@ -58,17 +68,39 @@ pub(crate) async fn run(_arguments: Vec<String>) -> anyhow::Result<bool> {
         register(plane.eureka, "inventory", greeter.address, side).await?;
         greeters.push(greeter);
     }
-    let (_client, calls) = client(&program, &folder, plane.xds).await?;
+    let mut clients = Vec::new();
+    for name in CLIENTS {
+        clients.push(Client::start(name, &folder, plane.xds).await?);
+    }
 
     for (command, share) in STEPS {
-        let name = format!("grpc-go: {}", command[1..].join(" "));
-        report.case(&name, moved(&plane, &calls, command, share)).await;
+        plane.run(command).await?;
+        for client in &clients {
+            let name = format!("{}: {}", client.name, command[1..].join(" "));
+            report.case(&name, moved(&plane, client, share)).await;
+        }
     }
-    report.case("grpc-go: an instance that leaves the registry", left(&plane, &calls, &mut greeters)).await;
-    report.case("grpc-go: an instance that registers", joined(&plane, &calls, &program, &folder)).await;
-    report
-        .case("grpc-go: a name that nobody calls is dropped, and asked for again", idle(&plane, &calls))
-        .await;
+    if let Some(gone) = greeters.first_mut() {
+        cancel(plane.eureka, "inventory", gone.address).await?;
+        for client in &clients {
+            let name = format!("{}: an instance that leaves the registry", client.name);
+            report.case(&name, left(client, gone.name)).await;
+        }
+        gone.process.kill()?;
+        for client in &clients {
+            report.case(&format!("{}: without the instance", client.name), client.call(200)).await;
+        }
+    }
+    let new = greeter(&program, &folder, "legacy-3").await?;
+    register(plane.eureka, "inventory", new.address, "legacy").await?;
+    for client in &clients {
+        let name = format!("{}: an instance that registers", client.name);
+        report.case(&name, joined(client, new.name)).await;
+    }
+    for client in &clients {
+        let name = format!("{}: a name that nobody calls is dropped, and asked for again", client.name);
+        report.case(&name, idle(&plane, client)).await;
+    }
     report
         .case("pontoon-proxy: what it says of itself, read by grpc-go", status(&plane, &program, &folder))
         .await;
@@ -76,17 +108,25 @@ pub(crate) async fn run(_arguments: Vec<String>) -> anyhow::Result<bool> {
 }
 
 /// On demand: what is not called any more is subscribed to no more, and costs neither side anything.
-async fn idle(plane: &ControlPlane, calls: &str) -> anyhow::Result<String> {
+async fn idle(plane: &ControlPlane, client: &Client) -> anyhow::Result<String> {
+    client.call(1).await?;
+    ensure!(!subscribed(plane, client).await?.is_empty(), "it is subscribed to nothing while it calls");
     until("no subscriptions", PATIENCE, async || {
-        let proxies = plane.json(&["proxies"]).await?;
-        let of_client = proxies.as_array().into_iter().flatten().filter(|proxy| proxy["node"] == NODE);
-        let types = of_client.filter_map(|proxy| proxy["types"].as_object()).flatten();
-        let names: Vec<_> = types.filter_map(|(_, of_type)| of_type["names"].as_array()).flatten().collect();
+        let names = subscribed(plane, client).await?;
         ensure!(names.is_empty(), "{names:?}");
         Ok(())
     })
     .await?;
-    Ok(format!("{:?}", call(calls, 50).await?))
+    client.call(50).await
+}
+
+/// The names, of all types, that the control plane knows the client to follow.
+async fn subscribed(plane: &ControlPlane, client: &Client) -> anyhow::Result<Vec<String>> {
+    let proxies = plane.json(&["proxies"]).await?;
+    let of_client = proxies.as_array().into_iter().flatten().filter(|proxy| proxy["node"] == client.name);
+    let types = of_client.filter_map(|proxy| proxy["types"].as_object()).flatten();
+    let names = types.filter_map(|(_, of_type)| of_type["names"].as_array()).flatten();
+    Ok(names.map(ToString::to_string).collect())
 }
 
 /// CSDS: Go's types read every resource of a sidecar that has been asked for a name.
@@ -135,34 +175,50 @@ async fn greeter(program: &Path, folder: &Path, name: &'static str) -> anyhow::R
     Ok(Greeter { name, address, process })
 }
 
-/// The client, and where it is asked for calls.
-async fn client(program: &Path, folder: &Path, xds: SocketAddr) -> anyhow::Result<(Process, String)> {
-    let port = ports::free()?;
-    let bootstrap = serde_json::json!({
-        "xds_servers": [{
-            "server_uri": xds.to_string(),
-            "channel_creds": [{ "type": "insecure" }],
-            "server_features": ["xds_v3"],
-        }],
-        "node": { "id": NODE, "cluster": "default" },
-    });
-    let mut command = Command::new(program);
-    command.args(["call", "xds:///inventory"]).arg(format!("127.0.0.1:{port}"));
-    command.env("GRPC_XDS_BOOTSTRAP_CONFIG", bootstrap.to_string());
-    let mut process = Process::start("client", command, folder)?;
-    let calls = format!("http://127.0.0.1:{port}/?calls=");
-    until("a first call that succeeds", PATIENCE, async || {
-        if let Err(ended) = process.check_alive() {
-            return Ok(Err(ended));
-        }
-        call(&calls, 1).await.map(|_| Ok(()))
-    })
-    .await??;
-    Ok((process, calls))
+impl Client {
+    async fn start(name: &'static str, folder: &Path, xds: SocketAddr) -> anyhow::Result<Client> {
+        let port = ports::free()?;
+        let bootstrap = serde_json::json!({
+            "xds_servers": [{
+                "server_uri": xds.to_string(),
+                "channel_creds": [{ "type": "insecure" }],
+                "server_features": ["xds_v3"],
+            }],
+            "node": { "id": name, "cluster": "default" },
+        });
+        let mut command = if name == "grpc-java" {
+            let mut java = Command::new("java");
+            java.args(JAVA).arg(place("PONTOON_E2E_GRPC_JAVA")?);
+            java
+        } else {
+            Command::new(place("PONTOON_E2E_GRPC_GO")?)
+        };
+        command.args(["call", "xds:///inventory"]).arg(format!("127.0.0.1:{port}"));
+        command.env("GRPC_XDS_BOOTSTRAP_CONFIG", bootstrap.to_string());
+        let mut process = Process::start(name, command, folder)?;
+        let calls = format!("http://127.0.0.1:{port}/?calls=");
+        until("a first call that succeeds", PATIENCE, async || {
+            if let Err(ended) = process.check_alive() {
+                return Ok(Err(ended));
+            }
+            answers(&calls, 1).await.map(|_| Ok(()))
+        })
+        .await??;
+        Ok(Client { name, calls, _process: process })
+    }
+
+    /// Who answered how many of so many calls, if none failed.
+    async fn answers(&self, count: usize) -> anyhow::Result<BTreeMap<String, usize>> {
+        answers(&self.calls, count).await
+    }
+
+    /// The same, in words.
+    async fn call(&self, count: usize) -> anyhow::Result<String> {
+        Ok(format!("{:?}", self.answers(count).await?))
+    }
 }
 
-/// Who answered how many of so many calls, if none failed.
-async fn call(calls: &str, count: usize) -> anyhow::Result<BTreeMap<String, usize>> {
+async fn answers(calls: &str, count: usize) -> anyhow::Result<BTreeMap<String, usize>> {
     let answers: BTreeMap<String, usize> = serde_json::from_str(&get(&format!("{calls}{count}")).await?)?;
     if let Some((error, times)) = answers.iter().find(|(name, _)| name.starts_with("failed")) {
         bail!("{times} of {count} calls: {error}");
@@ -170,13 +226,12 @@ async fn call(calls: &str, count: usize) -> anyhow::Result<BTreeMap<String, usiz
     Ok(answers)
 }
 
-/// Moves, and looks at who answers from the moment at which that is in force.
-async fn moved(plane: &ControlPlane, calls: &str, command: &[&str], share: usize) -> anyhow::Result<String> {
-    plane.run(command).await?;
+/// Looks at who answers, from the moment at which a move is in force.
+async fn moved(plane: &ControlPlane, client: &Client, share: usize) -> anyhow::Result<String> {
     // gRPC acknowledges what it has read; its channel takes it up a moment later.
     let expected = CALLS * share / 10_000;
     let answers = until("the share", PATIENCE, async || {
-        let answers = call(calls, CALLS).await?;
+        let answers = client.answers(CALLS).await?;
         let of =
             |side: &str| answers.iter().filter(|(n, _)| n.starts_with(side)).map(|(_, n)| n).sum::<usize>();
         let target = of("modern");
@@ -191,31 +246,25 @@ async fn moved(plane: &ControlPlane, calls: &str, command: &[&str], share: usize
         let seen = answers.get(name).copied().unwrap_or(0);
         ensure!(seen.abs_diff(of_side / 2) <= TOLERANCE, "{name} answered {seen} of {CALLS}: {answers:?}");
     }
-    let proxies = plane.run(&["proxies", NODE]).await?;
+    let proxies = plane.run(&["proxies", client.name]).await?;
     ensure!(!proxies.contains("refused at"), "{proxies}");
     Ok(format!("{answers:?}"))
 }
 
-/// It says goodbye and ends once nobody calls it any more; the other takes all.
-async fn left(plane: &ControlPlane, calls: &str, greeters: &mut [Greeter]) -> anyhow::Result<String> {
-    let Some(gone) = greeters.first_mut() else { bail!("no greeter") };
-    cancel(plane.eureka, "inventory", gone.address).await?;
+/// An instance has said goodbye: nobody calls it any more, and the other takes all.
+async fn left(client: &Client, gone: &str) -> anyhow::Result<String> {
     until("calls without it", PATIENCE, async || {
-        let answers = call(calls, 50).await?;
-        ensure!(!answers.contains_key(gone.name), "{answers:?}");
-        Ok(())
+        let answers = client.answers(50).await?;
+        ensure!(!answers.contains_key(gone), "{answers:?}");
+        Ok(format!("{answers:?}"))
     })
-    .await?;
-    gone.process.kill()?;
-    Ok(format!("{:?}", call(calls, 200).await?))
+    .await
 }
 
-async fn joined(plane: &ControlPlane, calls: &str, program: &Path, folder: &Path) -> anyhow::Result<String> {
-    let new = greeter(program, folder, "legacy-3").await?;
-    register(plane.eureka, "inventory", new.address, "legacy").await?;
+async fn joined(client: &Client, new: &str) -> anyhow::Result<String> {
     until("calls to it", PATIENCE, async || {
-        let answers = call(calls, 50).await?;
-        ensure!(answers.contains_key(new.name), "{answers:?}");
+        let answers = client.answers(50).await?;
+        ensure!(answers.contains_key(new), "{answers:?}");
         Ok(format!("{answers:?}"))
     })
     .await
