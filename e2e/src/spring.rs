@@ -54,6 +54,17 @@ impl Generation {
     }
 }
 
+/// A JVM with these options that runs `GENERATION/APPLICATION.jar`; its environment is still to be set.
+pub fn java(jars: &Path, generation: Generation, application: &str, options: &[&str]) -> Command {
+    let mut command = Command::new("java");
+    command.args(options);
+    if generation == Generation::Legacy {
+        command.args(OPENED_FOR_LEGACY);
+    }
+    command.arg("-jar").arg(jars.join(generation.name()).join(format!("{application}.jar")));
+    command
+}
+
 /// A running application.
 #[derive(Debug)]
 pub struct App {
@@ -78,13 +89,9 @@ impl App {
         folder: &Path,
     ) -> anyhow::Result<App> {
         let port = ports::free()?;
-        let mut command = Command::new("java");
         // Quick to start and small; the applications do little.
-        command.args(["-Xmx192m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"]);
-        if generation == Generation::Legacy {
-            command.args(OPENED_FOR_LEGACY);
-        }
-        command.arg("-jar").arg(jars.join(generation.name()).join(format!("{application}.jar")));
+        let small = ["-Xmx192m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"];
+        let mut command = java(jars, generation, application, &small);
         command.env("PORT", port.to_string()).env("EUREKA_URL", eureka_url);
         command.env("RENEW_S", intervals.renew_s.to_string()).env("LEASE_S", intervals.lease_s.to_string());
         command.env("FETCH_S", intervals.fetch_s.to_string());
