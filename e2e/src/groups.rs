@@ -4,6 +4,7 @@ pub(crate) mod envoy;
 pub(crate) mod equal;
 pub(crate) mod grpc;
 pub(crate) mod h2spec;
+pub(crate) mod kubernetes;
 pub(crate) mod network;
 pub(crate) mod spring;
 

@@ -17,6 +17,7 @@ async fn main() -> ExitCode {
         "equal" => groups::equal::run(arguments.collect()).await,
         "grpc" => groups::grpc::run(arguments.collect()).await,
         "h2spec" => groups::h2spec::run(arguments.collect()).await,
+        "kubernetes" => groups::kubernetes::run(arguments.collect()).await,
         "network" => groups::network::run(arguments.collect()).await,
         "spring" => groups::spring::run(arguments.collect()).await,
         _ => usage(&group),
@@ -32,5 +33,5 @@ async fn main() -> ExitCode {
 }
 
 fn usage(group: &str) -> anyhow::Result<bool> {
-    bail!("there is no group {group:?}; there are: envoy, equal, grpc, h2spec, network, spring");
+    bail!("there is no group {group:?}; there are: envoy, equal, grpc, h2spec, kubernetes, network, spring");
 }

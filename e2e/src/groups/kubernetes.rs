@@ -1,0 +1,24 @@
+//! A real cluster: what runs in its pods is judged by what clients see.
+
+mod smoke;
+
+use pontoon_e2e::kubernetes::Cluster;
+use pontoon_e2e::report::{Report, fresh_folder};
+
+/// Runs the group. True: all cases passed.
+pub(crate) async fn run(arguments: Vec<String>) -> anyhow::Result<bool> {
+    let folder = fresh_folder("kubernetes")?;
+    let cluster = Cluster::from_environment()?;
+    let mut report = Report::default();
+    macro_rules! case {
+        ($name:literal, $case:expr) => {
+            if arguments.is_empty() || arguments.iter().any(|wanted| $name.contains(wanted.as_str())) {
+                report.case($name, $case).await;
+            }
+        };
+    }
+    case!("cluster: the custom resources of the Gateway API are known", smoke::gateway_api(&cluster));
+    case!("cluster: pods, Services and names work", smoke::pods(&cluster));
+    case!("cluster: its API server stops and comes back", smoke::api_server(&cluster));
+    report.finish(&folder)
+}
