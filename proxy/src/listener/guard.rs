@@ -109,19 +109,19 @@ impl Guard {
             return Err(Error::BareLineFeed);
         }
         if whole {
-            self.end_line(&bytes[..end - 1])?;
+            self.end_line(&bytes[..end - 1], end - 1)?;
         } else {
             self.line.keep(&bytes[..end]);
             let length = self.line.length - 1;
             let start = self.line.start;
-            self.end_line(&start[..length.min(KEPT)])?;
+            self.end_line(&start[..length.min(KEPT)], length)?;
         }
         self.line.end();
         Ok(end + 1)
     }
 
-    /// A line without its end. Only its start where it is long.
-    fn end_line(&mut self, line: &[u8]) -> Result<(), Error> {
+    /// A line of `length` bytes without its end. Only its start where it is long and came in parts.
+    fn end_line(&mut self, line: &[u8], length: usize) -> Result<(), Error> {
         if line.is_empty() {
             // Empty lines before a request are skipped (RFC 9112, 2.2).
             if !self.first_line {
@@ -136,6 +136,11 @@ impl Guard {
         match line[0] | 0x20 {
             b'c' => {
                 if let Some(value) = value_of(line, b"content-length") {
+                    // Of one that came in parts the end would be lost, and the next head looked for elsewhere than
+                    // hyper does. No honest sender pads a number so.
+                    if length > KEPT {
+                        return Err(Error::Malformed);
+                    }
                     // What cannot be read here, hyper refuses; so does it two that differ.
                     let length = std::str::from_utf8(value).ok().and_then(|text| text.parse().ok());
                     self.length = Some(length.unwrap_or(u64::MAX));
@@ -273,6 +278,23 @@ mod tests {
             assert_eq!((refusal.error, refusal.in_body), (Error::Malformed, true), "{size}");
         }
         assert_eq!(error(&format!("{CHUNKED}0000000000000005 ;x\r\nhello\r\n0\r\n\r\n")), None);
+    }
+
+    #[test]
+    fn a_padded_length_is_refused_however_it_is_cut() {
+        for value in [" ".repeat(60) + "3", "0".repeat(60) + "5", "3".to_owned() + &" ".repeat(60)] {
+            let head = format!("POST / HTTP/1.1\r\nContent-Length:{value}\r\nHost: a\r\n\r\n");
+            for cut in 0..head.len() {
+                let (first, second) = head.as_bytes().split_at(cut);
+                let mut guard = Guard::new();
+                let refused = guard.read(first).and_then(|()| guard.read(second)).unwrap_err();
+                assert_eq!(refused.error, Error::Malformed, "{cut}");
+            }
+        }
+        assert_eq!(
+            error("POST / HTTP/1.1\r\nContent-Length:                             3\r\n\r\nabc"),
+            None
+        );
     }
 
     #[test]
