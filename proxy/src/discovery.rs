@@ -232,7 +232,7 @@ pub fn start(
         own.extend(outbound.iter().flat_map(sidecar::outbound));
         let pass_unknown = outbound.is_some_and(|outbound| outbound.unknown == Unknown::Pass);
         let limits = outbound.map(|outbound| outbound.limits).unwrap_or_default();
-        let (on_demand, asks) = OnDemand::new(limits, naming);
+        let (on_demand, asks) = OnDemand::new(limits, naming, status.clone());
         store = Store::sidecar(Some(on_demand.clone()), pass_unknown, own, Instant::now())?;
         asked = Some((on_demand, asks));
     }

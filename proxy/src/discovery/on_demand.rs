@@ -13,7 +13,8 @@ use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use tokio::sync::{mpsc, oneshot};
+use pontoon_xds::client::Status;
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use super::naming::Naming;
@@ -61,6 +62,7 @@ pub struct OnDemand {
     epoch: Instant,
     limits: Limits,
     naming: Naming,
+    status: watch::Receiver<Status>,
 }
 
 /// What is known of names at one moment.
@@ -160,10 +162,14 @@ impl Known {
 }
 
 impl OnDemand {
-    pub(super) fn new(limits: Limits, naming: Naming) -> (Arc<Self>, mpsc::Receiver<Ask>) {
+    pub(super) fn new(
+        limits: Limits,
+        naming: Naming,
+        status: watch::Receiver<Status>,
+    ) -> (Arc<Self>, mpsc::Receiver<Ask>) {
         let (asks, asked) = mpsc::channel(limits.max_waiting.max(1));
         let (known, waiting) = (ArcSwap::default(), AtomicUsize::new(0));
-        (Arc::new(Self { known, asks, waiting, epoch: Instant::now(), limits, naming }), asked)
+        (Arc::new(Self { known, asks, waiting, epoch: Instant::now(), limits, naming, status }), asked)
     }
 
     /// The routes of `host`, as a request has it. Waits where the name is new.
@@ -282,10 +288,18 @@ impl OnDemand {
         let _waiting = Waiting::begin(self)?;
         let (sender, answer) = oneshot::channel();
         self.asks.try_send(Ask { name, reply: reply(sender) }).map_err(|_| Error::TooManyNames)?;
-        match tokio::time::timeout(longest, answer).await {
+        match tokio::time::timeout(longest.min(self.patience()), answer).await {
             Ok(Ok(answer)) => answer,
             Ok(Err(_)) | Err(_) => Err(Error::NameTimeout),
         }
+    }
+
+    /// How long a control plane is waited for: no longer than it takes to come back from a restart, counted from when it
+    /// went. One that stays away must not slow down each request for a name that is not known.
+    fn patience(&self) -> Duration {
+        let status = self.status.borrow();
+        let away = if status.connected { Duration::ZERO } else { status.since.elapsed().unwrap_or_default() };
+        self.limits.resolve.saturating_sub(away)
     }
 
     pub(super) fn limits(&self) -> Limits {

@@ -1,6 +1,9 @@
 use std::cell::RefCell;
+use std::time::SystemTime;
 
+use pontoon_xds::client::Status;
 use tokio::sync::oneshot::{self, Receiver};
+use tokio::sync::watch;
 
 use super::*;
 use crate::discovery::naming::Naming;
@@ -16,9 +19,14 @@ struct Rig {
     now: Instant,
 }
 
+/// To a control plane that is there, or that has been gone since long ago.
+fn connection(connected: bool) -> watch::Receiver<Status> {
+    watch::channel(Status { connected, since: SystemTime::UNIX_EPOCH, ..Status::default() }).1
+}
+
 impl Rig {
     fn new(limits: Limits) -> Rig {
-        let (shared, _asked) = OnDemand::new(limits, Naming::default());
+        let (shared, _asked) = OnDemand::new(limits, Naming::default(), connection(true));
         Rig { names: Names::new(shared.clone()), shared, has: RefCell::default(), now: Instant::now() }
     }
 
@@ -135,7 +143,8 @@ async fn idle_names_are_dropped_and_used_ones_are_not() {
 
 #[tokio::test(start_paused = true)]
 async fn a_wait_is_bounded_in_time_and_number() {
-    let (shared, asked) = OnDemand::new(Limits { max_waiting: 2, ..Limits::default() }, Naming::default());
+    let (shared, asked) =
+        OnDemand::new(Limits { max_waiting: 2, ..Limits::default() }, Naming::default(), connection(true));
     let now = Instant::now();
     let wait = || shared.table("orders", now);
     let answers = tokio::join!(wait(), wait(), wait());
@@ -146,4 +155,12 @@ async fn a_wait_is_bounded_in_time_and_number() {
     );
     assert_eq!(now.elapsed(), Limits::default().resolve);
     drop(asked);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_control_plane_that_stays_away_is_not_waited_for() {
+    let (shared, _asked) = OnDemand::new(Limits::default(), Naming::default(), connection(false));
+    let now = Instant::now();
+    assert_eq!(shared.table("orders", now).await.err(), Some(Error::NameTimeout));
+    assert!(now.elapsed() < Duration::from_millis(10));
 }
