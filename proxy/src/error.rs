@@ -77,6 +77,8 @@ errors! {
     Overload: Us, SERVICE_UNAVAILABLE, "OM", "overload", "the proxy is short of memory and takes nothing new; look at --max-memory-mib and at pontoon_memory_bytes";
     /// The listener wants a PROXY protocol header, and this is none that it takes.
     ProxyProtocol: Downstream, BAD_REQUEST, "DPE", "proxy_protocol", "the connection does not begin with a PROXY protocol header of a version that the listener takes; does its peer send one?";
+    /// A connection begins as TLS does, and its `ClientHello` cannot be read.
+    ClientHello: Downstream, BAD_REQUEST, "DPE", "client_hello", "the connection begins as TLS does, but its ClientHello is malformed, larger than 16 KiB, or did not come in time; it is not passed on unread";
     /// The worker does not keep up.
     OverloadQueue: Us, SERVICE_UNAVAILABLE, "OM", "overload_queue", "work waits for its worker longer than --max-lag-ms allows, so nothing new is taken; does the proxy have processors and workers enough?";
     /// All headers did not arrive in time.

@@ -82,6 +82,7 @@ pub fn beginning(pieces: &[&[u8]]) -> (String, Vec<u8>) {
         announced: Some(Announced { optional: true, v1: true, v2: true }),
         tls: true,
         http: true,
+        origin_form: false,
         timeout: Duration::from_secs(1),
         proceed: false,
     };

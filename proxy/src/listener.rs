@@ -9,6 +9,7 @@ pub(crate) mod guard;
 pub(crate) mod inspect;
 pub(crate) mod io;
 pub(crate) mod original;
+pub(crate) mod streams;
 pub(crate) mod transport;
 
 use std::cell::{Cell, RefCell};

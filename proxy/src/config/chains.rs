@@ -90,6 +90,9 @@ pub struct Inspect {
     pub tls: bool,
     /// Whether it begins as HTTP/1 or HTTP/2 does.
     pub http: bool,
+    /// Whether HTTP that is asked of a proxy (CONNECT, a target in absolute form) is taken for something else: what was
+    /// intercepted on its way to one is not for us.
+    pub origin_form: bool,
     /// How long bytes are waited for. Default 15 s (Envoy's).
     pub timeout: Duration,
     /// Whether a connection without bytes goes on after that, as one that speaks last must. Else it is closed.
@@ -150,7 +153,7 @@ pub struct Seen {
     pub transport: Transport,
     /// The name in the `ClientHello`, in lower case.
     pub server_name: Option<Box<str>>,
-    /// What TLS offers (ALPN), or what the first bytes are: `http/1.1` or `h2c`.
+    /// What TLS offers (ALPN), or what the first bytes are: `http/1.0`, `http/1.1` or `h2c`.
     pub protocols: Vec<Box<[u8]>>,
 }
 

@@ -18,7 +18,7 @@ use envoy_types::pb::envoy::extensions::http::header_validators::envoy_default::
 use super::filters;
 use super::lds::{network, unpack};
 use super::listener::{
-    AccessLog, AccessLogFormat, DownstreamTimeouts, ForwardedTrust, Limits, PathOptions, Underscores,
+    AccessLog, AccessLogFormat, Codec, DownstreamTimeouts, ForwardedTrust, Limits, PathOptions, Underscores,
 };
 use super::problem::{Problem, Under, each};
 use super::support::{Message, support};
@@ -49,7 +49,7 @@ support! {
         proxy_100_continue => "100 Continue always comes from the upstream",
         always_set_request_id_in_response => "the id is in the log",
         append_local_overload => "there is no overload manager",
-        add_proxy_protocol_connection_state => "PROXY protocol is not read here",
+        add_proxy_protocol_connection_state => "it only adds to what filters can ask for, and none here does",
         http1_safe_max_connection_duration => "connections have no longest duration";
     refused: add_user_agent, http3_protocol_options, server_header_transformation, scheme_header_transformation, stream_flush_timeout, request_timeout, drain_timeout_jitter, original_ip_detection_extensions, early_header_mutation_extensions, skip_xff_append, via, forward_client_cert_details, set_current_client_cert_details, forward_client_cert_matcher, represent_ipv4_remote_address_as_ipv4_mapped_ipv6, request_id_extension, local_reply_config, stream_error_on_invalid_http_message, path_normalization_options, strip_trailing_host_dot, proxy_status_config, append_x_forwarded_port, forward_proto_config;
 }
@@ -165,6 +165,7 @@ pub(super) struct Manager {
     pub(super) underscores: Underscores,
     pub(super) grpc_web: bool,
     pub(super) upgrades: Vec<Box<str>>,
+    pub(super) codec: Codec,
     pub(super) extended_connect: bool,
     pub(super) generate_request_id: bool,
     pub(super) preserve_external_request_id: bool,
@@ -183,9 +184,12 @@ pub(super) enum Routes {
 
 pub(super) fn compile(message: &HttpConnectionManager) -> Result<Manager, Problem> {
     manager(message)?;
-    if !matches!(message.codec_type(), CodecType::Auto | CodecType::Http1 | CodecType::Http2) {
-        return Err(Problem::new("codec_type", "must be AUTO, HTTP1 or HTTP2"));
-    }
+    let codec = match message.codec_type() {
+        CodecType::Auto => Codec::Auto,
+        CodecType::Http1 => Codec::Http1,
+        CodecType::Http2 => Codec::Http2,
+        CodecType::Http3 => return Err(Problem::new("codec_type", "must be AUTO, HTTP1 or HTTP2")),
+    };
     let common = message.common_http_protocol_options.unwrap_or_default();
     common_options(&common).under(|| "common_http_protocol_options".into())?;
     if let Some(options) = &message.http_protocol_options {
@@ -227,6 +231,7 @@ pub(super) fn compile(message: &HttpConnectionManager) -> Result<Manager, Proble
         underscores: underscores(message, common.headers_with_underscores_action())?,
         grpc_web: filters.grpc_web,
         upgrades: upgrades(message)?,
+        codec,
         extended_connect: http2.allow_connect,
         generate_request_id: message.generate_request_id.is_none_or(|b| b.value),
         preserve_external_request_id: message.preserve_external_request_id,

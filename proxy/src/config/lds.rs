@@ -189,6 +189,7 @@ fn inspect(
         announced,
         tls: filters.contains(&Inspector::Tls) || chains.iter().any(|(_, chain)| needs_tls(chain)),
         http: filters.contains(&Inspector::Http),
+        origin_form: filters.contains(&Inspector::OriginalDst),
         timeout: timeout.unwrap_or(Duration::MAX),
         proceed: message.continue_on_listener_filters_timeout,
     })

@@ -58,6 +58,8 @@ pub struct HttpSettings {
     pub path: PathOptions,
     /// What to do with a request that has a header name with an underscore.
     pub underscores: Underscores,
+    /// Which versions of HTTP are spoken.
+    pub codec: Codec,
     /// Upgrade types passed through (lower case), `websocket` being the usual one.
     pub upgrades: Vec<Box<str>>,
     /// `http2_protocol_options.allow_connect`: HTTP/2 clients may ask for upgrades too (RFC 8441).
@@ -133,6 +135,18 @@ pub enum Underscores {
     Drop,
     /// The header is passed on.
     Allow,
+}
+
+/// `codec_type`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Codec {
+    /// What ALPN agrees on, else what the first bytes are.
+    #[default]
+    Auto,
+    /// HTTP/1 alone.
+    Http1,
+    /// HTTP/2 alone.
+    Http2,
 }
 
 /// Who may tell us about the client behind them.

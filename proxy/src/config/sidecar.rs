@@ -127,15 +127,17 @@ fn intercepted(
         );
     }
     let routes = |cluster: &str| if passes { everything_to(cluster) } else { Vec::new() };
-    let chain = |protocol: &str, cluster: &str| FilterChain {
+    let chain = |protocols: &[&str], cluster: &str| FilterChain {
         filters: vec![http(cluster, routes(cluster))],
         filter_chain_match: Some(FilterChainMatch {
             transport_protocol: "raw_buffer".to_owned(),
-            application_protocols: vec![protocol.to_owned()],
+            application_protocols: protocols.iter().map(|&protocol| protocol.to_owned()).collect(),
             ..FilterChainMatch::default()
         }),
         ..FilterChain::default()
     };
+    // Clients of HTTP/1.0 need name no host (health checks do not), so to the application they are passed on as they are.
+    let http1: &[&str] = if decides { &["http/1.0", "http/1.1"] } else { &["http/1.1"] };
     let bytes = TcpProxy {
         stat_prefix: name.to_owned(),
         cluster_specifier: Some(TcpTarget::Cluster(name.to_owned())),
@@ -161,7 +163,7 @@ fn intercepted(
         transparent: transparent.then_some(BoolValue { value: true }),
         default_filter_chain: (passes || decides)
             .then(|| FilterChain { filters: vec![bytes], ..FilterChain::default() }),
-        ..listener(name, address, direction, vec![chain("http/1.1", name), chain("h2c", &http2_name)])
+        ..listener(name, address, direction, vec![chain(http1, name), chain(&["h2c"], &http2_name)])
     };
     own.push((ResourceType::Listener, Resource::encode(&listener)));
     own

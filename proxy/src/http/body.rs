@@ -17,6 +17,7 @@ use tokio::time::Instant;
 
 use super::exchange::Exchange;
 use super::grpc_web::{Decoder, Encoder};
+use super::headers;
 use crate::error::Error;
 use crate::upstream::pool::Lease;
 use crate::worker::local::Timer;
@@ -102,8 +103,11 @@ impl Stream {
             exchange.body_waker.replace(Some(cx.waker().clone()));
         }
         match ready!(polled) {
-            Some(Ok(frame)) => {
+            Some(Ok(mut frame)) => {
                 exchange.progressed();
+                if let Some(trailers) = frame.trailers_mut() {
+                    headers::clean_trailers(trailers, exchange.settings.http.underscores);
+                }
                 if let Some(data) = frame.data_ref() {
                     let length = data.len() as u64;
                     exchange.received.set(exchange.received.get() + length);

@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Waker;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use http::{HeaderValue, Method, Uri, Version};
 use tokio::time::Instant;
@@ -46,6 +46,8 @@ pub(crate) struct Exchange {
     pub(crate) progress: Cell<u32>,
     /// The answer has ended without the rest of the request's body: nobody wants that any more.
     pub(crate) abandoned: Cell<bool>,
+    /// The route's timeout, and the time without progress, as far as there are such.
+    pub(crate) bounds: Cell<(Option<Instant>, Option<Duration>)>,
     /// Of whoever waits for the request's body.
     pub(crate) body_waker: RefCell<Option<Waker>>,
     log: RefCell<Option<Box<LogHead>>>,
@@ -68,6 +70,7 @@ struct LogHead {
 impl Exchange {
     pub(crate) fn begin<B>(conn: Rc<ConnState>, request: &http::Request<B>) -> Rc<Self> {
         let settings = conn.settings();
+        let idle = settings.http.timeouts.stream_idle;
         conn.started.set(conn.started.get() + 1);
         conn.in_flight.set(conn.in_flight.get() + 1);
         conn.listener.cells.active.add(1);
@@ -102,6 +105,7 @@ impl Exchange {
             head: Cell::new(0),
             progress: Cell::new(0),
             abandoned: Cell::new(false),
+            bounds: Cell::new((None, idle)),
             body_waker: RefCell::new(None),
             log: RefCell::new(log),
         })
@@ -114,6 +118,16 @@ impl Exchange {
     pub(crate) fn progressed(&self) {
         self.progress.set(self.progress.get().wrapping_add(1));
         self.conn.frames.set(self.conn.frames.get().wrapping_add(1));
+    }
+
+    /// Which of its bounds is broken, `rested` after its last progress. Bodies see to it themselves while they are asked
+    /// for; a client that opens no window asks for nothing.
+    pub(crate) fn overdue(&self, now: Instant, rested: Duration) -> Option<Error> {
+        let (total, idle) = self.bounds.get();
+        if total.is_some_and(|total| now >= total) {
+            return Some(Error::UpstreamTimeout);
+        }
+        idle.is_some_and(|idle| rested >= idle).then_some(Error::StreamIdle)
     }
 
     /// Takes the head's bytes from the connection's budget, until the exchange has ended. A head is held in several

@@ -2,8 +2,8 @@
 //! removed, the removal of what belongs to one hop (RFC 9110, 7.6.1), and the route's changes.
 
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, FORWARDED, HOST, PROXY_AUTHENTICATE,
-    PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE,
+    AUTHORIZATION, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, COOKIE,
+    FORWARDED, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
 };
 use http::{HeaderMap, HeaderName, HeaderValue};
 
@@ -206,6 +206,37 @@ fn remove_listed(headers: &mut HeaderMap, hop: &mut Hop, upgrade: Option<HeaderV
     }
 }
 
+/// What may not come behind a request's body, where nobody has looked at the head with it: what frames or addresses the
+/// message, says who asks, or belongs to a hop (RFC 9110, 6.5.1).
+pub(crate) fn clean_trailers(trailers: &mut HeaderMap, underscores: Underscores) {
+    const FORBIDDEN: [HeaderName; 13] = [
+        AUTHORIZATION,
+        CONNECTION,
+        CONTENT_ENCODING,
+        CONTENT_LENGTH,
+        CONTENT_RANGE,
+        CONTENT_TYPE,
+        COOKIE,
+        HOST,
+        KEEP_ALIVE,
+        TE,
+        TRAILER,
+        TRANSFER_ENCODING,
+        UPGRADE,
+    ];
+    let forbidden = |name: &HeaderName| {
+        forwarded::speaks_of_client(name)
+            || is_envoys(name)
+            || name.as_str().starts_with("proxy-")
+            || underscores != Underscores::Allow && name.as_str().contains('_')
+            || FORBIDDEN.contains(name)
+    };
+    let names: Vec<HeaderName> = trailers.keys().filter(|name| forbidden(name)).cloned().collect();
+    for name in names {
+        trailers.remove(name);
+    }
+}
+
 /// As [`remove_hop`], for an answer. One whose end could be read in two ways is none.
 pub(crate) fn remove_response_hop(headers: &mut HeaderMap) -> Result<(), Error> {
     let mut found = Found::default();
@@ -349,6 +380,22 @@ mod tests {
             remove_envoys(&mut headers, trusted);
             assert_eq!(headers, left, "{trusted}");
         }
+    }
+
+    #[test]
+    fn trailers_neither_frame_nor_address_nor_say_who_asks() {
+        let mut trailers = map(&[
+            ("content-length", "5"),
+            ("host", "evil"),
+            ("authorization", "Bearer x"),
+            ("x-forwarded-for", "1.2.3.4"),
+            ("proxy-authorization", "x"),
+            ("x_u", "1"),
+            ("grpc-status", "0"),
+            ("x-checksum", "abc"),
+        ]);
+        clean_trailers(&mut trailers, Underscores::Reject);
+        assert_eq!(trailers, map(&[("grpc-status", "0"), ("x-checksum", "abc")]));
     }
 
     #[test]

@@ -41,6 +41,7 @@ impl hyper::service::Service<Request<Incoming>> for ProxyService {
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         let exchange = Exchange::begin(Rc::clone(&self.conn), &request);
+        self.conn.streams.begins(&exchange);
         Box::pin(serve(exchange, request))
     }
 }

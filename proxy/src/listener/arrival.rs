@@ -219,7 +219,7 @@ async fn look(
                     Ok(None) => {}
                     Ok(found) => return found,
                     Err(refused) => {
-                        listener.cells.ended_connection(Some(Error::ProxyProtocol));
+                        listener.cells.ended_connection(Some(refused.error()));
                         tracing::debug!(listener = %listener.listener.name, %peer, reason = %refused, "a connection is refused");
                         return None;
                     }
@@ -229,6 +229,10 @@ async fn look(
     };
     let found = match slot.bounded(looking, inspect.timeout, Phase::Draining).await {
         Some(found) => found?,
+        None if inspector.is_mid_hello() => {
+            listener.cells.ended_connection(Some(Error::ClientHello));
+            return None;
+        }
         None if inspect.proceed && !inspector.is_unannounced() && listener.phase() < Phase::Draining => {
             Beginning::unknown()
         }

@@ -22,14 +22,15 @@ use super::chain::{Local, Settings};
 use super::frames::Flood;
 use super::io::Io;
 use super::original::Way;
+use super::streams::{StreamExec, Streams};
 use super::transport::Transport;
 use super::{ListenerLocal, Phase};
-use crate::config::listener::{DownstreamTimeouts, HttpSettings};
+use crate::config::listener::{Codec, DownstreamTimeouts, HttpSettings};
 use crate::error::Error;
 use crate::http::service::ProxyService;
 use crate::http::tunnel::Tunnel;
 use crate::telemetry::access_log::Entry;
-use crate::upstream::connect::LocalExec;
+use crate::upstream::original::Own;
 use crate::worker::idle::Place;
 
 /// The connection's clock. Idle for one whole tick: parked.
@@ -94,6 +95,9 @@ pub(crate) struct ConnState {
     /// Streams that the client gave up soon after it had opened them.
     early_resets: Cell<u64>,
     pub(super) flood: Flood,
+    /// Of an intercepted one: the endpoint that it was going to.
+    pub(crate) own: Own,
+    pub(crate) streams: Streams,
     slot: Slot,
 }
 
@@ -131,6 +135,8 @@ impl ConnState {
             allowed_idle: Cell::new(Duration::ZERO),
             early_resets: Cell::new(0),
             flood: Flood::default(),
+            own: Own::default(),
+            streams: Streams::default(),
             slot,
         })
     }
@@ -199,13 +205,17 @@ impl ConnState {
 
 /// Serves a connection to its end. `prefix` was read of it already.
 pub(super) async fn serve(conn: Rc<ConnState>, transport: Transport, prefix: Bytes) {
-    let negotiated = match &transport {
-        Transport::Plain(_) => None,
-        Transport::Tls(tls) => tls.get_ref().1.alpn_protocol().map(|protocol| protocol == b"h2"),
+    let http2 = match (conn.settings().http.codec, &transport) {
+        (Codec::Http1, _) => Some(false),
+        (Codec::Http2, _) => Some(true),
+        (Codec::Auto, Transport::Plain(_)) => None,
+        (Codec::Auto, Transport::Tls(tls)) => {
+            tls.get_ref().1.alpn_protocol().map(|protocol| protocol == b"h2")
+        }
     };
     // Boxed, so that each future that it is moved into has no room for it.
     let io = Box::new(Io::new(transport, prefix, Rc::clone(&conn)));
-    let (io, http2) = match negotiated {
+    let (io, http2) = match http2 {
         Some(http2) => (io, http2),
         None => match detect(&conn, io).await {
             Some(detected) => detected,
@@ -485,7 +495,7 @@ async fn serve_http2(conn: &Rc<ConnState>, mut io: Box<Io>) {
     io.count_frames();
     let settings = conn.settings();
     let (limits, timeouts) = (&settings.http.limits, &settings.http.timeouts);
-    let mut builder = http2::Builder::new(LocalExec);
+    let mut builder = http2::Builder::new(StreamExec(Rc::clone(conn)));
     if settings.http.extended_connect {
         builder.enable_connect_protocol();
     }
@@ -506,7 +516,7 @@ async fn serve_http2(conn: &Rc<ConnState>, mut io: Box<Io>) {
     );
     let mut tick = pin!(tokio::time::sleep(TICK));
     let mut busy = (conn.started.get(), Instant::now());
-    let mut progress = (conn.frames.get(), Instant::now());
+    let mut progress = (conn.work(), Instant::now());
     let mut closing = false;
     let mut place = None;
     poll_fn(|cx| {
@@ -532,8 +542,9 @@ async fn serve_http2(conn: &Rc<ConnState>, mut io: Box<Io>) {
             let now = Instant::now();
             tick.as_mut().reset(now + TICK);
             conn.flood.forget(conn.work());
-            if conn.frames.get() != progress.0 {
-                progress = (conn.frames.get(), now);
+            conn.streams.tick(now);
+            if conn.work() != progress.0 {
+                progress = (conn.work(), now);
             }
             if conn.in_flight.get() > 0 || conn.started.get() != busy.0 {
                 busy = (conn.started.get(), now);

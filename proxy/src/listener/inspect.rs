@@ -6,13 +6,14 @@ use std::io::Cursor;
 use rustls::server::Acceptor;
 
 use crate::config::chains::{Announced, Inspect, Transport};
+use crate::error::Error;
 use crate::proxy_protocol::{self, Addresses, Version};
 
 /// Larger than any `ClientHello` or request line of an honest client; Envoy's limit for the former.
 pub(crate) const MOST_BYTES: usize = 16 * 1024;
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-/// The first byte of a TLS handshake record (RFC 8446, 5.1).
-const HANDSHAKE: u8 = 22;
+/// How a TLS handshake record begins: its type, and the first half of its version (RFC 8446, 5.1).
+const HANDSHAKE: [u8; 2] = [22, 3];
 
 /// What was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,6 +33,17 @@ pub(crate) enum Refused {
     Version,
     #[error(transparent)]
     Malformed(#[from] proxy_protocol::Malformed),
+    #[error("its ClientHello is malformed, or larger than {MOST_BYTES} bytes")]
+    Hello,
+}
+
+impl Refused {
+    pub(crate) fn error(&self) -> Error {
+        match self {
+            Refused::Unannounced | Refused::Version | Refused::Malformed(_) => Error::ProxyProtocol,
+            Refused::Hello => Error::ClientHello,
+        }
+    }
 }
 
 impl Beginning {
@@ -84,7 +96,7 @@ impl Inspector {
 
     /// Takes the next bytes. `None`: more are needed.
     pub(crate) fn feed(&mut self, next: &[u8]) -> Result<Option<Beginning>, Refused> {
-        let Some(announced) = self.announced else { return Ok(self.look(next)) };
+        let Some(announced) = self.announced else { return self.look(next) };
         self.bytes.extend_from_slice(next);
         match proxy_protocol::read(&self.bytes)? {
             proxy_protocol::Beginning::Unfinished => return Ok(None),
@@ -104,32 +116,40 @@ impl Inspector {
         }
         self.announced = None;
         let rest = std::mem::take(&mut self.bytes);
-        Ok(self.look(&rest))
+        self.look(&rest)
     }
 
-    fn look(&mut self, next: &[u8]) -> Option<Beginning> {
-        if !self.inspect.tls && !self.inspect.http {
-            self.bytes.extend_from_slice(next);
-            return Some(Beginning::unknown());
-        }
+    /// Whether it has begun as TLS does, so that it must not be taken for something else.
+    pub(crate) fn is_mid_hello(&self) -> bool {
+        self.hello.is_some() && !self.bytes.is_empty()
+    }
+
+    fn look(&mut self, next: &[u8]) -> Result<Option<Beginning>, Refused> {
         self.bytes.extend_from_slice(next);
-        if self.bytes.first().is_some_and(|first| *first != HANDSHAKE) {
+        if !self.inspect.tls && !self.inspect.http {
+            return Ok(Some(Beginning::unknown()));
+        }
+        if self.bytes.is_empty() {
+            return Ok(None);
+        }
+        let start = self.bytes.len().min(HANDSHAKE.len());
+        if self.bytes[..start] != HANDSHAKE[..start] {
             self.hello = None;
         }
         if let Some(acceptor) = &mut self.hello {
-            match hello(acceptor, next) {
-                Ok(found) => return found.or_else(|| self.is_full().then(Beginning::unknown)),
-                Err(NotTls) => self.hello = None,
-            }
-        }
-        if self.bytes.is_empty() {
-            return None;
+            // What begins as TLS and cannot be read may be TLS to whoever stands behind: by the rules for plain bytes it
+            // would get past those for its name.
+            return match hello(acceptor, next) {
+                Ok(None) if self.is_full() => Err(Refused::Hello),
+                Ok(found) => Ok(found),
+                Err(NotTls) => Err(Refused::Hello),
+            };
         }
         if !self.inspect.http {
-            return Some(Beginning::unknown());
+            return Ok(Some(Beginning::unknown()));
         }
-        let found = http(&self.bytes);
-        found.or_else(|| self.is_full().then(Beginning::unknown))
+        let found = http(&self.bytes, self.inspect.origin_form);
+        Ok(found.or_else(|| self.is_full().then(Beginning::unknown)))
     }
 
     fn is_full(&self) -> bool {
@@ -158,8 +178,8 @@ fn hello(acceptor: &mut Acceptor, next: &[u8]) -> Result<Option<Beginning>, NotT
     Ok(None)
 }
 
-/// `None`: it may become either.
-fn http(bytes: &[u8]) -> Option<Beginning> {
+/// `None`: it may become either. With `origin_form`, what is asked of a proxy is none of ours.
+fn http(bytes: &[u8], origin_form: bool) -> Option<Beginning> {
     if bytes.starts_with(PREFACE) {
         return Some(Beginning::http(b"h2c"));
     }
@@ -172,9 +192,15 @@ fn http(bytes: &[u8]) -> Option<Beginning> {
         None => return Some(Beginning::unknown()),
     };
     let line = line.strip_suffix(b"\r").unwrap_or(line);
-    let version = line.rsplit(|byte| *byte == b' ').next().unwrap_or_default();
-    let known = looks_like_method(line) && matches!(version, b"HTTP/1.1" | b"HTTP/1.0");
-    Some(if known { Beginning::http(b"http/1.1") } else { Beginning::unknown() })
+    let mut words = line.rsplit(|byte| *byte == b' ');
+    let (version, target) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+    let protocol = match version {
+        b"HTTP/1.1" => b"http/1.1",
+        b"HTTP/1.0" => b"http/1.0",
+        _ => return Some(Beginning::unknown()),
+    };
+    let ours = looks_like_method(line) && (!origin_form || matches!(target, [b'/', ..] | b"*"));
+    Some(if ours { Beginning::http(protocol) } else { Beginning::unknown() })
 }
 
 /// A token (RFC 9110, 5.6.2) and, if it has come, a space after it. Methods are not longer than 32 bytes.
@@ -190,22 +216,32 @@ mod tests {
 
     use super::*;
 
-    const BOTH: Inspect =
-        Inspect { announced: None, tls: true, http: true, timeout: Duration::from_secs(1), proceed: false };
+    const BOTH: Inspect = Inspect {
+        announced: None,
+        tls: true,
+        http: true,
+        origin_form: false,
+        timeout: Duration::from_secs(1),
+        proceed: false,
+    };
 
     /// Fed whole, and byte by byte: the same must be found.
-    fn look(bytes: &[u8], inspect: Inspect) -> Option<Beginning> {
-        let whole = Inspector::new(inspect).feed(bytes).unwrap();
+    fn try_look(bytes: &[u8], inspect: Inspect) -> Result<Option<Beginning>, Refused> {
+        let whole = Inspector::new(inspect).feed(bytes);
         let mut slow = Inspector::new(inspect);
-        let mut found = None;
+        let mut found = Ok(None);
         for byte in bytes {
-            found = slow.feed(&[*byte]).unwrap();
-            if found.is_some() {
+            found = slow.feed(&[*byte]);
+            if found != Ok(None) {
                 break;
             }
         }
         assert_eq!(whole, found);
         whole
+    }
+
+    fn look(bytes: &[u8], inspect: Inspect) -> Option<Beginning> {
+        try_look(bytes, inspect).unwrap()
     }
 
     fn client_hello() -> Vec<u8> {
@@ -240,16 +276,43 @@ mod tests {
     #[test]
     fn http_is_told_by_its_first_line() {
         assert_eq!(look(b"GET / HTTP/1.1\r\n", BOTH), Some(Beginning::http(b"http/1.1")));
-        assert_eq!(look(b"BREW /pot HTTP/1.0\n", BOTH), Some(Beginning::http(b"http/1.1")));
+        assert_eq!(look(b"BREW /pot HTTP/1.0\n", BOTH), Some(Beginning::http(b"http/1.0")));
         assert_eq!(look(PREFACE, BOTH), Some(Beginning::http(b"h2c")));
         for more in [b"PRI * HTTP".as_slice(), b"GET /", b"G"] {
             assert_eq!(look(more, BOTH), None, "{more:?}");
         }
         for other in
-            [b"\x00".as_slice(), b"\x16\x03\x01\xff\xff\xff", b"GET /\r\n", b" GET", b"EHLO there\r\n"]
+            [b"\x00".as_slice(), b"\x16\x04", b"GET /\r\n", b" GET", b"EHLO there\r\n", b"GET / HTTP/2.0\r\n"]
         {
             assert_eq!(look(other, BOTH), Some(Beginning::unknown()), "{other:?}");
         }
+        for proxied in [b"CONNECT shop:443 HTTP/1.1\r\n".as_slice(), b"GET http://shop/ HTTP/1.1\r\n"] {
+            assert_eq!(look(proxied, BOTH), Some(Beginning::http(b"http/1.1")));
+            assert_eq!(look(proxied, Inspect { origin_form: true, ..BOTH }), Some(Beginning::unknown()));
+        }
+        let options = b"OPTIONS * HTTP/1.1\r\n";
+        assert_eq!(look(options, Inspect { origin_form: true, ..BOTH }), Some(Beginning::http(b"http/1.1")));
+    }
+
+    #[test]
+    fn what_begins_as_tls_is_never_taken_for_something_else() {
+        assert_eq!(try_look(b"\x16\x03\x01\xff\xff\xff", BOTH), Err(Refused::Hello));
+        let mut hello = client_hello();
+        // Not of a kind that there is.
+        hello[5] = 99;
+        assert_eq!(try_look(&hello, BOTH), Err(Refused::Hello));
+        // A handshake message of 60,000 bytes, in records of 4,000.
+        let mut large = Vec::new();
+        for number in 0..15 {
+            large.extend_from_slice(&[22, 3, 1, 0x0f, 0xa0]);
+            large.extend_from_slice(&[0; 4_000]);
+            if number == 0 {
+                large[5..9].copy_from_slice(&[1, 0, 0xea, 0x60]);
+            }
+        }
+        assert_eq!(Inspector::new(BOTH).feed(&large), Err(Refused::Hello));
+        let mut inspector = Inspector::new(BOTH);
+        assert_eq!((inspector.feed(&hello[..1]), inspector.is_mid_hello()), (Ok(None), true));
     }
 
     #[test]
@@ -294,13 +357,13 @@ mod tests {
     proptest::proptest! {
         #[test]
         fn nothing_from_outside_panics(bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..300)) {
-            let _ = look(&bytes, BOTH);
+            let _ = try_look(&bytes, BOTH);
             let mut hello = client_hello();
             for (place, byte) in bytes.chunks_exact(3).map(|c| (usize::from(c[0]) << 8 | usize::from(c[1]), c[2])) {
                 let length = hello.len();
                 hello[place % length] = byte;
             }
-            let _ = look(&hello, BOTH);
+            let _ = try_look(&hello, BOTH);
         }
     }
 }

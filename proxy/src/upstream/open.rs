@@ -53,14 +53,13 @@ pub(crate) struct Target<'a> {
 pub(crate) fn pick(
     worker: &Worker,
     (cluster, local, settings): (&Arc<Cluster>, &ClusterLocal, &ClusterSettings),
-    original: Option<Original>,
+    original: impl FnOnce() -> Option<Arc<Endpoint>>,
     now: Instant,
     tried: &[Arc<Endpoint>],
 ) -> Result<Arc<Endpoint>, Error> {
     if settings.source == EndpointSource::OriginalDst {
         // Whoever came to our own port would be sent back to it.
-        let original = original.ok_or(Error::NotIntercepted)?;
-        return Ok(worker.originals.endpoint(cluster, original, now));
+        return original().ok_or(Error::NotIntercepted);
     }
     let now_ms = worker.since_epoch_ms(now);
     local.pick(cluster, settings.policy, now_ms, tried).ok_or(Error::NoHealthyUpstream)
@@ -76,6 +75,7 @@ pub(crate) async fn open(
     let mut tried: Vec<Arc<Endpoint>> = Vec::new();
     let mut last = Error::NoHealthyUpstream;
     for number in 0..tries.max(1) {
+        let original = || original.map(Original::endpoint);
         let endpoint = pick(worker, (cluster, local, settings), original, Instant::now(), &tried)?;
         note(&endpoint);
         if number > 0 {

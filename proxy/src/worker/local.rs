@@ -20,7 +20,6 @@ use crate::telemetry::access_log::Sinks;
 use crate::telemetry::metrics::{ClusterCells, Shard};
 use crate::upstream::cluster::{BalancePolicy, Cluster, Endpoint};
 use crate::upstream::dial::Dialer;
-use crate::upstream::original::Originals;
 use crate::upstream::pool::EndpointPool;
 
 /// Timers kept for the next request.
@@ -33,7 +32,6 @@ pub(crate) struct Worker {
     pub(crate) sinks: Arc<Sinks>,
     pub(crate) admission: Arc<Admission>,
     pub(crate) dialer: Dialer,
-    pub(crate) originals: Originals,
     pub(crate) idle: IdleConnections,
     pub(crate) clients: Clients,
     clusters: RefCell<HashMap<usize, Rc<ClusterLocal>, ByAddress>>,
@@ -67,7 +65,6 @@ impl Worker {
             sinks,
             admission,
             dialer,
-            originals: Originals::default(),
             idle: IdleConnections::default(),
             clients: Clients::default(),
             clusters: RefCell::default(),
@@ -159,7 +156,6 @@ impl Worker {
     pub(crate) fn sweep(&self) {
         let now = Instant::now();
         self.coarse_now.set(now);
-        self.originals.sweep(now);
         self.clients.sweep();
         self.clusters.borrow_mut().retain(|_, local| local.cluster.strong_count() > 0);
         for local in self.clusters.borrow().values() {

@@ -204,6 +204,43 @@ async fn zero_window_stall() {
     assert_serves(&proxy).await;
 }
 
+/// The same, while other streams of the connection do well.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn zero_window_stall_beside_streams_that_work() {
+    let (upstream, _) = recorder(OK).await;
+    let idle = Duration::from_millis(1_500);
+    let setup =
+        Setup { http: Box::new(move |http| http.timeouts.stream_idle = Some(idle)), ..Setup::default() };
+    let proxy = Proxy::with(&[upstream], setup).await;
+    const INITIAL_WINDOW_SIZE: [u8; 6] = [0, 4, 0, 0, 0, 0];
+    let mut client = Raw::connect(proxy.address, &[]).await;
+    client.send(&frame(SETTINGS, 0, 0, &INITIAL_WINDOW_SIZE)).await;
+    let stalled = [1, 3, 5];
+    for stream in stalled {
+        client.send(&frame(HEADERS, END_HEADERS | END_STREAM, stream, &request("GET", "/"))).await;
+    }
+    let mut reset = Vec::new();
+    for stream in (7..2_000).step_by(2) {
+        // Its answer has no body that would need a window.
+        client.send(&frame(HEADERS, END_HEADERS | END_STREAM, stream, &request("HEAD", "/"))).await;
+        let mut answered = false;
+        while !answered {
+            let frame = client.next().await.expect("the connection goes on");
+            answered = frame.stream == stream && frame.status() == Some(200);
+            if frame.kind == RST_STREAM {
+                reset.push((frame.stream, frame.code()));
+            }
+        }
+        if reset.len() == stalled.len() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    reset.sort_unstable();
+    assert_eq!(reset, stalled.map(|stream| (stream, Some(CANCEL))));
+    until("the count", || proxy.metrics().contains(r#"reason="stream_idle_timeout"} 3"#)).await;
+}
+
 /// Each field goes into the table and pushes another out.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn hpack_table_churn() {

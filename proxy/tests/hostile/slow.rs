@@ -22,6 +22,23 @@ fn impatient() -> Setup {
     }
 }
 
+/// The time that a connection had nothing to do is none of the next request's.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_that_rested_serves_a_slow_answer() {
+    let seen = std::sync::Arc::default();
+    let upstream = Upstream::serving(Http::One, seen, |_| async {
+        // For longer than the connection's clock takes to look.
+        tokio::time::sleep(LIMIT * 3 / 4).await;
+        Ok(http::Response::new(full("at last")))
+    })
+    .await;
+    let proxy = Proxy::with(&[upstream.address], impatient()).await;
+    let mut client = Client::connect(proxy.address, Http::Two).await;
+    assert_eq!(client.get("/").await.status(), 200);
+    tokio::time::sleep(LIMIT * 2).await;
+    assert_eq!(text(client.get("/").await).await, "at last");
+}
+
 /// All that comes back until the proxy closes.
 async fn rest(stream: &mut TcpStream) -> String {
     let mut bytes = Vec::new();

@@ -65,11 +65,13 @@ fn what_clients_cost() {
 
 async fn child(name: &str) {
     let cost = match name {
-        "bomb" => attack(silent().await, bomb, 30).await,
-        "stalled" => attack(endless().await, stalled, 100).await,
-        "uploads" => attack(deaf().await, uploads, 100).await,
-        "heads" => attack(silent().await, heads, 0).await,
-        "pipelined" => attack(silent().await, pipelined, 1).await,
+        "bomb" => attack(silent().await, bomb, 30, None).await,
+        "stalled" => attack(endless().await, stalled, 100, None).await,
+        "uploads" => attack(deaf().await, uploads, 100, None).await,
+        "heads" => attack(silent().await, heads, 0, None).await,
+        // hyper does not look whether a client has gone while it has a request of its in hand that came behind another:
+        // the route's timeout bounds that.
+        "pipelined" => attack(silent().await, pipelined, 1, Some(Duration::from_secs(5))).await,
         _ => {
             let mut most = 0;
             for front in [Http::One, Http::Two] {
@@ -84,15 +86,17 @@ async fn child(name: &str) {
 }
 
 /// What one connection of an attack costs while it lasts. Each has at least so many requests in flight then.
-async fn attack<F>(upstream: SocketAddr, one: fn(SocketAddr) -> F, requests: u64) -> u64
+async fn attack<F>(
+    upstream: SocketAddr,
+    one: fn(SocketAddr) -> F,
+    requests: u64,
+    timeout: Option<Duration>,
+) -> u64
 where
     F: Future<Output = Box<dyn Send>> + Send + 'static,
 {
-    // hyper does not look whether a client has gone while it has a request of its in hand that came behind another:
-    // the timeout bounds that.
-    let forward =
-        |forward: &mut pontoon_proxy::route::Forward| forward.timeout = Some(Duration::from_secs(5));
-    let proxy = Proxy::with(&[upstream], Setup { forward: Box::new(forward), ..Setup::default() }).await;
+    let setup = Setup { forward: Box::new(move |forward| forward.timeout = timeout), ..Setup::default() };
+    let proxy = Proxy::with(&[upstream], setup).await;
     // Code that runs for the first time, and the threads.
     drop(one(proxy.address).await);
     let open = r#"pontoon_downstream_connections{listener="edge"}"#;
@@ -234,8 +238,12 @@ async fn slow_reader(front: Http, back: Http) -> u64 {
         Response::new(StreamBody::new(futures_util::stream::iter(frames)).boxed_unsync())
     })
     .await;
-    let proxy =
-        Proxy::with(&[upstream.address], Setup { protocol: back.upstream(), ..Setup::default() }).await;
+    let setup = Setup {
+        protocol: back.upstream(),
+        forward: Box::new(|forward| forward.timeout = None),
+        ..Setup::default()
+    };
+    let proxy = Proxy::with(&[upstream.address], setup).await;
     let mut client = Client::connect(proxy.address, front).await;
     let before = resident_memory().unwrap();
     let mut body = client.get("/").await.into_body();

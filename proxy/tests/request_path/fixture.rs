@@ -94,6 +94,7 @@ pub(crate) fn one_chain(http: HttpSettings) -> Chains {
         announced: None,
         tls: false,
         http: false,
+        origin_form: false,
         timeout: Duration::from_secs(15),
         proceed: false,
     };
@@ -169,6 +170,7 @@ impl Proxy {
             underscores: Underscores::Reject,
             upgrades: vec!["websocket".into()],
             grpc_web: true,
+            codec: Codec::Auto,
             extended_connect: true,
             max_connections: 0,
             generate_request_id: true,

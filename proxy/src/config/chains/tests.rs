@@ -1,6 +1,6 @@
 use super::*;
 use crate::config::listener::{
-    DownstreamTimeouts, ForwardedTrust, Limits, PathOptions, RouteHandle, Underscores,
+    Codec, DownstreamTimeouts, ForwardedTrust, Limits, PathOptions, RouteHandle, Underscores,
 };
 
 fn http() -> HttpSettings {
@@ -23,6 +23,7 @@ fn http() -> HttpSettings {
         underscores: Underscores::Reject,
         upgrades: Vec::new(),
         grpc_web: false,
+        codec: Codec::Auto,
         extended_connect: false,
         generate_request_id: true,
         preserve_external_request_id: false,
@@ -43,8 +44,14 @@ fn chain(name: &str, matches: ChainMatch) -> Arc<Chain> {
 }
 
 fn chains(all: Vec<Arc<Chain>>, default: Option<Arc<Chain>>) -> Chains {
-    let inspect =
-        Inspect { announced: None, tls: true, http: false, timeout: Duration::from_secs(1), proceed: false };
+    let inspect = Inspect {
+        announced: None,
+        tls: true,
+        http: false,
+        origin_form: false,
+        timeout: Duration::from_secs(1),
+        proceed: false,
+    };
     Chains { inspect, original: None, all, default }
 }
 

@@ -52,6 +52,7 @@ pub(super) fn forward(
         let Some(action) = plan.action() else { return Err(Error::NoRoute) };
         let policy = action.retry.clone();
         let total = action.timeout.map(|timeout| exchange.start + timeout);
+        exchange.bounds.set((total, plan.idle));
         let mut bounds = Bounds { total, idle: plan.idle, seen: exchange.progress.get() };
         let mut timer = exchange.worker().timer(bounds.next(exchange.start));
         let mut tried: Vec<Arc<Endpoint>> = Vec::new();
@@ -162,7 +163,7 @@ fn pick(
 ) -> Result<Arc<Endpoint>, Error> {
     let local = exchange.cluster.borrow();
     let local = local.as_ref().ok_or(Error::NoCluster)?;
-    let original = exchange.conn.way.original();
+    let original = || exchange.conn.way.original().map(|original| exchange.conn.own.endpoint(original));
     open::pick(exchange.worker(), (&plan.cluster, local, &plan.settings), original, now, tried)
 }
 

@@ -144,7 +144,7 @@ pub(super) fn plan(
     }
     let asked = Asked::of(&mut parts, &settings.upgrades)?;
     let connect = matches!(asked, Asked::Connect);
-    let host = host(&parts, found.has_host()?)?;
+    let host = host(&parts, found.has_host()?, exchange.conn.way)?;
     if !connect {
         normalise(&mut parts, settings)?;
     } else if !body.is_end_stream() || parts.uri.path_and_query().is_some() {
@@ -269,7 +269,7 @@ fn position(action: &Forward, arm: &WeightedCluster) -> Option<usize> {
 
 /// The one host of a request. An absolute target's wins over `Host` (RFC 9112, 3.2.2); in HTTP/2 the two must
 /// not differ.
-fn host(parts: &request::Parts, has_header: bool) -> Result<HeaderValue, Error> {
+fn host(parts: &request::Parts, has_header: bool, way: Way) -> Result<HeaderValue, Error> {
     let header = if has_header { parts.headers.get(HOST) } else { None };
     let host = match parts.uri.authority() {
         Some(authority) => {
@@ -283,7 +283,14 @@ fn host(parts: &request::Parts, has_header: bool) -> Result<HeaderValue, Error> 
             }
             HeaderValue::from_str(authority.as_str()).map_err(|_| Error::BadHost)?
         }
-        None => header.cloned().ok_or(Error::BadHost)?,
+        None => match (header, way.original()) {
+            (Some(header), _) => header.clone(),
+            // HTTP/1.0 knows no host: what the client connected to is meant.
+            (None, Some(original)) if parts.version == Version::HTTP_10 => {
+                HeaderValue::try_from(original.destination.to_string()).map_err(|_| Error::BadHost)?
+            }
+            (None, _) => return Err(Error::BadHost),
+        },
     };
     if !is_host(host.as_bytes()) {
         return Err(Error::BadHost);
@@ -419,9 +426,10 @@ fn address(
                     value.set_sensitive(true);
                 }
             }
+            let is_https = scheme(&parts.headers) == "https";
             let uri = std::mem::take(&mut parts.uri);
             let mut target = uri.into_parts();
-            target.scheme = Some(http::uri::Scheme::HTTP);
+            target.scheme = Some(if is_https { http::uri::Scheme::HTTPS } else { http::uri::Scheme::HTTP });
             target.authority = Some(host.as_bytes().try_into().map_err(|_| Error::BadHost)?);
             parts.uri = Uri::from_parts(target).map_err(|_| Error::BadPath)?;
         }
