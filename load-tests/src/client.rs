@@ -1,12 +1,82 @@
-//! A TLS client that verifies nothing: that would cost more than the server's own part.
+//! Requests whose answers are looked at: to see that a proxy passes them whole before it is measured, and to open
+//! connections that then stay idle. The TLS client verifies nothing: that would cost more than the server's own part.
 
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, TcpStream};
 use std::sync::Arc;
+use std::time::Duration;
 
+use anyhow::{Context as _, bail, ensure};
 use rustls::client::Resumption;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
+use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, SignatureScheme, StreamOwned};
+
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+/// Longer heads are nobody's.
+const MAX_HEAD_BYTES: usize = 8 * 1024;
+
+/// One request, and what is to come.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Exchange<'a> {
+    pub(crate) path: &'a str,
+    /// Bytes that go up with it; none is a GET.
+    pub(crate) upload: usize,
+    /// Bytes of the answer.
+    pub(crate) answer: usize,
+}
+
+impl Exchange<'_> {
+    /// Over a new connection, of which then only the socket is kept.
+    pub(crate) fn connect(self, port: u16, tls: Option<&Arc<ClientConfig>>) -> anyhow::Result<TcpStream> {
+        let mut socket = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
+        socket.set_read_timeout(Some(ANSWER_TIMEOUT))?;
+        socket.set_nodelay(true)?;
+        let Some(config) = tls else {
+            self.over(&mut socket)?;
+            return Ok(socket);
+        };
+        let name = ServerName::try_from("localhost")?;
+        let mut stream = StreamOwned::new(ClientConnection::new(Arc::clone(config), name)?, socket);
+        self.over(&mut stream)?;
+        Ok(stream.sock)
+    }
+
+    fn over(self, connection: &mut (impl Read + Write)) -> anyhow::Result<()> {
+        let (path, upload) = (self.path, self.upload);
+        let request = match upload {
+            0 => format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n"),
+            _ => format!("POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {upload}\r\n\r\n"),
+        };
+        connection.write_all(request.as_bytes())?;
+        connection.write_all(&vec![b'x'; upload])?;
+        let (mut have, mut part) = (Vec::new(), [0; 16 * 1024]);
+        let head = loop {
+            if let Some(at) = have.windows(4).position(|window| window == b"\r\n\r\n") {
+                break at + 4;
+            }
+            ensure!(have.len() < MAX_HEAD_BYTES, "the answer's head has no end");
+            match connection.read(&mut part)? {
+                0 => bail!("closed after {} bytes", have.len()),
+                length => have.extend_from_slice(&part[..length]),
+            }
+        };
+        let text = String::from_utf8_lossy(&have[..head]).to_ascii_lowercase();
+        ensure!(text.starts_with("http/1.1 200"), "answered {text:?}");
+        let length = text.lines().find_map(|line| line.strip_prefix("content-length:"));
+        let length: usize = length.context("no content-length")?.trim().parse()?;
+        ensure!(length == self.answer, "the answer to {path} has {length} bytes instead of {}", self.answer);
+        let mut left = (head + length).saturating_sub(have.len());
+        while left > 0 {
+            match connection.read(&mut part)? {
+                0 => bail!("closed {left} bytes before the end"),
+                length => left = left.saturating_sub(length),
+            }
+        }
+        Ok(())
+    }
+}
 
 /// What the peers share: TLS 1.3 and X25519. Some of them know no hybrid key exchange.
 pub(crate) fn config(resume: bool) -> anyhow::Result<Arc<ClientConfig>> {

@@ -7,6 +7,8 @@ mod envoy;
 mod haproxy;
 mod nginx;
 mod ours;
+mod shown;
+mod spring;
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -17,6 +19,8 @@ pub(crate) use self::envoy::{dynamic as envoy_dynamic, proxy as envoy};
 pub(crate) use self::haproxy::{changing as haproxy_changing, map as haproxy_map, proxy as haproxy};
 pub(crate) use self::nginx::{marked_upstream, proxy as nginx, upstream};
 pub(crate) use self::ours::serve as ours;
+pub(crate) use self::shown::shown;
+pub(crate) use self::spring::{spring, spring_cloud_gateway, zuul};
 
 /// What passes through.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

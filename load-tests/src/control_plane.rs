@@ -63,6 +63,9 @@ pub(crate) struct Arguments {
     /// Only Pontoon.
     #[arg(long)]
     alone: bool,
+    /// The JSON of an earlier run: what has become worse since by more than the spread is printed.
+    #[arg(long, value_name = "FILE")]
+    against: Option<PathBuf>,
     /// Where the results go as JSON.
     #[arg(long)]
     json: Option<PathBuf>,
@@ -127,6 +130,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let points: &[Point] = if arguments.quick { &QUICK } else { &ALL };
     let chosen = |point: &&Point| arguments.only.as_ref().is_none_or(|only| point.phase().contains(only));
+    let earlier = arguments.against.as_deref().map(Results::read).transpose()?;
     let mut results = Results::begin(&[], arguments.quick);
     results.about("go-control-plane", String::from(GO_CONTROL_PLANE));
     for point in points.iter().filter(chosen) {
@@ -134,6 +138,9 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
         let table = runtime.block_on(measure(arguments, *point)).with_context(|| point.phase())?;
         println!("{}", table.markdown());
         results.tables.push(table);
+    }
+    if let Some(earlier) = &earlier {
+        println!("{}", results.compare(earlier));
     }
     let quick = arguments.quick;
     let json = arguments.artifacts.join(if quick { "quick.json" } else { "results.json" });
@@ -211,7 +218,9 @@ async fn measure_one(site: &Site, kind: Kind, point: Point, quick: bool) -> anyh
     let (after, peak) = server.resident()?;
     fleet.stop().await;
     // All in bytes of at most some GiB: a float has room for them.
-    row.push("CPU ms per registration", cpu_ms.unwrap_or_default());
+    let cpu_ms = cpu_ms.unwrap_or_default();
+    row.push("CPU ms per registration", cpu_ms);
+    row.push("CPU µs per registration and proxy", cpu_ms * 1_000.0 / point.proxies as f64);
     row.push("MiB without proxies", alone as f64 / MIB);
     row.push("MiB", after as f64 / MIB);
     row.push("MiB at most", peak as f64 / MIB);

@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 
 use anyhow::{Context as _, ensure};
 use bytes::Bytes;
+use h2::client::SendRequest;
 use h2::server::SendResponse;
 use http::{HeaderMap, HeaderValue, Request, Response};
 use tokio::net::{TcpListener, TcpStream};
@@ -30,6 +31,8 @@ pub(crate) async fn serve(port: u16) -> anyhow::Result<()> {
     let answer = Bytes::from(message());
     loop {
         let (socket, _) = listener.accept().await?;
+        // Head, message and trailers are three writes, and none is to wait for the other side's acknowledgement.
+        socket.set_nodelay(true)?;
         let answer = answer.clone();
         tokio::spawn(async move {
             let mut builder = h2::server::Builder::new();
@@ -47,13 +50,7 @@ async fn call(
     mut respond: SendResponse<Bytes>,
     answer: Bytes,
 ) -> Result<(), h2::Error> {
-    let mut body = request.into_body();
-    let mut length = 0;
-    while let Some(data) = body.data().await {
-        let data = data?;
-        length += data.len();
-        body.flow_control().release_capacity(data.len())?;
-    }
+    let length = read(&mut request.into_body()).await?;
     let mut head = Response::new(());
     head.headers_mut().insert("content-type", HeaderValue::from_static("application/grpc"));
     let mut stream = respond.send_response(head, false)?;
@@ -65,11 +62,38 @@ async fn call(
     stream.send_trailers(trailers)
 }
 
-/// One call through a proxy, whole.
-pub(crate) async fn check(port: u16, path: &str) -> anyhow::Result<()> {
+/// The length of what comes.
+async fn read(body: &mut h2::RecvStream) -> Result<usize, h2::Error> {
+    let mut length = 0;
+    while let Some(data) = body.data().await {
+        let data = data?;
+        length += data.len();
+        body.flow_control().release_capacity(data.len())?;
+    }
+    Ok(length)
+}
+
+async fn connect(port: u16) -> anyhow::Result<SendRequest<Bytes>> {
     let socket = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await?;
     let (requests, connection) = h2::client::handshake(socket).await?;
     tokio::spawn(connection);
+    Ok(requests)
+}
+
+/// One plain request over HTTP/2, with an answer of so many bytes.
+pub(crate) async fn check_plain(port: u16, path: &str, answer: usize) -> anyhow::Result<()> {
+    let request = Request::get(format!("http://127.0.0.1:{port}{path}")).body(())?;
+    let (response, _) = connect(port).await?.ready().await?.send_request(request, true)?;
+    let response = response.await?;
+    ensure!(response.status() == 200, "answered {}", response.status());
+    let length = read(&mut response.into_body()).await?;
+    ensure!(length == answer, "the answer has {length} bytes instead of {answer}");
+    Ok(())
+}
+
+/// One call through a proxy, whole.
+pub(crate) async fn check(port: u16, path: &str) -> anyhow::Result<()> {
+    let requests = connect(port).await?;
     let request = Request::post(format!("http://127.0.0.1:{port}{path}"))
         .header("content-type", "application/grpc")
         .header("te", "trailers")
@@ -77,12 +101,7 @@ pub(crate) async fn check(port: u16, path: &str) -> anyhow::Result<()> {
     let (response, mut stream) = requests.ready().await?.send_request(request, false)?;
     stream.send_data(Bytes::from(message()), true)?;
     let mut body = response.await?.into_body();
-    let mut length = 0;
-    while let Some(data) = body.data().await {
-        let data = data?;
-        length += data.len();
-        body.flow_control().release_capacity(data.len())?;
-    }
+    let length = read(&mut body).await?;
     let trailers = body.trailers().await?.context("the answer has no trailers")?;
     ensure!(trailers.get("grpc-status").is_some_and(|status| status == "0"), "the call failed: {trailers:?}");
     ensure!(length == 5 + MESSAGE, "the answer has {length} bytes");

@@ -13,10 +13,16 @@ use serde::Serialize;
 use tokio::time::Instant;
 
 use crate::configuration::{self, Front, Scenario};
+use crate::measure::Load;
 use crate::report::Row;
 
-const START_TIMEOUT: Duration = Duration::from_secs(20);
+/// Of a JVM on a busy machine; whoever ends early is seen at once.
+const START_TIMEOUT: Duration = Duration::from_secs(180);
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
+/// Of a JVM. HotSpot's last compiler takes up what has run some ten thousand times.
+const WARM_REQUESTS: u64 = 30_000;
+const WARM_SECONDS: u32 = 5;
+const WARM_ROUNDS: u32 = 24;
 const POLL: Duration = Duration::from_millis(20);
 
 /// Who is measured.
@@ -35,9 +41,24 @@ pub(crate) enum Name {
     Pingora,
     /// Caddy.
     Caddy,
+    /// Spring Cloud Gateway, of `e2e/spring/modern/gateway`.
+    SpringCloudGateway,
+    /// Zuul, of `e2e/spring/legacy/zuul`.
+    Zuul,
 }
 
 impl Name {
+    /// All but ourselves.
+    pub(crate) const OTHERS: [Name; 7] = [
+        Name::Haproxy,
+        Name::Nginx,
+        Name::Envoy,
+        Name::Pingora,
+        Name::Caddy,
+        Name::SpringCloudGateway,
+        Name::Zuul,
+    ];
+
     pub(crate) fn text(self) -> &'static str {
         match self {
             Name::Pontoon => "Pontoon",
@@ -46,7 +67,13 @@ impl Name {
             Name::Envoy => "Envoy",
             Name::Pingora => "Pingora",
             Name::Caddy => "Caddy",
+            Name::SpringCloudGateway => "Spring Cloud Gateway",
+            Name::Zuul => "Zuul",
         }
+    }
+
+    pub(crate) fn is_on_jvm(self) -> bool {
+        matches!(self, Name::SpringCloudGateway | Name::Zuul)
     }
 }
 
@@ -59,7 +86,7 @@ pub(crate) struct Bench {
     pub(crate) pontoon: PathBuf,
     pub(crate) pingora: PathBuf,
     pub(crate) caddy: PathBuf,
-    /// Where the Spring applications are; only a full run needs them.
+    /// Where the Spring applications are, if a peer or a phase needs them.
     pub(crate) spring: Option<PathBuf>,
     /// Runs the xDS server for our proxy.
     pub(crate) runtime: tokio::runtime::Handle,
@@ -170,6 +197,13 @@ impl Bench {
                 command.env("HOME", &self.folder).env("GOMAXPROCS", "1");
                 command
             }
+            Name::SpringCloudGateway | Name::Zuul => {
+                let (file, text) = match name {
+                    Name::Zuul => ("zuul.yml", configuration::zuul(scenario, upstream)),
+                    _ => ("gateway.yml", configuration::spring_cloud_gateway(scenario, upstream)),
+                };
+                configuration::spring(name, self.spring()?, port, &self.write(file, text)?)
+            }
         };
         self.start(name.text(), command, port)
     }
@@ -189,15 +223,19 @@ impl Bench {
         command
     }
 
-    /// All that can do this, each in front of `upstream`.
+    pub(crate) fn spring(&self) -> anyhow::Result<&Path> {
+        self.spring.as_deref().context("PONTOON_E2E_SPRING is not set")
+    }
+
+    /// Each in front of `upstream`.
     pub(crate) fn proxies(
         &self,
         names: &[Name],
         scenario: &Scenario,
         upstream: u16,
     ) -> anyhow::Result<Vec<(Row, Running)>> {
-        let able = names.iter().filter(|name| !(**name == Name::Caddy && scenario.front == Front::Tcp));
-        able.map(|name| Ok((Row::new(name.text()), self.proxy(*name, scenario, upstream)?))).collect()
+        let one = |name: &Name| Ok((Row::new(name.text()), self.proxy(*name, scenario, upstream)?));
+        names.iter().map(one).collect()
     }
 
     pub(crate) fn write(&self, name: &str, text: impl AsRef<[u8]>) -> anyhow::Result<PathBuf> {
@@ -231,6 +269,31 @@ impl Bench {
         }
         Ok(running)
     }
+}
+
+/// Loads a proxy before it is measured. A JVM compiles what it has seen often, in a thread of its own: it is loaded until
+/// it has seen enough, and a request costs hardly less than in the round before.
+pub(crate) fn warm(
+    name: Name,
+    cpu_time: impl Fn() -> anyhow::Result<Duration>,
+    load: impl Fn(u32) -> anyhow::Result<Load>,
+) -> anyhow::Result<()> {
+    if !name.is_on_jvm() {
+        load(1)?;
+        return Ok(());
+    }
+    let (mut seen, mut last) = (0, f64::MAX);
+    for _ in 0..WARM_ROUNDS {
+        let before = cpu_time()?;
+        let requests = load(WARM_SECONDS)?.requests;
+        let each = cpu_time()?.saturating_sub(before).as_secs_f64() / requests.max(1) as f64;
+        seen += requests;
+        if seen >= WARM_REQUESTS && each > last * 0.95 {
+            break;
+        }
+        last = each;
+    }
+    Ok(())
 }
 
 /// Below the range from which the kernel takes outgoing ports.

@@ -26,8 +26,14 @@ pub(crate) enum Phase {
     Bodies,
     /// The same through two proxies in a row.
     Pair,
-    /// Latency at a fixed rate.
+    /// Latency at 2,000 requests/s.
     Open,
+    /// Latency at 500 requests/s.
+    #[value(name = "open-500")]
+    OpenLow,
+    /// Latency at 4,000 requests/s.
+    #[value(name = "open-4000")]
+    OpenHigh,
     /// Bytes through without HTTP.
     Tcp,
     /// TLS handshakes.
@@ -47,12 +53,14 @@ pub(crate) enum Phase {
 }
 
 impl Phase {
-    pub(crate) const ALL: [Phase; 13] = [
+    pub(crate) const ALL: [Phase; 15] = [
         Phase::Http1,
         Phase::Routes,
         Phase::Bodies,
         Phase::Pair,
+        Phase::OpenLow,
         Phase::Open,
+        Phase::OpenHigh,
         Phase::Churn,
         Phase::H2,
         Phase::Grpc,
@@ -72,7 +80,9 @@ impl Phase {
             Phase::Routes => http1::ROUTES.phase,
             Phase::Bodies => http1::BODIES.phase,
             Phase::Pair => http1::PAIR.phase,
-            Phase::Open => "open",
+            Phase::OpenLow => open::LOW.phase,
+            Phase::Open => open::MIDDLE.phase,
+            Phase::OpenHigh => open::HIGH.phase,
             Phase::Churn => "churn",
             Phase::Tcp => "tcp",
             Phase::Tls => "tls",
@@ -90,7 +100,9 @@ impl Phase {
             Phase::Routes => http1::ROUTES.title,
             Phase::Bodies => http1::BODIES.title,
             Phase::Pair => http1::PAIR.title,
-            Phase::Open => open::TITLE,
+            Phase::OpenLow => open::LOW.title,
+            Phase::Open => open::MIDDLE.title,
+            Phase::OpenHigh => open::HIGH.title,
             Phase::Churn => churn::TITLE,
             Phase::Tcp => tcp::TITLE,
             Phase::Tls => tls::TITLE,
@@ -105,9 +117,22 @@ impl Phase {
     /// What a reader must know of the figures.
     pub(crate) fn note(self) -> &'static str {
         match self {
+            Phase::OpenLow => open::NOTE,
             Phase::Churn => churn::NOTE,
             Phase::Convergence => convergence::NOTE,
             _ => "",
+        }
+    }
+
+    /// Whether a peer can do this. Those on a JVM take part where HTTP/1.1 passes and there are not many loads, as each
+    /// of them has to be warmed.
+    pub(crate) fn takes(self, peer: Name) -> bool {
+        let of_jvm = [Phase::Http1, Phase::Pair, Phase::OpenLow, Phase::Open, Phase::OpenHigh, Phase::Idle];
+        match peer {
+            Name::Pontoon | Name::Haproxy | Name::Envoy => true,
+            Name::Nginx | Name::Pingora => self != Phase::Churn,
+            Name::Caddy => !matches!(self, Phase::Churn | Phase::Tcp),
+            Name::SpringCloudGateway | Name::Zuul => of_jvm.contains(&self),
         }
     }
 
@@ -117,7 +142,9 @@ impl Phase {
             Phase::Routes => http1::run(bench, peers, &http1::ROUTES),
             Phase::Bodies => http1::run(bench, peers, &http1::BODIES),
             Phase::Pair => http1::run(bench, peers, &http1::PAIR),
-            Phase::Open => open::run(bench, peers),
+            Phase::OpenLow => open::run(bench, peers, &open::LOW),
+            Phase::Open => open::run(bench, peers, &open::MIDDLE),
+            Phase::OpenHigh => open::run(bench, peers, &open::HIGH),
             Phase::Churn => churn::run(bench, peers),
             Phase::Tcp => tcp::run(bench, peers),
             Phase::Tls => tls::run(bench, peers),

@@ -1,5 +1,6 @@
 //! Results as a table for the terminal and the book, and as JSON for a later comparison.
 
+mod page;
 mod plot;
 
 use std::fmt::Write as _;
@@ -17,7 +18,7 @@ use crate::phase::Phase;
 pub(crate) struct Table {
     pub(crate) phase: String,
     pub(crate) title: String,
-    /// The figure whose ratio to the best peer is shown; less is better.
+    /// The figure that the picture shows, and whose ratio to the best peer stands beside the figures; less is better.
     pub(crate) ratio_of: String,
     pub(crate) rows: Vec<Row>,
 }
@@ -56,13 +57,30 @@ fn median(values: &[f64]) -> Option<f64> {
     sorted.get(sorted.len() / 2).copied()
 }
 
+/// What one round alone must be worse by: it shows no spread of its own.
+const SPREAD_OF_ONE: f64 = 0.05;
+/// How a figure begins that is neither better nor worse: it says what the load was.
+const OF_THE_LOAD: [&str; 2] = ["changes", "% of"];
+
 /// Of rates more is better, of all else less.
+fn is_rate(figure: &str) -> bool {
+    figure.contains("/s")
+}
+
+fn is_of_the_load(figure: &str) -> bool {
+    OF_THE_LOAD.iter().any(|word| figure.starts_with(word))
+}
+
 fn is_worse(figure: &str, now: &[f64], then: &[f64]) -> bool {
-    let least = |values: &[f64]| values.iter().copied().min_by(f64::total_cmp).unwrap_or(0.0);
-    let most = |values: &[f64]| values.iter().copied().max_by(f64::total_cmp).unwrap_or(0.0);
-    match figure.contains("/s") {
-        true => most(now) < least(then),
-        false => least(now) > most(then),
+    if is_of_the_load(figure) {
+        return false;
+    }
+    let width = |values: &[f64]| if values.len() > 1 { 0.0 } else { SPREAD_OF_ONE };
+    let ((low, high), (then_low, then_high)) = (spread(now), spread(then));
+    let slack = width(now).max(width(then));
+    match is_rate(figure) {
+        true => high < then_low * (1.0 - slack),
+        false => low > then_high * (1.0 + slack),
     }
 }
 
@@ -80,8 +98,6 @@ impl Table {
             .unwrap_or_default();
         let mut out = format!("| proxy | {} | ratio to the best peer |\n|---|", names.join(" | "));
         out.push_str(&"---|".repeat(names.len() + 1));
-        let best =
-            self.rows.iter().skip(1).filter_map(|row| row.median(&self.ratio_of)).min_by(f64::total_cmp);
         for row in &self.rows {
             let _ = write!(out, "\n| {} |", row.peer);
             for name in &names {
@@ -97,8 +113,42 @@ impl Table {
                     let _ = write!(out, " {middle} |");
                 }
             }
-            let ratio = row.median(&self.ratio_of).zip(best).map(|(own, best)| own / best);
-            let _ = write!(out, " {} |", ratio.map_or_else(|| "-".into(), |r| format!("{r:.2}")));
+            let _ = write!(out, " {} |", self.ratio(row, &self.ratio_of));
+        }
+        out
+    }
+
+    /// How many times the best peer's median of this figure a row has; none where either is nothing or less, as what
+    /// is added to a floor may be.
+    fn ratio(&self, row: &Row, figure: &str) -> String {
+        let of_peers = self.compared().skip(1).filter_map(|row| row.median(figure));
+        let best = match is_rate(figure) {
+            true => of_peers.max_by(f64::total_cmp),
+            false => of_peers.min_by(f64::total_cmp),
+        };
+        let both = row.median(figure).zip(best).filter(|(own, best)| *own > 0.0 && *best > 0.0);
+        both.map_or_else(|| "-".into(), |(own, best)| format!("{:.2}", own / best))
+    }
+
+    /// We and the peers, without the floor.
+    fn compared(&self) -> impl Iterator<Item = &Row> {
+        self.rows.iter().filter(|row| row.median(&self.ratio_of).is_some())
+    }
+
+    /// The ratio to the best peer of every figure that peers have.
+    fn ratios(&self) -> String {
+        let figures = self.rows.first().map(|row| row.figures.as_slice()).unwrap_or_default();
+        let of_peers = |name: &str| self.compared().skip(1).any(|row| row.median(name).is_some());
+        let names = figures.iter().map(|(name, _)| name.as_str());
+        let names: Vec<&str> = names.filter(|name| !is_of_the_load(name) && of_peers(name)).collect();
+        if names.is_empty() {
+            return String::new();
+        }
+        let mut out = format!("| ratio to the best peer | {} |\n|---|", names.join(" | "));
+        out.push_str(&"---|".repeat(names.len()));
+        for row in self.compared() {
+            let ratios: Vec<String> = names.iter().map(|name| self.ratio(row, name)).collect();
+            let _ = write!(out, "\n| {} | {} |", row.peer, ratios.join(" | "));
         }
         out
     }
@@ -209,60 +259,6 @@ impl Results {
         let text = serde_json::to_string_pretty(self)?;
         std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
     }
-
-    /// The page, and beside it a folder of its name with a picture for each table.
-    pub(crate) fn write_page(&self, path: &Path) -> anyhow::Result<()> {
-        let folder = path.with_extension("");
-        std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
-        for table in &self.tables {
-            let picture = folder.join(&table.phase).with_extension("svg");
-            std::fs::write(&picture, table.plot())
-                .with_context(|| format!("cannot write {}", picture.display()))?;
-        }
-        std::fs::write(path, self.page()).with_context(|| format!("cannot write {}", path.display()))
-    }
-
-    fn page(&self) -> String {
-        let mut out = String::from(concat!(
-            "# Benchmarks\n\n",
-            "Written by `cargo xtask bench`, which installs the peers, runs all of them on loopback in one run, ",
-            "loads them in turn, round after round, and shows medians with the lowest and highest round. Read the ",
-            "ratios: absolute figures belong to the machine and the moment. The load generator and the upstream ",
-            "share the machine with the proxy, so requests/s is what all three together reach; CPU time per request ",
-            "is the proxy's own. A phase that was left out of a run keeps its figures of the run before.\n\n",
-            "Every proxy has one worker thread, 100 prefix routes, keep-alive to one upstream (nginx with a fixed ",
-            "answer of 1 KiB), sets `X-Forwarded-For` and a request id, and writes no access log. Pontoon is ",
-            "configured by xDS, the others by their files (`load-tests/src/configuration.rs`).\n\n",
-        ));
-        if self.quick {
-            out.push_str("These are the figures of a short run (`--quick`).\n\n");
-        }
-        out.push_str("| | |\n|---|---|\n");
-        for (name, value) in &self.machine {
-            let _ = writeln!(out, "| {name} | {value} |");
-        }
-        let mut of_control_plane = false;
-        for table in &self.tables {
-            if table.phase.starts_with(control_plane::PHASE)
-                && !std::mem::replace(&mut of_control_plane, true)
-            {
-                let _ = write!(out, "\n## Control plane\n\n{}", control_plane::NOTE.trim_end());
-                out.push('\n');
-            }
-            let note = Phase::ALL.iter().find(|phase| phase.name() == table.phase).map_or("", |p| p.note());
-            let (title, rows, phase) = (&table.title, table.markdown(), &table.phase);
-            let _ = write!(out, "\n## {title}\n\n{note}{rows}\n\n![{title}](benchmarks/{phase}.svg)\n");
-        }
-        out.push_str(concat!(
-            "\n## How to repeat\n\n",
-            "    cargo xtask bench               # everything, an hour and more\n",
-            "    cargo xtask bench --quick       # under 5 minutes, without convergence; writes target/bench/benchmarks.md\n",
-            "    cargo xtask bench control-plane # the control plane alone, about 25 minutes; with --quick under three\n",
-            "    cargo xtask bench --phase http1 --peer nginx\n",
-            "    cargo xtask bench --against results.json    # and say what is worse than in that run\n",
-        ));
-        out
-    }
 }
 
 fn version(peer: Name) -> String {
@@ -273,13 +269,25 @@ fn version(peer: Name) -> String {
         Name::Envoy => return String::from("1.40.0"),
         Name::Pingora => return String::from("0.9.1"),
         Name::Caddy => return String::from("2.11.9"),
+        Name::SpringCloudGateway => {
+            return String::from("Spring Boot 3.5.16, Spring Cloud 2025.0.1, ") + &java();
+        }
+        Name::Zuul => return String::from("Spring Boot 2.3.12, Spring Cloud Hoxton.SR12, ") + &java(),
     };
+    says(program, flag).trim_start_matches("nginx version: ").to_owned()
+}
+
+fn java() -> String {
+    says("java", "-version")
+}
+
+/// The first line.
+fn says(program: &str, flag: &str) -> String {
     let path = std::env::var("PATH").unwrap_or_default();
     let output =
         std::process::Command::new(program).env("PATH", format!("{path}:/usr/sbin")).arg(flag).output();
     let text = output.map(|o| [o.stdout, o.stderr].concat()).unwrap_or_default();
-    let text = String::from_utf8_lossy(&text);
-    text.lines().next().unwrap_or_default().trim_start_matches("nginx version: ").to_owned()
+    String::from_utf8_lossy(&text).lines().next().unwrap_or_default().to_owned()
 }
 
 #[cfg(test)]
@@ -293,5 +301,32 @@ mod tests {
         assert!(is_worse("requests/s", &[90.0, 95.0], &[96.0, 99.0]));
         assert!(!is_worse("requests/s", &[90.0, 97.0], &[96.0, 99.0]));
         assert!(is_worse("CPU s/GiB", &[0.3], &[0.2]));
+        // One round has no spread.
+        assert!(!is_worse("MiB at start", &[10.4], &[10.0]));
+        assert!(is_worse("full/s", &[900.0], &[1_000.0]));
+        assert!(!is_worse("changes a second", &[200.0, 210.0], &[100.0, 101.0]));
+    }
+
+    #[test]
+    fn a_ratio_is_to_the_best_of_the_others() {
+        let mut rows: Vec<Row> = ["Pontoon", "one", "other"].into_iter().map(Row::new).collect();
+        for (row, values) in
+            rows.iter_mut().zip([[10.0, 300.0, 5.0], [20.0, 100.0, -1.0], [40.0, 200.0, 2.0]])
+        {
+            for (figure, value) in ["CPU µs/request", "requests/s", "added p99 µs"].into_iter().zip(values)
+            {
+                row.push(figure, value);
+            }
+        }
+        let table = Table {
+            phase: "p".to_owned(),
+            title: "t".to_owned(),
+            ratio_of: "CPU µs/request".to_owned(),
+            rows,
+        };
+        assert!(table.markdown().ends_with("| other | 40.0 | 200.0 | 2.0 | 2.00 |"), "{}", table.markdown());
+        let ratios = table.ratios();
+        assert!(ratios.contains("\n| Pontoon | 0.50 | 1.50 | - |\n"), "{ratios}");
+        assert!(ratios.ends_with("| other | 2.00 | 1.00 | - |"), "{ratios}");
     }
 }

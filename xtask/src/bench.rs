@@ -18,7 +18,8 @@ use crate::tools::Tools;
 pub(crate) struct Arguments {
     #[command(subcommand)]
     other: Option<Other>,
-    /// Under five minutes: shorter runs, without the phases that wait for leases and caches.
+    /// Under five minutes: shorter runs, without the phases that wait for leases and caches, and without the peers on a
+    /// JVM unless they are named.
     #[arg(long)]
     quick: bool,
     /// Only these phases.
@@ -40,6 +41,18 @@ pub(crate) struct Arguments {
 enum Other {
     /// From a change until the last of up to a thousand proxies has acknowledged it.
     ControlPlane(control_plane::Arguments),
+}
+
+impl Arguments {
+    /// Whether a peer on Spring is measured, or a phase that has one by itself.
+    fn has_spring(&self) -> bool {
+        let names = |asked: &[String], some: &[&str]| asked.iter().any(|one| some.contains(&one.as_str()));
+        let is_all = |asked: &[String]| asked.is_empty() && !self.quick;
+        is_all(&self.peers)
+            || is_all(&self.phases)
+            || names(&self.peers, &["spring-cloud-gateway", "zuul"])
+            || names(&self.phases, &["convergence"])
+    }
 }
 
 pub(crate) fn run(
@@ -68,7 +81,7 @@ pub(crate) fn run(
     command.env("PONTOON_BENCH_ENVOY", envoy);
     command.env("PONTOON_BENCH_PINGORA", pingora);
     command.env("PONTOON_BENCH_CADDY", caddy);
-    if !arguments.quick {
+    if arguments.has_spring() {
         command.env("PONTOON_E2E_SPRING", tools.spring(steps, workspace)?);
     }
     command.env("PONTOON_BENCH_ARTIFACTS", workspace.join("target/bench"));

@@ -49,9 +49,10 @@ pub(super) fn run(bench: &Bench, peers: &[Name]) -> anyhow::Result<Table> {
     let moves = bench.marked_upstream(open::MARK)?;
     let upstreams = [stays.port, moves.port];
     let scenario = Scenario::of(Front::Http);
-    let able = peers.iter().filter(|name| matches!(name, Name::Pontoon | Name::Envoy | Name::Haproxy));
-    let mut running =
-        able.map(|name| start(bench, *name, &scenario, upstreams)).collect::<anyhow::Result<Vec<Peer>>>()?;
+    let mut running = peers
+        .iter()
+        .map(|name| start(bench, *name, &scenario, upstreams))
+        .collect::<anyhow::Result<Vec<Peer>>>()?;
     for _ in 0..rounds {
         for peer in &mut running {
             peer.measure(&scenario.path(), length, upstreams)
@@ -91,12 +92,12 @@ fn start(bench: &Bench, name: Name, scenario: &Scenario, upstreams: [u16; 2]) ->
 impl Peer {
     /// One round: with endpoints as they are, then while they change.
     fn measure(&mut self, path: &str, length: Duration, upstreams: [u16; 2]) -> anyhow::Result<()> {
-        let still = open::load(self.proxy.port, path, length)?;
+        let still = open::MIDDLE.load(self.proxy.port, path, length)?;
         let before = cpu_time(self.proxy.pid())?;
         let ended = AtomicBool::new(false);
         let (seen, changes) = std::thread::scope(|scope| {
             let changing = scope.spawn(|| self.source.change(upstreams, &ended));
-            let seen = open::load(self.proxy.port, path, length);
+            let seen = open::MIDDLE.load(self.proxy.port, path, length);
             ended.store(true, Ordering::Relaxed);
             (seen, changing.join())
         });

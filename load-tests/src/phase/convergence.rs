@@ -56,7 +56,7 @@ pub(super) fn run(bench: &Bench) -> anyhow::Result<Table> {
 }
 
 async fn both(bench: &Bench) -> anyhow::Result<Table> {
-    let jars = bench.spring.as_deref().context("PONTOON_E2E_SPRING is not set")?;
+    let jars = bench.spring()?;
     let mut rows = Vec::new();
     for name in ["pontoon", "netflix"] {
         let folder = bench.folder.join("convergence").join(name);

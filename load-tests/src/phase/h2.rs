@@ -37,7 +37,7 @@ const CONNECTIONS: [(u32, &str, &str); 2] = [
 ];
 
 pub(super) fn run(bench: &Bench, peers: &[Name], kind: &Kind) -> anyhow::Result<Table> {
-    let (rounds, seconds) = if bench.quick { (3, 3) } else { (5, 6) };
+    let (rounds, seconds) = if bench.quick { (3, 1) } else { (5, 6) };
     let upstream =
         if kind.is_grpc { bench.own_upstream(grpc::SERVICE)? } else { bench.upstream(Front::H2c)? };
     let scenario = Scenario::of(Front::H2c);
@@ -53,10 +53,13 @@ pub(super) fn run(bench: &Bench, peers: &[Name], kind: &Kind) -> anyhow::Result<
             let path = scenario.path();
             let url = format!("http://127.0.0.1:{}{path}", proxy.port);
             if round == 0 {
-                if kind.is_grpc {
-                    let call = grpc::check(proxy.port, &path);
-                    bench.runtime.block_on(call).with_context(|| row.peer.clone())?;
-                }
+                let check = async {
+                    match kind.is_grpc {
+                        true => grpc::check(proxy.port, &path).await,
+                        false => grpc::check_plain(proxy.port, &path, 1_024).await,
+                    }
+                };
+                bench.runtime.block_on(check).with_context(|| format!("through {}", row.peer))?;
                 h2load(&url, &request, 1, 1)?;
             }
             for (connections, cost, rate) in CONNECTIONS {

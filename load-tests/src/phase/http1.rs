@@ -4,13 +4,14 @@
 
 use std::time::Duration;
 
+use anyhow::Context as _;
+
+use crate::client::Exchange;
 use crate::configuration::{Front, Scenario};
 use crate::measure::{cpu_time, wrk};
-use crate::peer::{Bench, Name, Running};
+use crate::peer::{Bench, Name, Running, warm};
 use crate::report::{Row, Table};
 use crate::sink;
-
-const WARM_SECONDS: u32 = 1;
 
 /// What is varied.
 pub(super) struct Series {
@@ -77,7 +78,7 @@ pub(super) const PAIR: Series = Series {
 
 /// A peer's proxies; the load goes to the first.
 struct Chain {
-    peer: &'static str,
+    peer: Name,
     proxies: Vec<Running>,
 }
 
@@ -96,7 +97,7 @@ impl Chain {
             next = proxy.port;
             proxies.insert(0, proxy);
         }
-        Ok(Chain { peer: peer.text(), proxies })
+        Ok(Chain { peer, proxies })
     }
 
     fn cpu_time(&self) -> anyhow::Result<Duration> {
@@ -105,7 +106,7 @@ impl Chain {
 }
 
 pub(super) fn run(bench: &Bench, peers: &[Name], series: &Series) -> anyhow::Result<Table> {
-    let (rounds, seconds) = if bench.quick { (3, 4) } else { (5, 4) };
+    let (rounds, seconds) = if bench.quick { (3, 2) } else { (5, 4) };
     // The first is what is compared; the rest is for a full run.
     let loads = if bench.quick { &series.loads[..1] } else { series.loads };
     let upstream = bench.upstream(Front::Http)?;
@@ -125,17 +126,21 @@ pub(super) fn run(bench: &Bench, peers: &[Name], series: &Series) -> anyhow::Res
             bench.write("upload.lua", text)
         });
         let script = script.transpose()?;
+        let path = scenario.path_to(load.body);
         for round in 0..rounds {
             for (chain, row) in chains.iter().zip(&mut rows) {
                 let port = chain.proxies[0].port;
-                let url = format!("http://127.0.0.1:{port}{}", scenario.path_to(load.body));
+                let url = format!("http://127.0.0.1:{port}{path}");
                 if round == 0 {
-                    wrk(&url, script.as_deref(), load.connections, WARM_SECONDS)?;
+                    let exchange = Exchange { path: &path, upload: load.upload, answer: load.body };
+                    exchange.connect(port, None).with_context(|| format!("through {}", row.peer))?;
+                    let wrk = |seconds| wrk(&url, script.as_deref(), load.connections, seconds);
+                    warm(chain.peer, || chain.cpu_time(), wrk)?;
                 }
                 let before = chain.cpu_time()?;
                 let done = wrk(&url, script.as_deref(), load.connections, seconds)?;
                 let used = chain.cpu_time()?.saturating_sub(before);
-                if !done.counts(chain.peer, load.label)? {
+                if !done.counts(chain.peer.text(), load.label)? {
                     continue;
                 }
                 row.push(&cost(load), used.as_secs_f64() * 1e6 / done.requests as f64);

@@ -26,7 +26,7 @@ const COST: &str = "CPU s/GiB";
 const CHUNK: usize = 256 * 1024;
 
 pub(super) fn run(bench: &Bench, peers: &[Name]) -> anyhow::Result<Table> {
-    let (rounds, seconds) = if bench.quick { (3, 2) } else { (7, 5) };
+    let (rounds, seconds) = if bench.quick { (3, 1) } else { (7, 5) };
     let sink = Sink::start()?;
     let scenario = Scenario::of(Front::Tcp);
     let mut running = bench.proxies(peers, &scenario, sink.port)?;

@@ -22,6 +22,9 @@ pub(crate) struct Arguments {
     /// Only Pontoon.
     #[arg(long)]
     alone: bool,
+    /// The JSON of an earlier run: what has become worse since by more than the spread is printed.
+    #[arg(long, value_name = "FILE")]
+    against: Option<String>,
     /// Where the results go as JSON; without it, beside the logs in target/bench.
     #[arg(long, value_name = "FILE")]
     json: Option<String>,
@@ -48,6 +51,7 @@ pub(super) fn run(
     command.args(arguments.quick.then_some("--quick"));
     command.args(arguments.alone.then_some("--alone"));
     command.args(arguments.only.iter().flat_map(|text| ["--only", text]));
+    command.args(arguments.against.iter().flat_map(|file| ["--against", file]));
     command.args(arguments.json.iter().flat_map(|file| ["--json", file]));
     let status = command.status()?;
     if !status.success() {
