@@ -37,7 +37,7 @@ const CONNECTIONS: [(u32, &str, &str); 2] = [
 ];
 
 pub(super) fn run(bench: &Bench, peers: &[Name], kind: &Kind) -> anyhow::Result<Table> {
-    let (rounds, seconds) = if bench.quick { (3, 1) } else { (5, 6) };
+    let (rounds, seconds) = if bench.quick { (2, 2) } else { (5, 6) };
     let upstream =
         if kind.is_grpc { bench.own_upstream(grpc::SERVICE)? } else { bench.upstream(Front::H2c)? };
     let scenario = Scenario::of(Front::H2c);
