@@ -26,7 +26,7 @@ const FULL: &str = "CPU µs/full handshake";
 const TIMEOUT: Duration = Duration::from_secs(10);
 
 pub(super) fn run(bench: &Bench, peers: &[Name]) -> anyhow::Result<Table> {
-    let (rounds, length) = if bench.quick { (3, 1) } else { (5, 5) };
+    let (rounds, length) = if bench.quick { (2, 1) } else { (5, 5) };
     let length = Duration::from_secs(length);
     let upstream = bench.upstream(Front::Tls)?;
     let pair = Pair::generate(&bench.folder)?;
