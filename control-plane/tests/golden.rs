@@ -53,7 +53,7 @@ fn read(path: &Path) -> Option<String> {
     std::fs::read_to_string(path).ok()
 }
 
-fn model(folder: &Path) -> Model {
+pub(crate) fn model(folder: &Path) -> Model {
     let loaded = objects::load(&folder.join("objects.yaml")).expect("objects.yaml");
     assert!(loaded.problems.is_empty(), "{}: {:?}", folder.display(), loaded.problems);
     let registered: Vec<RegisteredInstance> = read(&folder.join("registry.json"))
@@ -179,7 +179,7 @@ fn the_proxy_takes_it_all_at_once() {
     }
 }
 
-fn folders() -> Vec<PathBuf> {
+pub(crate) fn folders() -> Vec<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
     let mut folders =
         std::fs::read_dir(root).expect("the folder").map(|entry| entry.expect("an entry").path());

@@ -13,8 +13,10 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::time::Instant;
+use tonic::transport::server::TcpIncoming;
 
 use crate::pb::envoy::config::core::v3::Node;
 use crate::pb::envoy::service::discovery::v3::aggregated_discovery_service_server::AggregatedDiscoveryServiceServer;
@@ -50,7 +52,8 @@ pub struct Options {
     /// Names that one stream may subscribe to, per type. Above: `RESOURCE_EXHAUSTED`. Default 100,000.
     pub max_names: usize,
     /// Resources of one response together, if they may be split over several (all but the state of the world
-    /// of clusters and listeners); a larger one travels alone. Default 2 MiB: many gRPC clients take 4 MiB.
+    /// of clusters and listeners); a larger one travels alone. Default 256 KiB: tonic keeps, for as long as a stream
+    /// lives, a buffer of twice its longest message, and a thousand streams would keep gigabytes.
     pub max_response_bytes: usize,
     /// Streams at once. Above: `RESOURCE_EXHAUSTED`. Default 10,000.
     pub max_streams: usize,
@@ -76,7 +79,7 @@ impl Options {
             view_of: Arc::new(view_of),
             stand_in: |_| None,
             max_names: 100_000,
-            max_response_bytes: 2 * 1024 * 1024,
+            max_response_bytes: 256 * 1024,
             max_streams: 10_000,
             order_timeout: Duration::from_secs(5),
             expected_back: Duration::from_secs(30),
@@ -312,7 +315,12 @@ pub fn grpc_server() -> tonic::transport::Server {
         .http2_max_pending_accept_reset_streams(Some(MAX_PENDING_RESETS))
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
-        .tcp_nodelay(true)
+}
+
+/// The connections of such a server: what is written goes at once. (tonic's setting of that name is for servers that
+/// bind by themselves; without it each response that is longer than a packet waits for the 40 ms of a delayed ACK.)
+pub fn incoming(listener: TcpListener) -> TcpIncoming {
+    TcpIncoming::from(listener).with_nodelay(Some(true))
 }
 
 /// A client that returns after a break names all that it has, with versions: 100,000 of them fit.

@@ -55,7 +55,9 @@ pub(crate) fn run(
 ) -> anyhow::Result<Tally> {
     let mut tally = Tally::default();
     if group == Group::Envoy {
-        tally.add(envoy_on_the_wire(workspace, steps, tools)?);
+        for package in ["pontoon-xds", "pontoon"] {
+            tally.add(envoy_in_process(package, workspace, steps, tools)?);
+        }
     }
     let target = workspace.join("target/debug");
     let mut build = Command::new("cargo");
@@ -105,12 +107,13 @@ pub(crate) fn run(
     Ok(tally)
 }
 
-/// The wire against a real client: a test of the xds crate, which needs no program of ours.
-fn envoy_on_the_wire(workspace: &Path, steps: &Steps, tools: &Tools) -> anyhow::Result<Tally> {
+/// Tests of a crate that have an Envoy beside them: the wire (`pontoon-xds`), and what the compiler makes of golden
+/// objects (`pontoon`).
+fn envoy_in_process(package: &str, workspace: &Path, steps: &Steps, tools: &Tools) -> anyhow::Result<Tally> {
     let mut command = Command::new("cargo");
-    command.current_dir(workspace).args(["test", "--locked", "-p", "pontoon-xds", "--test", "envoy"]);
+    command.current_dir(workspace).args(["test", "--locked", "-p", package, "--test", "envoy"]);
     command.env("PONTOON_E2E_ENVOY", tools.envoy(steps)?);
-    let output = steps.try_run("e2e envoy", &mut command)?;
+    let output = steps.try_run(&format!("e2e envoy: {package}"), &mut command)?;
     let mut tally = Tally::of_cargo_test(&output.text);
     if !output.success && tally.failed == 0 {
         tally.failed = 1;

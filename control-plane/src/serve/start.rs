@@ -7,12 +7,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use pontoon_xds::server::{Options as XdsOptions, Server, grpc_server};
+use pontoon_xds::server::{self, Options as XdsOptions, Server, grpc_server};
 use redb::Database;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
-use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
 
 use super::api::Api;
@@ -260,7 +259,7 @@ async fn open(file: &Path) -> Result<Arc<Database>, StartError> {
 
 async fn serve_xds(listener: TcpListener, server: Server, stop: CancellationToken) {
     let router = grpc_server().add_service(server.service());
-    let incoming = TcpListenerStream::new(listener);
+    let incoming = server::incoming(listener);
     let serving = router.serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned());
     let drained = async {
         stop.cancelled().await;

@@ -11,10 +11,15 @@ use super::status::Client;
 use super::stream::Stream;
 use crate::resource::ResourceType;
 
+/// For the names that all of them followed. Whoever comes beyond is known by name only.
+const MAX_BYTES: usize = 64 * 1024 * 1024;
+
 /// The missing ones.
 #[derive(Debug, Default)]
 pub(super) struct Away {
     clients: HashMap<Client, Missing>,
+    /// Of all their streams.
+    bytes: usize,
 }
 
 #[derive(Debug)]
@@ -22,6 +27,8 @@ struct Missing {
     until: Instant,
     /// Its last stream, which tells what it followed. None: it is known by name only.
     stream: Option<Arc<Mutex<Stream>>>,
+    /// Of what is kept of it.
+    bytes: usize,
 }
 
 impl Away {
@@ -33,14 +40,20 @@ impl Away {
         until: Instant,
         max: usize,
     ) {
-        if self.clients.len() < max || self.clients.contains_key(&client) {
-            self.clients.insert(client, Missing { until, stream });
+        if self.clients.len() >= max && !self.clients.contains_key(&client) {
+            return;
         }
+        self.forget(&client);
+        let bytes = stream.as_ref().map_or(0, |stream| lock(stream).put_aside());
+        let fits = self.bytes + bytes <= MAX_BYTES;
+        let (stream, bytes) = if fits { (stream, bytes) } else { (None, 0) };
+        self.bytes += bytes;
+        self.clients.insert(client, Missing { until, stream, bytes });
     }
 
     /// It has said goodbye.
     pub(super) fn forget(&mut self, client: &Client) {
-        self.clients.remove(client);
+        self.bytes -= self.clients.remove(client).map_or(0, |missing| missing.bytes);
     }
 
     /// When the next has stayed away for too long.
@@ -50,7 +63,10 @@ impl Away {
 
     /// Forgets those who have stayed away for too long.
     pub(super) fn give_up(&mut self, now: Instant) -> Vec<Client> {
-        self.clients.extract_if(|_, missing| missing.until <= now).map(|(client, _)| client).collect()
+        let given_up: Vec<(Client, Missing)> =
+            self.clients.extract_if(|_, missing| missing.until <= now).collect();
+        self.bytes -= given_up.iter().map(|(_, missing)| missing.bytes).sum::<usize>();
+        given_up.into_iter().map(|(client, _)| client).collect()
     }
 
     pub(super) fn clients(&self) -> impl Iterator<Item = &Client> {

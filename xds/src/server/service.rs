@@ -8,6 +8,7 @@ use std::time::Duration;
 use futures_util::Stream as FuturesStream;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
+use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Status, Streaming};
 
@@ -67,7 +68,8 @@ impl AdsService {
                 let _gone = sender.send(Err(status)).await;
             }
         });
-        Ok(Box::pin(ReceiverStream::new(receiver)))
+        // Written out only when the wire takes it: what waits shares its resources with all other streams.
+        Ok(Box::pin(ReceiverStream::new(receiver).map(|response| response.map(P::encode))))
     }
 }
 
@@ -92,7 +94,7 @@ impl AggregatedDiscoveryService for AdsService {
 }
 
 /// What differs between the two variants on the wire.
-trait Protocol {
+trait Protocol: 'static {
     const VARIANT: Variant;
     type Request: Send + 'static;
     type Response: Send + 'static;
@@ -179,7 +181,7 @@ async fn run<P: Protocol>(
     stream: &Arc<Mutex<Stream>>,
     address: Option<IpAddr>,
     mut inbound: Streaming<P::Request>,
-    outbound: &mpsc::Sender<Result<P::Response, Status>>,
+    outbound: &mpsc::Sender<Result<Response, Status>>,
 ) -> Result<End, Status> {
     let first = tokio::time::timeout(FIRST_REQUEST, inbound.message()).await;
     let first = first.map_err(|_| Status::deadline_exceeded("no request came on this stream"))??;
@@ -203,7 +205,7 @@ async fn run<P: Protocol>(
             permit = outbound.reserve(), if waiting.is_some() => {
                 let Ok(permit) = permit else { return Ok(End::Broken) };
                 if let Some(response) = waiting.take() {
-                    permit.send(Ok(P::encode(response)));
+                    permit.send(Ok(response));
                 }
             }
             message = inbound.message() => match message? {

@@ -302,6 +302,11 @@ impl Stream {
         self.identity.as_ref().map(|identity| &identity.client)
     }
 
+    /// The client has gone: keeps who it is and what it followed. Gives the bytes of that, roughly.
+    pub(super) fn put_aside(&mut self) -> usize {
+        self.types.iter_mut().map(TypeState::put_aside).sum()
+    }
+
     pub(super) fn follows(&self, ty: ResourceType, name: &str) -> bool {
         self.types[ty.index()].is_subscribed(name)
     }

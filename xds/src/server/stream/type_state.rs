@@ -1,10 +1,14 @@
 //! One resource type of one stream: what is subscribed, what was sent, what was acknowledged or refused, and
 //! what is still to be told.
 
+mod part;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::SystemTime;
 
+pub(super) use self::part::Part;
+use self::part::{shorten, shortened};
 use super::{Outcome, Variant};
 use crate::resource::{Resource, ResourceType};
 use crate::server::status::{Nack, TypeStatus};
@@ -12,8 +16,8 @@ use crate::snapshot::{ResourceMap, changed_names};
 
 /// Subscribes to everything.
 const WILDCARD: &str = "*";
-/// Of a refusal's message, which is kept and shown.
-const MAX_NACK_BYTES: usize = 8 * 1024;
+/// A name's place in the set, and what counts those who share it.
+const BYTES_PER_KEPT_NAME: usize = 32;
 
 #[derive(Debug)]
 pub(super) struct TypeState {
@@ -60,17 +64,6 @@ struct InFlight {
     nonce: String,
     /// Name and version of each resource in it.
     resources: Vec<(Arc<str>, Arc<str>)>,
-}
-
-/// The contents of a response.
-#[derive(Debug, Default)]
-pub(super) struct Part {
-    pub(super) resources: Vec<Resource>,
-    pub(super) removed: Vec<Arc<str>>,
-    /// What of `resources` is new to the client.
-    pub(super) changed: Vec<Resource>,
-    /// What the client is rid of with this response.
-    gone: Vec<Arc<str>>,
 }
 
 impl TypeState {
@@ -370,28 +363,23 @@ impl TypeState {
                 break;
             }
         }
-        if part.changed.is_empty() {
-            part.changed = self.dirty.iter().filter_map(|name| self.change(name)).collect();
-            part.removed = self.dirty.iter().filter(|name| self.is_absent(name)).cloned().collect();
-            if !self.sends_world() {
-                let resource_bytes = |r: &Resource| r.body.len() + 2 * r.name.len() + r.version.len();
-                let rest = shorten(&mut part.changed, max_bytes, resource_bytes);
-                shorten(&mut part.removed, rest, |name| name.len());
+        if part.changed.is_empty() && !self.sends_world() {
+            part = self.gather(max_bytes);
+        } else {
+            if part.changed.is_empty() {
+                part.changed = self.dirty.iter().filter_map(|name| self.change(name)).collect();
+                part.removed = self.dirty.iter().filter(|name| self.is_absent(name)).cloned().collect();
             }
+            self.told_of(&part);
+            self.dirty_settled();
         }
-        for resource in &part.changed {
-            self.dirty.remove(&resource.name);
-            self.absent.remove(&resource.name);
-        }
-        for name in &part.removed {
-            self.dirty.remove(name);
-            self.absent.remove(name);
-        }
-        self.dirty_settled();
         match self.variant {
             Variant::Delta => {
                 part.resources = part.changed.clone();
                 let says = !part.resources.is_empty() || !part.removed.is_empty() || self.owes_first();
+                if !says {
+                    self.share();
+                }
                 says.then_some(part)
             }
             Variant::Sotw => {
@@ -402,6 +390,49 @@ impl TypeState {
                 part.resources = self.world(&part);
                 Some(part)
             }
+        }
+    }
+
+    /// As much as one response takes, at least one, and no look at what comes after: in a large world each part costs
+    /// what is in it.
+    fn gather(&mut self, max_bytes: usize) -> Part {
+        let (mut part, mut settled) = (Part::default(), Vec::new());
+        let mut left = Some(max_bytes);
+        for name in &self.dirty {
+            let change = self.change(name);
+            let bytes = match &change {
+                Some(resource) => resource.body.len() + 2 * resource.name.len() + resource.version.len(),
+                // State of the world has no words for it.
+                None if self.is_absent(name) && self.variant == Variant::Sotw => 0,
+                None if self.is_absent(name) => name.len(),
+                None => {
+                    if !self.is_gone(name) {
+                        settled.push(name.clone());
+                    }
+                    continue;
+                }
+            };
+            left = left.and_then(|left| left.checked_sub(bytes));
+            if left.is_none() && !(part.changed.is_empty() && part.removed.is_empty()) {
+                break;
+            }
+            match change {
+                Some(resource) => part.changed.push(resource),
+                None => part.removed.push(name.clone()),
+            }
+        }
+        self.told_of(&part);
+        for name in settled {
+            self.dirty.remove(&name);
+        }
+        part
+    }
+
+    /// What is in a response need not be told any more.
+    fn told_of(&mut self, part: &Part) {
+        for name in part.changed.iter().map(|resource| &resource.name).chain(&part.removed) {
+            self.dirty.remove(name);
+            self.absent.remove(name);
         }
     }
 
@@ -479,6 +510,30 @@ impl TypeState {
         self.dirty = dirty;
     }
 
+    /// A client that has all that is published shares its memory. One that came back with what it had told each name
+    /// and version anew: a thousand of them would hold each a thousand times.
+    fn share(&mut self) {
+        let has_all = self.takes_all() || self.named == self.published.len();
+        if !has_all || !self.dirty.is_empty() || !self.refused.is_empty() || !self.halves.is_empty() {
+            return;
+        }
+        self.sent = self.published.clone();
+        if self.in_flight.is_none() && self.acknowledged_fingerprint == self.sent_fingerprint {
+            self.acknowledged = self.sent.clone();
+        }
+    }
+
+    /// The client has gone: keeps what it followed, and whether it had acknowledged anything. Gives the bytes of that,
+    /// roughly.
+    pub(super) fn put_aside(&mut self) -> usize {
+        let bytes = self.name_bytes + BYTES_PER_KEPT_NAME * self.names.len();
+        let names = std::mem::take(&mut self.names);
+        let left = TypeState::new(self.ty, self.variant);
+        let (wildcard, by_name_only) = (self.wildcard, self.by_name_only);
+        *self = TypeState { names, wildcard, by_name_only, ..left };
+        bytes
+    }
+
     /// All that a state-of-the-world response carries. For EDS and RDS the changed ones are enough.
     fn world(&self, part: &Part) -> Vec<Resource> {
         if !self.ty.is_wildcard_capable() {
@@ -504,11 +559,7 @@ impl TypeState {
             self.forget_sent(name);
             self.refused.remove(name);
         }
-        let has_all = self.takes_all() || self.named == self.published.len();
-        if has_all && self.dirty.is_empty() && self.refused.is_empty() && self.halves.is_empty() {
-            // Equal by now; share the memory.
-            self.sent = self.published.clone();
-        }
+        self.share();
         self.told = true;
         self.owes_world = false;
         let resources = part.changed.iter().map(|r| (r.name.clone(), r.version.clone())).collect();
@@ -545,23 +596,4 @@ impl TypeState {
             nack: self.nack.clone(),
         })
     }
-}
-
-/// Keeps the first items, at least one, up to so many bytes; gives the bytes that are left. The rest waits
-/// for the next response, so that none grows beyond what gRPC clients take.
-fn shorten<T>(items: &mut Vec<T>, max_bytes: usize, size: impl Fn(&T) -> usize) -> usize {
-    let mut left = max_bytes;
-    let mut kept = 0;
-    for item in items.iter() {
-        let Some(less) = left.checked_sub(size(item)) else { break };
-        left = less;
-        kept += 1;
-    }
-    items.truncate(kept.max(1));
-    left
-}
-
-/// The client's words, as far as they are kept.
-fn shortened(message: &str) -> String {
-    message[..message.floor_char_boundary(MAX_NACK_BYTES)].to_owned()
 }
