@@ -4,6 +4,7 @@
 
 mod cases;
 mod dump;
+mod streams;
 mod wire;
 
 use std::net::SocketAddr;
@@ -28,11 +29,21 @@ const HTTP_MANAGER: &str =
 const ROUTER: &str = "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router";
 const TCP_PROXY: &str = "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy";
 
+/// What the ports of a proxy are for: its listeners, its admin, and one where nobody listens.
+const PURPOSES: [&str; 10] =
+    ["http", "admin", "dead", "https", "mutual", "names", "tcp", "tcp-dead", "tcp-none", "tcp-half"];
+
 /// Runs the group. True: all cases passed.
 pub(crate) async fn run(only: Vec<String>) -> anyhow::Result<bool> {
     let folder = fresh_folder("equal")?;
     let mut report = Report::default();
-    let upstreams = Upstreams { a: Upstream::start("a").await?, b: Upstream::start("b").await? };
+    let keys = streams::Keys::new()?;
+    let upstreams = Upstreams {
+        a: Upstream::start("a").await?,
+        b: Upstream::start("b").await?,
+        secure: Upstream::behind("secure", Some(keys.acceptor()?)).await?,
+        keys,
+    };
     let envoy_program = place("PONTOON_E2E_ENVOY")?;
     let envoy = Proxy::start("envoy", &envoy_program, &upstreams, &folder).await?;
     let ours = Proxy::start("pontoon-proxy", &place("PONTOON_E2E_PROXY")?, &upstreams, &folder).await?;
@@ -48,20 +59,29 @@ pub(crate) async fn run(only: Vec<String>) -> anyhow::Result<bool> {
             report.case(&name, same(&name, setup, request, &envoy, &ours, &upstreams)).await;
         }
     }
+    for case in streams::CASES {
+        let name = case.title();
+        if only.is_empty() || only.iter().any(|part| name.contains(part)) {
+            report.case(&name, Box::pin(case.same(&envoy, &ours, &upstreams))).await;
+        }
+    }
     report.case("/config_dump", dump::same(&envoy, &ours)).await;
-    report.case("tcp: bytes both ways", same_tcp(&envoy, &ours, &upstreams)).await;
     report.finish(&folder)
 }
 
 struct Upstreams {
     a: Upstream,
     b: Upstream,
+    /// With TLS.
+    secure: Upstream,
+    keys: streams::Keys,
 }
 
 impl Upstreams {
     fn take(&self) -> Vec<String> {
         let mut all = self.a.take();
         all.extend(self.b.take());
+        all.extend(self.secure.take());
         all
     }
 }
@@ -69,10 +89,9 @@ impl Upstreams {
 /// A running proxy with the bootstrap.
 struct Proxy {
     _process: Process,
-    http: SocketAddr,
-    tcp: SocketAddr,
     admin: SocketAddr,
-    dead: u16,
+    /// In the order of [`PURPOSES`].
+    ports: [u16; PURPOSES.len()],
 }
 
 impl Proxy {
@@ -82,9 +101,12 @@ impl Proxy {
         upstreams: &Upstreams,
         folder: &Path,
     ) -> anyhow::Result<Proxy> {
-        let [http, tcp, admin, dead] = [ports::free()?, ports::free()?, ports::free()?, ports::free()?];
+        let mut own = [0; PURPOSES.len()];
+        for port in &mut own {
+            *port = ports::free()?;
+        }
         let config = folder.join(format!("{name}.yaml"));
-        let bootstrap = bootstrap([http, tcp, admin, dead], upstreams)?;
+        let bootstrap = bootstrap(&own, upstreams)?;
         std::fs::write(&config, serde_json::to_vec_pretty(&bootstrap)?)?;
         let mut command = Command::new(program);
         command.arg("-c").arg(&config).args(["--concurrency", "1"]);
@@ -92,7 +114,8 @@ impl Proxy {
             command.args(["--use-dynamic-base-id", "--log-level", "warning"]);
         }
         let mut process = Process::start(name, command, folder)?;
-        let ready = format!("http://127.0.0.1:{admin}/ready");
+        let admin = SocketAddr::from(([127, 0, 0, 1], port_for(&own, "admin")));
+        let ready = format!("http://{admin}/ready");
         until(&format!("{name} to be ready"), START, async || match get(&ready).await {
             Ok(_) => Ok(Ok(())),
             Err(error) => match process.check_alive() {
@@ -101,17 +124,26 @@ impl Proxy {
             },
         })
         .await??;
-        let at = |port| SocketAddr::from(([127, 0, 0, 1], port));
-        Ok(Proxy { _process: process, http: at(http), tcp: at(tcp), admin: at(admin), dead })
+        Ok(Proxy { _process: process, admin, ports: own })
+    }
+
+    fn at(&self, purpose: &str) -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], port_for(&self.ports, purpose)))
     }
 
     /// The ports that the other proxy has not.
-    fn ports(&self) -> [u16; 4] {
-        [self.http.port(), self.tcp.port(), self.admin.port(), self.dead]
+    fn ports(&self) -> &[u16] {
+        &self.ports
     }
 }
 
-fn bootstrap([http, tcp, admin, dead]: [u16; 4], upstreams: &Upstreams) -> anyhow::Result<Value> {
+fn port_for(ports: &[u16], purpose: &str) -> u16 {
+    let position = PURPOSES.iter().position(|name| *name == purpose);
+    position.and_then(|position| ports.get(position)).copied().unwrap_or_default()
+}
+
+fn bootstrap(ports: &[u16], upstreams: &Upstreams) -> anyhow::Result<Value> {
+    let port = |purpose: &str| port_for(ports, purpose);
     let mut hosts = Vec::new();
     for setup in SETUPS {
         hosts.push(host(setup)?);
@@ -123,23 +155,23 @@ fn bootstrap([http, tcp, admin, dead]: [u16; 4], upstreams: &Upstreams) -> anyho
         "http_filters": [{"name": "envoy.filters.http.router",
             "typed_config": {"@type": ROUTER, "suppress_envoy_headers": true}}],
     });
-    let proxy = json!({"@type": TCP_PROXY, "stat_prefix": "tcp", "cluster": "a"});
-    let listener = |name: &str, port: u16, filter: &str, config: &Value| {
-        json!({"name": name, "address": socket(port), "filter_chains": [
-            {"filters": [{"name": filter, "typed_config": config}]}]})
-    };
+    let manager = json!({"name": "envoy.filters.network.http_connection_manager", "typed_config": manager});
+    let mut listeners = vec![json!({"name": "http", "address": socket(port("http")),
+        "filter_chains": [{"filters": [manager]}]})];
+    listeners.extend(upstreams.keys.listeners(&manager, port));
+    let (a, b, secure) = (upstreams.a.address, upstreams.b.address, upstreams.secure.address);
+    let mut clusters = vec![
+        cluster("a", &[a.port()]),
+        cluster("b", &[b.port()]),
+        cluster("dead", &[port("dead")]),
+        cluster("none", &[]),
+        cluster("half", &[port("dead"), a.port()]),
+        cluster("passed", &[secure.port()]),
+    ];
+    clusters.extend(upstreams.keys.clusters(secure.port()));
     Ok(json!({
-        "admin": {"address": socket(admin)},
-        "static_resources": {
-            "listeners": [
-                listener("http", http, "envoy.filters.network.http_connection_manager", &manager),
-                listener("tcp", tcp, "envoy.filters.network.tcp_proxy", &proxy),
-            ],
-            "clusters": [
-                cluster("a", &[upstreams.a.address.port()]), cluster("b", &[upstreams.b.address.port()]),
-                cluster("dead", &[dead]), cluster("none", &[]),
-            ],
-        },
+        "admin": {"address": socket(port("admin"))},
+        "static_resources": {"listeners": listeners, "clusters": clusters},
     }))
 }
 
@@ -198,21 +230,9 @@ async fn through(
     upstreams: &Upstreams,
 ) -> anyhow::Result<Exchange> {
     upstreams.take();
-    let mut exchange = exchange(proxy.http, host, request).await?;
+    let mut exchange = exchange(proxy.at("http"), host, request).await?;
     exchange.received = upstreams.take();
     Ok(exchange)
-}
-
-async fn same_tcp(envoy: &Proxy, ours: &Proxy, upstreams: &Upstreams) -> anyhow::Result<String> {
-    let mut seen = Vec::new();
-    for proxy in [envoy, ours] {
-        upstreams.take();
-        let mut exchange = exchange(proxy.tcp, "tcp.test", "GET /raw | X-Case: KEPT | = body").await?;
-        exchange.received = upstreams.take();
-        seen.push(exchange);
-    }
-    ensure!(seen[0] == seen[1], "{seen:#?}");
-    Ok(format!("{}", seen[0].status))
 }
 
 /// Both programs' words and exit codes are alike.

@@ -1,8 +1,10 @@
 //! The HTTP filters of a listener and what routes say about them, and the network filter in front of the manager
 //! that limits connections.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 
+use envoy_types::pb::envoy::config::route::v3::FilterConfig;
 use envoy_types::pb::envoy::extensions::filters::http::buffer::v3::{
     Buffer, BufferPerRoute, buffer_per_route,
 };
@@ -20,7 +22,7 @@ use super::problem::{Problem, Under, each};
 use super::support::{Message, support};
 
 pub(super) const MESSAGES: &[Message] =
-    &[HTTP_FILTER, ROUTER, BUFFER, BUFFER_PER_ROUTE, GRPC_WEB, CONNECTION_LIMIT];
+    &[HTTP_FILTER, ROUTER, BUFFER, BUFFER_PER_ROUTE, GRPC_WEB, CONNECTION_LIMIT, FILTER_CONFIG];
 
 support! {
     HTTP_FILTER, http_filter_fields: HttpFilter = "envoy.extensions.filters.network.http_connection_manager.v3.HttpFilter";
@@ -64,6 +66,13 @@ const GRPC_WEB: Message = Message {
     ignored: &[],
     refused: &[],
 };
+
+support! {
+    FILTER_CONFIG, filter_config: FilterConfig = "envoy.config.route.v3.FilterConfig";
+    read: config, is_optional;
+    ignored:;
+    refused: disabled;
+}
 
 support! {
     CONNECTION_LIMIT, connection_limit: ConnectionLimit = "envoy.extensions.filters.network.connection_limit.v3.ConnectionLimit";
@@ -137,6 +146,8 @@ pub(super) fn of_route(configs: &HashMap<String, Any>) -> Result<Option<u64>, Pr
     let mut limit = None;
     for (name, any) in configs {
         let at = || format!("typed_per_filter_config[{name}]");
+        let Some(any) = unwrapped(any).under(at)? else { continue };
+        let any = &*any;
         let message: BufferPerRoute = unpack(any).under(at)?;
         buffer_per_route(&message).under(at)?;
         limit = match &message.r#override {
@@ -151,6 +162,25 @@ pub(super) fn of_route(configs: &HashMap<String, Any>) -> Result<Option<u64>, Pr
         };
     }
     Ok(limit)
+}
+
+/// What is inside where it says of itself that one may go without it. None: this proxy does.
+fn unwrapped(any: &Any) -> Result<Option<Cow<'_, Any>>, Problem> {
+    if any.type_url != FilterConfig::type_url() {
+        return Ok(Some(Cow::Borrowed(any)));
+    }
+    let message: FilterConfig = unpack(any)?;
+    filter_config(&message)?;
+    match message.config {
+        Some(inner) if inner.type_url == BufferPerRoute::type_url() => Ok(Some(Cow::Owned(inner))),
+        _ if message.is_optional => Ok(None),
+        inner => {
+            let of = inner.map_or(String::from("nothing"), |inner| inner.type_url);
+            let reason =
+                format!("is of {of}, which this proxy does not have; mark it is_optional to go without");
+            Err(Problem::new("config", reason))
+        }
+    }
 }
 
 /// How many connections a listener may have.
@@ -214,6 +244,22 @@ mod tests {
         assert_eq!(of_route(&HashMap::new()), Ok(None));
         let other = HashMap::from([("x".to_owned(), any(&Router::default()))]);
         assert!(of_route(&other).is_err());
+    }
+
+    #[test]
+    fn a_route_says_what_may_be_gone_without() {
+        let of = |config: Any, is_optional, disabled| {
+            let config = any(&FilterConfig { config: Some(config), is_optional, disabled });
+            of_route(&HashMap::from([("x".to_owned(), config)]))
+        };
+        let limit = any(&BufferPerRoute { r#override: Some(buffer_per_route::Override::Buffer(bytes(7))) });
+        let unknown = any(&ConnectionLimit::default());
+        assert!(of(limit.clone(), false, false).is_ok());
+        assert!(of(unknown.clone(), true, false).is_ok());
+        let refused = of(unknown, false, false).unwrap_err();
+        assert_eq!(refused.path, "typed_per_filter_config[x].config");
+        assert!(refused.reason.contains("is_optional"), "{}", refused.reason);
+        assert_eq!(of(limit, true, true).unwrap_err().path, "typed_per_filter_config[x].disabled");
     }
 
     #[test]

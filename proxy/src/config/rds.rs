@@ -86,9 +86,8 @@ support! {
         early_data_policy => "there is no early data without TLS",
         append_x_forwarded_host => "X-Forwarded-Host is always kept",
         include_vh_rate_limits => "rate limits are refused",
-        cluster_not_found_response_code => "it is always 503",
         flush_timeout => "the idle timeout bounds it";
-    refused: metadata_match, regex_rewrite, path_rewrite_policy, path_rewrite, retry_policy_typed_config, request_mirror_policies, rate_limits, cors, max_grpc_timeout, grpc_timeout_offset, internal_redirect_policy, internal_redirect_action, max_internal_redirects, hedge_policy, max_stream_duration;
+    refused: metadata_match, regex_rewrite, path_rewrite_policy, path_rewrite, retry_policy_typed_config, request_mirror_policies, rate_limits, cors, max_grpc_timeout, grpc_timeout_offset, internal_redirect_policy, internal_redirect_action, max_internal_redirects, hedge_policy, max_stream_duration, cluster_not_found_response_code;
 }
 
 support! {

@@ -29,6 +29,10 @@ const ENVOY_ORDERS: [HeaderName; 10] = [
     HeaderName::from_static("x-envoy-hedge-on-per-try-timeout"),
 ];
 
+/// By this a proxy tells whose certificate it has seen. None of ours does, so whoever sends it makes it up; Envoy takes
+/// it out of every request too, unless it is told otherwise.
+const CLIENT_CERTIFICATE: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
+
 /// What one pass over the headers found.
 #[derive(Debug, Default, Clone, Copy)]
 pub(crate) struct Found {
@@ -41,7 +45,7 @@ pub(crate) struct Found {
     transfer_encoding: bool,
     upgrade: bool,
     underscore: bool,
-    /// A header that begins with `x-envoy-`.
+    /// A header that [`remove_envoys`] is about.
     pub(crate) envoy: bool,
     /// `Expect` is there.
     pub(crate) expect: bool,
@@ -85,8 +89,8 @@ pub(crate) fn scan(headers: &HeaderMap, limits: &Limits, underscores: Underscore
             b't' if *name == TE => found.te = true,
             b't' if *name == TRANSFER_ENCODING => found.transfer_encoding = true,
             b'u' if *name == UPGRADE => found.upgrade = true,
-            b'x' if forwarded::speaks_of_client(name) => found.forwarded = true,
             b'x' if is_envoys(name) => found.envoy = true,
+            b'x' if forwarded::speaks_of_client(name) => found.forwarded = true,
             _ => {}
         }
         if text.as_bytes().contains(&b'_') {
@@ -122,13 +126,14 @@ impl Found {
 }
 
 fn is_envoys(name: &HeaderName) -> bool {
-    name.as_str().starts_with("x-envoy-")
+    name.as_str().starts_with("x-envoy-") || *name == CLIENT_CERTIFICATE
 }
 
 /// Removes what a client may not tell the proxies behind: from one that is not trusted, all of Envoy's headers, as an
-/// Envoy at the edge does.
+/// Envoy at the edge does; from everybody, whose certificate somebody has seen.
 pub(crate) fn remove_envoys(headers: &mut HeaderMap, trusted: bool) {
-    let unwanted = |name: &HeaderName| is_envoys(name) && (!trusted || ENVOY_ORDERS.contains(name));
+    let from_nobody = |name: &HeaderName| *name == CLIENT_CERTIFICATE || ENVOY_ORDERS.contains(name);
+    let unwanted = |name: &HeaderName| is_envoys(name) && (!trusted || from_nobody(name));
     let names: Vec<HeaderName> = headers.keys().filter(|name| unwanted(name)).cloned().collect();
     for name in names {
         headers.remove(name);
@@ -370,8 +375,9 @@ mod tests {
     }
 
     #[test]
-    fn a_client_gives_no_orders_to_envoys_behind() {
-        let sent = map(&[("x-envoy-max-retries", "9"), ("x-envoy-peer", "a"), ("x-env", "b")]);
+    fn a_client_gives_no_orders_to_envoys_behind_and_shows_no_certificate_by_a_header() {
+        let made_up = ("x-forwarded-client-cert", "By=me");
+        let sent = map(&[("x-envoy-max-retries", "9"), ("x-envoy-peer", "a"), ("x-env", "b"), made_up]);
         assert!(scan(&sent, &limits(), Underscores::Allow).unwrap().envoy);
         for (trusted, left) in
             [(true, map(&[("x-envoy-peer", "a"), ("x-env", "b")])), (false, map(&[("x-env", "b")]))]

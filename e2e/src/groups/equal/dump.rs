@@ -75,7 +75,7 @@ async fn dump(proxy: &Proxy, query: &str) -> anyhow::Result<Value> {
             }
         }
     }
-    tidy(&mut dump, &proxy.ports());
+    tidy(&mut dump, proxy.ports());
     Ok(dump)
 }
 

@@ -6,8 +6,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
 
 const LIMIT: Duration = Duration::from_secs(10);
 /// Longer than any timeout of the table.
@@ -54,12 +55,23 @@ pub(super) struct Upstream {
 
 impl Upstream {
     pub(super) async fn start(name: &'static str) -> anyhow::Result<Upstream> {
+        Upstream::behind(name, None).await
+    }
+
+    /// With TLS, if there is an acceptor.
+    pub(super) async fn behind(name: &'static str, tls: Option<TlsAcceptor>) -> anyhow::Result<Upstream> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let upstream = Upstream { address: listener.local_addr()?, received: Arc::default() };
         let received = upstream.received.clone();
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                tokio::spawn(serve(name, stream, received.clone()));
+                let (tls, received) = (tls.clone(), received.clone());
+                tokio::spawn(async move {
+                    match tls {
+                        None => serve(name, stream, received).await,
+                        Some(tls) => serve(name, tls.accept(stream).await?, received).await,
+                    }
+                });
             }
         });
         Ok(upstream)
@@ -72,7 +84,11 @@ impl Upstream {
 }
 
 /// Answers one request after the other. An error is the proxy's leaving.
-async fn serve(name: &str, mut stream: TcpStream, received: Arc<Mutex<Vec<String>>>) -> anyhow::Result<()> {
+async fn serve(
+    name: &str,
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
+    received: Arc<Mutex<Vec<String>>>,
+) -> anyhow::Result<()> {
     loop {
         let (start, mut headers, body) = message(&mut stream, false).await?;
         headers.retain(|line| !OWN_HEADERS.iter().any(|own| line.split(':').next() == Some(own)));
@@ -104,6 +120,16 @@ async fn serve(name: &str, mut stream: TcpStream, received: Arc<Mutex<Vec<String
 
 /// Sends `METHOD TARGET | HEADER: VALUE | = BODY` on a connection of its own. `host` counts where no header says it.
 pub(super) async fn exchange(proxy: SocketAddr, host: &str, request: &str) -> anyhow::Result<Exchange> {
+    exchange_on(TcpStream::connect(proxy).await?, host, request, false).await
+}
+
+/// The same on a connection that is there. `ends`: the client says that it sends no more.
+pub(super) async fn exchange_on(
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
+    host: &str,
+    request: &str,
+    ends: bool,
+) -> anyhow::Result<Exchange> {
     let mut parts = request.split(" | ");
     let start = parts.next().unwrap_or_default();
     let (mut lines, mut body) = (Vec::new(), None);
@@ -121,8 +147,10 @@ pub(super) async fn exchange(proxy: SocketAddr, host: &str, request: &str) -> an
     }
     let text = format!("{start} HTTP/1.1\r\n{}\r\n\r\n{}", lines.join("\r\n"), body.unwrap_or_default());
     let send = async {
-        let mut stream = TcpStream::connect(proxy).await?;
         stream.write_all(text.as_bytes()).await?;
+        if ends {
+            stream.shutdown().await?;
+        }
         message(&mut stream, start.starts_with("HEAD ")).await
     };
     let (start, mut headers, body) = tokio::time::timeout(LIMIT, send).await.context("no answer")??;
@@ -133,7 +161,10 @@ pub(super) async fn exchange(proxy: SocketAddr, host: &str, request: &str) -> an
 }
 
 /// A message: its first line, its headers in order of their names, and its body without framing.
-async fn message(stream: &mut TcpStream, is_head: bool) -> anyhow::Result<(String, Vec<String>, String)> {
+async fn message(
+    stream: &mut (impl AsyncRead + Unpin),
+    is_head: bool,
+) -> anyhow::Result<(String, Vec<String>, String)> {
     let mut bytes = Vec::new();
     let end = loop {
         if let Some(end) = bytes.windows(4).position(|four| four == b"\r\n\r\n") {
@@ -166,7 +197,7 @@ async fn message(stream: &mut TcpStream, is_head: bool) -> anyhow::Result<(Strin
     Ok((start, headers, String::from_utf8_lossy(&body).into_owned()))
 }
 
-async fn more(stream: &mut TcpStream, bytes: &mut Vec<u8>) -> anyhow::Result<()> {
+async fn more(stream: &mut (impl AsyncRead + Unpin), bytes: &mut Vec<u8>) -> anyhow::Result<()> {
     let mut buffer = [0; 4096];
     let read = stream.read(&mut buffer).await?;
     ensure!(read > 0, "closed after {:?}", String::from_utf8_lossy(bytes));
