@@ -1,5 +1,5 @@
 //! The command line: `serve` runs the control plane, everything else asks a running one through its API
-//! (except `validate`, `envoy-bootstrap` and `openapi`, which need none). Exit codes are part of the interface.
+//! (except `validate`, `crds`, `envoy-bootstrap` and `openapi`, which need none). Exit codes are part of the interface.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -48,6 +48,8 @@ enum Command {
     Serve(serve::ServeArgs),
     /// Check a folder of objects, or one file, without serving it.
     Validate(inspect::ValidateArgs),
+    /// Print the CustomResourceDefinitions of our kinds, for `kubectl apply -f -`.
+    Crds,
     /// Look at migrations and move them.
     #[command(subcommand, visible_alias = "migrations")]
     Migration(migration::MigrationCommand),
@@ -114,6 +116,7 @@ fn run_command(command: Command) -> Result<(), CliError> {
         match command {
             Command::Serve(args) => serve::run(args).await,
             Command::Validate(args) => inspect::validate(&args),
+            Command::Crds => inspect::crds(),
             Command::EnvoyBootstrap(args) => envoy_bootstrap::run(&args),
             Command::Openapi => inspect::openapi(),
             Command::Quickstart(args) => quickstart::run(args).await.map_err(other),

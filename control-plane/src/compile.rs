@@ -25,7 +25,8 @@ pub mod status;
 mod tls;
 mod wire;
 
-pub use listener::GATEWAY_CLASS;
+pub use gateway::is_ours as is_our_class;
+pub use listener::{CONTROLLER, GATEWAY_CLASS};
 pub use sidecar::NO_NAMESPACE;
 
 use crate::model::Model;
@@ -67,6 +68,8 @@ pub struct Compiled {
     pub clusters: OrdMap<Arc<str>, SourceStatus>,
     /// What each migration is on the wire.
     pub migrations: Arc<BTreeMap<ObjectName, OnTheWire>>,
+    /// How many routes hang on each listener: by gateway, and by the listener's name.
+    pub attached: Arc<BTreeMap<(ObjectName, String), usize>>,
     /// Every service that sidecars can name, by `namespace/service`: the same `Arc` while they are the same.
     pub services: Arc<BTreeSet<Arc<str>>>,
 }
@@ -116,6 +119,7 @@ struct Plan {
     /// Every cluster in use, by name.
     upstreams: BTreeMap<Arc<str>, Upstream>,
     statuses: Arc<Statuses>,
+    attached: Arc<BTreeMap<(ObjectName, String), usize>>,
     on_the_wire: Arc<BTreeMap<ObjectName, OnTheWire>>,
 }
 
@@ -189,6 +193,7 @@ impl Compiler {
             statuses: plan.statuses.clone(),
             clusters: self.clusters.clone(),
             migrations: plan.on_the_wire.clone(),
+            attached: plan.attached.clone(),
             services: self.services.clone(),
         }
     }
@@ -220,9 +225,18 @@ impl Compiler {
                 (before, now) => before.is_none() && now.is_none(),
             }
         };
+        let (before, now) = (&self.registry.services, &registry.services);
+        let is_same_service = |name: &ObjectName| {
+            before.held == now.held
+                && match (before.services.get(name), now.services.get(name)) {
+                    (Some(before), Some(now)) => Arc::ptr_eq(before, now),
+                    (before, now) => before.is_none() && now.is_none(),
+                }
+        };
         for (name, built) in &mut self.built {
             match &built.upstream.source {
                 Source::Eureka { application, .. } if !is_same(application) => {}
+                Source::Service { name, .. } if !is_same_service(name) => {}
                 // Of whatever application, so looked at with each change; there are few of them.
                 Source::EurekaVip(_) => {}
                 _ => continue,
@@ -326,6 +340,7 @@ impl Plan {
             routes.insert(name.clone(), compiled);
         }
 
+        let attached = gateway::attached(&gateways, &attachments);
         let mut views = BTreeMap::new();
         for (name, parsed) in &gateways {
             let attached = attachments.get(name).map_or(&[][..], Vec::as_slice);
@@ -365,6 +380,7 @@ impl Plan {
             views,
             upstreams,
             statuses: Arc::new(statuses),
+            attached: Arc::new(attached),
             on_the_wire: Arc::new(on_the_wire),
         };
         (plan, sidecars)
@@ -413,6 +429,7 @@ impl Plan {
             .gateways
             .keys()
             .map(of(Kind::Gateway))
+            .chain(objects.gateway_classes.keys().map(of(Kind::GatewayClass)))
             .chain(objects.routes.keys().map(of(Kind::HttpRoute)))
             .chain(objects.migrations.keys().map(of(Kind::Migration)))
             .chain(objects.pools.keys().map(of(Kind::Pool)))

@@ -1,9 +1,10 @@
 //! The control plane. Rooms follow the flow: `registry` and `objects`, then `model`, `compile`, `serve`;
-//! beside it `migration`, `addresses` and `cli`. `model` and `compile` do no I/O.
+//! beside it `kubernetes`, `migration`, `addresses` and `cli`. `model` and `compile` do no I/O.
 
 pub mod addresses;
 pub mod cli;
 pub mod compile;
+pub mod kubernetes;
 pub mod migration;
 pub mod model;
 pub mod objects;

@@ -2,3 +2,4 @@
 //! [`RegistryView`](crate::model::instance::RegistryView) and knows nothing of who reads it.
 
 pub mod eureka;
+pub mod kubernetes;

@@ -319,7 +319,7 @@ fn mesh(services: usize, at: SocketAddr) -> Model {
         (name, Arc::new(application))
     };
     let applications = (0..services).map(application).collect();
-    Model { registry: Arc::new(RegistryView { applications }), ..Model::default() }
+    Model { registry: Arc::new(RegistryView { applications, ..RegistryView::default() }), ..Model::default() }
 }
 
 async fn resident_in_a_mesh_of(services: usize, at: SocketAddr) -> u64 {

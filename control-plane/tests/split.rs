@@ -31,7 +31,7 @@ const LEGACY: &str = "eureka/INVENTORY";
 
 fn side(application: &str) -> Side {
     let eureka = EurekaSource { application: application.into(), selector: BTreeMap::new() };
-    Side { eureka: Some(eureka), pool: None }
+    Side { eureka: Some(eureka), ..Side::default() }
 }
 
 fn objects() -> Arc<Objects> {
@@ -60,8 +60,7 @@ fn objects() -> Arc<Objects> {
         gateways: OrdMap::unit(name.clone(), Arc::new(gateway)),
         routes: OrdMap::unit(name.clone(), Arc::new(route)),
         migrations: OrdMap::unit(name, Arc::new(migration)),
-        pools: OrdMap::new(),
-        secrets: Default::default(),
+        ..Objects::default()
     })
 }
 

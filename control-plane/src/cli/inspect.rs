@@ -268,3 +268,9 @@ pub(super) fn openapi() -> Result<(), CliError> {
     let text = serde_json::to_string_pretty(&crate::serve::api::document());
     line(&text.map_err(|error| CliError::Other(error.to_string()))?)
 }
+
+pub(super) fn crds() -> Result<(), CliError> {
+    let all = crate::kubernetes::crds::all().map_err(|error| CliError::Other(error.to_string()))?;
+    let texts = all.into_iter().map(|(_, text)| text).collect::<Vec<_>>();
+    line(texts.join("---\n").trim_end())
+}

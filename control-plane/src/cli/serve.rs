@@ -10,15 +10,26 @@ use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 use super::CliError;
+use crate::kubernetes;
 use crate::model::addresses::Ranges;
 use crate::registry::eureka::Options as EurekaOptions;
-use crate::serve::start::{Options, start};
+use crate::serve::start::{Cluster, Objects, Options, start};
 
 #[derive(Debug, Args)]
 pub(super) struct ServeArgs {
     /// The folder of YAML objects; watched.
     #[arg(long, env = "PONTOON_OBJECTS", value_name = "DIR", default_value = "objects")]
     objects: PathBuf,
+    /// Read objects and endpoints from the Kubernetes cluster that KUBECONFIG says, or that this runs in, instead of a
+    /// folder.
+    #[arg(long, env = "PONTOON_KUBERNETES", conflicts_with = "objects")]
+    kubernetes: bool,
+    /// The namespace in Kubernetes that this runs in. Default: the pod's, or the kubeconfig's.
+    #[arg(long, env = "POD_NAMESPACE", value_name = "NAME")]
+    namespace: Option<String>,
+    /// The name of this replica among those in Kubernetes. Default: made up.
+    #[arg(long, env = "POD_NAME", value_name = "NAME")]
+    replica: Option<String>,
     /// The folder of everything that is kept; made where it is missing.
     #[arg(long, env = "PONTOON_DATA", value_name = "DIR", default_value = "data")]
     data: PathBuf,
@@ -105,8 +116,17 @@ pub(super) async fn run(args: ServeArgs) -> Result<(), CliError> {
     let no_signals = |error: std::io::Error| CliError::Other(format!("cannot wait for signals: {error}"));
     let mut terminate = signal(SignalKind::terminate()).map_err(no_signals)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(no_signals)?;
+    let objects = match args.kubernetes {
+        false => Objects::Directory(args.objects),
+        true => {
+            let (client, namespace) =
+                kubernetes::connect().await.map_err(|e| CliError::Other(e.to_string()))?;
+            let replica = args.replica.unwrap_or_else(|| format!("pontoon-{:08x}", fastrand::u32(..)));
+            Objects::Kubernetes(Cluster { client, namespace: args.namespace.unwrap_or(namespace), replica })
+        }
+    };
     let options = Options {
-        objects: args.objects,
+        objects,
         data: args.data,
         eureka_listen: args.eureka_listen,
         eureka: EurekaOptions {
@@ -119,7 +139,13 @@ pub(super) async fn run(args: ServeArgs) -> Result<(), CliError> {
         virtual_ranges: Ranges { v4: args.virtual_range.0, v6: args.virtual_range6.0 },
         token_file: args.token_file,
     };
-    let running = start(options).await.map_err(|error| CliError::Other(error.to_string()))?;
+    // It may be the API server that is waited for.
+    let started = tokio::select! {
+        started = start(options) => started,
+        _ = terminate.recv() => return Ok(()),
+        _ = interrupt.recv() => return Ok(()),
+    };
+    let running = started.map_err(|error| CliError::Other(error.to_string()))?;
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}

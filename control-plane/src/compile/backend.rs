@@ -1,6 +1,6 @@
 //! What a rule's backendRefs stand for. A `Service` is the migration of that service in the route's namespace
-//! where there is one, else the Eureka application of that name: so a route need not change when a migration
-//! is added.
+//! where there is one, else the Kubernetes Service, else the Eureka application of that name: so a route need not
+//! change when a migration is added.
 
 use std::collections::BTreeMap;
 
@@ -120,6 +120,15 @@ fn one<'s>(
             {
                 return Ok(Backend::Migration(name, split));
             }
+            if objects.services.contains_key(&name) {
+                let port = backend.port.map(|port| u16::try_from(port).unwrap_or_default());
+                let upstream = Upstream::of_service(objects, &name, port);
+                return upstream.map(Backend::Cluster).map_err(|error| {
+                    let reason =
+                        if error.reason == "PortNotFound" { "BackendNotFound" } else { error.reason };
+                    FieldError::new(format!("{field}.{}", error.field), reason, error.message)
+                });
+            }
             let source = EurekaSource { application: backend.name.clone(), selector: BTreeMap::new() };
             Ok(Backend::Cluster(Upstream::of_eureka(&source)))
         }
@@ -129,7 +138,7 @@ fn one<'s>(
                 .pools
                 .get(&name)
                 .ok_or_else(|| not_found("Pool", did_you_mean(&backend.name, known())))?;
-            Upstream::of_pool(&name, &pool.spec).map(Backend::Cluster).map_err(|error| {
+            Upstream::of_pool(objects, &name, &pool.spec).map(Backend::Cluster).map_err(|error| {
                 FieldError::new(
                     format!("{field}.name"),
                     "BackendNotFound",

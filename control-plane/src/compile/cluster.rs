@@ -1,7 +1,7 @@
 //! One upstream to one cluster. Its endpoints travel apart (EDS), so that churn does not resend its settings;
 //! a DNS pool is looked up by the proxies and has none to send.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use envoy_types::pb::envoy::config::cluster::v3::Cluster;
 use envoy_types::pb::envoy::config::cluster::v3::cluster::{
@@ -36,7 +36,7 @@ pub(super) fn cluster(upstream: &Upstream) -> Cluster {
         ..Cluster::default()
     };
     let discovery = match &upstream.source {
-        Source::Eureka { .. } | Source::EurekaVip(_) | Source::Static(_) => {
+        Source::Eureka { .. } | Source::EurekaVip(_) | Source::Service { .. } | Source::Static(_) => {
             cluster.eds_cluster_config = Some(EdsClusterConfig {
                 eds_config: Some(wire::ads()),
                 service_name: upstream.name.to_string(),
@@ -45,7 +45,7 @@ pub(super) fn cluster(upstream: &Upstream) -> Cluster {
         }
         Source::Dns { name, port } => {
             let endpoint = endpoint(wire::named_socket(name.clone(), *port), 1);
-            cluster.load_assignment = Some(load_assignment(&upstream.name, vec![endpoint]));
+            cluster.load_assignment = Some(load_assignment(&upstream.name, [("", vec![endpoint])].into()));
             DiscoveryType::StrictDns
         }
     };
@@ -55,21 +55,30 @@ pub(super) fn cluster(upstream: &Upstream) -> Cluster {
 
 /// The endpoints of a cluster that gets them by EDS.
 pub(super) fn assignment(name: &str, endpoints: &[upstream::Endpoint]) -> ClusterLoadAssignment {
-    let endpoints = endpoints.iter().map(|e| endpoint(wire::socket(e.address), e.weight)).collect();
-    load_assignment(name, endpoints)
+    let mut zones: BTreeMap<&str, Vec<LbEndpoint>> = BTreeMap::new();
+    for e in endpoints {
+        let zone = zones.entry(e.zone.as_deref().unwrap_or_default()).or_default();
+        zone.push(endpoint(wire::socket(e.address), e.weight));
+    }
+    load_assignment(name, zones)
 }
 
-fn load_assignment(name: &str, lb_endpoints: Vec<LbEndpoint>) -> ClusterLoadAssignment {
-    // gRPC refuses a locality without an id, and sends nothing to one without a weight.
-    let locality = LocalityLbEndpoints {
-        locality: Some(Locality::default()),
-        load_balancing_weight: wire::number(1),
-        lb_endpoints,
-        ..LocalityLbEndpoints::default()
-    };
+/// Of endpoints by zone; empty: it is not known.
+fn load_assignment(name: &str, zones: BTreeMap<&str, Vec<LbEndpoint>>) -> ClusterLoadAssignment {
+    // gRPC refuses a locality without an id, and sends to each by its weight: a zone's share is that of its endpoints.
+    let only = zones.len() == 1;
+    let endpoints = zones.into_iter().map(|(zone, lb_endpoints)| {
+        let weights = lb_endpoints.iter().filter_map(|e| e.load_balancing_weight).map(|weight| weight.value);
+        LocalityLbEndpoints {
+            locality: Some(Locality { zone: zone.to_owned(), ..Locality::default() }),
+            load_balancing_weight: wire::number(if only { 1 } else { weights.fold(0, u32::saturating_add) }),
+            lb_endpoints,
+            ..LocalityLbEndpoints::default()
+        }
+    });
     ClusterLoadAssignment {
         cluster_name: name.to_owned(),
-        endpoints: if locality.lb_endpoints.is_empty() { Vec::new() } else { vec![locality] },
+        endpoints: endpoints.collect(),
         ..ClusterLoadAssignment::default()
     }
 }
@@ -107,7 +116,7 @@ mod tests {
 
     #[test]
     fn localities_have_what_grpc_asks_for() {
-        let endpoint = upstream::Endpoint { address: ([127, 0, 0, 1], 1).into(), weight: 1 };
+        let endpoint = upstream::Endpoint { address: ([127, 0, 0, 1], 1).into(), weight: 1, zone: None };
         let assignment = assignment("a", &[endpoint]);
         let locality = assignment.endpoints.first().expect("a locality");
         assert_eq!(locality.locality, Some(Locality::default()));

@@ -15,7 +15,7 @@ use gateway_api::httproutes::HttpRouteParentRefs;
 
 use super::INVALID;
 use super::hostname::Hostname;
-use super::listener::{self, GATEWAY_CLASS, Parsed, Served};
+use super::listener::{self, CONTROLLER, GATEWAY_CLASS, Parsed, Served};
 use super::route;
 use super::status::{ConditionType, Statuses};
 use super::tls;
@@ -41,8 +41,11 @@ pub(super) fn parse_all(objects: &Objects, statuses: &mut Statuses) -> Gateways 
     let mut gateways = Gateways::new();
     for (name, gateway) in &objects.gateways {
         let object = ObjectRef { kind: Kind::Gateway, name: name.clone() };
-        if gateway.spec.gateway_class_name != GATEWAY_CLASS {
-            let message = format!("not served here: gatewayClassName is not {GATEWAY_CLASS}");
+        if !is_ours(objects, &gateway.spec.gateway_class_name) {
+            let message = format!(
+                "not served here: gatewayClassName is neither {GATEWAY_CLASS} nor a GatewayClass of controllerName \
+                 {CONTROLLER}"
+            );
             let error = FieldError::new("spec.gatewayClassName", "OtherClass", message);
             statuses.refuse(&object, ConditionType::Effective, error);
             continue;
@@ -55,6 +58,14 @@ pub(super) fn parse_all(objects: &Objects, statuses: &mut Statuses) -> Gateways 
         gateways.insert(name.clone(), parsed);
     }
     gateways
+}
+
+/// Whether a class is ours: its object says so, and where there is none its name.
+pub fn is_ours(objects: &Objects, class: &str) -> bool {
+    match objects.gateway_classes.get(&ObjectName::new("", class)) {
+        Some(object) => object.spec.controller_name == CONTROLLER,
+        None => class == GATEWAY_CLASS,
+    }
 }
 
 /// Looks up the secrets that listeners refer to. A listener without its certificate is not served.
@@ -78,6 +89,23 @@ fn find_certificates(objects: &Objects, object: &ObjectRef, parsed: &mut Parsed,
         }
         complete
     });
+}
+
+/// How many routes hang on each listener that is served.
+pub(super) fn attached(
+    gateways: &Gateways,
+    attachments: &BTreeMap<ObjectName, Vec<Attachment>>,
+) -> BTreeMap<(ObjectName, String), usize> {
+    let mut routes: BTreeMap<(ObjectName, String), BTreeSet<&ObjectName>> = BTreeMap::new();
+    for (gateway, attached) in attachments {
+        let Some(parsed) = gateways.get(gateway) else { continue };
+        for Attachment { route, listener, .. } in attached {
+            if let Some(served) = parsed.listeners.get(*listener) {
+                routes.entry((gateway.clone(), served.name.clone())).or_default().insert(route);
+            }
+        }
+    }
+    routes.into_iter().map(|(listener, routes)| (listener, routes.len())).collect()
 }
 
 /// Finds the listeners of a route's parents, by gateway.

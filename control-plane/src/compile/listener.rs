@@ -27,8 +27,10 @@ use crate::objects::problem::FieldError;
 use crate::objects::secret::Pair;
 use crate::objects::{DEFAULT_NAMESPACE, Gateway, ObjectName};
 
-/// The class that is ours.
+/// The class that is ours without a `GatewayClass` that says so.
 pub const GATEWAY_CLASS: &str = "pontoon";
+/// The `controllerName` of classes that are ours.
+pub const CONTROLLER: &str = "pontoon.dev/gateway-controller";
 
 /// A keep-alive connection without a request is closed after this.
 const IDLE: std::time::Duration = std::time::Duration::from_secs(3600);

@@ -77,9 +77,15 @@ fn side_upstream(
     side: &Side,
     field: &str,
 ) -> Result<Upstream, FieldError> {
-    match (&side.eureka, &side.pool) {
-        (Some(eureka), None) => Ok(Upstream::of_eureka(eureka)),
-        (None, Some(pool)) => {
+    match (&side.eureka, &side.pool, &side.service) {
+        (Some(eureka), None, None) => Ok(Upstream::of_eureka(eureka)),
+        (None, None, Some(service)) => {
+            let name = ObjectName::new(migration.namespace.clone(), service.name.as_str());
+            let upstream = Upstream::of_service(objects, &name, service.port);
+            upstream
+                .map_err(|error| FieldError { field: format!("{field}.service.{}", error.field), ..error })
+        }
+        (None, Some(pool), None) => {
             let name = ObjectName::new(migration.namespace.clone(), pool.as_str());
             let object = objects.pools.get(&name).ok_or_else(|| {
                 let known = objects.pools.keys().filter(|k| k.namespace == name.namespace);
@@ -88,12 +94,12 @@ fn side_upstream(
                 let message = format!("there is no Pool {name}{hint}");
                 FieldError::new(format!("{field}.pool"), "BackendNotFound", message)
             })?;
-            Upstream::of_pool(&name, &object.spec).map_err(|error| {
+            Upstream::of_pool(objects, &name, &object.spec).map_err(|error| {
                 let message = format!("Pool {name}: {}", error.message);
                 FieldError::new(format!("{field}.pool"), "BackendNotFound", message)
             })
         }
-        _ => Err(FieldError::new(field, "Invalid", "set exactly one of eureka and pool")),
+        _ => Err(FieldError::new(field, "Invalid", "set exactly one of eureka, pool and service")),
     }
 }
 

@@ -84,7 +84,7 @@ impl Sidecars {
             sidecars.namespaces.entry((&*name.namespace).into()).or_default();
         }
         for (name, object) in &objects.pools {
-            if let Ok(upstream) = Upstream::of_pool(name, &object.spec) {
+            if let Ok(upstream) = Upstream::of_pool(objects, name, &object.spec) {
                 let namespace = sidecars.namespaces.entry((&*name.namespace).into()).or_default();
                 namespace.write(&name.namespace, &name.name, &Destination::Clusters(vec![(upstream, 1)]));
             }

@@ -7,7 +7,9 @@ use imbl::OrdMap;
 use serde_json::json;
 
 use super::*;
-use crate::model::instance::{Application, Instance, InstanceStatus, RegistryView};
+use crate::model::instance::{
+    Application, Instance, InstanceStatus, PodEndpoint, RegistryView, ServiceEndpoints, ServiceView,
+};
 use crate::model::migration::Stage;
 use crate::objects::Migration;
 use crate::objects::migration::{Key, MigrationSpec, Side};
@@ -39,7 +41,7 @@ fn objects() -> Objects {
     };
     let side = |application: &str| Side {
         eureka: Some(EurekaSource { application: application.into(), selector: BTreeMap::new() }),
-        pool: None,
+        ..Side::default()
     };
     let spec = MigrationSpec {
         service: "s0".into(),
@@ -52,8 +54,7 @@ fn objects() -> Objects {
         gateways: OrdMap::unit(name("edge"), Arc::new(gateway)),
         routes: (0..SERVICES).map(|s| (name(&format!("s{s}")), Arc::new(route(s)))).collect(),
         migrations: OrdMap::unit(name("s0"), Arc::new(Migration::new("s0", spec))),
-        pools: OrdMap::new(),
-        secrets: Default::default(),
+        ..Objects::default()
     }
 }
 
@@ -75,6 +76,7 @@ fn registry(moved: Option<usize>) -> RegistryView {
     };
     RegistryView {
         applications: (0..SERVICES).map(application).map(|(name, of)| (name, Arc::new(of))).collect(),
+        ..RegistryView::default()
     }
 }
 
@@ -243,4 +245,81 @@ fn a_service_carries_its_address_and_is_found_by_it() {
         |compiled: &Compiled| compiled.views["default"].get(ResourceType::Listener, "s4").cloned();
     assert_eq!(untouched(&before), untouched(&after));
     assert_eq!(listeners(&compiler.compile(&model)), listeners(&before));
+}
+
+/// The Kubernetes Service `default/s1`, or what else has its name, at port 80 with these pods.
+fn with_service(addresses: &[&str]) -> Model {
+    let name = ObjectName::new("default", "s1");
+    let service = crate::objects::Service {
+        ports: vec![crate::objects::service::ServicePort {
+            name: "http".into(),
+            port: 80,
+            app_protocol: Some("kubernetes.io/h2c".into()),
+        }],
+        ..crate::objects::Service::default()
+    };
+    let pods = addresses.iter().map(|address| PodEndpoint {
+        v4: Some(address.parse().expect("an address")),
+        v6: None,
+        ready: true,
+        serving: true,
+        terminating: false,
+        zone: None,
+    });
+    let endpoints = ServiceEndpoints { ports: [("http".into(), pods.collect())].into() };
+    let services = ServiceView { services: OrdMap::unit(name.clone(), Arc::new(endpoints)), held: false };
+    let mut objects = objects();
+    objects.services.insert(name, Arc::new(service));
+    Model {
+        objects: Arc::new(objects),
+        registry: Arc::new(RegistryView { services, ..registry(None) }),
+        ..Model::default()
+    }
+}
+
+#[test]
+fn a_service_of_kubernetes_goes_before_the_application_of_its_name() {
+    let compiled = compile(&with_service(&["10.0.0.1:8080"]));
+    let view = &compiled.views["default/edge"];
+    let clusters: Vec<&str> = view.resources(ResourceType::Cluster).keys().map(|name| &**name).collect();
+    assert!(clusters.contains(&"service/default/s1/80") && !clusters.contains(&"eureka/S1"), "{clusters:?}");
+    assert_eq!(compiled.clusters["service/default/s1/80"].endpoints, Some(1));
+    // And a migration before both.
+    let mut model = with_service(&["10.0.0.1:8080"]);
+    let mut objects = (*model.objects).clone();
+    let service = objects.services.values().next().expect("a Service").clone();
+    objects.services.insert(ObjectName::new("default", "s0"), service);
+    model.objects = Arc::new(objects);
+    assert!(!compile(&model).clusters.contains_key("service/default/s0/80"));
+}
+
+#[test]
+fn pods_that_come_and_go_change_endpoints_and_nothing_else() {
+    let mut compiler = Compiler::default();
+    let model = with_service(&["10.0.0.1:8080"]);
+    let before = compiler.compile(&model);
+    let moved = with_service(&["10.0.0.2:8080", "10.0.0.3:8080"]);
+    let after = compiler.compile(&Model { registry: moved.registry, ..model });
+    assert_eq!(different(&before, &after), [(ResourceType::Endpoint, "service/default/s1/80".to_owned())]);
+}
+
+#[test]
+fn a_port_that_the_service_does_not_have_is_a_condition() {
+    let mut model = with_service(&["10.0.0.1:8080"]);
+    let mut objects = (*model.objects).clone();
+    let name = ObjectName::new("default", "s1");
+    let mut route = (*objects.routes[&name]).clone();
+    for rule in route.spec.rules.iter_mut().flatten() {
+        rule.backend_refs.iter_mut().flatten().for_each(|backend| backend.port = Some(81));
+    }
+    objects.routes.insert(name.clone(), Arc::new(route));
+    model.objects = Arc::new(objects);
+    let compiled = compile(&model);
+    let said = compiled.statuses.of(&ObjectRef { kind: Kind::HttpRoute, name });
+    let wrong = said.iter().find(|condition| !condition.status).expect("a condition");
+    assert_eq!(
+        (wrong.reason, wrong.field.as_str()),
+        ("BackendNotFound", "spec.rules[0].backendRefs[0].port")
+    );
+    assert_eq!(wrong.message, "the Service has no port 81; it has 80");
 }

@@ -3,7 +3,9 @@
 //! not on the disk is not in force.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
+use imbl::OrdMap;
 use jiff::Timestamp;
 
 use super::audit::{Action, Record};
@@ -16,6 +18,8 @@ use crate::objects::{ObjectName, Objects};
 pub struct Book {
     states: BTreeMap<ObjectName, State>,
     pending: BTreeMap<ObjectName, (Position, Refusal)>,
+    /// Which object of its name a state is of, where the objects' place keeps the states.
+    uids: BTreeMap<ObjectName, Arc<str>>,
 }
 
 /// A change that was decided and is not written yet.
@@ -48,7 +52,7 @@ pub enum OrderError {
 impl Book {
     /// From the ledger's states.
     pub fn new(states: BTreeMap<ObjectName, State>) -> Book {
-        Book { states, pending: BTreeMap::new() }
+        Book { states, ..Book::default() }
     }
 
     /// The state of a migration.
@@ -69,6 +73,25 @@ impl Book {
     /// As the compiler reads it.
     pub fn in_model(&self) -> BTreeMap<ObjectName, MigrationState> {
         self.states.iter().map(|(name, state)| (name.clone(), state.in_model())).collect()
+    }
+
+    /// Takes over what is kept with the objects: another replica may have made changes. What this one has just written
+    /// may not be seen there yet, and counts. A state goes with its object.
+    pub fn follow(&mut self, objects: &Objects, kept: &OrdMap<ObjectName, (Arc<str>, State)>) {
+        self.states.retain(|name, _| objects.migrations.contains_key(name));
+        self.uids.retain(|name, _| objects.migrations.contains_key(name));
+        for (name, object) in &objects.migrations {
+            let uid = object.metadata.uid.as_deref().unwrap_or_default();
+            if self.uids.insert(name.clone(), uid.into()).is_some_and(|before| *before != *uid) {
+                self.states.remove(name);
+            }
+            if let Some((of, state)) = kept.get(name)
+                && **of == *uid
+                && self.states.get(name).is_none_or(|known| known.revision <= state.revision)
+            {
+                self.states.insert(name.clone(), state.clone());
+            }
+        }
     }
 
     /// What the objects' files ask for and was not done yet: new migrations, and changes of stage or weight.

@@ -52,6 +52,22 @@ pub enum LedgerError {
     /// The thread that wrote ended early.
     #[error("the database: a write ended early: {0}")]
     Lost(String),
+    /// The API server did not do as told.
+    #[error("the API server: {0}; look at its state and at this program's permissions on migrations/status")]
+    Kubernetes(#[from] kube::Error),
+    /// The API server did not answer.
+    #[error("the API server did not answer within {0:?}; try again")]
+    Unanswered(std::time::Duration),
+    /// Another replica made a change that this one has not seen yet.
+    #[error(
+        "the migration is at revision {found} by now, and this was decided on {expected}; look, and try again"
+    )]
+    Overtaken {
+        /// What this replica knows.
+        expected: u64,
+        /// What is kept.
+        found: u64,
+    },
     /// A state or an entry that is not JSON: ours to repair.
     #[error("an audit entry cannot be written or read as JSON: {0}")]
     Entry(#[from] serde_json::Error),

@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 
 use super::stage::Circumstances;
 use crate::model::Model;
-use crate::model::upstream::Upstream;
+use crate::model::upstream::{Source, Upstream};
 use crate::objects::ObjectName;
 use crate::objects::migration::Side;
-use crate::objects::pool::EurekaSource;
+use crate::objects::pool::{EurekaSource, ServiceSource};
 
 /// One side of a migration, seen from here.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,12 +33,18 @@ pub fn side(model: &Model, namespace: &str, side: &Side) -> SideView {
     if let Some(source) = &side.eureka {
         return SideView { name: eureka_name(source), endpoints: Some(instances(model, source)) };
     }
+    if let Some(source) = &side.service {
+        let name = format!("service {namespace}/{}", source.name);
+        return SideView { name, endpoints: pods(model, namespace, source) };
+    }
     let name = ObjectName::new(namespace, side.pool.as_deref().unwrap_or_default());
     let Some(pool) = model.objects.pools.get(&name) else {
         return SideView { name: format!("pool {name} (missing)"), endpoints: Some(Endpoints::default()) };
     };
     let endpoints = if let Some(source) = &pool.spec.eureka {
         Some(instances(model, source))
+    } else if let Some(source) = &pool.spec.service {
+        pods(model, namespace, source)
     } else {
         // Written-down endpoints are taken at their word: the proxies find out, and eject.
         pool.spec.endpoints.as_ref().map(|list| Endpoints { healthy: list.len(), known: list.len() })
@@ -58,6 +64,19 @@ pub fn circumstances(model: &Model, name: &ObjectName) -> Circumstances {
         keyed: object.spec.key.is_some(),
         canary: !object.spec.canary.is_empty(),
     }
+}
+
+/// Of a Service that is not there, none; of one that stands for a DNS name, only the proxies can tell.
+fn pods(model: &Model, namespace: &str, source: &ServiceSource) -> Option<Endpoints> {
+    let name = ObjectName::new(namespace, source.name.as_str());
+    let Ok(upstream) = Upstream::of_service(&model.objects, &name, source.port) else {
+        return Some(Endpoints::default());
+    };
+    let healthy = upstream.source.resolve(&model.registry).status.endpoints?;
+    let Source::Service { name, port, .. } = &upstream.source else { return None };
+    let service = model.registry.services.services.get(name);
+    let known = service.and_then(|service| service.ports.get(port)).map_or(0, Vec::len);
+    Some(Endpoints { healthy, known })
 }
 
 fn eureka_name(source: &EurekaSource) -> String {

@@ -173,7 +173,7 @@ pub struct NotAWeight(String);
 
 /// A stage and the weight that belongs to it. The weight speaks in `split` only; it is kept in the other
 /// stages, so that going on from a canary after a rollback needs no number from memory.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema, ToSchema)]
 pub struct Position {
     /// The stage.
     pub stage: Stage,
@@ -224,7 +224,7 @@ impl fmt::Display for Position {
 }
 
 /// Everything that is kept of one migration.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema, ToSchema)]
 pub struct State {
     /// Grows by one with each change, from 1.
     pub revision: u64,
@@ -238,6 +238,7 @@ pub struct State {
     pub reason: Option<String>,
     /// When.
     #[schema(value_type = String, format = DateTime)]
+    #[schemars(with = "String", extend("format" = "date-time"))]
     pub at: Timestamp,
     /// What the object's file said when it was last obeyed: only a change of it acts.
     pub declared: Position,

@@ -1,15 +1,55 @@
 //! An instance as a registry reports it, whatever the registry.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
+use imbl::OrdMap;
 use serde::{Deserialize, Serialize};
+
+use crate::objects::ObjectName;
 
 /// All that a registry knows at one moment. Cheap to clone: it travels in a watch channel.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct RegistryView {
     /// By application name in upper case (Eureka compares names without case).
     pub applications: BTreeMap<Arc<str>, Arc<Application>>,
+    /// The endpoints of Kubernetes Services.
+    pub services: ServiceView,
+}
+
+/// The endpoints of Kubernetes Services at one moment. Cheap to clone; a Service that did not change keeps its `Arc`.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct ServiceView {
+    /// By the Service's name; one without slices is not there.
+    pub services: OrdMap<ObjectName, Arc<ServiceEndpoints>>,
+    /// Set while there are endpoints among these that the API server's last list does not have: too many at once, as
+    /// after an outage, to be believed without asking again.
+    pub held: bool,
+}
+
+/// The endpoints of one Service.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ServiceEndpoints {
+    /// By the port's name; empty where the only port has none.
+    pub ports: BTreeMap<Arc<str>, Vec<PodEndpoint>>,
+}
+
+/// One pod, or whatever else stands behind a Service, at one of its ports.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PodEndpoint {
+    /// Where it is by IPv4.
+    pub v4: Option<SocketAddr>,
+    /// Where it is by IPv6.
+    pub v6: Option<SocketAddr>,
+    /// Takes new connections.
+    pub ready: bool,
+    /// Answers, also while it ends.
+    pub serving: bool,
+    /// Is about to end.
+    pub terminating: bool,
+    /// Where it runs.
+    pub zone: Option<Arc<str>>,
 }
 
 /// One application's instances.

@@ -8,16 +8,16 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::instance::{Application, Instance, InstanceStatus, RegistryView};
-use crate::objects::ObjectName;
+use super::instance::{Application, Instance, InstanceStatus, PodEndpoint, RegistryView};
 use crate::objects::pool::{CONNECT_TIMEOUT, EurekaSource, LoadBalancer, PoolSpec, Protocol};
-use crate::objects::problem::FieldError;
+use crate::objects::problem::{FieldError, did_you_mean};
+use crate::objects::{ObjectName, Objects};
 
 /// What becomes one cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Upstream {
-    /// The cluster's name: `eureka/<APP>`, `eureka/<APP>/<selector>`, `eureka-vip/<name>` or
-    /// `pool/<namespace>/<name>`.
+    /// The cluster's name: `eureka/<APP>`, `eureka/<APP>/<selector>`, `eureka-vip/<name>`,
+    /// `pool/<namespace>/<name>` or `service/<namespace>/<name>/<port>`.
     pub name: Arc<str>,
     /// Where its endpoints come from.
     pub source: Source,
@@ -41,6 +41,15 @@ pub enum Source {
     },
     /// The instances of all Eureka applications that go by this name (`vipAddress`), in lower case.
     EurekaVip(Arc<str>),
+    /// What stands behind a port of a Kubernetes Service.
+    Service {
+        /// The Service.
+        name: ObjectName,
+        /// The port's name, as slices have it.
+        port: Arc<str>,
+        /// Which address of a pod that has both is used.
+        prefers_v6: bool,
+    },
     /// Written down.
     Static(Vec<Endpoint>),
     /// Looked up by the proxies.
@@ -53,12 +62,14 @@ pub enum Source {
 }
 
 /// One address to send requests to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Endpoint {
     /// Where it is.
     pub address: SocketAddr,
     /// Its share against the others, at least 1.
     pub weight: u32,
+    /// Where it runs, where that is known.
+    pub zone: Option<Arc<str>>,
 }
 
 impl Upstream {
@@ -98,30 +109,89 @@ impl Upstream {
         }
     }
 
+    /// A port of a Kubernetes Service; with the only one where none is said.
+    ///
+    /// # Errors
+    /// When there is no such Service (field `name`), or it has no such port (`port`).
+    pub fn of_service(objects: &Objects, name: &ObjectName, port: Option<u16>) -> Result<Self, FieldError> {
+        let service = objects.services.get(name).ok_or_else(|| {
+            let known = objects.services.keys().filter(|known| known.namespace == name.namespace);
+            let hint = did_you_mean(&name.name, known.map(|known| &*known.name))
+                .map_or(String::new(), |meant| format!("; did you mean {meant}?"));
+            FieldError::new("name", "BackendNotFound", format!("there is no Service {name}{hint}"))
+        })?;
+        let (source, port, protocol) = if let Some(external) = &service.external_name {
+            // Its ports need not be listed.
+            let port = port.map_or_else(|| service.port(None).map(|port| port.port), Ok)?;
+            (Source::Dns { name: external.to_string(), port }, port, Protocol::default())
+        } else {
+            let found = service.port(port)?;
+            let (name, prefers_v6) = (name.clone(), service.prefers_v6);
+            let protocol = protocol_of(found.app_protocol.as_deref())?;
+            (Source::Service { name, port: found.name.clone(), prefers_v6 }, found.port, protocol)
+        };
+        Ok(Self {
+            name: format!("service/{name}/{port}").into(),
+            source,
+            protocol,
+            connect_timeout: CONNECT_TIMEOUT,
+            load_balancer: LoadBalancer::default(),
+        })
+    }
+
     /// A `Pool`.
-    pub fn of_pool(name: &ObjectName, spec: &PoolSpec) -> Result<Self, FieldError> {
-        let source = match (&spec.endpoints, &spec.dns, &spec.eureka) {
-            (Some(written), None, None) => Source::Static(static_endpoints(written)?),
-            (None, Some(dns), None) => Source::Dns { name: dns.name.clone(), port: dns.port },
-            (None, None, Some(eureka)) => Source::Eureka {
+    ///
+    /// # Errors
+    /// When nothing can be sent to it as it is written, or the Service that it names is not there.
+    pub fn of_pool(objects: &Objects, name: &ObjectName, spec: &PoolSpec) -> Result<Self, FieldError> {
+        let mut protocol = spec.protocol;
+        let source = match (&spec.endpoints, &spec.dns, &spec.eureka, &spec.service) {
+            (Some(written), None, None, None) => Source::Static(static_endpoints(written)?),
+            (None, Some(dns), None, None) => Source::Dns { name: dns.name.clone(), port: dns.port },
+            (None, None, Some(eureka), None) => Source::Eureka {
                 application: eureka.application.to_uppercase().into(),
                 selector: eureka.selector.clone(),
             },
+            (None, None, None, Some(service)) => {
+                let target = ObjectName::new(name.namespace.clone(), service.name.as_str());
+                let upstream = Self::of_service(objects, &target, service.port).map_err(|error| {
+                    FieldError { field: format!("spec.service.{}", error.field), ..error }
+                })?;
+                // What the Service says of itself holds where the pool says nothing else.
+                if protocol == Protocol::default() {
+                    protocol = upstream.protocol;
+                }
+                upstream.source
+            }
             _ => {
                 return Err(FieldError::new(
                     "spec",
                     "one_of",
-                    "set exactly one of endpoints, dns and eureka",
+                    "set exactly one of endpoints, dns, eureka and service",
                 ));
             }
         };
         Ok(Self {
             name: format!("pool/{name}").into(),
             source,
-            protocol: spec.protocol,
+            protocol,
             connect_timeout: spec.connect_timeout.0,
             load_balancer: spec.load_balancer,
         })
+    }
+}
+
+/// What a Service's `appProtocol` stands for (KEP-3726); of none, HTTP/1.1.
+fn protocol_of(app_protocol: Option<&str>) -> Result<Protocol, FieldError> {
+    match app_protocol {
+        Some("kubernetes.io/h2c" | "h2c" | "grpc") => Ok(Protocol::H2c),
+        Some(tls @ ("https" | "kubernetes.io/wss")) => {
+            let message =
+                format!("the Service's port is of appProtocol {tls}: TLS to endpoints is not supported");
+            Err(FieldError::new("port", "UnsupportedProtocol", message))
+        }
+        // Other names are of no meaning here.
+        None | Some(_) => Ok(Protocol::Http1),
     }
 }
 
@@ -135,7 +205,8 @@ fn static_endpoints(written: &[crate::objects::pool::PoolEndpoint]) -> Result<Ve
                 "expected an IPv4 or IPv6 address; a name goes into spec.dns",
             )
         })?;
-        endpoints.push(Endpoint { address: (ip, endpoint.port).into(), weight: endpoint.weight.max(1) });
+        let (address, weight) = ((ip, endpoint.port).into(), endpoint.weight.max(1));
+        endpoints.push(Endpoint { address, weight, zone: None });
     }
     Ok(in_order(endpoints))
 }
@@ -196,6 +267,10 @@ impl Source {
                 endpoints: endpoints.clone(),
             },
             Source::Dns { .. } => Resolved::default(),
+            Source::Service { name, port, prefers_v6 } => {
+                let pods = registry.services.services.get(name).and_then(|service| service.ports.get(port));
+                of_pods(pods.map(Vec::as_slice), *prefers_v6, registry.services.held)
+            }
             Source::Eureka { application, selector } => {
                 let application = registry.applications.get(application);
                 of_instances(application, |instance| selected(instance, selector))
@@ -238,6 +313,25 @@ fn of_instances<'r>(
     Resolved { endpoints, status }
 }
 
+/// Those pods that are ready; where none is, those that are about to end but still answer.
+fn of_pods(pods: Option<&[PodEndpoint]>, prefers_v6: bool, held: bool) -> Resolved {
+    let all = pods.unwrap_or_default();
+    let none_ready = !all.iter().any(|pod| pod.ready);
+    let takes_new = |pod: &&PodEndpoint| pod.ready || none_ready && pod.serving && pod.terminating;
+    let endpoints = all.iter().filter(takes_new).filter_map(|pod| {
+        let address = if prefers_v6 { pod.v6.or(pod.v4) } else { pod.v4.or(pod.v6) }?;
+        Some(Endpoint { address, weight: 1, zone: pod.zone.clone() })
+    });
+    let endpoints = in_order(endpoints.collect());
+    let status = SourceStatus {
+        endpoints: Some(endpoints.len()),
+        unknown: pods.is_none(),
+        held: held && !endpoints.is_empty(),
+        left_out: Vec::new(),
+    };
+    Resolved { endpoints, status }
+}
+
 fn selected(instance: &Instance, selector: &BTreeMap<String, String>) -> bool {
     selector.iter().all(|(key, value)| instance.metadata.get(key) == Some(value))
 }
@@ -253,7 +347,7 @@ fn endpoint_of(instance: &Instance) -> Result<Endpoint, String> {
     let port = instance.port.filter(|port| *port != 0).ok_or_else(|| {
         "it has no plain HTTP port enabled; TLS to instances is not supported yet".to_owned()
     })?;
-    Ok(Endpoint { address: (ip, port).into(), weight: 1 })
+    Ok(Endpoint { address: (ip, port).into(), weight: 1, zone: None })
 }
 
 #[cfg(test)]

@@ -5,10 +5,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use imbl::OrdMap;
+
 use super::document::{self, Document, Identity, Object};
 use super::problem::{FieldError, Problem, Severity};
 use super::yaml::Node;
-use super::{ObjectRef, Objects};
+use super::{ObjectName, ObjectRef, Objects};
+use crate::migration::stage::State;
 
 /// What was found of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,7 +34,11 @@ pub struct Loaded {
     pub objects: Arc<Objects>,
     /// What is wrong with files and documents, in order of file and line.
     pub problems: Arc<Vec<Problem>>,
-    sources: Arc<BTreeMap<ObjectRef, Source>>,
+    /// Which version of each object was looked at last, good or not, where its place counts them.
+    pub generations: OrdMap<ObjectRef, i64>,
+    sources: OrdMap<ObjectRef, Source>,
+    /// Where the migrations stand, where it is the place of the objects that keeps this: by name, with the object's uid.
+    pub states: Option<OrdMap<ObjectName, (Arc<str>, State)>>,
     unavailable: bool,
 }
 
@@ -61,6 +68,19 @@ impl Loaded {
     /// Whether the directory as a whole could not be read when it was last looked at.
     pub(super) fn is_unavailable(&self) -> bool {
         self.unavailable
+    }
+
+    /// One more object in force, or another version of it.
+    pub(super) fn put(&mut self, reference: ObjectRef, object: &Object, file: &Arc<str>, tree: &Arc<Node>) {
+        Arc::make_mut(&mut self.objects).put(reference.name.clone(), object);
+        self.sources.insert(reference, Source { file: file.clone(), tree: tree.clone() });
+    }
+
+    /// One object less.
+    pub(super) fn take(&mut self, reference: &ObjectRef) {
+        if self.sources.remove(reference).is_some() {
+            Arc::make_mut(&mut self.objects).take(reference);
+        }
     }
 
     /// Finds the place of a field of an object in force.
@@ -205,23 +225,15 @@ impl Catalogue {
 
     fn loaded(&mut self, problems: Vec<Problem>) -> Loaded {
         let mut objects = Objects::default();
-        let mut sources = BTreeMap::new();
+        let mut sources = OrdMap::new();
         for (reference, entry) in &self.in_force {
-            let name = reference.name.clone();
-            match &entry.object {
-                Object::Gateway(object) => drop(objects.gateways.insert(name, object.clone())),
-                Object::HttpRoute(object) => drop(objects.routes.insert(name, object.clone())),
-                Object::Migration(object) => drop(objects.migrations.insert(name, object.clone())),
-                Object::Pool(object) => drop(objects.pools.insert(name, object.clone())),
-                Object::Secret(object) => drop(objects.secrets.insert(name, object.clone())),
-            }
+            objects.put(reference.name.clone(), &entry.object);
             sources.insert(reference.clone(), entry.source.clone());
         }
         // As with the objects: the same set keeps its identity.
         let objects =
             if *self.last.objects == objects { self.last.objects.clone() } else { Arc::new(objects) };
-        self.last =
-            Loaded { objects, problems: Arc::new(problems), sources: Arc::new(sources), unavailable: false };
+        self.last = Loaded { objects, problems: Arc::new(problems), sources, ..Loaded::default() };
         self.last.clone()
     }
 }

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use super::duration::Duration;
 use super::migration::{CanaryMatch, Key, MigrationSpec, Side, Stage, WHOLE};
-use super::pool::{EurekaSource, PoolSpec};
+use super::pool::{EurekaSource, PoolSpec, ServiceSource};
 use super::problem::FieldError;
 
 /// A connect timeout above this is a mistake in the unit.
@@ -49,6 +49,7 @@ pub(super) fn pool(spec: &PoolSpec) -> Vec<FieldError> {
             ("endpoints", spec.endpoints.is_some()),
             ("dns", spec.dns.is_some()),
             ("eureka", spec.eureka.is_some()),
+            ("service", spec.service.is_some()),
         ],
         &mut errors,
     );
@@ -87,6 +88,9 @@ pub(super) fn pool(spec: &PoolSpec) -> Vec<FieldError> {
     }
     if let Some(source) = &spec.eureka {
         eureka(source, "spec.eureka", &mut errors);
+    }
+    if let Some(source) = &spec.service {
+        service(source, "spec.service", &mut errors);
     }
     let Duration(timeout) = spec.connect_timeout;
     if timeout.is_zero() || timeout > MAX_CONNECT_TIMEOUT {
@@ -139,14 +143,25 @@ fn same_side(legacy: &Side, target: &Side) -> bool {
             a.application.eq_ignore_ascii_case(&b.application)
                 && (a.selector == b.selector || a.selector.is_empty() || b.selector.is_empty())
         }
-        _ => legacy.pool.is_some() && legacy.pool == target.pool,
+        _ => {
+            legacy.pool.is_some() && legacy.pool == target.pool
+                || legacy.service.is_some() && legacy.service == target.service
+        }
     }
 }
 
 fn side(side: &Side, field: &str, errors: &mut Vec<FieldError>) {
-    exactly_one(field, &[("eureka", side.eureka.is_some()), ("pool", side.pool.is_some())], errors);
+    let choices = [
+        ("eureka", side.eureka.is_some()),
+        ("pool", side.pool.is_some()),
+        ("service", side.service.is_some()),
+    ];
+    exactly_one(field, &choices, errors);
     if let Some(source) = &side.eureka {
         eureka(source, &format!("{field}.eureka"), errors);
+    }
+    if let Some(source) = &side.service {
+        service(source, &format!("{field}.service"), errors);
     }
     if let Some(Err(message)) = side.pool.as_deref().map(name) {
         errors.push(FieldError::new(format!("{field}.pool"), "invalid_value", message));
@@ -166,6 +181,15 @@ fn eureka(source: &EurekaSource, field: &str, errors: &mut Vec<FieldError>) {
             "invalid_value",
             "expected at most 16 entries",
         ));
+    }
+}
+
+fn service(source: &ServiceSource, field: &str, errors: &mut Vec<FieldError>) {
+    if let Err(message) = name(&source.name) {
+        errors.push(FieldError::new(format!("{field}.name"), "invalid_value", message));
+    }
+    if let Some(number) = source.port {
+        port(number, format!("{field}.port"), errors);
     }
 }
 

@@ -9,7 +9,8 @@ use super::problem::{FieldError, Position, Problem, Severity, did_you_mean};
 use super::yaml::decode::{DecodeError, decode};
 use super::yaml::{self, Node};
 use super::{
-    DEFAULT_NAMESPACE, Gateway, HttpRoute, Kind, Migration, ObjectName, ObjectRef, Pool, Secret, check,
+    DEFAULT_NAMESPACE, Gateway, GatewayClass, HttpRoute, Kind, Migration, ObjectName, ObjectRef, Pool,
+    Secret, check,
 };
 use crate::compile;
 
@@ -17,6 +18,7 @@ use crate::compile;
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Object {
     Gateway(Arc<Gateway>),
+    GatewayClass(Arc<GatewayClass>),
     HttpRoute(Arc<HttpRoute>),
     Migration(Arc<Migration>),
     Pool(Arc<Pool>),
@@ -68,7 +70,8 @@ pub(super) fn read(file: &Arc<str>, text: &str) -> Vec<Document> {
         .collect()
 }
 
-fn read_one(file: &Arc<str>, tree: Node) -> Document {
+/// Reads one document.
+pub(super) fn read_one(file: &Arc<str>, tree: Node) -> Document {
     let at = tree.at;
     let (identity, kind) = match identify(&tree) {
         Ok(object) => (Identity::Known(object.clone()), Ok(object)),
@@ -92,7 +95,8 @@ pub(super) fn located(
     let value = if field.is_empty() { None } else { node.and_then(Node::shown) };
     Problem {
         file: file.clone(),
-        at: Some(at),
+        // What came from an API server has no lines.
+        at: (at != Position::default()).then_some(at),
         object: object.cloned(),
         field,
         value,
@@ -138,6 +142,7 @@ fn identify(tree: &Node) -> Result<ObjectRef, (Identity, FieldError)> {
         unknown(FieldError::new("metadata.name", "missing_field", "metadata.name is missing"))
     })?;
     let namespace = checked("namespace")?.unwrap_or(DEFAULT_NAMESPACE);
+    let namespace = if kind.is_namespaced() { namespace } else { "" };
     Ok(ObjectRef { kind, name: ObjectName::new(namespace, name) })
 }
 
@@ -167,6 +172,10 @@ fn read_object(file: &Arc<str>, tree: &Node, object: &ObjectRef) -> Result<Objec
             let gateway = typed(file, tree, object, |o: &mut Gateway| &mut o.metadata)?;
             let errors = compile::invalid_gateway(&gateway);
             (Object::Gateway(Arc::new(gateway)), errors)
+        }
+        Kind::GatewayClass => {
+            let class = typed(file, tree, object, |o: &mut GatewayClass| &mut o.metadata)?;
+            (Object::GatewayClass(Arc::new(class)), Vec::new())
         }
         Kind::HttpRoute => {
             let route = typed(file, tree, object, |o: &mut HttpRoute| &mut o.metadata)?;
@@ -216,6 +225,8 @@ fn typed<T: DeserializeOwned>(
         };
         errors.into_iter().map(problem).collect::<Vec<_>>()
     })?;
-    metadata(&mut read).namespace.get_or_insert_with(|| object.name.namespace.to_string());
+    if object.kind.is_namespaced() {
+        metadata(&mut read).namespace.get_or_insert_with(|| object.name.namespace.to_string());
+    }
     Ok(read)
 }

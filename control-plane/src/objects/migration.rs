@@ -5,7 +5,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::duration::Duration;
-use super::pool::EurekaSource;
+use super::pool::{EurekaSource, ServiceSource};
 pub use crate::migration::stage::Stage;
 
 /// All of a weight: weights count hundredths of a percent.
@@ -44,9 +44,9 @@ pub struct MigrationSpec {
     pub weight: Option<u16>,
 }
 
-/// One side of a migration. Exactly one of the two is set.
+/// One side of a migration. Exactly one of the three is set.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[schemars(extend("oneOf" = [{"required": ["eureka"]}, {"required": ["pool"]}]))]
+#[schemars(extend("oneOf" = [{"required": ["eureka"]}, {"required": ["pool"]}, {"required": ["service"]}]))]
 pub struct Side {
     /// The instances of a Eureka application; with a `selector` where both sides register under one name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -54,6 +54,9 @@ pub struct Side {
     /// The name of a `Pool` in the same namespace.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pool: Option<String>,
+    /// A Kubernetes Service of the same namespace, port by port and pod by pod. Known in Kubernetes only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service: Option<ServiceSource>,
 }
 
 /// What tells users apart. Exactly one of the two is set.

@@ -8,12 +8,12 @@ use serde::{Deserialize, Serialize};
 
 use super::duration::Duration;
 
-/// Where a service's requests can be sent. Exactly one of `endpoints`, `dns` and `eureka` is set.
+/// Where a service's requests can be sent. Exactly one of `endpoints`, `dns`, `eureka` and `service` is set.
 #[derive(CustomResource, Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[kube(group = "pontoon.dev", version = "v1alpha1", kind = "Pool", plural = "pools", namespaced)]
 #[kube(derive = "PartialEq", derive = "Default")]
 #[serde(rename_all = "camelCase")]
-#[schemars(extend("oneOf" = [{"required": ["endpoints"]}, {"required": ["dns"]}, {"required": ["eureka"]}]))]
+#[schemars(extend("oneOf" = [{"required": ["endpoints"]}, {"required": ["dns"]}, {"required": ["eureka"]}, {"required": ["service"]}]))]
 pub struct PoolSpec {
     /// Addresses that are written down.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -25,6 +25,9 @@ pub struct PoolSpec {
     /// The instances of a Eureka application.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub eureka: Option<EurekaSource>,
+    /// The pods of a Kubernetes Service.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service: Option<ServiceSource>,
     /// What is spoken to the endpoints. Default: `http1`.
     #[serde(default)]
     pub protocol: Protocol,
@@ -79,6 +82,17 @@ pub struct EurekaSource {
     /// Only instances whose metadata has all of these. Empty: all instances.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub selector: BTreeMap<String, String>,
+}
+
+/// A Kubernetes Service of the same namespace.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ServiceSource {
+    /// Its name.
+    pub name: String,
+    /// One of its ports, by number. May be left out where it has one only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 65535))]
+    pub port: Option<u16>,
 }
 
 /// What is spoken to the endpoints of a pool.

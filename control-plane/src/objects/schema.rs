@@ -16,6 +16,7 @@ pub fn all() -> Vec<(String, Value)> {
             let spec = match kind {
                 Kind::Secret => return ("secret.json".to_owned(), secret_schema()),
                 Kind::Gateway => spec_schema::<gateway_api::gateways::GatewaySpec>(),
+                Kind::GatewayClass => spec_schema::<gateway_api::gatewayclasses::GatewayClassSpec>(),
                 Kind::HttpRoute => spec_schema::<gateway_api::httproutes::HttpRouteSpec>(),
                 Kind::Migration => spec_schema::<MigrationSpec>(),
                 Kind::Pool => spec_schema::<PoolSpec>(),

@@ -16,7 +16,7 @@ use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 
 use super::bridge::Command;
 use super::world::{Proxies, World};
-use crate::migration::ledger::Ledger;
+use crate::migration::keeper::Keeper;
 use auth::Tokens;
 use problem::{Json, Problem};
 
@@ -49,7 +49,7 @@ struct Inner {
     ready: watch::Receiver<bool>,
     commands: mpsc::Sender<Command>,
     proxies: Proxies,
-    ledger: Ledger,
+    keeper: Keeper,
     tokens: Tokens,
     audit_broken: Option<String>,
 }
@@ -61,11 +61,11 @@ impl Api {
         ready: watch::Receiver<bool>,
         commands: mpsc::Sender<Command>,
         proxies: Proxies,
-        ledger: Ledger,
+        keeper: Keeper,
         tokens: Tokens,
         audit_broken: Option<String>,
     ) -> Api {
-        Api { inner: Arc::new(Inner { world, ready, commands, proxies, ledger, tokens, audit_broken }) }
+        Api { inner: Arc::new(Inner { world, ready, commands, proxies, keeper, tokens, audit_broken }) }
     }
 
     /// All routes.

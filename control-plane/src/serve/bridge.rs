@@ -15,12 +15,13 @@ use crate::addresses::plan::{Plan, Slots};
 use crate::addresses::store::{Store, StoreError};
 use crate::compile::{Compiled, Compiler};
 use crate::migration::book::{Book, Draft, OrderError};
-use crate::migration::ledger::{Ledger, LedgerError};
+use crate::migration::keeper::Keeper;
+use crate::migration::ledger::LedgerError;
 use crate::migration::sides::circumstances;
 use crate::migration::stage::Order;
 use crate::model::Model;
 use crate::model::addresses::Addresses;
-use crate::model::instance::RegistryView;
+use crate::model::instance::{RegistryView, ServiceView};
 use crate::model::migration::MigrationState;
 use crate::objects::{Kind, Loaded, ObjectName, ObjectRef, semantic_problems};
 
@@ -30,8 +31,12 @@ pub const QUEUE: usize = 64;
 /// Where changes come from.
 #[derive(Debug)]
 pub struct Sources {
-    /// What is registered.
+    /// What is registered with Eureka.
     pub registry: watch::Receiver<Arc<RegistryView>>,
+    /// The endpoints of Services; without Kubernetes there are none.
+    pub services: Option<watch::Receiver<ServiceView>>,
+    /// Whether this replica does what the objects ask for; without others it always does.
+    pub leads: Option<watch::Receiver<bool>>,
     /// The user's objects.
     pub folder: watch::Receiver<Loaded>,
     /// What the API wants.
@@ -81,7 +86,7 @@ pub enum CommandError {
 /// The task's state.
 pub struct Bridge {
     sources: Sources,
-    ledger: Ledger,
+    keeper: Keeper,
     proxies: Proxies,
     world: watch::Sender<Arc<World>>,
     book: Book,
@@ -150,32 +155,51 @@ impl Assigner {
     }
 }
 
+/// Waits for the next value of what there may not be.
+async fn next<T>(of: &mut Option<watch::Receiver<T>>) -> Result<(), watch::error::RecvError> {
+    match of {
+        Some(of) => of.changed().await,
+        None => std::future::pending().await,
+    }
+}
+
 impl Bridge {
     /// Over what the last run left behind.
     pub fn new(
         sources: Sources,
-        ledger: Ledger,
+        keeper: Keeper,
         book: Book,
         assigner: Assigner,
         proxies: Proxies,
         world: watch::Sender<Arc<World>>,
     ) -> Bridge {
         let in_model = Arc::new(book.in_model());
-        Bridge { sources, ledger, proxies, world, book, in_model, compiler: Compiler::default(), assigner }
+        Bridge { sources, keeper, proxies, world, book, in_model, compiler: Compiler::default(), assigner }
     }
 
     /// Brings everything known into force. The first call ends the silence after a start.
     pub async fn refresh(&mut self) {
         let ordered_at = Instant::now();
         let folder = self.sources.folder.borrow_and_update().clone();
-        let registry = self.sources.registry.borrow_and_update().clone();
+        let registry = self.registry();
+        if let Some(kept) = &folder.states {
+            self.book.follow(&folder.objects, kept);
+        }
+        let leads = self.sources.leads.as_mut().is_none_or(|leads| *leads.borrow_and_update());
         let model = self.model(&folder, registry);
         let world = |name: &ObjectName| circumstances(&model, name);
         let actor = |name: &ObjectName| {
             let object = ObjectRef { kind: Kind::Migration, name: name.clone() };
-            folder.file_of(&object).map_or_else(|| format!("file:{name}"), |file| format!("file:{file}"))
+            match folder.file_of(&object) {
+                Some(place) if folder.states.is_some() => place.to_string(),
+                Some(file) => format!("file:{file}"),
+                None => format!("file:{name}"),
+            }
         };
-        let drafts = self.book.declarations(&folder.objects, actor, world, Timestamp::now());
+        let drafts = match leads {
+            true => self.book.declarations(&folder.objects, actor, world, Timestamp::now()),
+            false => Vec::new(),
+        };
         let mut book = self.book.clone();
         drafts.iter().for_each(|draft| book.apply(draft));
         let Some(mut translation) = self.translate(model.clone(), &book).await else { return };
@@ -211,6 +235,11 @@ impl Bridge {
                     Ok(()) => self.refresh().await,
                     Err(_) => return tracing::error!("the registry has ended; what is published stays"),
                 },
+                changed = next(&mut self.sources.services) => match changed {
+                    Ok(()) => self.refresh().await,
+                    Err(_) => return tracing::error!("the watch of endpoints has ended; what is published stays"),
+                },
+                Ok(()) = next(&mut self.sources.leads) => self.refresh().await,
                 changed = self.sources.folder.changed() => match changed {
                     Ok(()) => self.refresh().await,
                     Err(_) => return tracing::error!("the objects' watcher has ended; what is published stays"),
@@ -242,7 +271,7 @@ impl Bridge {
         at: Instant,
     ) -> Result<Done, CommandError> {
         let folder = self.sources.folder.borrow().clone();
-        let registry = self.sources.registry.borrow().clone();
+        let registry = self.registry();
         let model = self.model(&folder, registry);
         let world = circumstances(&model, &name);
         let draft = self.book.order(&name, order, token, &folder.objects, world, Timestamp::now())?;
@@ -258,6 +287,14 @@ impl Bridge {
         }
         self.publish(translation, folder);
         Ok(done)
+    }
+
+    /// Eureka's instances and the endpoints of Services. Both are taken as they are now, so neither is asked for again.
+    fn registry(&mut self) -> Arc<RegistryView> {
+        let registered = self.sources.registry.borrow_and_update().clone();
+        let Some(services) = &mut self.sources.services else { return registered };
+        let services = services.borrow_and_update().clone();
+        Arc::new(RegistryView { applications: registered.applications.clone(), services })
     }
 
     fn model(&self, folder: &Loaded, registry: Arc<RegistryView>) -> Model {
@@ -307,18 +344,10 @@ impl Bridge {
 
     /// Writes a draft down, with the version of the configuration that carries it.
     async fn write(&self, mut draft: Draft, translation: &Translation) -> Result<(), LedgerError> {
-        let ledger = self.ledger.clone();
         if let Some(record) = &mut draft.record {
             record.config = version_of(&translation.compiled, &draft.name);
         }
-        let written = tokio::task::spawn_blocking(move || {
-            let name = draft.name.to_string();
-            match draft.record {
-                Some(record) => ledger.commit(&name, &draft.state, record).map(Some),
-                None => ledger.put(&name, &draft.state).map(|()| None),
-            }
-        });
-        let entry = written.await.map_err(|error| LedgerError::Lost(error.to_string()))??;
+        let entry = self.keeper.write(draft).await?;
         if let Some(entry) = entry {
             let line = serde_json::to_string(&entry)?;
             tracing::info!(target: "audit", %line, "migration changed");

@@ -24,12 +24,17 @@ use super::world::{Proxies, World};
 use crate::addresses::plan::Slots;
 use crate::addresses::store::{Store as AddressStore, StoreError as AddressError};
 use crate::compile::{NO_NAMESPACE, is_gateway};
+use crate::kubernetes::lease;
+use crate::kubernetes::report::Reporter;
 use crate::migration::book::Book;
+use crate::migration::keeper::Keeper;
 use crate::migration::ledger::{Ledger, LedgerError};
 use crate::model::addresses::Ranges;
+use crate::objects::kubernetes::ClusterSource;
 use crate::objects::{DirectorySource, ObjectName};
 use crate::registry::eureka::store::StoreError;
 use crate::registry::eureka::{Eureka, Options as EurekaOptions};
+use crate::registry::kubernetes::Endpoints;
 
 /// The database in the data folder.
 const DATABASE: &str = "pontoon.redb";
@@ -43,8 +48,8 @@ const XDS_DRAIN: Duration = Duration::from_secs(1);
 /// What a control plane is started with.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// The folder of YAML objects.
-    pub objects: PathBuf,
+    /// Where the user's objects are.
+    pub objects: Objects,
     /// The folder of everything that is kept. Made where it is missing.
     pub data: PathBuf,
     /// Where applications register.
@@ -61,6 +66,56 @@ pub struct Options {
     pub virtual_ranges: Ranges,
     /// The API's tokens. None: a file in the data folder, made where it is missing.
     pub token_file: Option<PathBuf>,
+}
+
+/// Where the user's objects are.
+#[derive(Debug, Clone)]
+pub enum Objects {
+    /// In a folder of YAML.
+    Directory(PathBuf),
+    /// In an API server, which then keeps where migrations stand, too.
+    Kubernetes(Cluster),
+}
+
+/// A Kubernetes cluster, and who we are there.
+#[derive(Clone)]
+pub struct Cluster {
+    /// A client of its API server.
+    pub client: kube::Client,
+    /// The namespace that this runs in: the lease is there.
+    pub namespace: String,
+    /// The name of this replica, which no other has.
+    pub replica: String,
+}
+
+impl std::fmt::Debug for Cluster {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Cluster { namespace, replica, .. } = self;
+        f.debug_struct("Cluster")
+            .field("namespace", namespace)
+            .field("replica", replica)
+            .finish_non_exhaustive()
+    }
+}
+
+impl std::fmt::Display for Objects {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Objects::Directory(folder) => folder.display().fmt(f),
+            Objects::Kubernetes(_) => f.write_str("kubernetes"),
+        }
+    }
+}
+
+/// What the objects are read by, before it is awaited.
+enum Source {
+    Directory(PathBuf),
+    Kubernetes {
+        client: kube::Client,
+        objects: Box<ClusterSource>,
+        endpoints: Box<Endpoints>,
+        leads: watch::Receiver<bool>,
+    },
 }
 
 /// Why a control plane does not start.
@@ -165,7 +220,27 @@ pub async fn start(options: Options) -> Result<Running, StartError> {
         let (namespace, name) = name.split_once('/')?;
         Some((ObjectName::new(namespace, name), state))
     });
-    let book = Book::new(states.collect());
+
+    let (stop_requests, stop_rest) = (CancellationToken::new(), CancellationToken::new());
+    let mut rest_tasks = Vec::new();
+    let (source, keeper, book) = match &options.objects {
+        Objects::Directory(folder) => {
+            let book = Book::new(states.collect());
+            (Source::Directory(folder.clone()), Keeper::Database(ledger), book)
+        }
+        Objects::Kubernetes(Cluster { client, namespace, replica }) => {
+            let objects = ClusterSource::watch(client);
+            let endpoints = Endpoints::watch(client.clone());
+            let keeper = Keeper::in_kubernetes(client.clone(), objects.observations());
+            let (leads, leads_out) = watch::channel(false);
+            let electing =
+                lease::run(client.clone(), namespace.clone(), replica.clone(), leads, stop_rest.clone());
+            rest_tasks.push(tokio::spawn(electing));
+            let (objects, endpoints) = (Box::new(objects), Box::new(endpoints));
+            let source = Source::Kubernetes { client: client.clone(), objects, endpoints, leads: leads_out };
+            (source, keeper, Book::default())
+        }
+    };
 
     let view_of = XdsOptions::by_caller(move |caller| {
         let view = &caller.node.cluster;
@@ -179,24 +254,43 @@ pub async fn start(options: Options) -> Result<Running, StartError> {
     let (commands, commands_in) = mpsc::channel(QUEUE);
     let (world, world_out) = watch::channel(Arc::new(World::default()));
     let (ready, ready_out) = watch::channel(false);
-    let (stop_requests, stop_rest) = (CancellationToken::new(), CancellationToken::new());
 
     let audit_broken = loaded.broken.map(|broken| broken.to_string());
     let api_router =
-        Api::new(world_out, ready_out, commands, proxies.clone(), ledger.clone(), tokens, audit_broken)
+        Api::new(world_out, ready_out, commands, proxies.clone(), keeper.clone(), tokens, audit_broken)
             .router();
     let mut request_tasks =
         vec![tokio::spawn(serve(api_listener, api_router, Limits::API, stop_requests.clone()))];
 
-    let folder = DirectorySource::open(&options.objects).await;
-    let sources = Sources { registry: registry.views(), folder: folder.loaded(), commands: commands_in };
-    let mut bridge = Bridge::new(sources, ledger, book, assigner, proxies, world);
+    let (objects, services, leads) = match source {
+        Source::Directory(folder) => {
+            let folder = DirectorySource::open(&folder).await;
+            let objects = folder.loaded();
+            rest_tasks.push(until(stop_rest.clone(), folder.run()));
+            (objects, None, None)
+        }
+        Source::Kubernetes { client, mut objects, mut endpoints, leads } => {
+            tracing::info!("waiting for the API server's objects and endpoints");
+            tokio::join!(objects.complete(), endpoints.complete());
+            let (loaded, services) = (objects.loaded(), endpoints.views());
+            let reporter = Reporter {
+                client,
+                leads: leads.clone(),
+                world: world.subscribe(),
+                observations: objects.observations(),
+                proxies: proxies.clone(),
+            };
+            rest_tasks.push(tokio::spawn(reporter.run(stop_rest.clone())));
+            rest_tasks.push(until(stop_rest.clone(), objects.run()));
+            rest_tasks.push(until(stop_rest.clone(), endpoints.run()));
+            (loaded, Some(services), Some(leads))
+        }
+    };
+    let registered = registry.views();
+    let sources = Sources { registry: registered, services, leads, folder: objects, commands: commands_in };
+    let mut bridge = Bridge::new(sources, keeper, book, assigner, proxies, world);
     bridge.refresh().await;
 
-    let until = stop_rest.clone();
-    let folder_task = tokio::spawn(async move {
-        tokio::select! { () = folder.run() => {}, () = until.cancelled() => {} }
-    });
     let registry_router = registry.router();
     let registry_task = tokio::spawn(registry.run(stop_rest.clone()));
     let serving = serve(eureka_listener, registry_router, Limits::EUREKA, stop_requests.clone());
@@ -205,9 +299,8 @@ pub async fn start(options: Options) -> Result<Running, StartError> {
     let roster_task = tokio::spawn(roster.follow(server.clone(), known, stop_rest.clone()));
     let xds_task = tokio::spawn(serve_xds(xds_listener, server, stop_rest.clone()));
     ready.send_replace(true);
-    let rest_tasks =
-        vec![registry_task, folder_task, bridge_task, roster_task, xds_task, hold(ready, stop_rest.clone())];
-    tracing::info!(%eureka, %api, %xds, objects = %options.objects.display(), data = %options.data.display(), "ready");
+    rest_tasks.extend([registry_task, bridge_task, roster_task, xds_task, hold(ready, stop_rest.clone())]);
+    tracing::info!(%eureka, %api, %xds, objects = %options.objects, data = %options.data.display(), "ready");
     Ok(Running { eureka, xds, api, token_file, stop_requests, stop_rest, request_tasks, rest_tasks })
 }
 
@@ -273,6 +366,13 @@ async fn serve_xds(listener: TcpListener, server: Server, stop: CancellationToke
         }
         () = drained => {}
     }
+}
+
+/// Runs a source until it is to end.
+fn until(stop: CancellationToken, source: impl Future<Output = ()> + Send + 'static) -> JoinHandle<()> {
+    tokio::spawn(async move {
+        tokio::select! { () = source => {}, () = stop.cancelled() => {} }
+    })
 }
 
 /// Keeps readiness said until the end.

@@ -114,3 +114,40 @@ fn what_is_asked_for_and_so_already_leaves_no_record() {
     let draft = book.order(&name(), order, None, &objects, HEALTHY, Timestamp::UNIX_EPOCH).unwrap();
     assert_eq!((draft.record, draft.state.revision), (None, 1));
 }
+
+/// The object as the API server has it, and where it says that the migration stands.
+fn kept(uid: &str, revision: u64) -> (Objects, OrdMap<ObjectName, (Arc<str>, State)>) {
+    let mut migration = Migration::default();
+    migration.metadata.uid = Some(uid.to_owned());
+    let objects = Objects { migrations: OrdMap::unit(name(), Arc::new(migration)), ..Objects::default() };
+    let position = Position { stage: Stage::Canary, weight: Weight::ZERO };
+    let state = State { revision, ..first(position, String::new(), Timestamp::UNIX_EPOCH) };
+    (objects, OrdMap::unit(name(), (uid.into(), state)))
+}
+
+#[test]
+fn what_another_replica_did_is_followed_and_what_was_just_written_counts_until_it_is_seen() {
+    let mut book = Book::default();
+    let (objects, first) = kept("a", 4);
+    book.follow(&objects, &first);
+    assert_eq!(book.state(&name()).unwrap().revision, 4);
+    command(&mut book, &objects, Change::Rollback { to: None });
+    // The watch is behind.
+    book.follow(&objects, &first);
+    assert_eq!((book.state(&name()).unwrap().revision, stage(&book)), (5, Stage::Observe));
+    book.follow(&objects, &kept("a", 6).1);
+    assert_eq!((book.state(&name()).unwrap().revision, stage(&book)), (6, Stage::Canary));
+}
+
+#[test]
+fn a_state_goes_with_its_object() {
+    let mut book = Book::default();
+    let (objects, states) = kept("a", 4);
+    book.follow(&objects, &states);
+    // Deleted and made anew: the old one's state is not the new one's.
+    book.follow(&kept("b", 1).0, &states);
+    assert_eq!(book.state(&name()), None);
+    book.follow(&objects, &states);
+    book.follow(&Objects::default(), &OrdMap::new());
+    assert_eq!(book.state(&name()), None);
+}

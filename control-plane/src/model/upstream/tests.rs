@@ -19,6 +19,7 @@ fn registry(instances: &[Arc<Instance>], held: bool) -> RegistryView {
     let instances = instances.iter().map(|instance| (instance.id.clone(), instance.clone())).collect();
     RegistryView {
         applications: BTreeMap::from([("INVENTORY".into(), Application { instances, held }.into())]),
+        ..RegistryView::default()
     }
 }
 

@@ -73,7 +73,7 @@ fn unknown_fields_are_all_named_with_what_was_probably_meant() {
             r#"1:21 metadata.nmespace Some("\"b\"") unknown_field: there is no such field; did you mean namespace?"#,
             r#"3:3 spec.endpoint None unknown_field: there is no such field; did you mean endpoints?"#,
             r#"4:3 spec.conectTimeout Some("\"1s\"") unknown_field: there is no such field; did you mean connectTimeout?"#,
-            "5:3 spec.foo None unknown_field: there is no such field; known here: endpoints, dns, eureka, protocol, connectTimeout, loadBalancer",
+            "5:3 spec.foo None unknown_field: there is no such field; known here: endpoints, dns, eureka, service, protocol, connectTimeout, loadBalancer",
         ]
     );
 }

@@ -63,12 +63,9 @@ pub(super) async fn audit(
     Query(query): Query<AuditQuery>,
 ) -> Result<Response, Problem> {
     let limit = query.limit.unwrap_or(DEFAULT_ENTRIES).clamp(1, MOST_ENTRIES);
-    let ledger = api.inner.ledger.clone();
     let first = query.after.saturating_add(1);
-    let lines = tokio::task::spawn_blocking(move || ledger.lines(first..=u64::MAX, limit))
-        .await
-        .map_err(|error| Problem::internal(error.to_string()))?
-        .map_err(|error| Problem::internal(error.to_string()))?;
+    let lines = api.inner.keeper.lines(first, limit).await;
+    let lines = lines.map_err(|error| Problem::internal(error.to_string()))?;
     let as_lines = headers.get(header::ACCEPT).is_some_and(|accept| accept.as_bytes() == LINES.as_bytes());
     if as_lines {
         let mut text = lines.join("\n");

@@ -16,6 +16,8 @@ use crate::addresses::plan::Slots;
 use crate::addresses::store::Store;
 use crate::migration::audit::{Head, verify};
 use crate::migration::book::Book;
+use crate::migration::keeper::Keeper;
+use crate::migration::ledger::Ledger;
 use crate::model::instance::RegistryView;
 use crate::objects::{Loaded, ObjectName, Objects};
 use crate::serve::bridge::{Assigner, Bridge, QUEUE, Sources};
@@ -70,7 +72,7 @@ fn objects(target_endpoints: usize, stage: &str) -> Objects {
         ]
         .into_iter()
         .collect(),
-        secrets: Default::default(),
+        ..Objects::default()
     }
 }
 
@@ -99,14 +101,17 @@ impl Rig {
         let (ready, ready_out) = watch::channel(false);
         let stop = CancellationToken::new();
 
-        let sources = Sources { registry: registry_in, folder: folder_in, commands: commands_in };
+        let (services, leads) = (None, None);
+        let sources =
+            Sources { registry: registry_in, services, leads, folder: folder_in, commands: commands_in };
+        let keeper = Keeper::Database(ledger);
         let mut bridge =
-            Bridge::new(sources, ledger.clone(), Book::default(), assigner, proxies.clone(), world);
+            Bridge::new(sources, keeper.clone(), Book::default(), assigner, proxies.clone(), world);
         bridge.refresh().await;
         tokio::spawn(bridge.run(stop.clone()));
 
         let tokens = Tokens::read(&token_file).unwrap();
-        let api = Api::new(world_out, ready_out, commands, proxies, ledger, tokens, None);
+        let api = Api::new(world_out, ready_out, commands, proxies, keeper, tokens, None);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let api_address = listener.local_addr().unwrap();
         tokio::spawn(serve(listener, api.router(), Limits::API, stop.clone()));

@@ -1,0 +1,115 @@
+//! Takes part in the [`election`](super::election): reads and writes the lease.
+
+use std::time::Duration;
+
+use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
+use kube::api::PostParams;
+use kube::{Api, Client};
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::election::{DURATION, Election, Held, RETRY, Step};
+
+/// The lease's name.
+pub const NAME: &str = "pontoon";
+/// For one request: a lease that is renewed late is lost.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// Takes part until `stop`; then gives the lease back, so that another leads at once. `leads` says whether this replica
+/// does.
+pub async fn run(
+    client: Client,
+    namespace: String,
+    identity: String,
+    leads: watch::Sender<bool>,
+    stop: CancellationToken,
+) {
+    let leases = Api::<Lease>::namespaced(client, &namespace);
+    let mut election = Election::new(identity);
+    loop {
+        let turn = tokio::time::timeout(PATIENCE, turn(&leases, &mut election)).await;
+        let failed = match turn {
+            Ok(Ok(())) => None,
+            Ok(Err(error)) => Some(error.to_string()),
+            Err(_) => Some(format!("no answer within {PATIENCE:?}")),
+        };
+        if let Some(error) = failed {
+            tracing::debug!(%error, "the lease cannot be read or written");
+        }
+        say(&leads, election.leads(Instant::now()), election.identity());
+        // Not all replicas at once.
+        let pause = RETRY.mul_f64(0.75 + fastrand::f64() / 4.0);
+        tokio::select! {
+            () = stop.cancelled() => break,
+            () = tokio::time::sleep(pause) => {}
+        }
+    }
+    if leads.send_replace(false) {
+        let given_back = tokio::time::timeout(PATIENCE, give_back(&leases, &election)).await;
+        if let Ok(Err(error)) = given_back {
+            tracing::debug!(%error, "the lease cannot be given back; it runs out");
+        }
+    }
+}
+
+fn say(leads: &watch::Sender<bool>, now: bool, identity: &str) {
+    leads.send_if_modified(|before| {
+        let changed = *before != now;
+        if changed {
+            let what = if now { "this replica leads" } else { "this replica leads no more" };
+            tracing::info!(identity, "{what}");
+            *before = now;
+        }
+        changed
+    });
+}
+
+async fn turn(leases: &Api<Lease>, election: &mut Election) -> Result<(), kube::Error> {
+    let lease = leases.get_opt(NAME).await?;
+    let held = lease.as_ref().and_then(|lease| lease.spec.as_ref()).map(|spec| Held {
+        holder: spec.holder_identity.clone().unwrap_or_default(),
+        renewed: spec.renew_time.as_ref().map(|time| time.0.to_string()).unwrap_or_default(),
+    });
+    let asked = Instant::now();
+    let step = election.read(held, asked);
+    if step == Step::Wait {
+        return Ok(());
+    }
+    let now = MicroTime(jiff::Timestamp::now());
+    let before = lease.as_ref().and_then(|lease| lease.spec.clone()).unwrap_or_default();
+    let taken = step == Step::Take;
+    let spec = LeaseSpec {
+        holder_identity: Some(election.identity().to_owned()),
+        lease_duration_seconds: i32::try_from(DURATION.as_secs()).ok(),
+        acquire_time: if taken { Some(now.clone()) } else { before.acquire_time },
+        lease_transitions: Some(before.lease_transitions.unwrap_or(0).saturating_add(i32::from(taken))),
+        renew_time: Some(now),
+        ..before
+    };
+    // With the version that was read: of two that try, one does.
+    let parameters = PostParams::default();
+    match lease {
+        Some(lease) => {
+            leases.replace(NAME, &parameters, &Lease { spec: Some(spec), ..lease }).await?;
+        }
+        None => {
+            let metadata = ObjectMeta { name: Some(NAME.to_owned()), ..ObjectMeta::default() };
+            leases.create(&parameters, &Lease { metadata, spec: Some(spec) }).await?;
+        }
+    }
+    election.written(asked);
+    Ok(())
+}
+
+async fn give_back(leases: &Api<Lease>, election: &Election) -> Result<(), kube::Error> {
+    let Some(mut lease) = leases.get_opt(NAME).await? else { return Ok(()) };
+    match &mut lease.spec {
+        Some(spec) if spec.holder_identity.as_deref() == Some(election.identity()) => {
+            spec.holder_identity = None;
+        }
+        _ => return Ok(()),
+    }
+    leases.replace(NAME, &PostParams::default(), &lease).await.map(drop)
+}

@@ -1,0 +1,183 @@
+//! Writes statuses while this replica leads: what [`status`](super::status) wants said and is not said yet, by
+//! server-side apply.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use futures_util::{FutureExt, StreamExt, stream};
+use imbl::OrdMap;
+use jiff::Timestamp;
+use kube::api::{Patch, PatchParams};
+use kube::core::{ApiResource, DynamicObject, GroupVersionKind};
+use kube::{Api, Client};
+use serde_json::{Value as Json, json};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::status::{to_apply, wanted};
+use crate::compile::status::Statuses;
+use crate::objects::problem::Problem;
+use crate::objects::{Kind, ObjectRef, Observation, Observations};
+use crate::serve::world::{Proxies, World};
+
+/// Who writes, as server-side apply names it.
+const FIELD_MANAGER: &str = "pontoon";
+/// A burst of changes is one status.
+const SETTLE: Duration = Duration::from_millis(200);
+/// Proxies' acknowledgements come one by one, and none of them is news by itself.
+const PROXIES: Duration = Duration::from_secs(1);
+/// After writes that failed.
+const RETRY: Duration = Duration::from_secs(2);
+/// Writes at a time. The API server limits us beyond.
+const AT_ONCE: usize = 8;
+/// For one write.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What statuses are made of.
+pub struct Reporter {
+    /// Of the API server.
+    pub client: Client,
+    /// Whether this replica is the one that writes.
+    pub leads: watch::Receiver<bool>,
+    /// What is served.
+    pub world: watch::Receiver<Arc<World>>,
+    /// What the API server has.
+    pub observations: watch::Receiver<Observations>,
+    /// What proxies have made of it.
+    pub proxies: Proxies,
+}
+
+impl Reporter {
+    /// Writes until `stop`.
+    pub async fn run(mut self, stop: CancellationToken) {
+        let mut proxies = self.proxies.server.changes();
+        let (mut again, mut last) = (false, None::<MadeOf>);
+        loop {
+            let woken = async {
+                tokio::select! {
+                    changed = self.leads.changed() => changed.is_ok(),
+                    changed = self.world.changed() => changed.is_ok(),
+                    changed = self.observations.changed() => changed.is_ok(),
+                    changed = proxies.changed() => {
+                        tokio::time::sleep(PROXIES).await;
+                        changed.is_ok()
+                    }
+                    () = tokio::time::sleep(RETRY), if again => true,
+                }
+            };
+            let goes_on = tokio::select! {
+                () = stop.cancelled() => false,
+                woken = woken => woken,
+            };
+            if !goes_on {
+                return;
+            }
+            tokio::time::sleep(SETTLE).await;
+            let leads = *self.leads.borrow_and_update();
+            if leads {
+                let made_of = MadeOf::of(&self.world.borrow(), &self.observations.borrow());
+                // Endpoints come and go all day, and are said of these only.
+                let moves = |kind| matches!(kind, Kind::Migration | Kind::Pool);
+                let unchanged = !again && last.as_ref().is_some_and(|last| last.is_same(&made_of));
+                again = self.write(|kind| !unchanged || moves(kind)).await > 0;
+                last = Some(made_of);
+            } else {
+                last = None;
+            }
+        }
+    }
+
+    /// Writes what is not said yet; gives how many could not be written.
+    async fn write(&mut self, kinds: impl Fn(Kind) -> bool) -> usize {
+        let world = self.world.borrow_and_update().clone();
+        let observations = self.observations.borrow_and_update().clone();
+        let now = Timestamp::now();
+        let all = wanted(&world, &self.proxies, kinds, |object| observations.get(object).cloned());
+        let patches: Vec<(ObjectRef, Arc<Observation>, Json)> = all
+            .into_iter()
+            .filter_map(|(object, (generation, wanted))| {
+                let observation = observations.get(&object)?.clone();
+                let status = to_apply(&wanted, generation, &observation.status, now)?;
+                Some((object, observation, status))
+            })
+            .collect();
+        let writes: Vec<BoxFuture<'static, bool>> = patches
+            .into_iter()
+            .map(|(object, observation, status)| {
+                write(self.client.clone(), object, observation, status).boxed()
+            })
+            .collect();
+        let written: Vec<bool> = stream::iter(writes).buffer_unordered(AT_ONCE).collect().await;
+        written.iter().filter(|written| !**written).count()
+    }
+}
+
+/// What nearly all statuses are made of.
+struct MadeOf {
+    statuses: Arc<Statuses>,
+    problems: Arc<Vec<Problem>>,
+    generations: OrdMap<ObjectRef, i64>,
+    observations: Observations,
+}
+
+impl MadeOf {
+    fn of(world: &World, observations: &Observations) -> MadeOf {
+        MadeOf {
+            statuses: world.compiled.statuses.clone(),
+            problems: world.folder.problems.clone(),
+            generations: world.folder.generations.clone(),
+            observations: observations.clone(),
+        }
+    }
+
+    fn is_same(&self, other: &MadeOf) -> bool {
+        Arc::ptr_eq(&self.statuses, &other.statuses)
+            && Arc::ptr_eq(&self.problems, &other.problems)
+            && self.generations.ptr_eq(&other.generations)
+            && self.observations.ptr_eq(&other.observations)
+    }
+}
+
+/// False: it is to be tried again.
+async fn write(client: Client, object: ObjectRef, observation: Arc<Observation>, status: Json) -> bool {
+    match tokio::time::timeout(PATIENCE, apply(&client, &object, &observation, &status)).await {
+        Ok(Ok(())) => true,
+        // Somebody was there before us, or it is gone: the watch will say so.
+        Ok(Err(kube::Error::Api(status))) if matches!(status.code, 404 | 409) => true,
+        Ok(Err(error)) => {
+            tracing::warn!(%object, %error, "a status cannot be written; it is tried again");
+            false
+        }
+        Err(_) => false,
+    }
+}
+
+async fn apply(
+    client: &Client,
+    object: &ObjectRef,
+    observation: &Observation,
+    status: &Json,
+) -> Result<(), kube::Error> {
+    let kind = object.kind;
+    let (group, version) = kind.api_version().split_once('/').unwrap_or(("", kind.api_version()));
+    let gvk = GroupVersionKind::gvk(group, version, kind.as_str());
+    let resource = ApiResource::from_gvk_with_plural(&gvk, &kind.plural());
+    let api = match kind.is_namespaced() {
+        true => Api::<DynamicObject>::namespaced_with(client.clone(), &object.name.namespace, &resource),
+        false => Api::<DynamicObject>::all_with(client.clone(), &resource),
+    };
+    let mut metadata = json!({ "name": &*object.name.name, "uid": &*observation.uid });
+    if kind.is_namespaced() {
+        metadata["namespace"] = json!(&*object.name.namespace);
+    }
+    if kind == Kind::HttpRoute {
+        // The list of parents is one value that several controllers write: it must be the one that was read.
+        metadata["resourceVersion"] = json!(observation.resource_version);
+    }
+    let patch = json!({
+        "apiVersion": kind.api_version(), "kind": kind.as_str(), "metadata": metadata, "status": status,
+    });
+    let parameters = PatchParams::apply(FIELD_MANAGER).force();
+    api.patch_status(&object.name.name, &parameters, &Patch::Apply(patch)).await.map(drop)
+}

@@ -1,0 +1,339 @@
+//! What the status of each object should say, from what is served: no I/O. Conditions are those of the compiler, in the
+//! places where the Gateway API and Kubernetes look for them. What others wrote is left as it is.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use serde_json::{Map, Value as Json, json};
+
+use crate::compile::CONTROLLER;
+use crate::compile::status::{Condition, ConditionType};
+use crate::objects::problem::{Problem, Severity};
+use crate::objects::{Kind, ObjectName, ObjectRef, Observation};
+use crate::serve::api::types::Progress;
+use crate::serve::world::{Proxies, World};
+
+/// The Gateway API's own limit is 32768; a status is read by people.
+const MESSAGE_BYTES: usize = 2048;
+
+/// One condition as it should be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Said {
+    kind: &'static str,
+    status: bool,
+    reason: String,
+    message: String,
+}
+
+/// What the status of an object should say, but for times.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Wanted {
+    /// Of the object as a whole.
+    conditions: Vec<Said>,
+    /// By listener, with its other fields.
+    listeners: Vec<(Json, Vec<Said>)>,
+    /// By the reference to the parent, as it is written.
+    parents: Option<Vec<(Json, Vec<Said>)>>,
+    /// Fields of our own kinds.
+    fields: Map<String, Json>,
+}
+
+/// What is to be said of all objects of certain kinds that are ours to speak of.
+pub fn wanted(
+    world: &World,
+    proxies: &Proxies,
+    kinds: impl Fn(Kind) -> bool,
+    observed: impl Fn(&ObjectRef) -> Option<std::sync::Arc<Observation>>,
+) -> BTreeMap<ObjectRef, (i64, Wanted)> {
+    let mut problems: BTreeMap<&ObjectRef, Vec<&Problem>> = BTreeMap::new();
+    for problem in world.folder.problems.iter().filter(|problem| problem.severity == Severity::Error) {
+        if let Some(object) = &problem.object {
+            problems.entry(object).or_default().push(problem);
+        }
+    }
+    let mut all = BTreeMap::new();
+    for (object, generation) in world.folder.generations.iter().filter(|(object, _)| kinds(object.kind)) {
+        let Some(observation) = observed(object) else { continue };
+        let about = About {
+            world,
+            object,
+            observation: &observation,
+            conditions: world.compiled.statuses.of(object),
+            problems: problems.get(object).map_or(&[][..], Vec::as_slice),
+        };
+        let wanted = match object.kind {
+            Kind::GatewayClass => about.class(),
+            Kind::Gateway => about.gateway(),
+            Kind::HttpRoute => about.route(),
+            Kind::Migration => Some(about.migration(proxies)),
+            Kind::Pool => Some(about.pool()),
+            Kind::Secret => None,
+        };
+        all.extend(wanted.map(|wanted| (object.clone(), (*generation, wanted))));
+    }
+    all
+}
+
+struct About<'w> {
+    world: &'w World,
+    object: &'w ObjectRef,
+    observation: &'w Observation,
+    conditions: &'w [Condition],
+    problems: &'w [&'w Problem],
+}
+
+impl About<'_> {
+    /// One condition of those that `of` picks; a document that is refused is the first thing to say.
+    fn say(&self, kind: ConditionType, name: &'static str, of: impl Fn(&Condition) -> bool) -> Said {
+        let mut messages = Vec::new();
+        let mut reason = None;
+        if kind == ConditionType::Accepted {
+            for problem in self.problems {
+                reason.get_or_insert(problem.reason);
+                messages.push(text(&problem.field, &problem.message));
+            }
+        }
+        for condition in self.conditions.iter().filter(|c| c.kind == kind && !c.status && of(c)) {
+            reason.get_or_insert(condition.reason);
+            messages.push(text(&condition.field, &condition.message));
+        }
+        let (status, reason) = (reason.is_none(), reason.unwrap_or(name).to_owned());
+        let mut message = messages.join("; ");
+        if message.len() > MESSAGE_BYTES {
+            message.truncate(message.floor_char_boundary(MESSAGE_BYTES));
+            message.push_str("...");
+        }
+        Said { kind: name, status, reason, message }
+    }
+
+    fn usual(&self) -> Vec<Said> {
+        vec![
+            self.say(ConditionType::Accepted, "Accepted", |_| true),
+            self.say(ConditionType::ResolvedRefs, "ResolvedRefs", |_| true),
+        ]
+    }
+
+    fn class(&self) -> Option<Wanted> {
+        let class = self.world.model.objects.gateway_classes.get(&self.object.name)?;
+        if class.spec.controller_name != CONTROLLER {
+            return None;
+        }
+        let conditions = vec![self.say(ConditionType::Accepted, "Accepted", |_| true)];
+        Some(Wanted { conditions, ..Wanted::default() })
+    }
+
+    fn gateway(&self) -> Option<Wanted> {
+        let objects = &self.world.model.objects;
+        let class = self.observation.gateway_class.as_deref()?;
+        if !crate::compile::is_our_class(objects, class) {
+            return None;
+        }
+        let of_listener = |condition: &Condition| condition.field.starts_with("spec.listeners[");
+        let mut accepted = self.say(ConditionType::Accepted, "Accepted", |c| !of_listener(c));
+        let mut listeners = Vec::new();
+        let mut served = 0;
+        let spec = objects.gateways.get(&self.object.name).map(|gateway| &gateway.spec);
+        for (index, listener) in spec.into_iter().flat_map(|spec| &spec.listeners).enumerate() {
+            let field = format!("spec.listeners[{index}]");
+            let here = |condition: &Condition| {
+                let rest = condition.field.strip_prefix(&field);
+                rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+            };
+            let mut said = vec![
+                self.say(ConditionType::Accepted, "Accepted", here),
+                self.say(ConditionType::ResolvedRefs, "ResolvedRefs", here),
+            ];
+            let good = said.iter().all(|said| said.status);
+            served += usize::from(good);
+            said.push(programmed(good, if good { "" } else { "the listener is not served" }));
+            let attached = (self.object.name.clone(), listener.name.clone());
+            let attached = self.world.compiled.attached.get(&attached).copied().unwrap_or_default();
+            let kinds = json!([{ "group": "gateway.networking.k8s.io", "kind": "HTTPRoute" }]);
+            let fields = json!({
+                "name": listener.name, "attachedRoutes": attached, "supportedKinds": kinds,
+            });
+            listeners.push((fields, said));
+        }
+        if accepted.status && served < listeners.len() {
+            accepted.reason = "ListenersNotValid".to_owned();
+            accepted.message = format!("{served} of {} listeners are served", listeners.len());
+        }
+        let nothing = if served > 0 { "" } else { "no listener is served" };
+        let conditions = vec![accepted, programmed(served > 0, nothing)];
+        Some(Wanted { conditions, listeners, ..Wanted::default() })
+    }
+
+    fn route(&self) -> Option<Wanted> {
+        let objects = &self.world.model.objects;
+        let mut parents = Vec::new();
+        for (index, parent) in self.observation.parent_refs.as_array().into_iter().flatten().enumerate() {
+            let text = |key: &str| parent.get(key).and_then(Json::as_str);
+            if text("kind").unwrap_or("Gateway") != "Gateway" {
+                continue;
+            }
+            let namespace = text("namespace").unwrap_or(&self.object.name.namespace);
+            let gateway = ObjectName::new(namespace, text("name").unwrap_or_default());
+            let ours = objects.gateways.get(&gateway).is_some_and(|gateway| {
+                crate::compile::is_our_class(objects, &gateway.spec.gateway_class_name)
+            });
+            if !ours {
+                continue;
+            }
+            let field = format!("spec.parentRefs[{index}]");
+            // What is wrong with another parent is not wrong with this one.
+            let here = |condition: &Condition| {
+                !condition.field.starts_with("spec.parentRefs[") || condition.field.starts_with(&field)
+            };
+            let said = vec![
+                self.say(ConditionType::Accepted, "Accepted", here),
+                self.say(ConditionType::ResolvedRefs, "ResolvedRefs", here),
+            ];
+            parents.push((parent.clone(), said));
+        }
+        Some(Wanted { parents: Some(parents), ..Wanted::default() })
+    }
+
+    fn pool(&self) -> Wanted {
+        let cluster = format!("pool/{}", self.object.name);
+        let endpoints =
+            self.world.compiled.clusters.get(cluster.as_str()).and_then(|status| status.endpoints);
+        let fields = endpoints.map(|endpoints| ("endpoints".to_owned(), json!(endpoints)));
+        Wanted { conditions: self.usual(), fields: fields.into_iter().collect(), ..Wanted::default() }
+    }
+
+    fn migration(&self, proxies: &Proxies) -> Wanted {
+        let mut conditions = self.usual();
+        if let Some(state) = self.world.book.state(&self.object.name) {
+            let in_force = self.world.in_force(&self.object.name, state, proxies);
+            let waiting: Vec<String> = in_force
+                .routes
+                .iter()
+                .flat_map(|route| &route.waiting)
+                .map(|straggler| straggler.node.clone())
+                .collect();
+            let (status, reason, message) = match in_force.progress {
+                Progress::InForce => (true, "InForce", String::new()),
+                Progress::NoProxies => (false, "NoProxies", "no proxy follows its routes".to_owned()),
+                Progress::NoRoute => (false, "NoRoute", "no route sends to this service".to_owned()),
+                _ => (false, "Waiting", format!("not acknowledged yet by {}", waiting.join(", "))),
+            };
+            conditions.push(Said { kind: "InForce", status, reason: reason.to_owned(), message });
+        }
+        if let Some((position, refusal)) = self.world.book.pending(&self.object.name) {
+            let message = format!("{position} is asked for and waits: {refusal}");
+            conditions.push(Said { kind: "Declared", status: false, reason: "Refused".to_owned(), message });
+        }
+        Wanted { conditions, ..Wanted::default() }
+    }
+}
+
+fn programmed(status: bool, message: &str) -> Said {
+    let reason = if status { "Programmed" } else { "Invalid" };
+    Said { kind: "Programmed", status, reason: reason.to_owned(), message: message.to_owned() }
+}
+
+fn text(field: &str, message: &str) -> String {
+    match field {
+        "" => message.to_owned(),
+        field => format!("{field}: {message}"),
+    }
+}
+
+/// The fields of the status to apply; `None`: it says all that already.
+pub fn to_apply(wanted: &Wanted, generation: i64, status: &Json, now: Timestamp) -> Option<Json> {
+    let mut fields = Map::new();
+    let mut same = true;
+    let mut put = |key: &str, value: Json, observed: Option<&Json>| {
+        same &= observed == Some(&value);
+        fields.insert(key.to_owned(), value);
+    };
+    let find = |list: &str, key: &str, wanted: &Json| {
+        let all = status.get(list).and_then(Json::as_array);
+        all.into_iter().flatten().find(|item| item.get(key) == Some(wanted)).cloned().unwrap_or_default()
+    };
+    if let Some(parents) = &wanted.parents {
+        let is_ours = |entry: &&Json| entry.get("controllerName").and_then(Json::as_str) == Some(CONTROLLER);
+        let written = || status.get("parents").and_then(Json::as_array).into_iter().flatten();
+        let ours: Vec<Json> = parents
+            .iter()
+            .map(|(parent, said)| {
+                let before = written().filter(is_ours).find(|entry| entry.get("parentRef") == Some(parent));
+                let conditions = before.and_then(|entry| entry.get("conditions"));
+                json!({
+                    "parentRef": parent,
+                    "controllerName": CONTROLLER,
+                    "conditions": self::conditions(said, generation, conditions, now).0,
+                })
+            })
+            .collect();
+        let before: Vec<Json> = written().filter(is_ours).cloned().collect();
+        // The list is one value to the API server: others' entries go back as they are.
+        let mut list: Vec<Json> = written().filter(|entry| !is_ours(entry)).cloned().collect();
+        let unchanged = before == ours;
+        list.extend(ours);
+        let list = Json::Array(list);
+        put("parents", list.clone(), unchanged.then_some(&list));
+    }
+    if !wanted.conditions.is_empty() {
+        let (list, observed) = conditions(&wanted.conditions, generation, status.get("conditions"), now);
+        put("conditions", list, Some(&observed));
+    }
+    if !wanted.listeners.is_empty() {
+        let mut observed_all = Vec::new();
+        let list = wanted.listeners.iter().map(|(fields, said)| {
+            let observed = find("listeners", "name", fields.get("name").unwrap_or(&Json::Null));
+            let (conditions, before) = conditions(said, generation, observed.get("conditions"), now);
+            let mut observed_here = observed.clone();
+            if let Some(observed) = observed_here.as_object_mut() {
+                observed.insert("conditions".to_owned(), before);
+            }
+            observed_all.push(observed_here);
+            let mut fields = fields.clone();
+            fields["conditions"] = conditions;
+            fields
+        });
+        let list = Json::Array(list.collect());
+        // One that has gone has to go from the status, too.
+        let count = status.get("listeners").and_then(Json::as_array).map_or(0, Vec::len);
+        let observed = Json::Array(observed_all);
+        put("listeners", list, (count == wanted.listeners.len()).then_some(&observed));
+    }
+    for (key, value) in &wanted.fields {
+        put(key, value.clone(), status.get(key));
+    }
+    if wanted.parents.is_none() && wanted.listeners.is_empty() && !wanted.fields.is_empty() {
+        put("observedGeneration", json!(generation), status.get("observedGeneration"));
+    }
+    (!same).then_some(Json::Object(fields))
+}
+
+/// Conditions with their times, and those of the same types as they are written now. The time is that of the last
+/// change of the status, not of the words.
+fn conditions(said: &[Said], generation: i64, written: Option<&Json>, now: Timestamp) -> (Json, Json) {
+    let now = Timestamp::from_second(now.as_second()).unwrap_or(now).to_string();
+    let written = |kind: &str| {
+        let all = written.and_then(Json::as_array);
+        all.into_iter().flatten().find(|condition| condition.get("type").and_then(Json::as_str) == Some(kind))
+    };
+    let mut before = Vec::new();
+    let list = said.iter().map(|Said { kind, status, reason, message }| {
+        let status = if *status { "True" } else { "False" };
+        let found = written(kind);
+        before.extend(found.cloned());
+        let same = found.filter(|found| found.get("status").and_then(Json::as_str) == Some(status));
+        let time = same.and_then(|found| found.get("lastTransitionTime")).and_then(Json::as_str);
+        json!({
+            "type": kind,
+            "status": status,
+            "observedGeneration": generation,
+            "lastTransitionTime": time.unwrap_or(&now),
+            "reason": reason,
+            "message": message,
+        })
+    });
+    let list = Json::Array(list.collect());
+    (list, Json::Array(before))
+}
+
+#[cfg(test)]
+mod tests;

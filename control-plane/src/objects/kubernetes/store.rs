@@ -1,0 +1,339 @@
+//! Which version of each object is in force, given what the API server says: watch events in, objects out, no I/O. As
+//! with a directory, a version that is wrong leaves the last good one in force. What the API server adds to what users
+//! wrote (statuses above all) changes nothing here, but is kept for those who write it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use imbl::OrdMap;
+use kube::core::DynamicObject;
+use serde_json::Value as Json;
+use tokio::time::Instant;
+
+use crate::kubernetes::mirror::{Heard, Mirror};
+use crate::migration::stage::State;
+use crate::objects::catalogue::Loaded;
+use crate::objects::document::{self, Identity, Object};
+use crate::objects::problem::{Position, Problem, Severity};
+use crate::objects::yaml::{Key, Node, Value};
+use crate::objects::{Kind, ObjectName, ObjectRef, Service};
+
+/// Where a problem is that has no file.
+const ORIGIN: &str = "kubernetes";
+/// Deeper nesting is cut off: no kind needs so much, and the tree is walked by recursion.
+const MAX_DEPTH: usize = 64;
+/// The field of a `Migration`'s status that says where it stands.
+pub const STATE: &str = "state";
+
+/// An object as the API server says it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Raw {
+    tree: Arc<Node>,
+    observation: Arc<Observation>,
+}
+
+/// What the API server keeps beside what users wrote.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Observation {
+    /// Tells an object from a later one of its name.
+    pub uid: Arc<str>,
+    /// Counts the changes of its `spec`.
+    pub generation: i64,
+    /// The version that the status below is of.
+    pub resource_version: String,
+    /// Its status; `Null` where it has none.
+    pub status: Json,
+    /// `spec.gatewayClassName`, also of a version that is refused.
+    pub gateway_class: Option<String>,
+    /// `spec.parentRefs`, as they are written.
+    pub parent_refs: Json,
+}
+
+/// All observations.
+pub type Observations = OrdMap<ObjectRef, Arc<Observation>>;
+
+impl Raw {
+    /// Takes an object apart.
+    pub fn of(object: DynamicObject) -> Raw {
+        let DynamicObject { types, mut metadata, data } = object;
+        let (mut rest, mut status) = (serde_json::Map::new(), Json::Null);
+        if let Some(types) = types {
+            rest.insert("apiVersion".into(), types.api_version.into());
+            rest.insert("kind".into(), types.kind.into());
+        }
+        metadata.managed_fields = None;
+        let spec = |field: &str| data.get("spec").and_then(|spec| spec.get(field));
+        let (class, parent_refs) = (spec("gatewayClassName"), spec("parentRefs"));
+        let gateway_class = class.and_then(Json::as_str).map(str::to_owned);
+        let parent_refs = parent_refs.cloned().unwrap_or_default();
+        let observation_of = |status| Observation {
+            uid: metadata.uid.as_deref().unwrap_or_default().into(),
+            generation: metadata.generation.unwrap_or_default(),
+            resource_version: metadata.resource_version.clone().unwrap_or_default(),
+            status,
+            gateway_class,
+            parent_refs,
+        };
+        let mut kept = metadata.clone();
+        // Changes with each status that is written.
+        kept.resource_version = None;
+        rest.insert("metadata".into(), serde_json::to_value(kept).unwrap_or_default());
+        if let Json::Object(fields) = data {
+            for (key, value) in fields {
+                match key.as_str() {
+                    "status" => status = value,
+                    _ => drop(rest.insert(key, value)),
+                }
+            }
+        }
+        Raw { tree: Arc::new(tree(Json::Object(rest), 0)), observation: Arc::new(observation_of(status)) }
+    }
+}
+
+fn tree(json: Json, depth: usize) -> Node {
+    let value = match json {
+        Json::Null => Value::Null,
+        Json::Bool(value) => Value::Bool(value),
+        Json::Number(number) => match (number.as_i64(), number.as_u64()) {
+            (Some(number), _) => Value::Int(number.into()),
+            (None, Some(number)) => Value::Int(number.into()),
+            (None, None) => Value::Float(number.as_f64().unwrap_or_default()),
+        },
+        Json::String(text) => Value::String(text),
+        Json::Array(_) | Json::Object(_) if depth >= MAX_DEPTH => Value::Null,
+        Json::Array(items) => Value::Seq(items.into_iter().map(|item| tree(item, depth + 1)).collect()),
+        Json::Object(fields) => {
+            let field = |(text, value)| (Key { at: Position::default(), text }, tree(value, depth + 1));
+            Value::Map(fields.into_iter().map(field).collect())
+        }
+    };
+    Node { at: Position::default(), value }
+}
+
+/// The memory of it all.
+#[derive(Debug)]
+pub struct Store {
+    kinds: BTreeMap<Kind, Mirror<ObjectName, Raw>>,
+    services: Mirror<ObjectName, Arc<Service>>,
+    /// The trees that are read, good or not.
+    read: BTreeMap<ObjectRef, Arc<Node>>,
+    good: BTreeMap<ObjectRef, Object>,
+    problems: BTreeMap<ObjectRef, Vec<Problem>>,
+    /// Kinds that the API server does not know.
+    absent: BTreeSet<Kind>,
+    states: OrdMap<ObjectName, (Arc<str>, State)>,
+    loaded: Loaded,
+    observations: Observations,
+    loaded_changed: bool,
+    problems_changed: bool,
+    observations_changed: bool,
+}
+
+impl Default for Store {
+    fn default() -> Self {
+        Self {
+            kinds: Kind::ALL.into_iter().map(|kind| (kind, Mirror::default())).collect(),
+            services: Mirror::default(),
+            read: BTreeMap::new(),
+            good: BTreeMap::new(),
+            problems: BTreeMap::new(),
+            absent: BTreeSet::new(),
+            states: OrdMap::new(),
+            loaded: Loaded::default(),
+            observations: Observations::new(),
+            // Also nothing is said once.
+            loaded_changed: true,
+            problems_changed: false,
+            observations_changed: true,
+        }
+    }
+}
+
+impl Store {
+    /// Whether everything that there is to be listed was, once.
+    pub fn is_complete(&self) -> bool {
+        let listed =
+            |(kind, mirror): (&Kind, &Mirror<_, _>)| mirror.is_complete() || self.absent.contains(kind);
+        self.kinds.iter().all(listed) && self.services.is_complete()
+    }
+
+    /// Takes up what was heard of a kind; `None`: the API server does not know it. What is given back are those that
+    /// are kept though the list that ended now does not have them: it is to be asked for another.
+    pub fn hear(&mut self, kind: Kind, heard: Option<Heard<ObjectName, Raw>>, now: Instant) -> Option<usize> {
+        let Some(heard) = heard else {
+            self.absent.insert(kind);
+            return None;
+        };
+        let ends = matches!(heard, Heard::ListEnds);
+        let change = self.kinds.get_mut(&kind)?.hear(heard, now);
+        for name in change.keys {
+            self.look_at(ObjectRef { kind, name });
+        }
+        (ends && change.doubted > 0).then_some(change.doubted)
+    }
+
+    /// The same for Services.
+    pub fn hear_service(
+        &mut self,
+        heard: Option<Heard<ObjectName, Arc<Service>>>,
+        now: Instant,
+    ) -> Option<usize> {
+        let heard = heard?;
+        let ends = matches!(heard, Heard::ListEnds);
+        let change = self.services.hear(heard, now);
+        for name in change.keys {
+            self.loaded_changed = true;
+            let services = &mut Arc::make_mut(&mut self.loaded.objects).services;
+            match self.services.get(&name) {
+                Some(service) => drop(services.insert(name, service.clone())),
+                None => drop(services.remove(&name)),
+            }
+        }
+        (ends && change.doubted > 0).then_some(change.doubted)
+    }
+
+    fn look_at(&mut self, object: ObjectRef) {
+        let raw = self.kinds.get(&object.kind).and_then(|mirror| mirror.get(&object.name));
+        let Some(Raw { tree, observation }) = raw.cloned() else {
+            self.forget(&object);
+            return;
+        };
+        if self.observations.get(&object).is_none_or(|before| **before != *observation) {
+            self.observations.insert(object.clone(), observation.clone());
+            self.observations_changed = true;
+        }
+        if self.loaded.generations.get(&object) != Some(&observation.generation) {
+            self.loaded.generations.insert(object.clone(), observation.generation);
+            self.loaded_changed = true;
+        }
+        let mut problems = Vec::new();
+        if object.kind == Kind::Migration && !self.follow_state(&object, &observation, &mut problems) {
+            // Without knowing where it stands it would go back to where it began.
+            if !self.good.contains_key(&object) {
+                self.note(object, problems);
+                return;
+            }
+        }
+        if self.read.get(&object).is_some_and(|before| **before == *tree) && problems.is_empty() {
+            let kept =
+                self.problems.get(&object).is_some_and(|all| all.iter().any(|p| p.reason == UNREADABLE));
+            if !kept {
+                return;
+            }
+        }
+        self.read.insert(object.clone(), tree.clone());
+        let document = document::read_one(&ORIGIN.into(), (*tree).clone());
+        match document.outcome {
+            Ok(read) if document.identity == Identity::Known(object.clone()) => {
+                if self.good.get(&object) != Some(&read) {
+                    self.loaded.put(object.clone(), &read, &ORIGIN.into(), &tree);
+                    self.good.insert(object.clone(), read);
+                    self.loaded_changed = true;
+                }
+            }
+            Ok(_) => {}
+            Err(found) => {
+                problems.extend(found.into_iter().map(|problem| Problem {
+                    at: None,
+                    object: Some(object.clone()),
+                    ..problem
+                }));
+                if self.good.contains_key(&object) {
+                    let message = "the last good version stays in force".to_owned();
+                    problems
+                        .push(Problem { severity: Severity::Warning, ..problem(&object, "kept", message) });
+                }
+            }
+        }
+        self.note(object, problems);
+    }
+
+    /// Takes up where a migration stands. False: its status says so in a way that this version cannot read.
+    fn follow_state(
+        &mut self,
+        object: &ObjectRef,
+        observation: &Observation,
+        problems: &mut Vec<Problem>,
+    ) -> bool {
+        let written = observation.status.get(STATE);
+        let state = match written.map(|state| serde_json::from_value::<State>(state.clone())) {
+            None => None,
+            Some(Ok(state)) => Some((observation.uid.clone(), state)),
+            Some(Err(error)) => {
+                let message = format!(
+                    "status.{STATE} cannot be read ({error}), so the migration stays where it was; was it written \
+                     by a newer version?"
+                );
+                problems.push(problem(object, UNREADABLE, message));
+                return false;
+            }
+        };
+        if self.states.get(&object.name) != state.as_ref() {
+            self.loaded_changed = true;
+            match state {
+                Some(state) => drop(self.states.insert(object.name.clone(), state)),
+                None => drop(self.states.remove(&object.name)),
+            }
+        }
+        true
+    }
+
+    fn note(&mut self, object: ObjectRef, problems: Vec<Problem>) {
+        let before = match problems.is_empty() {
+            true => self.problems.remove(&object),
+            false => self.problems.insert(object.clone(), problems.clone()),
+        };
+        self.problems_changed |= before.unwrap_or_default() != problems;
+    }
+
+    fn forget(&mut self, object: &ObjectRef) {
+        self.read.remove(object);
+        self.loaded_changed |= self.loaded.generations.remove(object).is_some();
+        self.observations_changed |= self.observations.remove(object).is_some();
+        self.problems_changed |= self.problems.remove(object).is_some();
+        if self.good.remove(object).is_some() {
+            self.loaded.take(object);
+            self.loaded_changed = true;
+        }
+        if object.kind == Kind::Migration {
+            self.loaded_changed |= self.states.remove(&object.name).is_some();
+        }
+    }
+
+    /// The objects in force and what is wrong, where they are not what they were when this was last asked.
+    pub fn take_loaded(&mut self) -> Option<Loaded> {
+        if std::mem::take(&mut self.problems_changed) {
+            self.loaded.problems = Arc::new(self.problems.values().flatten().cloned().collect());
+            self.loaded_changed = true;
+        }
+        if !std::mem::take(&mut self.loaded_changed) {
+            return None;
+        }
+        self.loaded.states = Some(self.states.clone());
+        Some(self.loaded.clone())
+    }
+
+    /// What is kept of the objects, where it changed since.
+    pub fn take_observations(&mut self) -> Option<Observations> {
+        std::mem::take(&mut self.observations_changed).then(|| self.observations.clone())
+    }
+}
+
+/// The reason of a state that cannot be read.
+const UNREADABLE: &str = "unreadable_state";
+
+fn problem(object: &ObjectRef, reason: &'static str, message: String) -> Problem {
+    Problem {
+        file: ORIGIN.into(),
+        at: None,
+        object: Some(object.clone()),
+        field: String::new(),
+        value: None,
+        reason,
+        message,
+        severity: Severity::Error,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,199 @@
+use serde_json::json;
+
+use super::*;
+
+struct Case {
+    store: Store,
+    loaded: Loaded,
+}
+
+fn raw(json: Json) -> (Kind, ObjectName, Raw) {
+    let object: DynamicObject = serde_json::from_value(json).unwrap();
+    let kind = object.types.as_ref().unwrap().kind.clone();
+    let kind = Kind::ALL.into_iter().find(|k| k.as_str() == kind).unwrap();
+    let name = ObjectName::new(
+        object.metadata.namespace.clone().unwrap_or_default(),
+        object.metadata.name.clone().unwrap(),
+    );
+    (kind, name, Raw::of(object))
+}
+
+fn route(generation: i64, spec: Json) -> Json {
+    json!({
+        "apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute",
+        "metadata": {
+            "name": "r", "namespace": "shop", "uid": "u1", "generation": generation,
+            "resourceVersion": format!("{generation}00"),
+            "managedFields": [{ "manager": "kubectl", "operation": "Apply" }],
+        },
+        "spec": spec,
+    })
+}
+
+fn migration(uid: &str, status: Json) -> Json {
+    json!({
+        "apiVersion": "pontoon.dev/v1alpha1", "kind": "Migration",
+        "metadata": { "name": "m", "namespace": "shop", "uid": uid, "generation": 1 },
+        "spec": {
+            "service": "orders", "legacy": { "eureka": { "application": "orders" } },
+            "target": { "service": { "name": "orders", "port": 80 } },
+        },
+        "status": status,
+    })
+}
+
+impl Case {
+    fn new(objects: &[Json]) -> Case {
+        let mut case = Case { store: Store::default(), loaded: Loaded::default() };
+        let now = Instant::now();
+        for kind in Kind::ALL {
+            assert!(!case.store.is_complete());
+            case.store.hear(kind, Some(Heard::ListBegins), now);
+            for (of, name, raw) in objects.iter().cloned().map(raw).filter(|(of, ..)| *of == kind) {
+                case.store.hear(of, Some(Heard::Listed(name, raw)), now);
+            }
+            case.store.hear(kind, Some(Heard::ListEnds), now);
+        }
+        case.store.hear_service(Some(Heard::ListBegins), now);
+        case.store.hear_service(Some(Heard::ListEnds), now);
+        assert!(case.store.is_complete());
+        assert!(case.take(), "the first is always new");
+        case
+    }
+
+    fn take(&mut self) -> bool {
+        match self.store.take_loaded() {
+            Some(loaded) => {
+                self.loaded = loaded;
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Whether it changed anything.
+    fn apply(&mut self, json: Json) -> bool {
+        let (kind, name, raw) = raw(json);
+        self.store.hear(kind, Some(Heard::Applied(name, raw)), Instant::now());
+        self.take()
+    }
+
+    fn problems(&self) -> Vec<String> {
+        self.loaded.problems.iter().map(ToString::to_string).collect()
+    }
+}
+
+#[test]
+fn a_status_is_not_a_change_of_the_object() {
+    let mut case = Case::new(&[route(1, json!({ "hostnames": ["a.example"] }))]);
+    let before = case.loaded.objects.clone();
+    assert_eq!(before.routes.len(), 1);
+    case.store.take_observations().unwrap();
+    let mut with_status = route(1, json!({ "hostnames": ["a.example"] }));
+    with_status["status"] = json!({ "parents": [] });
+    with_status["metadata"]["resourceVersion"] = json!("101");
+    assert!(!case.apply(with_status));
+    let observations = case.store.take_observations().unwrap();
+    let object = ObjectRef { kind: Kind::HttpRoute, name: ObjectName::new("shop", "r") };
+    assert_eq!(observations.get(&object).unwrap().resource_version, "101");
+    assert!(case.apply(route(2, json!({ "hostnames": ["b.example"] }))));
+    assert!(!Arc::ptr_eq(&before, &case.loaded.objects));
+}
+
+#[test]
+fn a_field_of_a_newer_version_keeps_the_last_good_one_and_the_rest_goes_on() {
+    let mut case = Case::new(&[route(1, json!({ "hostnames": ["a.example"] })), migration("u", Json::Null)]);
+    assert!(case.apply(route(2, json!({ "hostnames": ["b.example"], "sorcery": true }))));
+    let name = ObjectName::new("shop", "r");
+    assert_eq!(case.loaded.objects.routes[&name].spec.hostnames, Some(vec!["a.example".to_owned()]));
+    assert_eq!(case.loaded.objects.migrations.len(), 1);
+    assert_eq!(
+        case.problems(),
+        [
+            "kubernetes: HTTPRoute shop/r: spec.sorcery: true: there is no such field; known here: hostnames, parentRefs, rules (unknown_field)",
+            "kubernetes: warning: HTTPRoute shop/r: the last good version stays in force (kept)",
+        ]
+    );
+    assert!(case.apply(route(3, json!({ "hostnames": ["b.example"] }))));
+    assert_eq!(case.problems(), [""; 0]);
+}
+
+#[test]
+fn a_kind_that_is_not_there_is_not_waited_for_and_may_come() {
+    let mut store = Store::default();
+    let now = Instant::now();
+    for kind in Kind::ALL {
+        store.hear(kind, None, now);
+    }
+    assert!(!store.is_complete(), "Services are in every cluster");
+    store.hear_service(Some(Heard::ListEnds), now);
+    assert!(store.is_complete());
+    let (kind, name, raw) = raw(route(1, json!({})));
+    store.hear(kind, Some(Heard::ListBegins), now);
+    store.hear(kind, Some(Heard::Listed(name, raw)), now);
+    store.hear(kind, Some(Heard::ListEnds), now);
+    assert_eq!(store.take_loaded().unwrap().objects.routes.len(), 1);
+}
+
+#[test]
+fn an_empty_list_takes_no_objects() {
+    let mut case = Case::new(&[route(1, json!({}))]);
+    let now = Instant::now();
+    case.store.hear(Kind::HttpRoute, Some(Heard::ListBegins), now);
+    assert_eq!(case.store.hear(Kind::HttpRoute, Some(Heard::ListEnds), now), Some(1));
+    assert!(!case.take());
+    let name = ObjectName::new("shop", "r");
+    case.store.hear(Kind::HttpRoute, Some(Heard::Deleted(name)), now);
+    assert!(case.take());
+    assert!(case.loaded.objects.routes.is_empty());
+}
+
+#[test]
+fn where_a_migration_stands_comes_with_it_and_goes_with_it() {
+    let state = json!({ "state": {
+        "revision": 3, "position": { "stage": "split", "weight": 500 }, "previous": null, "actor": "jo",
+        "reason": null, "at": "2026-01-01T00:00:00Z", "declared": { "stage": "observe", "weight": 0 },
+    } });
+    let mut case = Case::new(&[migration("u1", state.clone())]);
+    let name = ObjectName::new("shop", "m");
+    let kept = |case: &Case| case.loaded.states.as_ref().unwrap().get(&name).cloned();
+    let (uid, first) = kept(&case).unwrap();
+    assert_eq!((&*uid, first.revision, first.position.weight.hundredths()), ("u1", 3, 500));
+    // Another of its name.
+    assert!(case.apply(migration("u2", Json::Null)));
+    assert_eq!(kept(&case), None);
+    // What a newer version wrote is not taken for nothing.
+    assert!(case.apply(migration("u2", state)));
+    assert!(case.apply(migration("u2", json!({ "state": { "revision": "four" } }))));
+    assert_eq!(kept(&case).unwrap().1.revision, 3);
+    assert!(case.problems()[0].contains("unreadable_state"), "{:?}", case.problems());
+}
+
+#[test]
+fn a_migration_whose_state_cannot_be_read_is_not_begun_anew() {
+    let mut case = Case::new(&[migration("u1", json!({ "state": { "revision": "four" } }))]);
+    assert!(case.loaded.objects.migrations.is_empty());
+    assert!(case.problems()[0].contains("unreadable_state"), "{:?}", case.problems());
+    assert!(case.apply(migration("u1", Json::Null)));
+    assert_eq!((case.loaded.objects.migrations.len(), case.problems().len()), (1, 0));
+}
+
+#[test]
+fn a_class_is_of_no_namespace() {
+    let class = json!({
+        "apiVersion": "gateway.networking.k8s.io/v1", "kind": "GatewayClass",
+        "metadata": { "name": "edge", "uid": "u", "generation": 1 },
+        "spec": { "controllerName": "pontoon.dev/gateway-controller" },
+    });
+    let case = Case::new(&[class]);
+    assert!(case.loaded.objects.gateway_classes.contains_key(&ObjectName::new("", "edge")));
+}
+
+#[test]
+fn kinds_are_asked_for_as_the_api_server_spells_them() {
+    let plurals = Kind::ALL.map(Kind::plural);
+    assert!(
+        plurals.contains(&"gateways".to_owned()) && plurals.contains(&"gatewayclasses".to_owned()),
+        "{plurals:?}"
+    );
+}
