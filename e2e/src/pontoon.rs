@@ -19,6 +19,8 @@ const START: Duration = Duration::from_secs(60);
 pub struct ControlPlane {
     program: PathBuf,
     folder: PathBuf,
+    /// A kubeconfig and a namespace: the objects are there.
+    kubernetes: Option<(PathBuf, String)>,
     /// The Eureka side.
     pub eureka: SocketAddr,
     /// The HTTP API.
@@ -39,10 +41,16 @@ impl ControlPlane {
         Ok(ControlPlane {
             program: program.to_owned(),
             folder: folder.to_owned(),
+            kubernetes: None,
             eureka: local()?,
             api: local()?,
             xds: local()?,
         })
+    }
+
+    /// The same with the objects of a cluster, and its Lease in a namespace there.
+    pub fn on_kubernetes(self, kubeconfig: &Path, namespace: &str) -> ControlPlane {
+        ControlPlane { kubernetes: Some((kubeconfig.to_owned(), namespace.to_owned())), ..self }
     }
 
     /// Starts it, and waits until it answers.
@@ -51,7 +59,13 @@ impl ControlPlane {
     /// When it ends, or is not ready in time.
     pub async fn start(&self) -> anyhow::Result<Process> {
         let mut command = Command::new(&self.program);
-        command.arg("serve").args(["--objects", "objects", "--data", "data"]).current_dir(&self.folder);
+        command.arg("serve").args(["--data", "data"]).current_dir(&self.folder);
+        match &self.kubernetes {
+            Some((kubeconfig, namespace)) => {
+                command.args(["--kubernetes", "--namespace", namespace]).env("KUBECONFIG", kubeconfig);
+            }
+            None => drop(command.args(["--objects", "objects"])),
+        }
         command.arg(format!("--eureka-listen={}", self.eureka));
         command.arg(format!("--api-listen={}", self.api));
         command.arg(format!("--xds-listen={}", self.xds));

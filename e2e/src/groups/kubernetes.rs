@@ -1,5 +1,6 @@
 //! A real cluster: what runs in its pods is judged by what clients see.
 
+mod plane;
 mod smoke;
 
 use pontoon_e2e::kubernetes::Cluster;
@@ -20,5 +21,9 @@ pub(crate) async fn run(arguments: Vec<String>) -> anyhow::Result<bool> {
     case!("cluster: the custom resources of the Gateway API are known", smoke::gateway_api(&cluster));
     case!("cluster: pods, Services and names work", smoke::pods(&cluster));
     case!("cluster: its API server stops and comes back", smoke::api_server(&cluster));
+    case!("plane: a route to a Service follows its pods, and says so", plane::route(&cluster, &folder));
+    case!("plane: a service moves from Eureka onto pods", plane::migration(&cluster, &folder));
+    case!("plane: a leader that is killed is followed", plane::failover(&cluster, &folder));
+    case!("plane: an API server that is killed and comes back", plane::outage(&cluster, &folder));
     report.finish(&folder)
 }
