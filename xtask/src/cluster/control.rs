@@ -38,7 +38,7 @@ pub(super) fn start(cluster: &Cluster, Facts { control, port }: Facts) -> anyhow
             --authorization-mode=Node,RBAC --enable-admission-plugins=NodeRestriction
             --service-cluster-ip-range={services}
             --service-account-issuer=https://kubernetes.default.svc.cluster.local
-            --service-account-key-file=pki/sa.key --service-account-signing-key-file=pki/sa.key
+            --service-account-key-file=pki/sa.pub --service-account-signing-key-file=pki/sa.key
             --kubelet-client-certificate=pki/admin.crt --kubelet-client-key=pki/admin.key
             --kubelet-certificate-authority=pki/ca.crt --kubelet-preferred-address-types=InternalIP
             --requestheader-client-ca-file=pki/ca.crt --requestheader-allowed-names=front-proxy

@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, bail};
+use aws_lc_rs::digest::{SHA256, digest};
 use serde_json::{Value, json};
-use sha2::{Digest as _, Sha256};
 use tar::{Builder, EntryType, Header};
 
 /// What is in an image.
@@ -64,7 +64,7 @@ impl Image {
 
 /// Writes it.
 pub(crate) fn write(image: &Image, out: &Path) -> anyhow::Result<()> {
-    let layer = layer(image)?;
+    let layer = Blob::new("application/vnd.oci.image.layer.v1.tar", layer(image)?);
     let config = json!({
         "architecture": if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" },
         "os": "linux",
@@ -74,20 +74,18 @@ pub(crate) fn write(image: &Image, out: &Path) -> anyhow::Result<()> {
             "User": image.user,
             "WorkingDir": "/",
         },
-        "rootfs": { "type": "layers", "diff_ids": [digest(&layer)] },
-    })
-    .to_string()
-    .into_bytes();
+        "rootfs": { "type": "layers", "diff_ids": [layer.digest()] },
+    });
+    let config = Blob::json("application/vnd.oci.image.config.v1+json", &config);
     let manifest = json!({
         "schemaVersion": 2,
         "mediaType": "application/vnd.oci.image.manifest.v1+json",
-        "config": descriptor("application/vnd.oci.image.config.v1+json", &config),
-        "layers": [descriptor("application/vnd.oci.image.layer.v1.tar", &layer)],
-    })
-    .to_string()
-    .into_bytes();
+        "config": config.descriptor(),
+        "layers": [layer.descriptor()],
+    });
+    let manifest = Blob::json("application/vnd.oci.image.manifest.v1+json", &manifest);
     let Some((_, tag)) = image.name.rsplit_once(':') else { bail!("{} has no tag", image.name) };
-    let mut listed = descriptor("application/vnd.oci.image.manifest.v1+json", &manifest);
+    let mut listed = manifest.descriptor();
     listed["annotations"] = json!({
         "io.containerd.image.name": image.name, "org.opencontainers.image.ref.name": tag,
     });
@@ -99,7 +97,7 @@ pub(crate) fn write(image: &Image, out: &Path) -> anyhow::Result<()> {
     append(&mut tar, "oci-layout", 0o644, br#"{"imageLayoutVersion":"1.0.0"}"#)?;
     append(&mut tar, "index.json", 0o644, &index)?;
     for blob in [&config, &layer, &manifest] {
-        append(&mut tar, &format!("blobs/sha256/{}", hex(blob)), 0o644, blob)?;
+        append(&mut tar, &format!("blobs/sha256/{}", blob.sha256), 0o644, &blob.bytes)?;
     }
     tar.into_inner()?.flush()?;
     Ok(std::fs::rename(partial, out)?)
@@ -141,14 +139,30 @@ fn header(mode: u32, size: u64) -> Header {
     header
 }
 
-fn descriptor(media_type: &str, bytes: &[u8]) -> Value {
-    json!({ "mediaType": media_type, "digest": digest(bytes), "size": bytes.len() })
+/// What an image is made of.
+struct Blob {
+    media_type: &'static str,
+    bytes: Vec<u8>,
+    sha256: String,
 }
 
-fn digest(bytes: &[u8]) -> String {
-    format!("sha256:{}", hex(bytes))
-}
+impl Blob {
+    fn new(media_type: &'static str, bytes: Vec<u8>) -> Blob {
+        // By a library that is fast in a debug build, too: layers are large.
+        let sum = digest(&SHA256, &bytes);
+        let sha256 = sum.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+        Blob { media_type, bytes, sha256 }
+    }
 
-fn hex(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+    fn json(media_type: &'static str, value: &Value) -> Blob {
+        Blob::new(media_type, value.to_string().into_bytes())
+    }
+
+    fn digest(&self) -> String {
+        format!("sha256:{}", self.sha256)
+    }
+
+    fn descriptor(&self) -> Value {
+        json!({ "mediaType": self.media_type, "digest": self.digest(), "size": self.bytes.len() })
+    }
 }

@@ -50,7 +50,10 @@ pub(super) fn make(state: &Path, port: u16) -> anyhow::Result<()> {
     certificate("proxy", "system:kube-proxy", None, &[])?;
     let user = format!("system:node:{}", node::NAME);
     certificate("kubelet", &user, Some("system:nodes"), &[node::NAME, node::ADDRESS])?;
-    std::fs::write(pki.join("sa.key"), KeyPair::generate()?.serialize_pem())?;
+    let tokens = KeyPair::generate()?;
+    std::fs::write(pki.join("sa.key"), tokens.serialize_pem())?;
+    // By itself: of an elliptic key the API server does not find the public half in the private one.
+    std::fs::write(pki.join("sa.pub"), tokens.public_key_pem())?;
 
     for user in ["admin", "controllers", "scheduler", "proxy", "kubelet"] {
         let pki = pki.display();

@@ -58,7 +58,7 @@ pub(super) fn enter_new_namespaces(cluster: &Cluster) -> anyhow::Result<()> {
         // A group of version 1 has no processors until it is told.
         for file in ["cpuset.mems", "cpuset.cpus"] {
             if hierarchy.join(file).exists() {
-                std::fs::copy(hierarchy.join(file), group.join(file))?;
+                std::fs::write(group.join(file), std::fs::read(hierarchy.join(file))?)?;
             }
         }
     }
