@@ -5,6 +5,7 @@ mod certificates;
 mod client_status;
 mod clusters;
 mod config_dump;
+pub(crate) mod health;
 
 use std::convert::Infallible;
 use std::error::Error;
@@ -137,13 +138,7 @@ impl Admin {
         match (request.method(), request.uri().path()) {
             (&Method::GET, "/") => text(StatusCode::OK, HELP),
             (&Method::GET, "/ready") => self.ready(query.has("verbose")),
-            (&Method::GET, "/live") => match self.workers.stuck(STUCK) {
-                0 => text(StatusCode::OK, "LIVE\n"),
-                stuck => text(
-                    StatusCode::SERVICE_UNAVAILABLE,
-                    format!("NOT LIVE\n{stuck} workers have not answered for {STUCK:?}\n"),
-                ),
-            },
+            (&Method::GET, "/live") => self.live(),
             (&Method::GET, "/metrics") => self.metrics(),
             (&Method::GET, "/config_dump") => self.config_dump(&query),
             (&Method::GET, "/clusters") if query.get("format").as_deref() == Some("json") => {
@@ -210,6 +205,16 @@ impl Admin {
         let failed = bound.iter().filter_map(|bound| Some((&bound.name, bound.address.as_ref().err()?)));
         waiting.extend(failed.map(|(name, error)| format!("listener {name}: {error}")));
         waiting
+    }
+
+    fn live(&self) -> Answer {
+        match self.workers.stuck(STUCK) {
+            0 => text(StatusCode::OK, "LIVE\n"),
+            stuck => text(
+                StatusCode::SERVICE_UNAVAILABLE,
+                format!("NOT LIVE\n{stuck} workers have not answered for {STUCK:?}\n"),
+            ),
+        }
     }
 
     /// Ready means: the first full configuration is in force, and the process is not on its way out.

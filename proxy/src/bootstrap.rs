@@ -44,6 +44,10 @@ pub struct Args {
     /// Where the admin port listens. Default: 127.0.0.1:15000; port 0 takes a free one.
     #[arg(long, env = "PONTOON_PROXY_ADMIN", value_name = "ADDRESS")]
     pub admin: Option<SocketAddr>,
+    /// Where a kubelet asks: readiness, life, whether the application accepts; and says that a pod ends. It shows
+    /// nothing else. Default: nowhere.
+    #[arg(long, env = "PONTOON_PROXY_HEALTH", value_name = "ADDRESS")]
+    pub health: Option<SocketAddr>,
     /// Let the admin port listen on other addresses than loopback. It has no access control.
     #[arg(long, env = "PONTOON_PROXY_ADMIN_ANYWHERE")]
     pub admin_anywhere: bool,
@@ -177,6 +181,7 @@ struct File {
     node_id: Option<String>,
     cluster: Option<String>,
     admin: Option<SocketAddr>,
+    health: Option<SocketAddr>,
     #[serde(default)]
     admin_anywhere: bool,
     workers: Option<usize>,
@@ -211,6 +216,8 @@ pub struct Bootstrap {
     pub cluster: String,
     /// The admin port.
     pub admin: SocketAddr,
+    /// The health port.
+    pub health: Option<SocketAddr>,
     /// Worker threads, at least 1.
     pub workers: usize,
     /// For requests in flight at the end.
@@ -323,6 +330,7 @@ impl Bootstrap {
             cluster: name("--cluster", args.cluster.or(file.cluster))?
                 .unwrap_or_else(|| default_cluster.into()),
             admin,
+            health: args.health.or(file.health),
             workers,
             drain: Duration::from_secs(drain),
             max_connections: args.max_connections.or(file.max_connections),

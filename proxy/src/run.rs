@@ -164,6 +164,11 @@ async fn serve(bootstrap: Bootstrap, logging: LogFilter) -> anyhow::Result<()> {
     }
     let admin_task =
         tokio::spawn(admin::serve(admin.clone(), TcpListener::from_std(admin_socket.try_clone()?)?));
+    if let Some(address) = admin.bootstrap.health {
+        let listener = admin::health::listen(address)
+            .with_context(|| format!("cannot listen on the health address {address}"))?;
+        tokio::spawn(admin::health::serve(admin.clone(), listener));
+    }
     let (takeovers, mut taken) = mpsc::channel(1);
     if let Some(path) = &admin.bootstrap.upgrade_socket {
         let listener =

@@ -25,6 +25,7 @@ use tokio::time::Instant;
 
 use crate::allocator;
 use crate::config::listener::Listener;
+use crate::config::sidecar::is_inbound;
 use crate::listener::{ListenerLocal, Phase, accept};
 use crate::overload::Admission;
 use crate::telemetry::Metrics;
@@ -83,6 +84,7 @@ enum Command {
     Add { id: u64, listener: Arc<Listener>, sockets: Vec<std::net::TcpListener> },
     Remove { id: u64 },
     LameDuck,
+    EndInbound { phase: Phase, done: oneshot::Sender<()> },
     Handover { limit: Duration, done: oneshot::Sender<usize> },
     Drain { limit: Duration, done: oneshot::Sender<usize> },
 }
@@ -178,6 +180,28 @@ impl Workers {
             answers.push(answer);
         }
         self.ended(answers).await
+    }
+
+    /// The application is about to end: callers are served and told to go elsewhere for as long as they may still
+    /// come, and then no more accepted. What the application itself sends is not touched. Ends with the last
+    /// connection of a caller.
+    pub(crate) async fn end_inbound(&self, linger: Duration) {
+        let mut answers = Vec::new();
+        for phase in [Phase::LameDuck, Phase::Draining] {
+            answers.clear();
+            for queue in &self.queues {
+                let (done, answer) = oneshot::channel();
+                let _ = queue.send(Command::EndInbound { phase, done }).await;
+                answers.push(answer);
+            }
+            if phase == Phase::LameDuck {
+                tokio::time::sleep(linger).await;
+            }
+        }
+        for answer in answers {
+            // A worker that has ended has no callers.
+            let _ = answer.await;
+        }
     }
 
     async fn ended(&self, answers: Vec<oneshot::Receiver<usize>>) -> Drained {
@@ -334,6 +358,18 @@ async fn run(
                 }
             }
             Command::LameDuck => listeners.values().for_each(|local| local.advance(Phase::LameDuck)),
+            Command::EndInbound { phase, done } => {
+                let inbound: Vec<_> =
+                    listeners.values().filter(|local| is_inbound(&local.listener.name)).cloned().collect();
+                inbound.iter().for_each(|local| local.advance(phase));
+                tokio::task::spawn_local(async move {
+                    for local in inbound {
+                        local.empty().await;
+                    }
+                    // Whoever asked may have gone.
+                    let _ = done.send(());
+                });
+            }
             Command::Handover { limit, done } => {
                 let all: Vec<_> = listeners.into_values().chain(leaving).collect();
                 all.iter().for_each(|local| local.advance(Phase::Handover));

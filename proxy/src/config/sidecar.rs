@@ -56,6 +56,11 @@ pub(crate) fn is_own(name: &str) -> bool {
     name.starts_with("bootstrap/")
 }
 
+/// Whether a listener is for what an application receives.
+pub(crate) fn is_inbound(name: &str) -> bool {
+    name.starts_with(INBOUND)
+}
+
 /// The listener for what the application sends, whose routes are found on demand. Of what is intercepted and for
 /// nobody in the mesh, its own routes say that it goes where it was going to.
 pub(crate) fn outbound(outbound: &Outbound) -> Vec<(ResourceType, Resource)> {

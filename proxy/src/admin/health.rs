@@ -1,0 +1,117 @@
+//! The port that a kubelet asks from outside of the pod. Unlike the admin port it shows nothing and ends nothing:
+//! whether the proxy has started, is ready and lives, whether something listens on a port of the application's
+//! (which a kubelet cannot see where interception accepts for it), and the beginning of the end.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{Method, Request, StatusCode};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::sync::Semaphore;
+
+use super::{Admin, Answer, CONNECTIONS, HEADER_TIMEOUT, text};
+
+/// How long an application waits for the first configuration. A control plane that is away keeps none down for
+/// longer: where its connections are intercepted they pass to where they were going.
+const START: Duration = Duration::from_secs(10);
+/// For the application to accept. A kubelet waits for a second by default.
+const CONNECT: Duration = Duration::from_millis(900);
+/// What it takes at least until everybody knows that a pod is going: its address leaves the EndpointSlices at
+/// the same moment at which we are told.
+const LINGER: Duration = Duration::from_secs(2);
+
+/// Beside a process that this one replaces, where there is one.
+pub(crate) fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    socket.set_reuseaddr(true)?;
+    socket.set_reuseport(true)?;
+    socket.bind(address)?;
+    socket.listen(u32::try_from(CONNECTIONS).unwrap_or(u32::MAX))
+}
+
+/// Serves until the process ends.
+pub(crate) async fn serve(admin: Arc<Admin>, socket: TcpListener) {
+    let permits = Arc::new(Semaphore::new(CONNECTIONS));
+    loop {
+        let Ok(permit) = permits.clone().acquire_owned().await else { return };
+        let connection = match socket.accept().await {
+            Ok((connection, _)) => connection,
+            Err(error) => {
+                tracing::warn!(%error, "the health port cannot accept; trying again");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        let admin = Arc::clone(&admin);
+        tokio::spawn(async move {
+            // Who asked may have gone; it asks again.
+            let _ = connected(&admin, connection).await;
+            drop(permit);
+        });
+    }
+}
+
+async fn connected(admin: &Admin, connection: TcpStream) -> Result<(), hyper::Error> {
+    let local = connection.local_addr().ok().map(|local| local.ip());
+    hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIMEOUT)
+        .keep_alive(false)
+        .serve_connection(
+            TokioIo::new(connection),
+            service_fn(|request: Request<Incoming>| async move {
+                Ok::<_, std::convert::Infallible>(answer(admin, &request, local).await)
+            }),
+        )
+        .await
+}
+
+async fn answer(admin: &Admin, request: &Request<Incoming>, local: Option<IpAddr>) -> Answer {
+    match (request.method(), request.uri().path()) {
+        (&Method::GET, "/ready") => admin.ready(false),
+        (&Method::GET, "/live") => admin.live(),
+        (&Method::GET, "/started") => started(admin),
+        (&Method::GET, "/end") => {
+            let limit = admin.bootstrap.drain;
+            match tokio::time::timeout(limit, admin.workers.end_inbound(LINGER.min(limit))).await {
+                Ok(()) => text(StatusCode::OK, "ended\n"),
+                Err(_) => text(StatusCode::OK, format!("callers are left after {limit:?}\n")),
+            }
+        }
+        (&Method::GET, path) => match path.strip_prefix("/tcp/").and_then(|port| port.parse().ok()) {
+            Some(port) => listens(local, port).await,
+            None => text(StatusCode::NOT_FOUND, format!("no {path} here\n")),
+        },
+        (method, _) => text(StatusCode::METHOD_NOT_ALLOWED, format!("{method} is not for this port\n")),
+    }
+}
+
+fn started(admin: &Admin) -> Answer {
+    if admin.is_ready() {
+        return text(StatusCode::OK, "STARTED\n");
+    }
+    match admin.started.elapsed().unwrap_or_default() > START {
+        true => text(StatusCode::OK, "STARTED without a configuration\n"),
+        false => {
+            text(StatusCode::SERVICE_UNAVAILABLE, format!("NOT STARTED\n{}\n", admin.waiting().join("\n")))
+        }
+    }
+}
+
+/// Whether the application accepts at the address at which we were asked, as a kubelet would have found out.
+async fn listens(local: Option<IpAddr>, port: u16) -> Answer {
+    let Some(local) = local else {
+        return text(StatusCode::SERVICE_UNAVAILABLE, "the connection has gone\n");
+    };
+    match tokio::time::timeout(CONNECT, TcpStream::connect(SocketAddr::new(local, port))).await {
+        Ok(Ok(_)) => text(StatusCode::OK, "ACCEPTS\n"),
+        Ok(Err(error)) => text(StatusCode::SERVICE_UNAVAILABLE, format!("port {port}: {error}\n")),
+        Err(_) => {
+            text(StatusCode::SERVICE_UNAVAILABLE, format!("port {port} does not accept in {CONNECT:?}\n"))
+        }
+    }
+}
