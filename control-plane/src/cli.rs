@@ -1,5 +1,5 @@
-//! The command line: `serve` runs the control plane, everything else asks a running one through its API
-//! (except `validate`, `crds`, `envoy-bootstrap` and `openapi`, which need none). Exit codes are part of the interface.
+//! The command line: `serve` runs the control plane, `webhook` what a cluster asks, everything else asks a running one through its API
+//! (except `validate`, `crds`, `envoy-bootstrap`, `inject` and `openapi`, which need none). Exit codes are part of the interface.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -9,10 +9,12 @@ use clap::{Args, Parser, Subcommand};
 pub mod client;
 mod envoy_bootstrap;
 mod explain;
+mod inject;
 mod inspect;
 mod migration;
 mod output;
 mod serve;
+mod webhook;
 
 use crate::quickstart::sample::SampleArgs;
 use crate::quickstart::{self, QuickstartArgs};
@@ -63,6 +65,10 @@ enum Command {
     Registry(inspect::PlainArgs),
     /// Print the bootstrap of an Envoy that is to serve a Gateway.
     EnvoyBootstrap(envoy_bootstrap::EnvoyBootstrapArgs),
+    /// Add sidecars to the pods of a file of workloads, as the webhook does.
+    Inject(inject::InjectArgs),
+    /// Serve the webhook that adds sidecars to the pods of a cluster.
+    Webhook(webhook::WebhookArgs),
     /// Print the API's OpenAPI document.
     Openapi,
     /// See the whole of it on this machine: one service moves under load.
@@ -107,7 +113,7 @@ pub fn run() -> ExitCode {
 
 fn run_command(command: Command) -> Result<(), CliError> {
     let mut builder = match command {
-        Command::Serve(_) => tokio::runtime::Builder::new_multi_thread(),
+        Command::Serve(_) | Command::Webhook(_) => tokio::runtime::Builder::new_multi_thread(),
         _ => tokio::runtime::Builder::new_current_thread(),
     };
     let runtime =
@@ -118,6 +124,8 @@ fn run_command(command: Command) -> Result<(), CliError> {
             Command::Validate(args) => inspect::validate(&args),
             Command::Crds => inspect::crds(),
             Command::EnvoyBootstrap(args) => envoy_bootstrap::run(&args),
+            Command::Inject(args) => inject::run(&args),
+            Command::Webhook(args) => webhook::run(args).await,
             Command::Openapi => inspect::openapi(),
             Command::Quickstart(args) => quickstart::run(args).await.map_err(other),
             Command::Sample(args) => quickstart::sample::run(args).await.map_err(other),

@@ -1,9 +1,10 @@
 //! The control plane. Rooms follow the flow: `registry` and `objects`, then `model`, `compile`, `serve`;
-//! beside it `kubernetes`, `migration`, `addresses` and `cli`. `model` and `compile` do no I/O.
+//! beside it `kubernetes`, `migration`, `addresses`, `inject`, `webhook` and `cli`. `model` and `compile` do no I/O.
 
 pub mod addresses;
 pub mod cli;
 pub mod compile;
+pub mod inject;
 pub mod kubernetes;
 pub mod migration;
 pub mod model;
@@ -11,3 +12,4 @@ pub mod objects;
 pub mod quickstart;
 pub mod registry;
 pub mod serve;
+pub mod webhook;

@@ -77,12 +77,33 @@ pub(super) struct ServeArgs {
     /// folder, made on the first start.
     #[arg(long, env = "PONTOON_TOKEN_FILE", value_name = "FILE")]
     token_file: Option<PathBuf>,
+    #[command(flatten)]
+    log: LogArgs,
+}
+
+/// What a program that runs on says about itself.
+#[derive(Debug, Args)]
+pub(super) struct LogArgs {
     /// What to log: a level, or `target=level,...`.
     #[arg(long, env = "PONTOON_LOG", value_name = "FILTER", default_value = "info")]
     log: String,
     /// How to log.
     #[arg(long, env = "PONTOON_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
     log_format: LogFormat,
+}
+
+impl LogArgs {
+    /// Starts logging to standard error.
+    pub(super) fn start(&self) -> Result<(), CliError> {
+        let filter = EnvFilter::try_new(&self.log)
+            .map_err(|error| CliError::Other(format!("--log {:?} is no filter: {error}", self.log)))?;
+        let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+        match self.log_format {
+            LogFormat::Text => log.with_ansi(std::io::stderr().is_terminal()).init(),
+            LogFormat::Json => log.json().init(),
+        }
+        Ok(())
+    }
 }
 
 /// A range of addresses, or none.
@@ -106,13 +127,7 @@ enum LogFormat {
 }
 
 pub(super) async fn run(args: ServeArgs) -> Result<(), CliError> {
-    let filter = EnvFilter::try_new(&args.log)
-        .map_err(|error| CliError::Other(format!("--log {:?} is no filter: {error}", args.log)))?;
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    match args.log_format {
-        LogFormat::Text => log.with_ansi(std::io::stderr().is_terminal()).init(),
-        LogFormat::Json => log.json().init(),
-    }
+    args.log.start()?;
     let no_signals = |error: std::io::Error| CliError::Other(format!("cannot wait for signals: {error}"));
     let mut terminate = signal(SignalKind::terminate()).map_err(no_signals)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(no_signals)?;

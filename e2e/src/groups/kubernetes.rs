@@ -1,5 +1,6 @@
 //! A real cluster: what runs in its pods is judged by what clients see.
 
+mod inject;
 mod plane;
 mod smoke;
 
@@ -25,5 +26,14 @@ pub(crate) async fn run(arguments: Vec<String>) -> anyhow::Result<bool> {
     case!("plane: a service moves from Eureka onto pods", plane::migration(&cluster, &folder));
     case!("plane: a leader that is killed is followed", plane::failover(&cluster, &folder));
     case!("plane: an API server that is killed and comes back", plane::outage(&cluster, &folder));
+    let lab = inject::Lab::start(&cluster, &folder).await?;
+    case!("inject: by the webhook, what comes in and goes out passes the sidecar", lab.webhook());
+    case!("inject: offline gives the same", lab.offline(&folder));
+    case!("inject: a Job completes, and its init containers are served", lab.job());
+    case!("inject: a TCP probe sees the application and not the sidecar", lab.probes());
+    case!("inject: without privileges, at the level restricted", lab.restricted());
+    case!("inject: a rolling update under load", lab.rolls());
+    case!("inject: pods come back while the webhook is down", lab.down());
+    case!("inject: the webhook's certificate is renewed", lab.certificate());
     report.finish(&folder)
 }

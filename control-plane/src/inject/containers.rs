@@ -1,0 +1,135 @@
+//! The containers that a pod is given.
+
+use serde_json::{Value, json};
+
+use super::options::{Interception, Options};
+use super::{INTERCEPT, SIDECAR, Settings};
+
+/// Where the application's connections arrive.
+pub(super) const OUTBOUND: u16 = 15_001;
+/// Where its callers' do.
+const INBOUND: u16 = 15_006;
+/// What the kubelet asks.
+pub(super) const HEALTH: u16 = 15_021;
+/// Where its DNS queries do, on loopback.
+const DNS: u16 = 15_053;
+/// Nobody else's in the pod, it is to be hoped: what this user sends is not intercepted. No capability is needed
+/// for that, other than for a mark.
+const USER: u32 = 15_001;
+
+/// Those that start before all others, in their order: the rules, then the sidecar, which has then started when
+/// the pod's own init containers do.
+pub(super) fn before(settings: &Settings, options: &Options) -> Vec<Value> {
+    let sidecar = sidecar(settings, options);
+    match options.interception {
+        Interception::Redirect => vec![intercept(options), sidecar],
+        Interception::None => vec![sidecar],
+    }
+}
+
+/// Leaves again when the rules are in force: the network is the pod's, so there is nothing to undo.
+fn intercept(options: &Options) -> Value {
+    let mut arguments = vec![
+        String::from("intercept"),
+        String::from("up"),
+        format!("--outbound-port={OUTBOUND}"),
+        format!("--inbound-port={INBOUND}"),
+        format!("--exclude-uid={USER}"),
+    ];
+    if options.dns {
+        arguments.push(format!("--dns-port={DNS}"));
+    }
+    // The admin port and this one; and no SSH, which is not in pods.
+    let inbound =
+        [String::from("15000"), HEALTH.to_string()].into_iter().chain(options.inbound_ports.clone());
+    arguments.push(format!("--exclude-inbound-port={}", inbound.collect::<Vec<_>>().join(",")));
+    for (option, list) in [
+        ("--exclude-outbound-port", &options.outbound_ports),
+        ("--exclude-outbound-cidr", &options.outbound_cidrs),
+    ] {
+        if !list.is_empty() {
+            arguments.push(format!("{option}={}", list.join(",")));
+        }
+    }
+    json!({
+        "name": INTERCEPT,
+        "image": options.image,
+        "args": arguments,
+        "resources": {
+            "requests": { "cpu": "10m", "memory": "16Mi" },
+            "limits": { "memory": "64Mi" },
+        },
+        "securityContext": {
+            "allowPrivilegeEscalation": false,
+            "capabilities": { "drop": ["ALL"], "add": ["NET_ADMIN"] },
+            "privileged": false,
+            "readOnlyRootFilesystem": true,
+            "runAsGroup": 0,
+            "runAsNonRoot": false,
+            "runAsUser": 0,
+            "seccompProfile": { "type": "RuntimeDefault" },
+        },
+    })
+}
+
+fn sidecar(settings: &Settings, options: &Options) -> Value {
+    let field =
+        |name: &str, path: &str| json!({ "name": name, "valueFrom": { "fieldRef": { "fieldPath": path } } });
+    let said = |name: &str, value: String| json!({ "name": name, "value": value });
+    let mut environment = vec![
+        field("POD_NAMESPACE", "metadata.namespace"),
+        field("POD_NAME", "metadata.name"),
+        said("PONTOON_PROXY_NODE_ID", String::from("$(POD_NAMESPACE)/$(POD_NAME)")),
+        said("PONTOON_PROXY_CLUSTER", String::from("$(POD_NAMESPACE)")),
+        said("PONTOON_PROXY_XDS_SERVER", settings.xds_server.clone()),
+        said("PONTOON_PROXY_HEALTH", format!("[::]:{HEALTH}")),
+        said("PONTOON_PROXY_WORKERS", options.workers.to_string()),
+        said("PONTOON_PROXY_DRAIN_SECONDS", options.drain_seconds.to_string()),
+    ];
+    match options.interception {
+        Interception::Redirect => environment.extend([
+            said("PONTOON_PROXY_OUTBOUND", format!("[::]:{OUTBOUND}")),
+            said("PONTOON_PROXY_OUTBOUND_INTERCEPTED", String::from("true")),
+            said("PONTOON_PROXY_INBOUND", format!("[::]:{INBOUND}=redirect")),
+            said("PONTOON_PROXY_MARK", String::from("0")),
+        ]),
+        Interception::None => {
+            environment.push(said("PONTOON_PROXY_OUTBOUND", format!("127.0.0.1:{OUTBOUND}")))
+        }
+    }
+    if options.dns {
+        environment.push(said("PONTOON_PROXY_DNS", format!("127.0.0.1:{DNS}")));
+    }
+    if let Some(log) = &options.log {
+        environment.push(said("PONTOON_LOG", log.clone()));
+    }
+    let mut limits = json!({ "memory": options.memory_limit });
+    if let Some(cpu) = &options.cpu_limit {
+        limits["cpu"] = json!(cpu);
+    }
+    let health = |path: &str| json!({ "path": path, "port": HEALTH });
+    json!({
+        "name": SIDECAR,
+        "image": options.image,
+        "restartPolicy": "Always",
+        "env": environment,
+        "ports": [{ "name": "pontoon-health", "containerPort": HEALTH, "protocol": "TCP" }],
+        // What comes after starts when this holds.
+        "startupProbe": { "httpGet": health("/started"), "periodSeconds": 1, "failureThreshold": 60 },
+        "livenessProbe": { "httpGet": health("/live"), "periodSeconds": 10, "failureThreshold": 3 },
+        "resources": {
+            "requests": { "cpu": options.cpu_request, "memory": options.memory_request },
+            "limits": limits,
+        },
+        "securityContext": {
+            "allowPrivilegeEscalation": false,
+            "capabilities": { "drop": ["ALL"] },
+            "privileged": false,
+            "readOnlyRootFilesystem": true,
+            "runAsGroup": USER,
+            "runAsNonRoot": true,
+            "runAsUser": USER,
+            "seccompProfile": { "type": "RuntimeDefault" },
+        },
+    })
+}

@@ -1,0 +1,194 @@
+//! What a pod's annotations say about its sidecar.
+
+use clap::ValueEnum;
+use serde_json::Value;
+
+use super::Settings;
+
+/// How the application's connections come to the sidecar.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum Interception {
+    /// An init container with the capability NET_ADMIN lets the kernel redirect them.
+    #[default]
+    Redirect,
+    /// No privilege: environment variables tell the application to send its HTTP requests to the sidecar, and what
+    /// it receives does not pass the sidecar.
+    None,
+}
+
+/// An annotation with a value that cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("metadata.annotations[{name}] is {value:?}: {expected}")]
+pub struct InvalidAnnotation {
+    /// Which.
+    pub name: &'static str,
+    /// What it says.
+    pub value: String,
+    /// What would be right.
+    pub expected: &'static str,
+}
+
+pub(super) const INTERCEPTION: &str = "pontoon.dev/interception";
+const DRAIN: &str = "pontoon.dev/drain-seconds";
+const IMAGE: &str = "pontoon.dev/proxy-image";
+const LOG: &str = "pontoon.dev/proxy-log";
+const WORKERS: &str = "pontoon.dev/proxy-workers";
+const CPU_REQUEST: &str = "pontoon.dev/proxy-cpu-request";
+const CPU_LIMIT: &str = "pontoon.dev/proxy-cpu-limit";
+const MEMORY_REQUEST: &str = "pontoon.dev/proxy-memory-request";
+const MEMORY_LIMIT: &str = "pontoon.dev/proxy-memory-limit";
+const OUTBOUND_PORTS: &str = "pontoon.dev/exclude-outbound-ports";
+const OUTBOUND_CIDRS: &str = "pontoon.dev/exclude-outbound-cidrs";
+const INBOUND_PORTS: &str = "pontoon.dev/exclude-inbound-ports";
+const DNS: &str = "pontoon.dev/dns";
+
+/// Every annotation that tunes a sidecar. One that is not here and begins as they do is a mistake.
+const ALL: [&str; 14] = [
+    INTERCEPTION,
+    DRAIN,
+    IMAGE,
+    LOG,
+    WORKERS,
+    CPU_REQUEST,
+    CPU_LIMIT,
+    MEMORY_REQUEST,
+    MEMORY_LIMIT,
+    OUTBOUND_PORTS,
+    OUTBOUND_CIDRS,
+    INBOUND_PORTS,
+    DNS,
+    super::INJECTED,
+];
+const PREFIX: &str = "pontoon.dev/";
+
+/// Kubernetes' own default.
+const GRACE_SECONDS: u64 = 30;
+/// A longer one is never meant: an hour.
+const MOST_DRAIN: u64 = 3600;
+
+/// What a sidecar is like.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Options {
+    pub interception: Interception,
+    pub image: String,
+    pub log: Option<String>,
+    pub workers: u16,
+    /// So long at most callers are waited for before the application is told to end: by [`drain_of`] the pod's grace
+    /// period.
+    pub drain_seconds: u64,
+    pub cpu_request: String,
+    pub cpu_limit: Option<String>,
+    pub memory_request: String,
+    pub memory_limit: String,
+    pub outbound_ports: Vec<String>,
+    pub outbound_cidrs: Vec<String>,
+    pub inbound_ports: Vec<String>,
+    /// Whether the sidecar answers the application's DNS queries.
+    pub dns: bool,
+}
+
+impl Options {
+    pub(super) fn of(pod: &Value, settings: &Settings) -> Result<Options, InvalidAnnotation> {
+        let annotations = pod["metadata"]["annotations"].as_object();
+        for (name, value) in annotations.into_iter().flatten() {
+            if name.starts_with(PREFIX) && !ALL.contains(&name.as_str()) {
+                let expected = "there is no annotation of this name; the reference of injection lists them";
+                let value = format!("{name}={}", value.as_str().unwrap_or_default());
+                return Err(InvalidAnnotation { name: PREFIX, value, expected });
+            }
+        }
+        let text =
+            |name: &str| annotations?.get(name)?.as_str().map(str::trim).filter(|text| !text.is_empty());
+        let grace = pod["spec"]["terminationGracePeriodSeconds"].as_u64().unwrap_or(GRACE_SECONDS);
+        let interception = match text(INTERCEPTION) {
+            None => settings.interception,
+            Some(said) => Interception::from_str(said, false)
+                .map_err(|_| invalid(INTERCEPTION, said, "expected redirect or none"))?,
+        };
+        let dns = match text(DNS) {
+            None => interception == Interception::Redirect,
+            Some("enabled") if interception == Interception::Redirect => true,
+            Some("disabled") => false,
+            Some(said) => {
+                return Err(invalid(
+                    DNS,
+                    said,
+                    "expected enabled (only where interception is redirect) or disabled",
+                ));
+            }
+        };
+        let list = |name, valid: fn(&str) -> bool, expected| -> Result<Vec<String>, InvalidAnnotation> {
+            let Some(said) = text(name) else { return Ok(Vec::new()) };
+            let items: Vec<String> = said.split(',').map(|item| item.trim().to_owned()).collect();
+            if items.iter().all(|item| valid(item)) { Ok(items) } else { Err(invalid(name, said, expected)) }
+        };
+        let ports = "expected ports or ranges of them, as in 5432,8000-8100";
+        let quantity = |name, default: Option<&str>| match text(name).or(default) {
+            Some(said) if !is_quantity(said) => {
+                Err(invalid(name, said, "expected a quantity, as 100m or 64Mi"))
+            }
+            said => Ok(said.map(str::to_owned)),
+        };
+        let required = |name, default| quantity(name, Some(default)).map(Option::unwrap_or_default);
+        Ok(Options {
+            interception,
+            image: text(IMAGE).unwrap_or(&settings.image).to_owned(),
+            log: text(LOG).map(str::to_owned),
+            workers: number(WORKERS, text(WORKERS), 1..=1024, "expected 1 to 1024")?.unwrap_or(2) as u16,
+            drain_seconds: number(DRAIN, text(DRAIN), 0..=MOST_DRAIN, "expected seconds, 3600 at most")?
+                .unwrap_or(drain_of(grace)),
+            cpu_request: required(CPU_REQUEST, "10m")?,
+            cpu_limit: quantity(CPU_LIMIT, None)?,
+            memory_request: required(MEMORY_REQUEST, "32Mi")?,
+            memory_limit: required(MEMORY_LIMIT, "256Mi")?,
+            outbound_ports: list(OUTBOUND_PORTS, is_port_range, ports)?,
+            outbound_cidrs: list(
+                OUTBOUND_CIDRS,
+                |item| item.parse::<ipnet::IpNet>().is_ok(),
+                "expected networks, as in 10.0.0.0/8,fd00::/8",
+            )?,
+            inbound_ports: list(INBOUND_PORTS, is_port_range, ports)?,
+            dns,
+        })
+    }
+}
+
+/// A third of the grace period, which leaves the application twice as much. Of a short one more: it takes 3 s until
+/// everybody knows that a pod is going and the last of them is answered.
+fn drain_of(grace_seconds: u64) -> u64 {
+    let least = grace_seconds.saturating_sub(2).clamp(1, 3);
+    (grace_seconds / 3).clamp(least, MOST_DRAIN)
+}
+
+fn invalid(name: &'static str, value: &str, expected: &'static str) -> InvalidAnnotation {
+    InvalidAnnotation { name, value: value.to_owned(), expected }
+}
+
+fn number(
+    name: &'static str,
+    said: Option<&str>,
+    range: std::ops::RangeInclusive<u64>,
+    expected: &'static str,
+) -> Result<Option<u64>, InvalidAnnotation> {
+    let Some(said) = said else { return Ok(None) };
+    match said.parse().ok().filter(|number| range.contains(number)) {
+        Some(number) => Ok(Some(number)),
+        None => Err(invalid(name, said, expected)),
+    }
+}
+
+fn is_port_range(text: &str) -> bool {
+    let port = |text: &str| text.parse::<u16>().ok().filter(|port| *port != 0);
+    match text.split_once('-') {
+        None => port(text).is_some(),
+        Some((first, last)) => port(first).zip(port(last)).is_some_and(|(first, last)| first <= last),
+    }
+}
+
+/// By the letters; the API server has the last word.
+fn is_quantity(text: &str) -> bool {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit = &text[digits.len()..];
+    digits.parse::<f64>().is_ok_and(|number| number >= 0.0)
+        && ["", "m", "k", "M", "G", "Ki", "Mi", "Gi"].contains(&unit)
+}

@@ -1,0 +1,150 @@
+//! Keeps the certificate: in a Secret, so that all replicas serve with one, and its authority in the configuration of
+//! the webhooks. Two replicas that renew at once are told apart by the API server: one of them conflicts, and takes
+//! what the other has written at its next look.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, SystemTime};
+
+use k8s_openapi::ByteString;
+use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
+use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::api::{Api, Patch, PatchParams, PostParams};
+use serde_json::json;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::certificate::{Material, is_due, issue};
+
+/// Between two looks. A replica serves with the certificate before for so long, whose authority is still believed.
+const LOOK: Duration = Duration::from_secs(10);
+/// After a look that failed.
+const AGAIN: Duration = Duration::from_secs(2);
+const AUTHORITIES: &str = "ca.crt";
+const CERTIFICATE: &str = "tls.crt";
+const KEY: &str = "tls.key";
+
+/// How a webhook is called.
+#[derive(Debug, Clone)]
+pub struct Names {
+    /// The namespace of the Service and of the Secret.
+    pub namespace: String,
+    /// The Service by which the API server reaches it.
+    pub service: String,
+    /// The Secret of the certificate; made where it is missing.
+    pub secret: String,
+    /// The MutatingWebhookConfiguration.
+    pub configuration: String,
+}
+
+impl Names {
+    fn dns(&self) -> Vec<String> {
+        let Names { namespace, service, .. } = self;
+        vec![format!("{service}.{namespace}.svc"), format!("{service}.{namespace}.svc.cluster.local")]
+    }
+}
+
+/// Looks after it until `stop`, and says which certificate to serve with.
+pub(super) async fn keep(
+    client: kube::Client,
+    names: Names,
+    in_use: watch::Sender<Option<Material>>,
+    stop: CancellationToken,
+) {
+    let secrets: Api<Secret> = Api::namespaced(client.clone(), &names.namespace);
+    let configurations: Api<MutatingWebhookConfiguration> = Api::all(client);
+    loop {
+        let looked = async {
+            let material = material(&secrets, &names).await?;
+            // First the API server believes it, then it is shown.
+            believe(&configurations, &names.configuration, &material).await?;
+            Ok::<_, anyhow::Error>(material)
+        };
+        let pause = match looked.await {
+            Ok(material) => {
+                in_use.send_if_modified(|now| {
+                    let is_new = now.as_ref() != Some(&material);
+                    if is_new {
+                        tracing::info!(secret = names.secret, "serving with another certificate");
+                        *now = Some(material);
+                    }
+                    is_new
+                });
+                LOOK
+            }
+            Err(error) => {
+                tracing::warn!(
+                    error = format!("{error:#}"),
+                    "the webhook's certificate cannot be looked after; trying again"
+                );
+                AGAIN
+            }
+        };
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(pause) => {}
+        }
+    }
+}
+
+/// The one in the Secret, renewed if it is due.
+async fn material(secrets: &Api<Secret>, names: &Names) -> anyhow::Result<Material> {
+    let (now, dns) = (SystemTime::now(), names.dns());
+    let kept = secrets.get_opt(&names.secret).await?;
+    let before = kept.as_ref().and_then(read);
+    if let Some(material) = before.clone().filter(|material| !is_due(material, &dns, now)) {
+        return Ok(material);
+    }
+    let material = issue(&dns, before.as_ref(), now)?;
+    let data =
+        [(AUTHORITIES, &material.authorities), (CERTIFICATE, &material.certificate), (KEY, &material.key)];
+    let data: BTreeMap<String, ByteString> =
+        data.into_iter().map(|(name, pem)| (name.to_owned(), ByteString(pem.clone().into_bytes()))).collect();
+    let parameters = PostParams::default();
+    match kept {
+        Some(mut secret) => {
+            secret.data = Some(data);
+            // With the version that was read: of two that renew, one conflicts.
+            secrets.replace(&names.secret, &parameters, &secret).await?;
+        }
+        None => {
+            let metadata = ObjectMeta { name: Some(names.secret.clone()), ..ObjectMeta::default() };
+            let type_ = Some(String::from("kubernetes.io/tls"));
+            secrets
+                .create(&parameters, &Secret { metadata, data: Some(data), type_, ..Secret::default() })
+                .await?;
+        }
+    }
+    tracing::info!(secret = names.secret, "a new certificate for the webhook");
+    Ok(material)
+}
+
+fn read(secret: &Secret) -> Option<Material> {
+    let text = |name: &str| String::from_utf8(secret.data.as_ref()?.get(name)?.0.clone()).ok();
+    Some(Material { authorities: text(AUTHORITIES)?, certificate: text(CERTIFICATE)?, key: text(KEY)? })
+}
+
+/// Has the API server believe the certificate's authority, on every webhook of the configuration.
+async fn believe(
+    configurations: &Api<MutatingWebhookConfiguration>,
+    name: &str,
+    material: &Material,
+) -> anyhow::Result<()> {
+    let Some(configuration) = configurations.get_opt(name).await? else {
+        anyhow::bail!("there is no MutatingWebhookConfiguration {name}");
+    };
+    let bundle = ByteString(material.authorities.clone().into_bytes());
+    let webhooks = configuration.webhooks.unwrap_or_default();
+    if webhooks.iter().all(|webhook| webhook.client_config.ca_bundle.as_ref() == Some(&bundle)) {
+        return Ok(());
+    }
+    // By name, as a strategic merge does: the rest of each is the chart's.
+    let webhooks: Vec<_> = webhooks
+        .iter()
+        .map(|webhook| json!({ "name": webhook.name, "clientConfig": { "caBundle": bundle } }))
+        .collect();
+    let patch = Patch::Strategic(json!({ "webhooks": webhooks }));
+    configurations.patch(name, &PatchParams::default(), &patch).await?;
+    tracing::info!(configuration = name, "the API server believes the webhook's certificate");
+    Ok(())
+}

@@ -1,0 +1,126 @@
+//! Golden tests of injection: a folder a case under `inject/`, with what goes in (`in.yaml`) and what comes out
+//! (`out.yaml`, and `notes.txt` where something is left as it is). `UPDATE=1 cargo test -p pontoon --test inject`
+//! writes what comes out anew; read the difference. Each pod is asked about as the API server does, too: the webhook
+//! must give the same.
+#![allow(clippy::expect_used, clippy::panic, reason = "a broken helper is a failed test")]
+
+use std::path::Path;
+
+use base64::Engine as _;
+use pontoon::inject::{Interception, Settings, review, workload};
+use serde_json::{Value, json};
+
+fn settings() -> Settings {
+    Settings {
+        image: String::from("pontoon.dev/pontoon-proxy:VERSION"),
+        xds_server: String::from("http://pontoon.pontoon-system.svc:18000"),
+        interception: Interception::Redirect,
+    }
+}
+
+fn compare(path: &Path, text: &str) {
+    if std::env::var_os("UPDATE").is_some() {
+        std::fs::write(path, text).expect("written");
+    }
+    let kept = std::fs::read_to_string(path).unwrap_or_default();
+    assert!(kept == text, "{}: expected\n{kept}\nnot\n{text}", path.display());
+}
+
+#[test]
+fn files() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/inject");
+    let mut cases = 0;
+    for case in std::fs::read_dir(folder).expect("the folder") {
+        let case = case.expect("a case").path();
+        let text = std::fs::read_to_string(case.join("in.yaml")).expect("in.yaml");
+        let (mut out, mut notes) = (Vec::new(), String::new());
+        for mut object in workload::read(&text).expect("YAML") {
+            let before = object.clone();
+            for note in workload::inject_object(&mut object, &settings()).expect("injected") {
+                notes += &format!("{}: {}\n", note.object, note.left);
+            }
+            if before["kind"] == "Pod" {
+                assert_eq!(by_webhook(&before), object, "{}", case.display());
+            }
+            let mut again = object.clone();
+            workload::inject_object(&mut again, &settings()).expect("injected again");
+            assert_eq!(again, object, "{}: twice is not once", case.display());
+            out.push(serde_saphyr::to_string(&object).expect("YAML"));
+        }
+        let version = env!("CARGO_PKG_VERSION");
+        compare(
+            &case.join("out.yaml"),
+            &out.join("---\n").replace(&format!("injected: \"{version}\""), "injected: VERSION"),
+        );
+        if !notes.is_empty() || case.join("notes.txt").exists() {
+            compare(&case.join("notes.txt"), &notes);
+        }
+        cases += 1;
+    }
+    assert!(cases > 4, "{cases} cases");
+}
+
+/// The pod as it is after the webhook's patch.
+fn by_webhook(pod: &Value) -> Value {
+    let question = json!({ "apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": {
+        "uid": "1-2", "kind": { "group": "", "version": "v1", "kind": "Pod" }, "object": pod,
+    } });
+    let answer = review::answer(&question, &settings()).expect("an answer");
+    assert_eq!(answer["response"]["uid"], "1-2");
+    assert_eq!(answer["response"]["allowed"], true);
+    let patch = answer["response"]["patch"].as_str().expect("a patch");
+    let patch = base64::engine::general_purpose::STANDARD.decode(patch).expect("base64");
+    let patch: Vec<Value> = serde_json::from_slice(&patch).expect("JSON");
+    let mut pod = pod.clone();
+    for step in patch {
+        assert_eq!(step["op"], "add");
+        let path = step["path"].as_str().expect("a path").to_owned();
+        let (parent, name) = path.rsplit_once('/').expect("a path");
+        let parent = pod.pointer_mut(parent).and_then(Value::as_object_mut).expect("what it is added to");
+        parent.insert(name.to_owned(), step["value"].clone());
+    }
+    pod
+}
+
+fn refused(annotations: Value) -> String {
+    let pod =
+        json!({ "metadata": { "name": "a", "annotations": annotations }, "spec": { "containers": [] } });
+    let question = json!({ "request": { "uid": "1", "kind": { "kind": "Pod" }, "object": pod } });
+    let answer = review::answer(&question, &settings()).expect("an answer");
+    assert_eq!(answer["response"]["allowed"], false);
+    answer["response"]["status"]["message"].as_str().expect("a message").to_owned()
+}
+
+#[test]
+fn an_annotation_that_cannot_be_used_is_named() {
+    for (name, value) in [
+        ("pontoon.dev/interception", "tproxy"),
+        ("pontoon.dev/drain-seconds", "10s"),
+        ("pontoon.dev/exclude-outbound-ports", "5432,0"),
+        ("pontoon.dev/exclude-inbound-ports", "9-8"),
+        ("pontoon.dev/exclude-outbound-cidrs", "10.0.0.0/33"),
+        ("pontoon.dev/proxy-workers", "0"),
+        ("pontoon.dev/proxy-memory-limit", "lots"),
+        ("pontoon.dev/dns", "yes"),
+        ("pontoon.dev/exclude-outbound-port", "5432"),
+    ] {
+        let message = refused(json!({ name: value }));
+        assert!(message.contains(name) && message.contains(value), "{name}: {message}");
+    }
+}
+
+#[test]
+fn what_is_no_pod_is_let_pass_or_refused_without_a_patch() {
+    assert!(review::answer(&json!({}), &settings()).is_none());
+    assert!(review::answer(&json!({ "request": { "uid": 7 } }), &settings()).is_none());
+    for object in [json!(null), json!({}), json!({ "spec": 3 }), json!({ "spec": [] }), json!("pod")] {
+        let question = json!({ "request": { "uid": "1", "kind": { "kind": "Pod" }, "object": object } });
+        let answer = review::answer(&question, &settings()).expect("an answer");
+        assert_eq!(answer["response"], json!({ "uid": "1", "allowed": true }));
+    }
+    // Types that the API server would not let through.
+    let odd = json!({ "metadata": "x", "spec": { "initContainers": 3, "containers": [null, 1, { "env": 5,
+        "lifecycle": "x", "ports": "y", "livenessProbe": { "tcpSocket": { "port": "http" } } }] } });
+    let question = json!({ "request": { "uid": "1", "kind": { "kind": "Pod" }, "object": odd } });
+    assert_eq!(review::answer(&question, &settings()).expect("an answer")["response"]["allowed"], true);
+}
