@@ -21,13 +21,23 @@ pub(super) struct Running {
     started: u64,
     /// What was started, to be started again by a test that has stopped it.
     command: Vec<String>,
+    /// Whoever brought it into the namespaces and waits for it. It stops when the program is stopped for a while, and
+    /// does not go on by itself.
+    waits: Option<Waits>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+struct Waits {
+    pid: i32,
+    started: u64,
 }
 
 impl Running {
-    /// Of a process whose id is known.
-    pub(super) fn look(pid: i32, command: Vec<String>) -> anyhow::Result<Running> {
-        let started = started(pid).with_context(|| format!("process {pid} has ended"))?;
-        Ok(Running { pid, inside: inside(pid).unwrap_or(pid), started, command })
+    fn look(pid: i32, waiting: i32, command: Vec<String>) -> anyhow::Result<Running> {
+        let since = started(pid).with_context(|| format!("process {pid} has ended"))?;
+        let waits =
+            (waiting != pid).then(|| Some(Waits { pid: waiting, started: started(waiting)? })).flatten();
+        Ok(Running { pid, inside: inside(pid).unwrap_or(pid), started: since, command, waits })
     }
 
     pub(super) fn read(state: &Path, name: &str) -> anyhow::Result<Option<Running>> {
@@ -48,10 +58,19 @@ impl Running {
         started(self.pid) == Some(self.started)
     }
 
+    fn is_gone(&self) -> bool {
+        let waits = self.waits.is_some_and(|waits| started(waits.pid) == Some(waits.started));
+        !waits && !self.runs()
+    }
+
     fn signal(&self, signal: Signal) {
-        if let Some(pid) = Pid::from_raw(self.pid).filter(|_| self.runs()) {
-            // It may end by itself meanwhile.
-            let _ = kill_process(pid, signal);
+        let both = [Some(Waits { pid: self.pid, started: self.started }), self.waits];
+        for Waits { pid, started: since } in both.into_iter().flatten() {
+            if let Some(process) = Pid::from_raw(pid).filter(|_| started(pid) == Some(since)) {
+                // It may end by itself meanwhile.
+                let _ = kill_process(process, signal);
+                let _ = kill_process(process, Signal::CONT);
+            }
         }
     }
 }
@@ -74,7 +93,8 @@ pub(super) fn start(
         .spawn()
         .with_context(|| format!("{name}: cannot start {}", command.get_program().display()))?;
     // `nsenter` starts the program as a child of its own, as that is how a process namespace is entered.
-    let mut pid = i32::try_from(child.id())?;
+    let waiting = i32::try_from(child.id())?;
+    let mut pid = waiting;
     wait_until(name, || {
         let Some(shown) = name_of(pid) else { bail!("{name} has ended; see {}", folder.display()) };
         // The kernel keeps 15 characters.
@@ -87,7 +107,7 @@ pub(super) fn start(
         Ok(Some(format!("process {pid} is still {shown}")))
     })?;
     let command = [program.to_owned()].into_iter().chain(arguments.iter().cloned()).collect();
-    Running::look(pid, command)?.write(state, name)
+    Running::look(pid, waiting, command)?.write(state, name)
 }
 
 /// Fails with the end of its log when one of them has ended.
@@ -116,7 +136,7 @@ pub(super) fn stop_all(state: &Path) -> anyhow::Result<()> {
         if started.elapsed().unwrap_or_default().as_secs() >= 5 {
             all.iter().for_each(|(_, running)| running.signal(Signal::KILL));
         }
-        Ok(all.iter().find(|(_, running)| running.runs()).map(|(name, _)| format!("{name} still runs")))
+        Ok(all.iter().find(|(_, running)| !running.is_gone()).map(|(name, _)| format!("{name} still runs")))
     })
 }
 
