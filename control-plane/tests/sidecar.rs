@@ -329,7 +329,7 @@ async fn resident_in_a_mesh_of(services: usize, at: SocketAddr) -> u64 {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
     let incoming = TcpListenerStream::new(listener);
-    let serving = tokio::spawn(grpc_server().add_service(server.service()).serve_with_incoming(incoming));
+    let serving = tokio::spawn(grpc_server().add_routes(server.routes()).serve_with_incoming(incoming));
     let sidecar = Sidecar::start(&address, "default", at, "").await;
     for _ in 0..20 {
         for service in 0..10 {

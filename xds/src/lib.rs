@@ -1,4 +1,4 @@
-//! xDS v3 over gRPC: resources and snapshots of them, an ADS server (state of the world and delta), and a
+//! xDS v3 over gRPC: resources and snapshots of them, a server (state of the world and delta), and a
 //! delta ADS client. What the resources mean is not this crate's business.
 //!
 //! The protocol is the one of
@@ -9,9 +9,11 @@ pub mod json;
 pub mod resource;
 pub mod server;
 pub mod snapshot;
+mod variant;
 
 pub use resource::{Resource, ResourceType};
 pub use snapshot::{ResourceMap, Snapshot};
+pub use variant::Variant;
 
 /// The ready-made v3 messages and service stubs.
 pub use envoy_types::pb;

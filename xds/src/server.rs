@@ -1,4 +1,4 @@
-//! An ADS server. Views (groups of clients that should have the same resources) are published as snapshots;
+//! An xDS server, over ADS and over a stream a type. Views (groups of clients that should have the same resources) are published as snapshots;
 //! every stream is brought to the newest snapshot of its view, and what it acknowledged is kept for all to
 //! see. Bookkeeping is in [`stream`], without I/O; `service` feeds it.
 
@@ -16,15 +16,14 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::time::Instant;
+use tonic::service::Routes;
 use tonic::transport::server::TcpIncoming;
 
 use crate::pb::envoy::config::core::v3::Node;
-use crate::pb::envoy::service::discovery::v3::aggregated_discovery_service_server::AggregatedDiscoveryServiceServer;
 use crate::resource::ResourceType;
 use crate::snapshot::Snapshot;
 
 use away::Away;
-pub use service::AdsService;
 pub use status::{Acknowledged, Client, Nack, NodeStatus, Standing, TypeStatus};
 use stream::Stream;
 pub use views::StandIn;
@@ -149,10 +148,10 @@ impl Server {
         self.shared.views.get(view)
     }
 
-    /// The gRPC service. Serve it with [`crate::server::grpc_server`], whose limits it relies on.
-    pub fn service(&self) -> AggregatedDiscoveryServiceServer<AdsService> {
-        AggregatedDiscoveryServiceServer::new(AdsService::new(self.clone()))
-            .max_decoding_message_size(MAX_REQUEST_BYTES)
+    /// The gRPC services: ADS, and one for each type. Serve them with [`crate::server::grpc_server`], whose limits
+    /// they rely on.
+    pub fn routes(&self) -> Routes {
+        service::routes(self.clone())
     }
 
     /// Every connected client that has said who it is.
@@ -214,7 +213,7 @@ impl Server {
         let until = Instant::now() + expected_back;
         let mut streams = lock(&self.shared.streams);
         for client in clients {
-            streams.away.expect(client, None, until, max_streams);
+            streams.away.expect((client, None), None, until, max_streams);
         }
     }
 
@@ -241,7 +240,7 @@ impl Server {
             given_up.retain(|client| !is_back(client));
             self.bump_members();
         }
-        given_up
+        given_up.into_iter().collect()
     }
 
     /// Changes whenever [`Server::known`] or [`Server::overdue_at`] may.
@@ -275,13 +274,13 @@ impl Server {
         {
             let mut streams = lock(&self.shared.streams);
             let stream = streams.open.remove(&id);
-            let client = stream.as_ref().and_then(|stream| lock(stream).client().cloned());
-            if let Some(client) = client {
+            let end = stream.as_ref().and_then(|stream| lock(stream).end());
+            if let Some(end) = end {
                 if left {
-                    streams.away.forget(&client);
+                    streams.away.forget(&end);
                 } else {
                     let Options { max_streams, expected_back, .. } = self.shared.options;
-                    streams.away.expect(client, stream, Instant::now() + expected_back, max_streams);
+                    streams.away.expect(end, stream, Instant::now() + expected_back, max_streams);
                 }
             }
         }
@@ -303,7 +302,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A tonic server with the limits that [`Server::service`] relies on. tonic by itself sets no limit on
+/// A tonic server with the limits that [`Server::routes`] relies on. tonic by itself sets no limit on
 /// concurrent streams.
 pub fn grpc_server() -> tonic::transport::Server {
     tonic::transport::Server::builder()
@@ -323,8 +322,6 @@ pub fn incoming(listener: TcpListener) -> TcpIncoming {
     TcpIncoming::from(listener).with_nodelay(Some(true))
 }
 
-/// A client that returns after a break names all that it has, with versions: 100,000 of them fit.
-const MAX_REQUEST_BYTES: usize = 16 * 1024 * 1024;
 /// A client needs one, and one more for what else it reports; each may hold a whole request.
 const MAX_CONCURRENT_STREAMS: u32 = 10;
 /// Requests are small but for the first after a break.

@@ -78,7 +78,7 @@ impl Bridge {
         let server = Server::new(Options::new(|node| Ok(node.cluster.clone())));
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let bootstrap = bootstrap(id, api_type, listener.local_addr().unwrap().port());
-        let serving = grpc_server().add_service(server.service());
+        let serving = grpc_server().add_routes(server.routes());
         tokio::spawn(serving.serve_with_incoming(TcpListenerStream::new(listener)));
 
         let backends = [backend("one").await, backend("two").await];

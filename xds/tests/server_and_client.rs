@@ -85,13 +85,13 @@ async fn serve(port: u16) -> Running {
         cluster => Ok(cluster.to_owned()),
     }));
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-    let service = server.service();
+    let routes = server.routes();
     let (bound, port_of) = tokio::sync::oneshot::channel();
     runtime.spawn(async move {
         let listener = TcpListener::bind(("127.0.0.1", port)).await.unwrap();
         bound.send(listener.local_addr().unwrap().port()).unwrap();
         let incoming = TcpListenerStream::new(listener);
-        grpc_server().add_service(service).serve_with_incoming(incoming).await.unwrap();
+        grpc_server().add_routes(routes).serve_with_incoming(incoming).await.unwrap();
     });
     Running { server, port: port_of.await.unwrap(), runtime: Some(runtime) }
 }

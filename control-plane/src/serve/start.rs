@@ -351,7 +351,7 @@ async fn open(file: &Path) -> Result<Arc<Database>, StartError> {
 }
 
 async fn serve_xds(listener: TcpListener, server: Server, stop: CancellationToken) {
-    let router = grpc_server().add_service(server.service());
+    let router = grpc_server().add_routes(server.routes());
     let incoming = server::incoming(listener);
     let serving = router.serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned());
     let drained = async {

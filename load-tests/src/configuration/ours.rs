@@ -55,7 +55,7 @@ pub(super) async fn listen(server: &Server) -> anyhow::Result<SocketAddr> {
     let socket = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
     let address = socket.local_addr()?;
     let serving =
-        grpc_server().add_service(server.service()).serve_with_incoming(TcpListenerStream::new(socket));
+        grpc_server().add_routes(server.routes()).serve_with_incoming(TcpListenerStream::new(socket));
     tokio::spawn(serving);
     Ok(address)
 }

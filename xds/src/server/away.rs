@@ -1,7 +1,7 @@
 //! Clients whose stream broke off and who are expected back: they serve what they had, so a change is not
 //! everywhere before they have it or have stayed away for too long. Plain bookkeeping, without a clock.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 
 use tokio::time::Instant;
@@ -14,10 +14,13 @@ use crate::resource::ResourceType;
 /// For the names that all of them followed. Whoever comes beyond is known by name only.
 const MAX_BYTES: usize = 64 * 1024 * 1024;
 
+/// Whose stream it is, and the type that it is for where it is not for all.
+pub(super) type End = (Client, Option<ResourceType>);
+
 /// The missing ones.
 #[derive(Debug, Default)]
 pub(super) struct Away {
-    clients: HashMap<Client, Missing>,
+    clients: HashMap<End, Missing>,
     /// Of all their streams.
     bytes: usize,
 }
@@ -25,35 +28,35 @@ pub(super) struct Away {
 #[derive(Debug)]
 struct Missing {
     until: Instant,
-    /// Its last stream, which tells what it followed. None: it is known by name only.
+    /// Its last stream of this kind, which tells what it followed. None: it is known by name only.
     stream: Option<Arc<Mutex<Stream>>>,
     /// Of what is kept of it.
     bytes: usize,
 }
 
 impl Away {
-    /// Expects `client` back before `until`. At most `max` are expected at once; nobody is in the place of another.
+    /// Expects a client back before `until`. At most `max` are expected at once; nobody is in the place of another.
     pub(super) fn expect(
         &mut self,
-        client: Client,
+        end: End,
         stream: Option<Arc<Mutex<Stream>>>,
         until: Instant,
         max: usize,
     ) {
-        if self.clients.len() >= max && !self.clients.contains_key(&client) {
+        if self.clients.len() >= max && !self.clients.contains_key(&end) {
             return;
         }
-        self.forget(&client);
+        self.forget(&end);
         let bytes = stream.as_ref().map_or(0, |stream| lock(stream).put_aside());
         let fits = self.bytes + bytes <= MAX_BYTES;
         let (stream, bytes) = if fits { (stream, bytes) } else { (None, 0) };
         self.bytes += bytes;
-        self.clients.insert(client, Missing { until, stream, bytes });
+        self.clients.insert(end, Missing { until, stream, bytes });
     }
 
     /// It has said goodbye.
-    pub(super) fn forget(&mut self, client: &Client) {
-        self.bytes -= self.clients.remove(client).map_or(0, |missing| missing.bytes);
+    pub(super) fn forget(&mut self, end: &End) {
+        self.bytes -= self.clients.remove(end).map_or(0, |missing| missing.bytes);
     }
 
     /// When the next has stayed away for too long.
@@ -62,15 +65,15 @@ impl Away {
     }
 
     /// Forgets those who have stayed away for too long.
-    pub(super) fn give_up(&mut self, now: Instant) -> Vec<Client> {
-        let given_up: Vec<(Client, Missing)> =
+    pub(super) fn give_up(&mut self, now: Instant) -> BTreeSet<Client> {
+        let given_up: Vec<(End, Missing)> =
             self.clients.extract_if(|_, missing| missing.until <= now).collect();
         self.bytes -= given_up.iter().map(|(_, missing)| missing.bytes).sum::<usize>();
-        given_up.into_iter().map(|(client, _)| client).collect()
+        given_up.into_iter().map(|((client, _), _)| client).collect()
     }
 
     pub(super) fn clients(&self) -> impl Iterator<Item = &Client> {
-        self.clients.keys()
+        self.clients.keys().map(|(client, _)| client)
     }
 
     /// Nodes of `view` that followed a resource, and whose new stream, if there is one, does not yet.
@@ -96,7 +99,7 @@ impl Away {
                 }
             }
         }
-        let missing = self.clients.iter().filter(|(client, missing)| {
+        let missing = self.clients.iter().filter(|((client, _), missing)| {
             client.view == view
                 && !following.contains(&client.node)
                 && match &missing.stream {
@@ -104,6 +107,7 @@ impl Away {
                     None => !settled.contains(&client.node),
                 }
         });
-        missing.map(|(client, _)| client.node.clone()).collect()
+        let missing: BTreeSet<&str> = missing.map(|((client, _), _)| &*client.node).collect();
+        missing.into_iter().map(str::to_owned).collect()
     }
 }

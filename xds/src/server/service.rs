@@ -1,4 +1,5 @@
-//! The gRPC side of the server: one task a stream moves messages between the wire and [`Stream`].
+//! The gRPC side of the server: one task a stream moves messages between the wire and [`Stream`]. There is a service
+//! for all types together (ADS), and one for each type.
 
 use std::net::IpAddr;
 use std::pin::Pin;
@@ -10,18 +11,27 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::service::Routes;
 use tonic::{Request, Status, Streaming};
 
-use super::stream::{Outcome, Response, Stream, TooMuch, Variant};
+use super::stream::{Outcome, Response, Stream, TooMuch};
 use super::{Caller, Server, lock};
 use crate::pb::envoy::config::core::v3::Node;
-use crate::pb::envoy::service::discovery::v3::aggregated_discovery_service_server::AggregatedDiscoveryService;
+use crate::pb::envoy::service::cluster::v3::cluster_discovery_service_server as cds;
+use crate::pb::envoy::service::discovery::v3::aggregated_discovery_service_server as ads;
 use crate::pb::envoy::service::discovery::v3::{
     DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
 };
+use crate::pb::envoy::service::endpoint::v3::endpoint_discovery_service_server as eds;
+use crate::pb::envoy::service::listener::v3::listener_discovery_service_server as lds;
+use crate::pb::envoy::service::route::v3::route_discovery_service_server as rds;
+use crate::pb::envoy::service::secret::v3::secret_discovery_service_server as sds;
 use crate::resource::ResourceType;
 use crate::snapshot::Snapshot;
+use crate::variant::Variant;
 
+/// A client that returns after a break names all that it has, with versions: 100,000 of them fit.
+const MAX_REQUEST_BYTES: usize = 16 * 1024 * 1024;
 /// Longer ids and clusters are refused: they are kept and shown.
 const MAX_ID_BYTES: usize = 1024;
 /// Responses between a stream's task and the wire; a slow reader holds this many and no more.
@@ -31,24 +41,34 @@ const FIRST_REQUEST: Duration = Duration::from_secs(15);
 
 /// Serves the streams of one [`Server`].
 #[derive(Debug, Clone)]
-pub struct AdsService {
+struct Discovery {
     server: Server,
+}
+
+/// All services of a server.
+pub(super) fn routes(server: Server) -> Routes {
+    const MAX: usize = MAX_REQUEST_BYTES;
+    let all = Discovery { server };
+    Routes::new(ads::AggregatedDiscoveryServiceServer::new(all.clone()).max_decoding_message_size(MAX))
+        .add_service(sds::SecretDiscoveryServiceServer::new(all.clone()).max_decoding_message_size(MAX))
+        .add_service(cds::ClusterDiscoveryServiceServer::new(all.clone()).max_decoding_message_size(MAX))
+        .add_service(eds::EndpointDiscoveryServiceServer::new(all.clone()).max_decoding_message_size(MAX))
+        .add_service(lds::ListenerDiscoveryServiceServer::new(all.clone()).max_decoding_message_size(MAX))
+        .add_service(rds::RouteDiscoveryServiceServer::new(all).max_decoding_message_size(MAX))
 }
 
 type Outbound<T> = Pin<Box<dyn FuturesStream<Item = Result<T, Status>> + Send>>;
 
-impl AdsService {
-    pub(super) fn new(server: Server) -> AdsService {
-        AdsService { server }
-    }
-
+impl Discovery {
+    /// `only`: the type that the stream is for; `None`: all of them.
     fn serve<P: Protocol>(
         &self,
         request: Request<Streaming<P::Request>>,
+        only: Option<ResourceType>,
     ) -> Result<Outbound<P::Response>, Status> {
         let address = request.remote_addr().map(|address| address.ip().to_canonical());
         let inbound = request.into_inner();
-        let stream = Stream::new(P::VARIANT, &self.server.shared.options);
+        let stream = Stream::new(P::VARIANT, only, &self.server.shared.options);
         let (id, stream) = self.server.open(stream).ok_or_else(|| {
             let max = self.server.shared.options.max_streams;
             Status::resource_exhausted(format!("this server takes at most {max} xDS streams"))
@@ -73,25 +93,65 @@ impl AdsService {
     }
 }
 
-#[tonic::async_trait]
-impl AggregatedDiscoveryService for AdsService {
-    type StreamAggregatedResourcesStream = Outbound<DiscoveryResponse>;
-    type DeltaAggregatedResourcesStream = Outbound<DeltaDiscoveryResponse>;
+macro_rules! service {
+    (
+        $service:path, $only:expr,
+        $sotw:ident: $sotw_stream:ident, $delta:ident: $delta_stream:ident $(, $fetch:ident)?
+    ) => {
+        #[tonic::async_trait]
+        impl $service for Discovery {
+            type $sotw_stream = Outbound<DiscoveryResponse>;
+            type $delta_stream = Outbound<DeltaDiscoveryResponse>;
 
-    async fn stream_aggregated_resources(
-        &self,
-        request: Request<Streaming<DiscoveryRequest>>,
-    ) -> Result<tonic::Response<Self::StreamAggregatedResourcesStream>, Status> {
-        Ok(tonic::Response::new(self.serve::<Sotw>(request)?))
-    }
+            async fn $sotw(
+                &self,
+                request: Request<Streaming<DiscoveryRequest>>,
+            ) -> Result<tonic::Response<Self::$sotw_stream>, Status> {
+                Ok(tonic::Response::new(self.serve::<Sotw>(request, $only)?))
+            }
 
-    async fn delta_aggregated_resources(
-        &self,
-        request: Request<Streaming<DeltaDiscoveryRequest>>,
-    ) -> Result<tonic::Response<Self::DeltaAggregatedResourcesStream>, Status> {
-        Ok(tonic::Response::new(self.serve::<Delta>(request)?))
-    }
+            async fn $delta(
+                &self,
+                request: Request<Streaming<DeltaDiscoveryRequest>>,
+            ) -> Result<tonic::Response<Self::$delta_stream>, Status> {
+                Ok(tonic::Response::new(self.serve::<Delta>(request, $only)?))
+            }
+
+            $(async fn $fetch(
+                &self,
+                _request: Request<DiscoveryRequest>,
+            ) -> Result<tonic::Response<DiscoveryResponse>, Status> {
+                Err(Status::unimplemented("resources are served on streams alone"))
+            })?
+        }
+    };
 }
+
+service!(
+    ads::AggregatedDiscoveryService, None,
+    stream_aggregated_resources: StreamAggregatedResourcesStream,
+    delta_aggregated_resources: DeltaAggregatedResourcesStream
+);
+service!(
+    sds::SecretDiscoveryService, Some(ResourceType::Secret),
+    stream_secrets: StreamSecretsStream, delta_secrets: DeltaSecretsStream, fetch_secrets
+);
+service!(
+    cds::ClusterDiscoveryService, Some(ResourceType::Cluster),
+    stream_clusters: StreamClustersStream, delta_clusters: DeltaClustersStream, fetch_clusters
+);
+service!(
+    eds::EndpointDiscoveryService, Some(ResourceType::Endpoint),
+    stream_endpoints: StreamEndpointsStream, delta_endpoints: DeltaEndpointsStream, fetch_endpoints
+);
+service!(
+    lds::ListenerDiscoveryService, Some(ResourceType::Listener),
+    stream_listeners: StreamListenersStream, delta_listeners: DeltaListenersStream, fetch_listeners
+);
+service!(
+    rds::RouteDiscoveryService, Some(ResourceType::Route),
+    stream_routes: StreamRoutesStream, delta_routes: DeltaRoutesStream, fetch_routes
+);
 
 /// What differs between the two variants on the wire.
 trait Protocol: 'static {
@@ -228,9 +288,25 @@ fn next(stream: &Mutex<Stream>, published: &watch::Receiver<Option<Snapshot>>) -
 }
 
 fn take<P: Protocol>(server: &Server, stream: &Mutex<Stream>, request: &P::Request) -> Result<(), Status> {
-    let Some(ty) = ResourceType::from_type_url(P::type_url(request)) else {
+    let type_url = P::type_url(request);
+    let only = lock(stream).only();
+    let ty = match only {
+        // Here the type says itself.
+        Some(only) if type_url.is_empty() || type_url == only.type_url() => Some(only),
+        Some(only) => {
+            let reason = format!("type_url is {type_url:?}, but this stream is for {}", only.type_url());
+            return Err(Status::invalid_argument(reason));
+        }
+        None if type_url.is_empty() => {
+            return Err(Status::invalid_argument(
+                "type_url is missing, which tells the types of an ADS stream apart",
+            ));
+        }
+        None => ResourceType::from_type_url(type_url),
+    };
+    let Some(ty) = ty else {
         // Envoy asks for types (secrets, runtimes) that may not exist here: there are none, and no answer.
-        tracing::debug!(type_url = P::type_url(request), "a client asks for a type that is not served");
+        tracing::debug!(type_url, "a client asks for a type that is not served");
         return Ok(());
     };
     let (outcome, node) = {

@@ -13,6 +13,7 @@ use std::time::{Duration, SystemTime};
 use tokio::time::Instant;
 
 use self::type_state::TypeState;
+use super::away::End;
 use super::status::{Acknowledged, Client, NodeStatus};
 use crate::pb::envoy::config::core::v3::Node;
 use crate::pb::envoy::config::core::v3::node::UserAgentVersionType;
@@ -23,15 +24,7 @@ use crate::pb::envoy::service::discovery::v3::{
 use crate::pb::google::protobuf::Any;
 use crate::resource::{Resource, ResourceType};
 use crate::snapshot::Snapshot;
-
-/// Which of the two protocols the stream speaks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Variant {
-    /// State of the world.
-    Sotw,
-    /// Incremental.
-    Delta,
-}
+use crate::variant::Variant;
 
 /// What came back for a response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,6 +81,7 @@ const BYTES_PER_NAME: usize = 96;
 #[derive(Debug)]
 pub struct Stream {
     variant: Variant,
+    only: Option<ResourceType>,
     max_names: usize,
     max_response_bytes: usize,
     order_timeout: Duration,
@@ -107,10 +101,11 @@ struct Identity {
 }
 
 impl Stream {
-    /// A stream that has just been opened.
-    pub fn new(variant: Variant, options: &super::Options) -> Stream {
+    /// A stream that has just been opened. `only`: the type that it is for; `None`: all of them.
+    pub fn new(variant: Variant, only: Option<ResourceType>, options: &super::Options) -> Stream {
         Stream {
             variant,
+            only,
             max_names: options.max_names,
             max_response_bytes: options.max_response_bytes,
             order_timeout: options.order_timeout,
@@ -138,6 +133,15 @@ impl Stream {
             cluster: node.cluster.clone(),
             user_agent: format!("{}{version}", node.user_agent_name),
         });
+    }
+
+    pub(super) fn only(&self) -> Option<ResourceType> {
+        self.only
+    }
+
+    /// What its client is expected back for, once it has said who it is.
+    pub(super) fn end(&self) -> Option<End> {
+        self.client().map(|client| (client.clone(), self.only))
     }
 
     pub(super) fn node_id(&self) -> &str {

@@ -118,7 +118,7 @@ impl Rig {
 
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let xds = listener.local_addr().unwrap();
-        let router = grpc_server().add_service(server.service());
+        let router = grpc_server().add_routes(server.routes());
         tokio::spawn(router.serve_with_incoming(TcpListenerStream::new(listener)));
 
         ready.send_replace(true);

@@ -133,7 +133,7 @@ impl World {
     fn new(variant: Variant) -> World {
         // Small, so that responses are split.
         let options = Options { max_response_bytes: 48, ..Options::new(|_| Ok(String::new())) };
-        let stream = Stream::new(variant, &options);
+        let stream = Stream::new(variant, None, &options);
         let client = ResourceType::ALL.map(|_| Subscription::default());
         let (snapshot, wire) = (Snapshot::default(), VecDeque::new());
         World { options, variant, stream, snapshot, client, wire, now: Instant::now() }
@@ -257,7 +257,7 @@ impl World {
 
     fn reconnect(&mut self) {
         self.wire.clear();
-        self.stream = Stream::new(self.variant, &self.options);
+        self.stream = Stream::new(self.variant, None, &self.options);
         for ty in ResourceType::ALL {
             let client = &mut self.client[ty.index()];
             client.nonce.clear();

@@ -38,7 +38,7 @@ struct Peer {
 impl Peer {
     fn new(variant: Variant) -> Peer {
         let options = Options::new(|_| Ok(String::new()));
-        Peer { stream: Stream::new(variant, &options), now: Instant::now() }
+        Peer { stream: Stream::new(variant, None, &options), now: Instant::now() }
     }
 
     fn subscribe(&mut self, ty: ResourceType, names: &[&str]) {
@@ -314,7 +314,7 @@ fn in_state_of_the_world_names_may_change_with_the_acknowledgement() {
 #[test]
 fn too_many_names_are_refused() {
     let options = Options { max_names: 3, ..Options::new(|_| Ok(String::new())) };
-    let mut stream = Stream::new(Variant::Delta, &options);
+    let mut stream = Stream::new(Variant::Delta, None, &options);
     let request = |n: usize| DeltaDiscoveryRequest {
         resource_names_subscribe: (0..n).map(|i| i.to_string()).collect(),
         ..Default::default()
@@ -412,7 +412,7 @@ fn names_on_top_of_an_implicit_wildcard_do_not_end_it_in_delta() {
 #[test]
 fn a_large_answer_comes_in_parts_and_routes_wait_for_the_last() {
     let options = Options { max_response_bytes: 4096, ..Options::new(|_| Ok(String::new())) };
-    let mut peer = Peer { stream: Stream::new(Variant::Delta, &options), now: Instant::now() };
+    let mut peer = Peer { stream: Stream::new(Variant::Delta, None, &options), now: Instant::now() };
     let mut snapshot = world();
     for n in 0..1000 {
         snapshot.insert(&cluster(&format!("cluster-{n}"), 1));

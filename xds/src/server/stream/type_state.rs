@@ -9,10 +9,11 @@ use std::time::SystemTime;
 
 pub(super) use self::part::Part;
 use self::part::{shorten, shortened};
-use super::{Outcome, Variant};
+use super::Outcome;
 use crate::resource::{Resource, ResourceType};
 use crate::server::status::{Nack, TypeStatus};
 use crate::snapshot::{ResourceMap, changed_names};
+use crate::variant::Variant;
 
 /// Subscribes to everything.
 const WILDCARD: &str = "*";
