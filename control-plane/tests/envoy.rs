@@ -275,7 +275,7 @@ impl Envoy {
         server.publish(view, snapshot.clone());
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let xds = listener.local_addr().unwrap().to_string();
-        let serving = grpc_server().add_service(server.service());
+        let serving = grpc_server().add_routes(server.routes());
         tokio::spawn(serving.serve_with_incoming(incoming(listener)));
 
         let admin = format!("127.0.0.1:{}", free_port().await);

@@ -72,6 +72,16 @@ struct Sidecar {
 
 impl Sidecar {
     async fn start(xds: &str, namespace: &str, application: SocketAddr, limits: &str) -> Sidecar {
+        Sidecar::start_in("delta", xds, namespace, application, limits).await
+    }
+
+    async fn start_in(
+        variant: &str,
+        xds: &str,
+        namespace: &str,
+        application: SocketAddr,
+        limits: &str,
+    ) -> Sidecar {
         let dir = tempfile::tempdir().unwrap();
         let [outbound, inbound, admin] = [free_port().await, free_port().await, free_port().await];
         let file = dir.path().join("proxy.yaml");
@@ -85,6 +95,7 @@ impl Sidecar {
             .args(["proxy", "--config"])
             .arg(file)
             .env_clear()
+            .env("PONTOON_PROXY_XDS_VARIANT", variant)
             .stderr(Stdio::null())
             .kill_on_drop(true)
             .spawn()
@@ -297,6 +308,32 @@ async fn hostile_hosts_cost_nothing_that_lasts_and_idle_names_go() {
         assert!(own_only, "{ty}: {names}");
     }
     assert_eq!(sidecar.ask("orders", "1").await.2, "orders");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn in_state_of_the_world_names_come_and_go_and_come_again() {
+    let served = Served::start(&objects(application("target").await)).await;
+    register(&served, "orders", application("orders").await).await;
+    let (mine, limits) =
+        (application("mine").await, ", idleSeconds: 1, absentSeconds: 1, resolveTimeoutMs: 500");
+    let sidecar = Sidecar::start_in("sotw", &served.xds, "default", mine, limits).await;
+    for _ in 0..2 {
+        assert_eq!(sidecar.ask("orders", "1").await.2, "orders");
+        // Nothing on the wire says that a name does not exist.
+        assert_eq!(sidecar.ask("nobody", "1").await.1, "name_timeout");
+        let empty = async {
+            while sidecar.metric("pontoon_names").await > 0 {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, empty).await.expect("idle names are never dropped");
+    }
+    register(&served, "nobody", application("somebody").await).await;
+    let found = async { while sidecar.ask("nobody", "1").await.2 != "somebody" {} };
+    tokio::time::timeout(PATIENCE, found).await.expect("a name that comes to exist is not found");
+    let url = format!("{}/ready?verbose", sidecar.admin);
+    let said = sidecar.http.get(url).send().await.unwrap().text().await.unwrap();
+    assert!(said.contains("in state of the world: connected"), "{said}");
 }
 
 /// A mesh of so many applications, of which each has one instance at `at`.

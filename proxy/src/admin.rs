@@ -21,6 +21,7 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use pontoon_xds::Variant;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tonic::codegen::Service as _;
@@ -235,7 +236,13 @@ impl Admin {
             let Bootstrap { node_id, cluster, xds_server, .. } = &self.bootstrap;
             let _ = writeln!(body, "node: {node_id}, configured as {cluster}");
             let _ = match xds_server {
-                Some(server) => writeln!(body, "control plane {server}: {state}, for {}", age(xds.since)),
+                Some(server) => {
+                    let variant = match self.bootstrap.xds_variant {
+                        Variant::Sotw => "state of the world",
+                        Variant::Delta => "delta",
+                    };
+                    writeln!(body, "control plane {server}, in {variant}: {state}, for {}", age(xds.since))
+                }
                 None => writeln!(body, "control plane: none, all is in the bootstrap"),
             };
             if let Some(last) = xds.last_update {
@@ -245,6 +252,9 @@ impl Admin {
                 let _ = writeln!(body, "last error: {error}");
             }
             let _ = writeln!(body, "updates refused: {}", xds.nacks);
+            if let Some((at, reason)) = xds.last_refusal {
+                let _ = writeln!(body, "last refused: {} ago, {reason}", age(at));
+            }
             let _ = writeln!(body, "clusters emptied: {emptied}");
             for line in waiting {
                 let _ = writeln!(body, "waiting: {line}");

@@ -11,7 +11,7 @@ use clap::Parser;
 use envoy_types::pb::envoy::config::bootstrap::v3::Bootstrap as EnvoyBootstrap;
 use http::Uri;
 use ipnet::IpNet;
-use pontoon_xds::{Resource, ResourceType};
+use pontoon_xds::{Resource, ResourceType, Variant};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
@@ -35,6 +35,9 @@ pub struct Args {
     /// The xDS server, `http://HOST:PORT`. Default: http://127.0.0.1:18000
     #[arg(long, env = "PONTOON_PROXY_XDS_SERVER", value_name = "URI")]
     pub xds_server: Option<String>,
+    /// Which variant of xDS is spoken with it. Default: delta.
+    #[arg(long, value_enum, env = "PONTOON_PROXY_XDS_VARIANT")]
+    pub xds_variant: Option<XdsVariant>,
     /// This process's id among all proxies. Default: the host's name and the process id.
     #[arg(long, alias = "service-node", env = "PONTOON_PROXY_NODE_ID", value_name = "ID")]
     pub node_id: Option<String>,
@@ -110,6 +113,25 @@ pub enum Purpose {
     Validate,
 }
 
+/// A variant of xDS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "camelCase")]
+pub enum XdsVariant {
+    /// Incremental.
+    Delta,
+    /// State of the world.
+    Sotw,
+}
+
+impl From<XdsVariant> for Variant {
+    fn from(said: XdsVariant) -> Variant {
+        match said {
+            XdsVariant::Delta => Variant::Delta,
+            XdsVariant::Sotw => Variant::Sotw,
+        }
+    }
+}
+
 /// A listener for what the application receives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -178,6 +200,7 @@ struct DnsFile {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct File {
     xds_server: Option<String>,
+    xds_variant: Option<XdsVariant>,
     node_id: Option<String>,
     cluster: Option<String>,
     admin: Option<SocketAddr>,
@@ -206,6 +229,8 @@ struct File {
 pub struct Bootstrap {
     /// The xDS server; `None`: all that is served is in `resources`.
     pub xds_server: Option<Uri>,
+    /// Which variant of the protocol is spoken with it.
+    pub xds_variant: Variant,
     /// Static resources, of a bootstrap of Envoy's.
     pub resources: Vec<(ResourceType, Resource)>,
     /// A bootstrap of Envoy's, as it was read.
@@ -324,6 +349,7 @@ impl Bootstrap {
         let default_cluster = if sidecar.is_some() { "default" } else { "default/edge" };
         Ok(Bootstrap {
             xds_server: xds_server.map(server).transpose()?,
+            xds_variant: args.xds_variant.or(file.xds_variant).map_or(Variant::Delta, Variant::from),
             resources: resources.unwrap_or_default(),
             envoy,
             node_id: name("--node-id", args.node_id.or(file.node_id))?.unwrap_or_else(default_node_id),
@@ -404,7 +430,8 @@ fn read(path: Option<&Path>, text: Option<&str>) -> Result<(File, Option<Static>
     let Some(fields) = envoy else { return Ok((File::default(), None)) };
     let written = envoys::read(Value::Object(fields)).map_err(|problem| failed(problem.to_string()))?;
     let file = File {
-        xds_server: written.ads,
+        xds_variant: written.ads.as_ref().map(|ads| ads.variant),
+        xds_server: written.ads.map(|ads| ads.server),
         node_id: written.node_id,
         cluster: written.cluster,
         admin: written.admin,
@@ -475,6 +502,15 @@ mod tests {
         assert!(with_file("workers: 7\n", own).is_err());
         let sidecar = Args { outbound: Some("127.0.0.1:15001".parse().unwrap()), ..Args::default() };
         assert!(with_file(file, sidecar).unwrap_err().to_string().contains("--outbound"));
+    }
+
+    #[test]
+    fn the_variant_is_delta_unless_one_is_named() {
+        assert_eq!(Bootstrap::from_args(Args::default()).unwrap().xds_variant, Variant::Delta);
+        assert_eq!(with_file("xdsVariant: sotw\n", Args::default()).unwrap().xds_variant, Variant::Sotw);
+        let flags = Args { xds_variant: Some(XdsVariant::Delta), ..Args::default() };
+        assert_eq!(with_file("xdsVariant: sotw\n", flags).unwrap().xds_variant, Variant::Delta);
+        assert!(with_file("xdsVariant: rest\n", Args::default()).is_err());
     }
 
     #[test]

@@ -87,10 +87,12 @@ async fn serve(bootstrap: Bootstrap, logging: LogFilter) -> anyhow::Result<()> {
         None => None,
     };
     let dialer = dialer(&bootstrap)?;
-    let config = bootstrap
-        .xds_server
-        .clone()
-        .map(|server| Config { mark: bootstrap.mark, ..Config::new(server, node(&bootstrap)) });
+    let (mark, variant) = (bootstrap.mark, bootstrap.xds_variant);
+    let config = bootstrap.xds_server.clone().map(|server| Config {
+        mark,
+        variant,
+        ..Config::new(server, node(&bootstrap))
+    });
     let discovery = discovery::start(config, bootstrap.sidecar.clone(), bootstrap.resources.clone())
         .map_err(|problem| anyhow::anyhow!("a resource of the bootstrap's: {problem}"))?;
     let dns_settings = bootstrap.sidecar.as_ref().and_then(|sidecar| sidecar.dns.clone());

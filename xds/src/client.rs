@@ -1,9 +1,11 @@
-//! A delta ADS client. It stays connected to one server, resubscribes with what it already has after a
-//! break, and acknowledges or refuses what its [`Handler`] makes of each response. Nothing that a server
-//! does ends it.
+//! An ADS client, in delta or in state of the world. It stays connected to one server, resubscribes with what it
+//! already has after a break, and acknowledges or refuses what its [`Handler`] makes of each response. Nothing that a
+//! server does ends it. Bookkeeping is in `session`, without I/O; `wire` feeds it.
 
-mod marked;
+mod connection;
+mod offer;
 mod session;
+mod wire;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -15,6 +17,7 @@ use tonic::transport::{Endpoint, Uri};
 
 use crate::pb::envoy::config::core::v3::Node;
 use crate::resource::{Resource, ResourceType};
+use crate::variant::Variant;
 
 /// What one response brings.
 #[derive(Debug)]
@@ -49,6 +52,8 @@ pub struct Config {
     pub server: Uri,
     /// Who we are.
     pub node: Node,
+    /// Which variant of the protocol is spoken. Default delta.
+    pub variant: Variant,
     /// What the connection is marked with (`SO_MARK`); needs CAP_NET_ADMIN or CAP_NET_RAW. Default none.
     pub mark: Option<u32>,
     /// For one attempt to connect. Default 5 s.
@@ -58,7 +63,8 @@ pub struct Config {
     pub base_backoff: Duration,
     /// Default 10 s.
     pub max_backoff: Duration,
-    /// Pings on a quiet connection; a server that does not answer one for as long again is left. Default 10 s.
+    /// Pings on a quiet connection; a server that does not answer one for as long again is left. Doubled each time
+    /// that a server says that it is too often. Default 10 s.
     pub keepalive: Duration,
     /// A larger response breaks the connection. Default 64 MiB.
     pub max_message_bytes: usize,
@@ -70,6 +76,7 @@ impl Config {
         Config {
             server,
             node,
+            variant: Variant::Delta,
             mark: None,
             connect_timeout: Duration::from_secs(5),
             base_backoff: Duration::from_millis(200),
@@ -87,10 +94,23 @@ pub struct Subscriptions {
     leaving: Arc<watch::Sender<bool>>,
 }
 
+/// Of one type.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Wanted {
-    pub(crate) wildcard: bool,
-    pub(crate) names: BTreeSet<Arc<str>>,
+struct Wanted {
+    wildcard: bool,
+    /// Each with the turn at which it was taken up: one that is dropped and taken up again is asked for anew.
+    names: BTreeMap<Arc<str>, u64>,
+    turn: u64,
+}
+
+impl Wanted {
+    fn takes(&self, name: &str) -> bool {
+        self.wildcard || self.names.contains_key(name)
+    }
+
+    fn is_empty(&self) -> bool {
+        !self.wildcard && self.names.is_empty()
+    }
 }
 
 impl Default for Subscriptions {
@@ -105,17 +125,32 @@ impl Default for Subscriptions {
 impl Subscriptions {
     /// Subscribes to all of a type.
     pub fn wildcard(&self, ty: ResourceType) {
-        self.update(ty, |wanted| wanted.wildcard = true);
+        self.update(ty, |wanted| !std::mem::replace(&mut wanted.wildcard, true));
     }
 
     /// Subscribes to exactly these names of a type.
     pub fn set(&self, ty: ResourceType, names: BTreeSet<Arc<str>>) {
-        self.update(ty, |wanted| wanted.names = names);
+        self.update(ty, |wanted| {
+            if names.iter().eq(wanted.names.keys()) {
+                return false;
+            }
+            wanted.turn += 1;
+            let since = |name: &Arc<str>| wanted.names.get(name).copied().unwrap_or(wanted.turn);
+            wanted.names = names
+                .into_iter()
+                .map(|name| {
+                    let since = since(&name);
+                    (name, since)
+                })
+                .collect();
+            true
+        });
     }
 
     /// The names of a type that are subscribed to one by one.
     pub fn names(&self, ty: ResourceType) -> BTreeSet<Arc<str>> {
-        self.wanted.borrow().get(&ty).map(|wanted| wanted.names.clone()).unwrap_or_default()
+        let all = self.wanted.borrow();
+        all.get(&ty).map(|wanted| wanted.names.keys().cloned().collect()).unwrap_or_default()
     }
 
     /// Ends the stream as one does who will not come back; [`run`] returns when the server has taken note.
@@ -128,13 +163,9 @@ impl Subscriptions {
         let _ = self.leaving.subscribe().wait_for(|leaving| *leaving).await;
     }
 
-    fn update(&self, ty: ResourceType, change: impl FnOnce(&mut Wanted)) {
-        self.wanted.send_if_modified(|all| {
-            let wanted = all.entry(ty).or_default();
-            let before = wanted.clone();
-            change(wanted);
-            *wanted != before
-        });
+    /// `change` says whether it was one.
+    fn update(&self, ty: ResourceType, change: impl FnOnce(&mut Wanted) -> bool) {
+        self.wanted.send_if_modified(|all| change(all.entry(ty).or_default()));
     }
 }
 
@@ -155,6 +186,8 @@ pub struct Status {
     pub nacks: u64,
     /// When the last response came.
     pub last_update: Option<SystemTime>,
+    /// When something was refused last, and why.
+    pub last_refusal: Option<(SystemTime, String)>,
 }
 
 impl Default for Status {
@@ -167,6 +200,7 @@ impl Default for Status {
             updates: 0,
             nacks: 0,
             last_update: None,
+            last_refusal: None,
         }
     }
 }
@@ -178,26 +212,35 @@ pub async fn run(
     mut handler: impl Handler,
     status: watch::Sender<Status>,
 ) {
-    let endpoint = Endpoint::from(config.server.clone())
-        .connect_timeout(config.connect_timeout)
-        .http2_keep_alive_interval(config.keepalive)
-        .keep_alive_timeout(config.keepalive)
-        .keep_alive_while_idle(true)
-        .http2_max_header_list_size(MAX_HEADER_LIST_BYTES)
-        .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(STREAM_WINDOW)
-        .tcp_nodelay(true);
+    let mut keepalive = config.keepalive;
     let mut known = session::Known::default();
     let mut failures: u32 = 0;
     loop {
         let (started, updates_before) = (Instant::now(), status.borrow().updates);
-        let ended = session::run(&config, &endpoint, &subscriptions, &mut handler, &mut known, &status).await;
+        let endpoint = endpoint(&config, keepalive);
+        let words = connection::LastWords::default();
+        let stream =
+            wire::Link { config: &config, endpoint: &endpoint, subscriptions: &subscriptions, words: &words };
+        let mut reason = match config.variant {
+            Variant::Sotw => stream.run::<wire::Sotw>(&mut handler, &mut known, &status).await,
+            Variant::Delta => stream.run::<wire::Delta>(&mut handler, &mut known, &status).await,
+        };
+        let unanswered = (keepalive + config.keepalive).mul_f64(MOST);
+        if let Some(silent) = words.silent_for().filter(|silent| *silent >= unanswered) {
+            let seconds = silent.as_secs_f64();
+            reason = format!("the server has said nothing for {seconds:.1} s, nor answered a ping: {reason}");
+        }
+        if words.are_of_pings() {
+            // As gRPC's clients do it (gRFC A8).
+            keepalive = keepalive.saturating_mul(2).min(MAX_KEEPALIVE);
+            tracing::info!(?keepalive, "the server wants fewer pings");
+        }
         status.send_modify(|s| {
             if s.connected {
                 s.since = SystemTime::now();
             }
             s.connected = false;
-            s.last_error = Some(ended.clone());
+            s.last_error = Some(reason.clone());
         });
         if *subscriptions.leaving.borrow() {
             return;
@@ -206,7 +249,7 @@ pub async fn run(
         let healthy = started.elapsed() >= config.max_backoff && status.borrow().updates > updates_before;
         failures = if healthy { 0 } else { failures.saturating_add(1) };
         let wait = backoff(&config, failures, fastrand::f64());
-        tracing::warn!(server = %config.server, reason = ended, ?wait, "no xDS stream; serving what is in force");
+        tracing::warn!(server = %config.server, reason, ?wait, "no xDS stream; serving what is in force");
         tokio::select! {
             () = tokio::time::sleep(wait) => {}
             () = subscriptions.left() => return,
@@ -214,6 +257,22 @@ pub async fn run(
     }
 }
 
+fn endpoint(config: &Config, keepalive: Duration) -> Endpoint {
+    Endpoint::from(config.server.clone())
+        .connect_timeout(config.connect_timeout)
+        .http2_keep_alive_interval(keepalive)
+        .keep_alive_timeout(config.keepalive)
+        .keep_alive_while_idle(true)
+        .http2_max_header_list_size(MAX_HEADER_LIST_BYTES)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(STREAM_WINDOW)
+        .tcp_nodelay(true)
+}
+
+/// Of a ping's turn and its answer's: timers are not exact.
+const MOST: f64 = 0.9;
+/// grpc-go by default takes a ping every five minutes.
+const MAX_KEEPALIVE: Duration = Duration::from_secs(600);
 /// Of a response's headers and trailers; a status message travels in there.
 const MAX_HEADER_LIST_BYTES: u32 = 16 * 1024;
 /// One stream, whose responses come in pieces of 2 MiB.

@@ -1,5 +1,5 @@
-//! xDS v3 over gRPC: resources and snapshots of them, a server (state of the world and delta), and a
-//! delta ADS client. What the resources mean is not this crate's business.
+//! xDS v3 over gRPC: resources and snapshots of them, a server and an ADS client, both in state of the world and in
+//! delta. What the resources mean is not this crate's business.
 //!
 //! The protocol is the one of
 //! <https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol>.

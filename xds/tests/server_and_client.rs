@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use bytes::Bytes;
 use pontoon_xds::client::{Config, Handler, Rejected, Status, Subscriptions, Update};
 use pontoon_xds::pb::envoy::config::cluster::v3::Cluster;
 use pontoon_xds::pb::envoy::config::core::v3::Node;
@@ -12,7 +13,7 @@ use pontoon_xds::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
 use pontoon_xds::pb::envoy::service::discovery::v3::DiscoveryRequest;
 use pontoon_xds::pb::envoy::service::discovery::v3::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
 use pontoon_xds::server::{Options, Server, grpc_server};
-use pontoon_xds::{Resource, ResourceType, Snapshot};
+use pontoon_xds::{Resource, ResourceType, Snapshot, Variant};
 use prost::Message;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;
@@ -109,14 +110,21 @@ impl Drop for Connected {
     }
 }
 
+const BOTH: [Variant; 2] = [Variant::Delta, Variant::Sotw];
+
 fn connect(port: u16, cluster: &str) -> Connected {
-    connect_with(port, cluster, Duration::from_secs(10))
+    connect_in(Variant::Delta, port, cluster)
 }
 
-fn connect_with(port: u16, cluster: &str, keepalive: Duration) -> Connected {
+fn connect_in(variant: Variant, port: u16, cluster: &str) -> Connected {
+    connect_with(variant, port, cluster, Duration::from_secs(10))
+}
+
+fn connect_with(variant: Variant, port: u16, cluster: &str, keepalive: Duration) -> Connected {
     let node = Node { id: "n1".into(), cluster: cluster.into(), ..Node::default() };
     let server = format!("http://127.0.0.1:{port}").parse().unwrap();
-    let config = Config { keepalive, max_backoff: Duration::from_millis(50), ..Config::new(server, node) };
+    let max_backoff = Duration::from_millis(50);
+    let config = Config { variant, keepalive, max_backoff, ..Config::new(server, node) };
     let (kept, subscriptions) = (Kept::default(), Subscriptions::default());
     subscriptions.wildcard(CDS);
     let (sender, status) = watch::channel(Status::default());
@@ -146,35 +154,40 @@ fn clusters(names: &[&str]) -> Snapshot {
 
 #[tokio::test]
 async fn a_client_follows_what_is_published_for_its_view() {
-    let running = serve(0).await;
-    let client = connect(running.port, "edge");
-    running.server.publish("other", clusters(&["x"]));
-    running.server.publish("edge", clusters(&["a", "b"]));
-    eventually("both are there", || client.kept.names() == ["a", "b"]).await;
-    running.server.publish("edge", clusters(&["b", "c"]));
-    eventually("a has gone, c has come", || client.kept.names() == ["b", "c"]).await;
+    for variant in BOTH {
+        let running = serve(0).await;
+        let client = connect_in(variant, running.port, "edge");
+        running.server.publish("other", clusters(&["x"]));
+        running.server.publish("edge", clusters(&["a", "b"]));
+        eventually("both are there", || client.kept.names() == ["a", "b"]).await;
+        running.server.publish("edge", clusters(&["b", "c"]));
+        eventually("a has gone, c has come", || client.kept.names() == ["b", "c"]).await;
+    }
 }
 
 #[tokio::test]
 async fn names_are_subscribed_and_dropped_while_connected() {
-    let running = serve(0).await;
-    let client = connect(running.port, "edge");
-    let mut snapshot = clusters(&[]);
-    for cluster_name in ["a", "b"] {
-        snapshot.insert(&ClusterLoadAssignment { cluster_name: cluster_name.into(), ..Default::default() });
+    for variant in BOTH {
+        let running = serve(0).await;
+        let client = connect_in(variant, running.port, "edge");
+        let mut snapshot = clusters(&[]);
+        for cluster_name in ["a", "b"] {
+            snapshot
+                .insert(&ClusterLoadAssignment { cluster_name: cluster_name.into(), ..Default::default() });
+        }
+        running.server.publish("edge", snapshot.clone());
+        client.subscriptions.set(EDS, BTreeSet::from(["a".into()]));
+        eventually("a", || client.kept.names() == ["a"]).await;
+        let version = snapshot.get(EDS, "a").unwrap().version.clone();
+        eventually("acknowledged by one", || {
+            running.server.acknowledged("edge", EDS, "a", &version).yes == ["n1"]
+        })
+        .await;
+        client.subscriptions.set(EDS, BTreeSet::from(["b".into()]));
+        eventually("b, and a is still known to the handler", || client.kept.names() == ["a", "b"]).await;
+        let nobody = running.server.acknowledged("edge", EDS, "a", &version);
+        assert!(nobody.yes.is_empty() && nobody.no.is_empty(), "{nobody:?}");
     }
-    running.server.publish("edge", snapshot.clone());
-    client.subscriptions.set(EDS, BTreeSet::from(["a".into()]));
-    eventually("a", || client.kept.names() == ["a"]).await;
-    let version = snapshot.get(EDS, "a").unwrap().version.clone();
-    eventually("acknowledged by one", || {
-        running.server.acknowledged("edge", EDS, "a", &version).yes == ["n1"]
-    })
-    .await;
-    client.subscriptions.set(EDS, BTreeSet::from(["b".into()]));
-    eventually("b, and a is still known to the handler", || client.kept.names() == ["a", "b"]).await;
-    let nobody = running.server.acknowledged("edge", EDS, "a", &version);
-    assert!(nobody.yes.is_empty() && nobody.no.is_empty(), "{nobody:?}");
 }
 
 #[tokio::test]
@@ -198,42 +211,53 @@ async fn a_bad_resource_is_named_and_the_good_ones_are_acknowledged() {
 }
 
 #[tokio::test]
-async fn after_a_break_only_what_changed_is_sent() {
-    let mut running = serve(0).await;
-    let client = connect(running.port, "edge");
-    running.server.publish("edge", clusters(&["a", "b", "c"]));
-    eventually("three", || client.kept.names().len() == 3).await;
-    assert_eq!(*client.kept.received.lock().unwrap(), 3);
-    running.kill();
-    eventually("the break is noticed", || !client.status.borrow().connected).await;
+async fn after_a_break_only_what_changed_is_taken() {
+    for variant in BOTH {
+        let mut running = serve(0).await;
+        let client = connect_in(variant, running.port, "edge");
+        running.server.publish("edge", clusters(&["a", "b", "c"]));
+        eventually("three", || client.kept.names().len() == 3).await;
+        assert_eq!(*client.kept.received.lock().unwrap(), 3);
+        running.kill();
+        eventually("the break is noticed", || !client.status.borrow().connected).await;
 
-    let again = serve(running.port).await;
-    let mut snapshot = clusters(&["a", "c"]);
-    snapshot.insert(&cluster("c", 2));
-    again.server.publish("edge", snapshot);
-    eventually("b has gone", || client.kept.names() == ["a", "c"]).await;
-    assert_eq!(*client.kept.received.lock().unwrap(), 4);
-    assert!(client.status.borrow().last_error.is_some());
+        let again = serve(running.port).await;
+        let mut snapshot = clusters(&["a", "c"]);
+        snapshot.insert(&cluster("c", 2));
+        again.server.publish("edge", snapshot);
+        eventually("b has gone", || client.kept.names() == ["a", "c"]).await;
+        assert_eq!(*client.kept.received.lock().unwrap(), 4);
+        assert!(client.status.borrow().last_error.is_some());
+    }
 }
 
 #[tokio::test]
 async fn a_client_waits_for_a_view_that_is_not_published_yet() {
-    let running = serve(0).await;
-    let client = connect(running.port, "edge");
-    eventually("it is known", || running.server.nodes().len() == 1).await;
-    assert_eq!(client.status.borrow().updates, 0);
-    running.server.publish("edge", Snapshot::default());
-    eventually("even nothing is an answer", || client.status.borrow().updates == 1).await;
+    for variant in BOTH {
+        let running = serve(0).await;
+        let client = connect_in(variant, running.port, "edge");
+        eventually("it is known", || running.server.nodes().len() == 1).await;
+        assert_eq!(client.status.borrow().updates, 0);
+        running.server.publish("edge", Snapshot::default());
+        eventually("even nothing is an answer", || client.status.borrow().updates == 1).await;
+    }
 }
 
 #[tokio::test]
 async fn a_client_without_a_view_is_refused_and_told_why() {
-    let running = serve(0).await;
-    let client = connect(running.port, "");
-    eventually("the reason", || {
-        client.status.borrow().last_error.as_ref().is_some_and(|e| e.contains("node.cluster names no view"))
-    })
-    .await;
+    for variant in BOTH {
+        let running = serve(0).await;
+        let client = connect_in(variant, running.port, "");
+        eventually("the reason", || {
+            client
+                .status
+                .borrow()
+                .last_error
+                .as_ref()
+                .is_some_and(|e| e.contains("node.cluster names no view"))
+        })
+        .await;
+    }
 }
 
 /// Publishes `count` revisions of three clusters while nobody reads.
@@ -288,46 +312,54 @@ async fn a_slow_reader_in_state_of_the_world_gets_the_newest_state_and_little_el
 
 #[tokio::test]
 async fn a_client_follows_thousands_of_updates_to_the_last() {
-    let running = serve(0).await;
-    let client = connect(running.port, "edge");
-    let newest = churn(&running.server, 5_000);
-    let wanted: Vec<&Resource> = newest.resources(CDS).values().collect();
-    eventually("the newest of each", || {
-        let state = client.kept.state.lock().unwrap();
-        state.values().eq(wanted.iter().copied())
-    })
-    .await;
+    for variant in BOTH {
+        let running = serve(0).await;
+        let client = connect_in(variant, running.port, "edge");
+        let newest = churn(&running.server, 5_000);
+        let wanted: Vec<&Bytes> = newest.resources(CDS).values().map(|resource| &resource.body).collect();
+        eventually("the newest of each", || {
+            let state = client.kept.state.lock().unwrap();
+            state.values().map(|resource| &resource.body).eq(wanted.iter().copied())
+        })
+        .await;
+    }
 }
 
 #[tokio::test]
 async fn a_server_that_sends_garbage_or_nothing_is_left_and_the_next_one_found() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let port = listener.local_addr().unwrap().port();
-    let client = connect_with(port, "edge", Duration::from_millis(100));
-    let (mut garbled, _) = listener.accept().await.unwrap();
-    garbled.write_all(b"220 mail.example ESMTP\r\n").await.unwrap();
-    eventually("the garbage is noticed", || client.status.borrow().last_error.is_some()).await;
-    let (silent, _) = listener.accept().await.unwrap();
-    // Only a client that gives the silent one up comes back.
-    let (third, _) = listener.accept().await.unwrap();
-    drop((listener, silent, third, garbled));
-    let running = serve(port).await;
-    running.server.publish("edge", clusters(&["a"]));
-    eventually("the next server is followed", || client.kept.names() == ["a"]).await;
-    assert!(client.status.borrow().connected);
+    for variant in BOTH {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let client = connect_with(variant, port, "edge", Duration::from_millis(100));
+        let (mut garbled, _) = listener.accept().await.unwrap();
+        garbled.write_all(b"220 mail.example ESMTP\r\n").await.unwrap();
+        eventually("the garbage is noticed", || client.status.borrow().last_error.is_some()).await;
+        let (silent, _) = listener.accept().await.unwrap();
+        // Only a client that gives the silent one up comes back, and it says why.
+        let (third, _) = listener.accept().await.unwrap();
+        let error = client.status.borrow().last_error.clone().unwrap();
+        assert!(error.contains("nor answered a ping"), "{error}");
+        drop((listener, silent, third, garbled));
+        let running = serve(port).await;
+        running.server.publish("edge", clusters(&["a"]));
+        eventually("the next server is followed", || client.kept.names() == ["a"]).await;
+        assert!(client.status.borrow().connected);
+    }
 }
 
 #[tokio::test]
 async fn a_subscription_changes_while_the_server_has_not_answered_the_call_yet() {
-    let running = serve(0).await;
-    let client = connect(running.port, "edge");
-    let mut snapshot = Snapshot::default();
-    snapshot.insert(&ClusterLoadAssignment { cluster_name: "a".into(), ..Default::default() });
-    eventually("it is known", || running.server.nodes().len() == 1).await;
-    client.subscriptions.set(EDS, BTreeSet::from(["a".into()]));
-    eventually("the server has been asked", || running.server.nodes()[0].types.len() == 2).await;
-    running.server.publish("edge", snapshot);
-    eventually("a", || client.kept.names() == ["a"]).await;
+    for variant in BOTH {
+        let running = serve(0).await;
+        let client = connect_in(variant, running.port, "edge");
+        let mut snapshot = Snapshot::default();
+        snapshot.insert(&ClusterLoadAssignment { cluster_name: "a".into(), ..Default::default() });
+        eventually("it is known", || running.server.nodes().len() == 1).await;
+        client.subscriptions.set(EDS, BTreeSet::from(["a".into()]));
+        eventually("the server has been asked", || running.server.nodes()[0].types.len() == 2).await;
+        running.server.publish("edge", snapshot);
+        eventually("a", || client.kept.names() == ["a"]).await;
+    }
 }
 
 #[tokio::test]

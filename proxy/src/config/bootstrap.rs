@@ -17,6 +17,7 @@ use prost::{Message as _, Name as _};
 use super::lds::{host_and_port, socket_address};
 use super::problem::{Problem, Under};
 use super::support::{Message, support};
+use crate::bootstrap::XdsVariant;
 
 pub(super) const MESSAGES: &[Message] =
     &[BOOTSTRAP, ADMIN, STATIC_RESOURCES, DYNAMIC_RESOURCES, API_SOURCE, GRPC_SERVICE, ENVOY_GRPC];
@@ -107,12 +108,21 @@ pub struct Written {
     pub cluster: Option<String>,
     /// Where the admin port listens.
     pub admin: Option<SocketAddr>,
-    /// The ADS server, as a URI.
-    pub ads: Option<String>,
+    /// The ADS server.
+    pub ads: Option<Ads>,
     /// The static resources, what is referred to before what refers to it.
     pub resources: Vec<(ResourceType, Resource)>,
     /// All of it, to be shown.
     pub message: Bootstrap,
+}
+
+/// An ADS server.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Ads {
+    /// As a URI.
+    pub server: String,
+    /// Which variant of the protocol is spoken with it.
+    pub variant: XdsVariant,
 }
 
 /// Reads a bootstrap that is JSON, or YAML read as such.
@@ -165,7 +175,7 @@ fn resources(statics: StaticResources) -> Vec<(ResourceType, Resource)> {
 }
 
 /// The address of the ADS server. Listeners and clusters come from it or from nowhere.
-fn ads(message: &DynamicResources, clusters: &[Cluster]) -> Result<Option<String>, Problem> {
+fn ads(message: &DynamicResources, clusters: &[Cluster]) -> Result<Option<Ads>, Problem> {
     dynamic_resources(message)?;
     for (field, source) in [("lds_config", &message.lds_config), ("cds_config", &message.cds_config)] {
         let is_ads = |source: &ConfigSource| {
@@ -182,12 +192,16 @@ fn ads(message: &DynamicResources, clusters: &[Cluster]) -> Result<Option<String
     server(source, clusters).under(|| "ads_config".into()).map(Some)
 }
 
-fn server(source: &ApiConfigSource, clusters: &[Cluster]) -> Result<String, Problem> {
+fn server(source: &ApiConfigSource, clusters: &[Cluster]) -> Result<Ads, Problem> {
     api_source(source)?;
-    if source.api_type() != ApiType::DeltaGrpc {
-        let reason = format!("is {}; this proxy speaks DELTA_GRPC", source.api_type().as_str_name());
-        return Err(Problem::new("api_type", reason));
-    }
+    let variant = match source.api_type() {
+        ApiType::DeltaGrpc => XdsVariant::Delta,
+        ApiType::Grpc => XdsVariant::Sotw,
+        other => {
+            let reason = format!("is {}; this proxy speaks DELTA_GRPC and GRPC", other.as_str_name());
+            return Err(Problem::new("api_type", reason));
+        }
+    };
     let [service] = source.grpc_services.as_slice() else {
         return Err(Problem::new("grpc_services", "must have one element"));
     };
@@ -215,7 +229,8 @@ fn server(source: &ApiConfigSource, clusters: &[Cluster]) -> Result<String, Prob
     });
     let address = address.ok_or_else(|| Problem::new(at, format!("is {name:?}, which has no endpoint")))?;
     let (host, port) = host_and_port(address).under(|| at.into())?;
-    Ok(if host.contains(':') { format!("http://[{host}]:{port}") } else { format!("http://{host}:{port}") })
+    let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
+    Ok(Ads { server: format!("http://{host}:{port}"), variant })
 }
 
 #[cfg(test)]
@@ -247,14 +262,16 @@ mod tests {
         let written = read(bootstrap).unwrap();
         assert_eq!((written.node_id.as_deref(), written.cluster.as_deref()), (Some("a"), Some("b")));
         assert_eq!(written.admin, Some("127.0.0.1:9901".parse().unwrap()));
-        assert_eq!(written.ads.as_deref(), Some("http://127.0.0.1:18000"));
+        let server = String::from("http://127.0.0.1:18000");
+        assert_eq!(written.ads, Some(Ads { server, variant: XdsVariant::Delta }));
         assert_eq!(written.resources.len(), 1);
+        assert_eq!(read(with_ads("GRPC")).unwrap().ads.unwrap().variant, XdsVariant::Sotw);
     }
 
     #[test]
     fn what_is_not_supported_is_refused_with_its_path() {
         let path = |value| read(value).unwrap_err().path;
-        assert_eq!(path(with_ads("GRPC")), "dynamic_resources.ads_config.api_type");
+        assert_eq!(path(with_ads("REST")), "dynamic_resources.ads_config.api_type");
         let mut named = with_ads("DELTA_GRPC");
         named["dynamic_resources"]["ads_config"]["grpc_services"][0]["initial_metadata"] =
             json!([{"key": "authorization", "value": "x"}]);

@@ -1,213 +1,376 @@
-//! One stream of the client, from connecting to its end.
+//! The bookkeeping of the client, without I/O: what is wanted and what the server sends go in, requests come out.
+//! Both variants share it. What is held outlives the stream.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
-use std::pin::pin;
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::Duration;
 
-use tokio::sync::{mpsc, watch};
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::Endpoint;
+use tokio::time::Instant;
+use twox_hash::XxHash64;
 
-use super::{Config, Handler, Rejected, Status, Subscriptions, Update, Wanted, marked};
-use crate::pb::envoy::service::discovery::v3::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
-use crate::pb::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
+use super::offer::Offer;
+use super::{Handler, Rejected, Update, Wanted};
+use crate::pb::envoy::config::core::v3::Node;
+use crate::pb::envoy::service::discovery::v3::{
+    DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
+};
 use crate::pb::google::rpc::Status as RpcStatus;
-use crate::resource::{Resource, ResourceType};
+use crate::resource::ResourceType;
+use crate::variant::Variant;
 
+/// Subscribes to everything.
+const WILDCARD: &str = "*";
 /// gRPC's `INVALID_ARGUMENT`, in a NACK.
 const INVALID_ARGUMENT: i32 = 3;
 /// Refusals told in one NACK; the rest is counted.
 const TOLD_REFUSALS: usize = 16;
-/// A server that does not read acknowledgements is not read either.
-const MAX_WAITING: usize = 64;
-/// Requests between this task and the wire.
-const OUTBOUND: usize = 4;
+/// Many servers send what is refused again as soon as they read the refusal. It is told to them no more often.
+pub(super) const SAME_REFUSAL: Duration = Duration::from_secs(1);
 
-/// What the client has, over breaks: name and version of every accepted resource.
+/// What the client has, over breaks.
 #[derive(Debug, Default)]
 pub(super) struct Known {
-    versions: BTreeMap<ResourceType, HashMap<Arc<str>, Arc<str>>>,
+    types: BTreeMap<ResourceType, Held>,
 }
 
-/// Gives the reason why the stream ended.
-pub(super) async fn run(
-    config: &Config,
-    endpoint: &Endpoint,
-    subscriptions: &Subscriptions,
-    handler: &mut impl Handler,
-    known: &mut Known,
-    status: &watch::Sender<Status>,
-) -> String {
-    let channel = match marked::connect(endpoint, config.mark).await {
-        Ok(channel) => channel,
-        Err(error) => return format!("cannot connect: {}", chain(&error)),
-    };
-    let mut client =
-        AggregatedDiscoveryServiceClient::new(channel).max_decoding_message_size(config.max_message_bytes);
-    let (sender, receiver) = mpsc::channel(OUTBOUND);
-    let mut changed = subscriptions.wanted.subscribe();
-    let mut session = Session::new(config, known);
-    session.follow(&changed.borrow_and_update().clone());
-    // Many servers begin their answer to the call only with their first response: requests go out meanwhile.
-    let mut call = pin!(client.delta_aggregated_resources(ReceiverStream::new(receiver)));
-    let mut inbound = loop {
-        tokio::select! {
-            answer = &mut call => match answer {
-                Ok(response) => break response.into_inner(),
-                Err(status) => return format!("the server refuses the stream: {}", describe(&status)),
-            },
-            Ok(permit) = sender.reserve(), if !session.outbound.is_empty() => {
-                if let Some(request) = session.outbound.pop_front() {
-                    permit.send(request);
-                }
-            }
-            _ = changed.changed() => session.follow(&changed.borrow_and_update().clone()),
-        }
-    };
-    status.send_modify(|s| {
-        s.connected = true;
-        s.since = SystemTime::now();
-        s.streams += 1;
-    });
-    loop {
-        tokio::select! {
-            permit = sender.reserve(), if !session.outbound.is_empty() => {
-                let Ok(permit) = permit else { return String::from("the server ended the stream") };
-                if let Some(request) = session.outbound.pop_front() {
-                    permit.send(request);
-                }
-            }
-            message = inbound.message(), if session.outbound.len() < MAX_WAITING => match message {
-                Ok(Some(response)) => session.take(response, handler, status),
-                Ok(None) => return String::from("the server ended the stream"),
-                Err(status) => return describe(&status),
-            },
-            _ = changed.changed() => {}
-            () = subscriptions.left() => break,
-        }
-        session.follow(&changed.borrow_and_update().clone());
+#[derive(Debug, Default)]
+struct Held {
+    wanted: Wanted,
+    /// Every accepted resource by its name.
+    resources: HashMap<Arc<str>, Version>,
+    /// State of the world: the version of the last response that was accepted as a whole.
+    accepted: String,
+    /// What is held is of that response and no other.
+    is_whole: bool,
+    /// Of these another content was refused since they were accepted.
+    refused: HashSet<Arc<str>>,
+}
+
+#[derive(Debug)]
+struct Version {
+    version: Arc<str>,
+    /// A hash of the resource: in state of the world what has not changed is sent again and again.
+    content: u64,
+}
+
+/// One stream.
+#[derive(Debug)]
+pub(super) struct Session<'k> {
+    variant: Variant,
+    known: &'k mut Known,
+    types: BTreeMap<ResourceType, Dialogue>,
+    /// Who we are, until it has been said.
+    node: Option<Node>,
+}
+
+/// What is said about one type on one stream.
+#[derive(Debug, Default)]
+struct Dialogue {
+    /// What the server knows to be wanted; `None`: it has not been asked for this type.
+    told: Option<Wanted>,
+    /// Names have been told: from then on an empty list means none, and not all.
+    has_named: bool,
+    /// State of the world: of the last response.
+    nonce: String,
+    /// In state of the world one at most: that to the last response.
+    answers: VecDeque<Answer>,
+    last_refusal: Option<String>,
+}
+
+#[derive(Debug)]
+struct Answer {
+    nonce: String,
+    refusal: Option<String>,
+    due: Instant,
+}
+
+/// A request, not yet in either wire form.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub(super) struct Request {
+    node: Option<Node>,
+    type_url: &'static str,
+    /// Delta: what comes on top of what was told.
+    names: Vec<String>,
+    unsubscribe: Vec<String>,
+    initial: HashMap<String, String>,
+    version: String,
+    nonce: String,
+    refusal: Option<String>,
+}
+
+/// What became of a response.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Taken {
+    Whole,
+    /// Something in it was refused, for this reason.
+    Refused(String),
+    /// The same was refused, for the same reason, just before.
+    Again(String),
+}
+
+impl<'k> Session<'k> {
+    pub(super) fn new(variant: Variant, node: Node, known: &'k mut Known) -> Session<'k> {
+        Session { variant, known, types: BTreeMap::new(), node: Some(node) }
     }
-    drop(sender);
-    // The server's end of the stream says that it has read ours.
-    while let Ok(Some(_)) = inbound.message().await {}
-    String::from("we leave")
-}
 
-struct Session<'c> {
-    config: &'c Config,
-    known: &'c mut Known,
-    subscribed: BTreeMap<ResourceType, Wanted>,
-    /// One acknowledgement a response and one request a change of subscriptions: about [`MAX_WAITING`].
-    outbound: VecDeque<DeltaDiscoveryRequest>,
-    introduced: bool,
-}
-
-impl<'c> Session<'c> {
-    fn new(config: &'c Config, known: &'c mut Known) -> Session<'c> {
-        Session { config, known, subscribed: BTreeMap::new(), outbound: VecDeque::new(), introduced: false }
+    /// Answers that are still to be sent.
+    pub(super) fn waiting(&self) -> usize {
+        self.types.values().map(|dialogue| dialogue.answers.len()).sum()
     }
 
-    /// Asks for the difference between what is wanted and what is subscribed.
-    fn follow(&mut self, wanted: &BTreeMap<ResourceType, Wanted>) {
+    /// When [`Session::next`] should be asked again although nothing happened.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.types.values().filter_map(|dialogue| Some(dialogue.answers.front()?.due)).min()
+    }
+
+    /// Takes note of what is wanted from now on. What is dropped is no longer held.
+    pub(super) fn follow(&mut self, wanted: &BTreeMap<ResourceType, Wanted>) {
         for (ty, wanted) in wanted {
-            let first = !self.subscribed.contains_key(ty);
-            let before = self.subscribed.get(ty).cloned().unwrap_or_default();
-            if before == *wanted {
+            self.types.entry(*ty).or_default();
+            let held = self.known.types.entry(*ty).or_default();
+            if held.wanted == *wanted {
                 continue;
             }
-            let versions = self.known.versions.entry(*ty).or_default();
-            if !wanted.wildcard {
-                versions.retain(|name, _| wanted.names.contains(name));
-            }
-            let mut request = DeltaDiscoveryRequest {
-                type_url: ty.type_url().to_owned(),
-                resource_names_subscribe: texts(wanted.names.difference(&before.names)),
-                resource_names_unsubscribe: texts(before.names.difference(&wanted.names)),
-                ..DeltaDiscoveryRequest::default()
-            };
-            if wanted.wildcard && !before.wildcard {
-                request.resource_names_subscribe.push(String::from("*"));
-            }
-            if first {
-                request.initial_resource_versions =
-                    versions.iter().map(|(name, version)| (name.to_string(), version.to_string())).collect();
-            }
-            self.subscribed.insert(*ty, wanted.clone());
-            self.push(request);
+            let (before, now) = (&held.wanted.names, &wanted.names);
+            held.resources.retain(|name, _| match (before.get(name), now.get(name)) {
+                (Some(before), now) => now == Some(before),
+                (None, Some(_)) => true,
+                (None, None) => wanted.wildcard,
+            });
+            held.refused.retain(|name| wanted.takes(name));
+            held.wanted = wanted.clone();
         }
     }
 
-    fn push(&mut self, mut request: DeltaDiscoveryRequest) {
-        if !std::mem::replace(&mut self.introduced, true) {
-            request.node = Some(self.config.node.clone());
+    /// The next request that may be sent now, if there is one.
+    pub(super) fn next(&mut self, now: Instant) -> Option<Request> {
+        for (ty, dialogue) in &mut self.types {
+            let held = self.known.types.entry(*ty).or_default();
+            let request = match self.variant {
+                Variant::Sotw => dialogue.next_sotw(held, now),
+                Variant::Delta => dialogue.next_delta(held, now),
+            };
+            if let Some(request) = request {
+                return Some(Request { node: self.node.take(), type_url: ty.type_url(), ..request });
+            }
         }
-        self.outbound.push_back(request);
+        None
+    }
+
+    /// Takes a state-of-the-world response.
+    pub(super) fn on_sotw(
+        &mut self,
+        response: DiscoveryResponse,
+        handler: &mut impl Handler,
+        now: Instant,
+    ) -> Taken {
+        let Some(ty) = self.asked(&response.type_url) else { return not_asked(&response.type_url) };
+        let offer = Offer::of_sotw(ty, response.resources);
+        self.take(ty, offer, response.version_info, response.nonce, handler, now)
+    }
+
+    /// Takes a delta response.
+    pub(super) fn on_delta(
+        &mut self,
+        response: DeltaDiscoveryResponse,
+        handler: &mut impl Handler,
+        now: Instant,
+    ) -> Taken {
+        let Some(ty) = self.asked(&response.type_url) else { return not_asked(&response.type_url) };
+        let offer = Offer::of_delta(ty, response.resources, response.removed_resources);
+        self.take(ty, offer, response.system_version_info, response.nonce, handler, now)
+    }
+
+    fn asked(&self, type_url: &str) -> Option<ResourceType> {
+        ResourceType::from_type_url(type_url)
+            .filter(|ty| self.types.get(ty).is_some_and(|dialogue| dialogue.told.is_some()))
     }
 
     fn take(
         &mut self,
-        response: DeltaDiscoveryResponse,
+        ty: ResourceType,
+        offer: Offer,
+        version: String,
+        nonce: String,
         handler: &mut impl Handler,
-        status: &watch::Sender<Status>,
-    ) {
-        let mut answer = DeltaDiscoveryRequest {
-            type_url: response.type_url.clone(),
-            response_nonce: response.nonce.clone(),
-            ..DeltaDiscoveryRequest::default()
-        };
-        let rejected = self.apply(response, handler);
-        status.send_modify(|s| {
-            s.updates += 1;
-            s.nacks += u64::from(!rejected.is_empty());
-            s.last_update = Some(SystemTime::now());
-        });
-        if !rejected.is_empty() {
-            let message = refusal(&rejected);
-            tracing::warn!(type_url = answer.type_url, message, "refusing a response");
-            answer.error_detail = Some(RpcStatus { code: INVALID_ARGUMENT, message, details: Vec::new() });
+        now: Instant,
+    ) -> Taken {
+        let Offer { resources, mut removed, mut rejected, nameless } = offer;
+        let held = self.known.types.entry(ty).or_default();
+        let mut seen: HashSet<Arc<str>> = rejected.iter().map(|rejected| rejected.name.clone()).collect();
+        let (mut changed, mut contents) = (Vec::new(), Vec::new());
+        for mut resource in resources {
+            if !seen.insert(resource.name.clone()) {
+                let reason = String::from("is in the response twice");
+                rejected.push(Rejected { name: resource.name, reason });
+                continue;
+            }
+            if !held.wanted.takes(&resource.name) {
+                continue;
+            }
+            let mut content = 0;
+            if self.variant == Variant::Sotw {
+                content = XxHash64::oneshot(0, &resource.body);
+                resource.version = version.as_str().into();
+                let is_held = held.resources.get(&resource.name).is_some_and(|held| held.content == content);
+                if is_held && !held.refused.contains(&resource.name) {
+                    continue;
+                }
+            }
+            contents.push((resource.name.clone(), Version { version: resource.version.clone(), content }));
+            changed.push(resource);
         }
-        self.push(answer);
-    }
-
-    fn apply(&mut self, response: DeltaDiscoveryResponse, handler: &mut impl Handler) -> Vec<Rejected> {
-        let Some(ty) = ResourceType::from_type_url(&response.type_url) else {
-            let reason = format!("type {} was not asked for", response.type_url);
-            return vec![Rejected { name: "*".into(), reason }];
-        };
-        let mut rejected = Vec::new();
-        let mut changed = Vec::with_capacity(response.resources.len().min(1024));
-        for resource in response.resources {
-            let name: Arc<str> = resource.name.into();
-            match resource.resource {
-                Some(any) if any.type_url == ty.type_url() => {
-                    changed.push(Resource { name, version: resource.version.into(), body: any.value.into() });
-                }
-                Some(any) => {
-                    let reason = format!("holds a {} where a {} belongs", any.type_url, ty.type_url());
-                    rejected.push(Rejected { name, reason });
-                }
-                None => rejected.push(Rejected { name, reason: String::from("holds no resource") }),
+        // Which one a nameless resource is nobody knows: it may be any of those that seem to be missing.
+        if self.variant == Variant::Sotw && ty.is_wildcard_capable() && !nameless {
+            removed = held.resources.keys().filter(|name| !seen.contains(*name)).cloned().collect();
+            removed.sort();
+        }
+        for name in &removed {
+            held.resources.remove(name);
+            held.refused.remove(name);
+        }
+        rejected.extend(handler.apply(Update { ty, changed, removed }));
+        let refused: HashSet<Arc<str>> = rejected.iter().map(|rejected| rejected.name.clone()).collect();
+        for (name, version) in contents {
+            if refused.contains(&name) {
+                held.refused.insert(name);
+            } else {
+                held.refused.remove(&name);
+                held.resources.insert(name, version);
             }
         }
-        let removed: Vec<Arc<str>> = response.removed_resources.into_iter().map(Arc::from).collect();
-        let offered: Vec<(Arc<str>, Arc<str>)> =
-            changed.iter().map(|r: &Resource| (r.name.clone(), r.version.clone())).collect();
-        let gone = removed.clone();
-        rejected.extend(handler.apply(Update { ty, changed, removed }));
-
-        let versions = self.known.versions.entry(ty).or_default();
-        for name in &gone {
-            versions.remove(name);
+        held.is_whole = rejected.is_empty();
+        if rejected.is_empty() {
+            held.accepted = version;
         }
-        let refused: BTreeSet<&str> = rejected.iter().map(|r| &*r.name).collect();
-        versions.extend(offered.into_iter().filter(|(name, _)| !refused.contains(&**name)));
-        rejected
+        let refusal = (!rejected.is_empty()).then(|| refusal(&rejected));
+        let dialogue = self.types.entry(ty).or_default();
+        let again = refusal.is_some() && dialogue.last_refusal == refusal;
+        dialogue.last_refusal.clone_from(&refusal);
+        if self.variant == Variant::Sotw {
+            dialogue.nonce.clone_from(&nonce);
+            dialogue.answers.clear();
+        }
+        let due = if again { now + SAME_REFUSAL } else { now };
+        dialogue.answers.push_back(Answer { nonce, refusal: refusal.clone(), due });
+        match refusal {
+            None => Taken::Whole,
+            Some(reason) if again => Taken::Again(reason),
+            Some(reason) => Taken::Refused(reason),
+        }
     }
 }
 
-fn texts<'n>(names: impl Iterator<Item = &'n Arc<str>>) -> Vec<String> {
-    names.map(ToString::to_string).collect()
+impl Dialogue {
+    /// Names, acknowledgement and refusal travel together: each request says all that is wanted.
+    fn next_sotw(&mut self, held: &Held, now: Instant) -> Option<Request> {
+        let wanted = &held.wanted;
+        let is_new = match &self.told {
+            None => !wanted.is_empty(),
+            Some(told) => told != wanted,
+        };
+        let is_due = self.answers.front().is_some_and(|answer| answer.due <= now);
+        if !is_new && !is_due {
+            return None;
+        }
+        let mut telling = wanted.clone();
+        let first = self.told.is_none();
+        if let Some(told) = &self.told {
+            // Dropped and taken up again in between: only who is told both sends it again.
+            telling.names.retain(|name, since| told.names.get(name).is_none_or(|told| told == since));
+        }
+        let mut names: Vec<String> = telling.names.keys().map(ToString::to_string).collect();
+        self.has_named |= !names.is_empty();
+        if wanted.wildcard && self.has_named {
+            names.push(WILDCARD.to_owned());
+        }
+        self.told = Some(telling);
+        let answer = self.answers.pop_front();
+        Some(Request {
+            names,
+            version: if first { held.resumed().to_owned() } else { held.accepted.clone() },
+            nonce: self.nonce.clone(),
+            refusal: answer.and_then(|answer| answer.refusal),
+            ..Request::default()
+        })
+    }
+
+    /// Answers first, each to its response; then the difference between what is wanted and what was told.
+    fn next_delta(&mut self, held: &Held, now: Instant) -> Option<Request> {
+        if let Some(answer) = self.answers.pop_front_if(|answer| answer.due <= now) {
+            return Some(Request { nonce: answer.nonce, refusal: answer.refusal, ..Request::default() });
+        }
+        let (wanted, first) = (&held.wanted, self.told.is_none());
+        let told = self.told.get_or_insert_default();
+        if told == wanted {
+            if first {
+                self.told = None;
+            }
+            return None;
+        }
+        let is_new = |(name, since): &(&Arc<str>, &u64)| told.names.get(*name) != Some(*since);
+        let mut names: Vec<String> =
+            wanted.names.iter().filter(is_new).map(|(name, _)| name.to_string()).collect();
+        if wanted.wildcard && !told.wildcard {
+            names.push(WILDCARD.to_owned());
+        }
+        let dropped = told.names.keys().filter(|name| !wanted.names.contains_key(*name));
+        let unsubscribe = dropped.map(ToString::to_string).collect();
+        let mut initial = HashMap::new();
+        if first {
+            let versions = held.resources.iter();
+            initial = versions.map(|(name, held)| (name.to_string(), held.version.to_string())).collect();
+        }
+        *told = wanted.clone();
+        Some(Request { names, unsubscribe, initial, ..Request::default() })
+    }
+}
+
+impl Held {
+    /// What a new stream begins with. A server that has this very version may send nothing, so it is said only by
+    /// who holds all of it.
+    fn resumed(&self) -> &str {
+        let has_all = self.wanted.names.keys().all(|name| self.resources.contains_key(name));
+        if self.is_whole && has_all { &self.accepted } else { "" }
+    }
+}
+
+impl Request {
+    /// As a state-of-the-world message.
+    pub(super) fn into_sotw(self) -> DiscoveryRequest {
+        DiscoveryRequest {
+            version_info: self.version,
+            node: self.node,
+            resource_names: self.names,
+            type_url: self.type_url.to_owned(),
+            response_nonce: self.nonce,
+            error_detail: self.refusal.map(status),
+            ..DiscoveryRequest::default()
+        }
+    }
+
+    /// As a delta message.
+    pub(super) fn into_delta(self) -> DeltaDiscoveryRequest {
+        DeltaDiscoveryRequest {
+            node: self.node,
+            type_url: self.type_url.to_owned(),
+            resource_names_subscribe: self.names,
+            resource_names_unsubscribe: self.unsubscribe,
+            initial_resource_versions: self.initial,
+            response_nonce: self.nonce,
+            error_detail: self.refusal.map(status),
+            ..DeltaDiscoveryRequest::default()
+        }
+    }
+}
+
+/// An answer to it would be a subscription, so there is none, as with Envoy.
+fn not_asked(type_url: &str) -> Taken {
+    Taken::Refused(format!("type {type_url:?} was not asked for"))
+}
+
+fn status(message: String) -> RpcStatus {
+    RpcStatus { code: INVALID_ARGUMENT, message, details: Vec::new() }
 }
 
 fn refusal(rejected: &[Rejected]) -> String {
@@ -219,16 +382,5 @@ fn refusal(rejected: &[Rejected]) -> String {
     message.join("; ")
 }
 
-fn describe(status: &tonic::Status) -> String {
-    format!("{:?}: {}", status.code(), status.message())
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
-}
+#[cfg(test)]
+mod tests;

@@ -73,12 +73,12 @@ impl Running {
         let server = Server::new(Options::new(|node| Ok(node.cluster.clone())));
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        let service = server.service();
+        let routes = server.routes();
         let (bound, port_of) = tokio::sync::oneshot::channel();
         runtime.spawn(async move {
             let listener = TcpListener::bind(("127.0.0.1", port)).await.unwrap();
             bound.send(listener.local_addr().unwrap().port()).unwrap();
-            let served = grpc_server().add_service(service).serve_with_incoming(incoming(listener));
+            let served = grpc_server().add_routes(routes).serve_with_incoming(incoming(listener));
             served.await.unwrap();
         });
         Running { server, port: port_of.await.unwrap(), runtime: Some(runtime) }

@@ -1,0 +1,165 @@
+//! Connections to the server. They may bear a mark (`SO_MARK`), so that rules which bring a machine's connections to
+//! its proxy leave the proxy's own to its server alone. What the server says last is kept: gRPC servers that mind pings
+//! say so in the frame that ends the connection, of which the stream's own error tells nothing.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use hyper_util::rt::TokioIo;
+use socket2::SockRef;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpSocket, TcpStream, lookup_host};
+use tokio::time::Instant;
+use tonic::transport::{Channel, Endpoint, Error, Uri};
+
+/// A GOAWAY with a few words.
+const KEPT_BYTES: usize = 64;
+/// As gRFC A8 has it.
+const COMPLAINT: &[u8] = b"too_many_pings";
+
+/// What a connection brought last.
+#[derive(Debug, Clone, Default)]
+pub(super) struct LastWords(Arc<Mutex<Heard>>);
+
+#[derive(Debug, Default)]
+struct Heard {
+    kept: Vec<u8>,
+    /// When something came, be it the connection itself.
+    at: Option<Instant>,
+}
+
+impl LastWords {
+    fn heard(&self) -> MutexGuard<'_, Heard> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn hear(&self, bytes: &[u8]) {
+        let mut heard = self.heard();
+        if bytes.is_empty() && heard.at.is_some() {
+            return;
+        }
+        heard.at = Some(Instant::now());
+        let kept = &mut heard.kept;
+        let tail = &bytes[bytes.len().saturating_sub(KEPT_BYTES)..];
+        let excess = (kept.len() + tail.len()).saturating_sub(KEPT_BYTES);
+        kept.drain(..excess);
+        kept.extend_from_slice(tail);
+    }
+
+    /// Whether the server wants fewer pings.
+    pub(super) fn are_of_pings(&self) -> bool {
+        self.heard().kept.windows(COMPLAINT.len()).any(|words| words == COMPLAINT)
+    }
+
+    /// How long nothing has come, also no answer to a ping; `None`: there is no connection.
+    pub(super) fn silent_for(&self) -> Option<Duration> {
+        self.heard().at.map(|at| at.elapsed())
+    }
+}
+
+pub(super) async fn connect(
+    endpoint: &Endpoint,
+    mark: Option<u32>,
+    words: &LastWords,
+) -> Result<Channel, Error> {
+    let words = words.clone();
+    let connector = tower::service_fn(move |uri| {
+        let words = words.clone();
+        async move {
+            let stream = open(uri, mark).await?;
+            words.hear(&[]);
+            io::Result::Ok(TokioIo::new(Listened { stream, words }))
+        }
+    });
+    endpoint.connect_with_connector(connector).await
+}
+
+/// To the first address of the host's that takes it.
+async fn open(server: Uri, mark: Option<u32>) -> io::Result<TcpStream> {
+    let host = server.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
+    let mut last = io::Error::new(io::ErrorKind::NotFound, "the server's name has no address");
+    for address in lookup_host((host, server.port_u16().unwrap_or(80))).await? {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        if let Some(mark) = mark {
+            SockRef::from(&socket).set_mark(mark)?;
+        }
+        match socket.connect(address).await {
+            Ok(stream) => {
+                stream.set_nodelay(true)?;
+                return Ok(stream);
+            }
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+#[derive(Debug)]
+struct Listened {
+    stream: TcpStream,
+    words: LastWords,
+}
+
+impl AsyncRead for Listened {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut self.stream).poll_read(context, buffer))?;
+        self.words.hear(&buffer.filled()[before..]);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Listened {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(context, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_complaint_is_heard_in_pieces_and_only_at_the_end() {
+        let words = LastWords::default();
+        assert_eq!(words.silent_for(), None);
+        for piece in [&[0; 100][..], b"too_many", b"_pings"] {
+            assert!(!words.are_of_pings());
+            words.hear(piece);
+        }
+        assert!(words.are_of_pings());
+        words.hear(&[0; KEPT_BYTES]);
+        assert!(!words.are_of_pings() && words.silent_for().is_some());
+    }
+}
