@@ -2,6 +2,7 @@
 
 pub(crate) mod envoy;
 pub(crate) mod equal;
+pub(crate) mod go_control_plane;
 pub(crate) mod grpc;
 pub(crate) mod h2spec;
 pub(crate) mod kubernetes;

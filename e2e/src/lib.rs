@@ -2,6 +2,7 @@
 //! conditions, a steady load with user ids, and a tap that records what a client says to its registry. The groups
 //! themselves are in the `pontoon-e2e` binary; the benchmarks use the same parts.
 
+pub mod gate;
 pub mod inventory;
 pub mod kubernetes;
 pub mod load;

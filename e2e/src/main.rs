@@ -15,6 +15,7 @@ async fn main() -> ExitCode {
     let result = match group.as_str() {
         "envoy" => groups::envoy::run(arguments.collect()).await,
         "equal" => groups::equal::run(arguments.collect()).await,
+        "go-control-plane" => groups::go_control_plane::run(arguments.collect()).await,
         "grpc" => groups::grpc::run(arguments.collect()).await,
         "h2spec" => groups::h2spec::run(arguments.collect()).await,
         "kubernetes" => groups::kubernetes::run(arguments.collect()).await,
@@ -33,5 +34,7 @@ async fn main() -> ExitCode {
 }
 
 fn usage(group: &str) -> anyhow::Result<bool> {
-    bail!("there is no group {group:?}; there are: envoy, equal, grpc, h2spec, kubernetes, network, spring");
+    bail!(
+        "there is no group {group:?}; there are: envoy, equal, go-control-plane, grpc, h2spec, kubernetes, network, spring"
+    );
 }

@@ -1,7 +1,7 @@
 //! `cargo xtask e2e NAME`: one group of tests against real programs. The binaries are built, the group's peers
 //! fetched, and `pontoon-e2e` run with the places of both.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, bail};
@@ -19,6 +19,8 @@ pub(crate) enum Group {
     Envoy,
     /// Envoy and our proxy with one bootstrap: what they do must be the same.
     Equal,
+    /// Our proxy as a client of go-control-plane.
+    GoControlPlane,
     /// Proxyless gRPC (grpc-go, grpc-java) as a client of the xDS server.
     Grpc,
     /// h2spec against the HTTP/2 side of a gateway.
@@ -29,6 +31,8 @@ pub(crate) enum Group {
     Network,
     /// Spring Cloud applications of two generations.
     Spring,
+    /// The conformance suite of the transport protocol, against our xDS server and against go-control-plane's.
+    Xds,
 }
 
 impl Group {
@@ -36,11 +40,13 @@ impl Group {
         match self {
             Group::Envoy => "envoy",
             Group::Equal => "equal",
+            Group::GoControlPlane => "go-control-plane",
             Group::Grpc => "grpc",
             Group::H2spec => "h2spec",
             Group::Kubernetes => "kubernetes",
             Group::Network => "network",
             Group::Spring => "spring",
+            Group::Xds => "xds",
         }
     }
 }
@@ -54,10 +60,21 @@ pub(crate) fn run(
     passed_on: &[String],
 ) -> anyhow::Result<Tally> {
     let mut tally = Tally::default();
-    if group == Group::Envoy {
-        for package in ["pontoon-xds", "pontoon"] {
-            tally.add(envoy_in_process(package, workspace, steps, tools)?);
+    match group {
+        Group::Envoy => {
+            for package in ["pontoon-xds", "pontoon"] {
+                let program = tools.envoy(steps)?;
+                let beside = Beside { package, tests: &["envoy"], variable: "PONTOON_E2E_ENVOY", program };
+                tally.add(beside.run(workspace, steps)?);
+            }
         }
+        Group::Xds => {
+            let (package, tests) = ("pontoon-xds", &["conformance", "conformance_go"]);
+            let program = tools.go_control_plane(steps, workspace)?;
+            let variable = "PONTOON_E2E_GO_CONTROL_PLANE";
+            return Beside { package, tests, variable, program }.run(workspace, steps);
+        }
+        _ => {}
     }
     let target = workspace.join("target/debug");
     let mut build = Command::new("cargo");
@@ -86,10 +103,13 @@ pub(crate) fn run(
         Group::Spring => command.env("PONTOON_E2E_SPRING", tools.spring(steps, workspace)?),
         Group::H2spec => command.env("PONTOON_E2E_H2SPEC", tools.h2spec(steps)?),
         Group::Envoy => command.env("PONTOON_E2E_ENVOY", tools.envoy(steps)?),
+        Group::GoControlPlane => {
+            command.env("PONTOON_E2E_GO_CONTROL_PLANE", tools.go_control_plane(steps, workspace)?)
+        }
         Group::Grpc => command
             .env("PONTOON_E2E_GRPC_GO", tools.grpc_go(steps, workspace)?)
             .env("PONTOON_E2E_GRPC_JAVA", tools.grpc_java(steps, workspace)?),
-        Group::Kubernetes | Group::Network => &mut command,
+        Group::Kubernetes | Group::Network | Group::Xds => &mut command,
     };
     // A person follows the cases as they end; the results come by a file.
     let status = command.status().context("pontoon-e2e does not start")?;
@@ -107,16 +127,28 @@ pub(crate) fn run(
     Ok(tally)
 }
 
-/// Tests of a crate that have an Envoy beside them: the wire (`pontoon-xds`), and what the compiler makes of golden
+/// Tests of a crate that have a real peer beside them: the wire (`pontoon-xds`), and what the compiler makes of golden
 /// objects (`pontoon`).
-fn envoy_in_process(package: &str, workspace: &Path, steps: &Steps, tools: &Tools) -> anyhow::Result<Tally> {
-    let mut command = Command::new("cargo");
-    command.current_dir(workspace).args(["test", "--locked", "-p", package, "--test", "envoy"]);
-    command.env("PONTOON_E2E_ENVOY", tools.envoy(steps)?);
-    let output = steps.try_run(&format!("e2e envoy: {package}"), &mut command)?;
-    let mut tally = Tally::of_cargo_test(&output.text);
-    if !output.success && tally.failed == 0 {
-        tally.failed = 1;
+struct Beside {
+    package: &'static str,
+    tests: &'static [&'static str],
+    variable: &'static str,
+    program: PathBuf,
+}
+
+impl Beside {
+    fn run(&self, workspace: &Path, steps: &Steps) -> anyhow::Result<Tally> {
+        let mut command = Command::new("cargo");
+        command.current_dir(workspace).args(["test", "--locked", "--no-fail-fast", "-p", self.package]);
+        for test in self.tests {
+            command.args(["--test", test]);
+        }
+        command.env(self.variable, &self.program);
+        let output = steps.try_run(&format!("e2e beside {}", self.package), &mut command)?;
+        let mut tally = Tally::of_cargo_test(&output.text);
+        if !output.success && tally.failed == 0 {
+            tally.failed = 1;
+        }
+        Ok(tally)
     }
-    Ok(tally)
 }

@@ -153,16 +153,26 @@ impl Tools {
         Ok(program)
     }
 
-    /// The greeter and its client on grpc-go, with the versions of their go.sum.
+    /// The greeter and its client on grpc-go.
     pub(crate) fn grpc_go(&self, steps: &Steps, workspace: &Path) -> anyhow::Result<PathBuf> {
+        self.go_program(steps, workspace, "grpc-go")
+    }
+
+    /// The xDS server on go-control-plane that tests drive.
+    pub(crate) fn go_control_plane(&self, steps: &Steps, workspace: &Path) -> anyhow::Result<PathBuf> {
+        self.go_program(steps, workspace, "go-control-plane")
+    }
+
+    /// A program of a folder in `e2e`, with the versions of its go.sum.
+    fn go_program(&self, steps: &Steps, workspace: &Path, name: &str) -> anyhow::Result<PathBuf> {
         if !on_path("go") {
-            bail!("go is not on PATH: the gRPC client needs Go 1.26 or newer");
+            bail!("go is not on PATH: {name} needs Go 1.26 or newer");
         }
-        let program = self.folder("grpc-go").join("greeter");
+        let program = self.folder("e2e").join(name);
         let mut build = Command::new("go");
-        build.current_dir(workspace.join("e2e/grpc-go"));
+        build.current_dir(workspace.join("e2e").join(name));
         build.env("GOFLAGS", "-mod=readonly -buildvcs=false").args(["build", "-o"]).arg(&program).arg(".");
-        steps.run("build the client on grpc-go", &mut build)?;
+        steps.run(&format!("build e2e/{name}"), &mut build)?;
         Ok(program)
     }
 
