@@ -6,6 +6,7 @@ pub(crate) mod forwarded;
 pub(crate) mod grpc;
 pub(crate) mod grpc_web;
 pub(crate) mod headers;
+mod mirror;
 pub mod path;
 pub(crate) mod respond;
 pub(crate) mod service;

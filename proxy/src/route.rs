@@ -1,6 +1,7 @@
 //! Which route a request takes, and which cluster of it. The one decision code: serving and `explain` both
 //! call [`RouteTable::decide`], with and without a recording [`Trace`].
 
+pub mod cors;
 mod decide;
 mod hash;
 pub mod matching;
@@ -56,10 +57,13 @@ pub struct Route {
     pub request_headers: Vec<HeaderMutation>,
     /// Applied to the response before it is returned.
     pub response_headers: Vec<HeaderMutation>,
+    /// Which other sites' pages may ask.
+    pub cors: Option<Box<cors::Cors>>,
 }
 
 /// What a route does.
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "nearly all routes are of the large one")]
 pub enum Action {
     /// Send it on.
     Forward(Forward),
@@ -89,12 +93,36 @@ pub struct Forward {
     pub retry: RetryPolicy,
     /// Replaces the matched prefix.
     pub prefix_rewrite: Option<Box<str>>,
+    /// Replaces what it matches of the path; not together with `prefix_rewrite`.
+    pub regex_rewrite: Option<Box<RegexRewrite>>,
     /// Replaces `Host`/`:authority`.
     pub host_rewrite: Option<HeaderValue>,
     /// It takes CONNECT, and nothing else: bytes both ways over a connection of its own.
     pub connect: bool,
     /// Overrides the listener's; 0 is no limit.
     pub max_body_bytes: Option<u64>,
+    /// Where copies go, whose answers nobody reads.
+    pub mirrors: Vec<Mirror>,
+}
+
+/// A path in place of what an expression matches.
+#[derive(Debug)]
+pub struct RegexRewrite {
+    /// What is replaced, wherever it is.
+    pub pattern: regex::Regex,
+    /// By what; `$1` stands for the first group.
+    pub substitution: Box<str>,
+}
+
+/// A copy of requests.
+#[derive(Debug)]
+pub struct Mirror {
+    /// Where it goes.
+    pub cluster: Arc<Cluster>,
+    /// Of so many requests in a million.
+    pub millionths: u32,
+    /// The host says that it is one: `-shadow` is added to its name, as Envoy does.
+    pub shadow_host: bool,
 }
 
 /// Where a request may go.
@@ -178,7 +206,15 @@ pub struct RetryPolicy {
     pub on_refused_stream: bool,
     /// `reset-before-request`, and a connection that broke before the answer had begun.
     pub on_broken_connection: bool,
+    /// `retriable-status-codes`: answers that are not the last word, of requests without a body.
+    pub on_status: Option<Arc<[StatusCode]>>,
+    /// What is waited for before a try after such an answer: at random, up to the first at first, twice as long each
+    /// time, up to the second.
+    pub back_off: (Duration, Duration),
 }
+
+/// Envoy's default for what is waited for before a further try.
+pub(crate) const BACK_OFF: (Duration, Duration) = (Duration::from_millis(25), Duration::from_millis(250));
 
 /// A `RedirectAction`.
 #[derive(Debug, Clone)]

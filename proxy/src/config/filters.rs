@@ -8,6 +8,7 @@ use envoy_types::pb::envoy::config::route::v3::FilterConfig;
 use envoy_types::pb::envoy::extensions::filters::http::buffer::v3::{
     Buffer, BufferPerRoute, buffer_per_route,
 };
+use envoy_types::pb::envoy::extensions::filters::http::cors::v3::{Cors, CorsPolicy};
 use envoy_types::pb::envoy::extensions::filters::http::grpc_web::v3::GrpcWeb;
 use envoy_types::pb::envoy::extensions::filters::http::router::v3::Router;
 use envoy_types::pb::envoy::extensions::filters::network::connection_limit::v3::ConnectionLimit;
@@ -15,14 +16,26 @@ use envoy_types::pb::envoy::extensions::filters::network::http_connection_manage
     HttpFilter, http_filter,
 };
 use envoy_types::pb::google::protobuf::Any;
+use http::HeaderValue;
 use prost::Name as _;
 
 use super::lds::unpack;
+use super::matching;
 use super::problem::{Problem, Under, each};
 use super::support::{Message, support};
+use crate::route::cors;
 
-pub(super) const MESSAGES: &[Message] =
-    &[HTTP_FILTER, ROUTER, BUFFER, BUFFER_PER_ROUTE, GRPC_WEB, CONNECTION_LIMIT, FILTER_CONFIG];
+pub(super) const MESSAGES: &[Message] = &[
+    HTTP_FILTER,
+    ROUTER,
+    BUFFER,
+    BUFFER_PER_ROUTE,
+    GRPC_WEB,
+    CORS,
+    CORS_POLICY,
+    CONNECTION_LIMIT,
+    FILTER_CONFIG,
+];
 
 support! {
     HTTP_FILTER, http_filter_fields: HttpFilter = "envoy.extensions.filters.network.http_connection_manager.v3.HttpFilter";
@@ -67,6 +80,16 @@ const GRPC_WEB: Message = Message {
     refused: &[],
 };
 
+const CORS: Message =
+    Message { name: "envoy.extensions.filters.http.cors.v3.Cors", read: &[], ignored: &[], refused: &[] };
+
+support! {
+    CORS_POLICY, cors_policy: CorsPolicy = "envoy.extensions.filters.http.cors.v3.CorsPolicy";
+    read: allow_origin_string_match, allow_methods, allow_headers, expose_headers, max_age, allow_credentials, forward_not_matching_preflights;
+    ignored:;
+    refused: filter_enabled, shadow_enabled, allow_private_network_access;
+}
+
 support! {
     FILTER_CONFIG, filter_config: FilterConfig = "envoy.config.route.v3.FilterConfig";
     read: config, is_optional;
@@ -91,6 +114,16 @@ pub(super) struct Filters {
     pub(super) max_body_bytes: u64,
     /// gRPC-Web clients are served.
     pub(super) grpc_web: bool,
+    /// What routes say of CORS counts.
+    pub(super) cors: bool,
+}
+
+/// What a route says about the filters.
+#[derive(Debug, Default)]
+pub(super) struct OfRoute {
+    /// Its own limit of body bytes, 0 for none.
+    pub(super) max_body_bytes: Option<u64>,
+    pub(super) cors: Option<Box<cors::Cors>>,
 }
 
 pub(super) fn compile(filters: &[HttpFilter]) -> Result<Filters, Problem> {
@@ -110,6 +143,9 @@ pub(super) fn compile(filters: &[HttpFilter]) -> Result<Filters, Problem> {
             }
             Some(http_filter::ConfigType::TypedConfig(any)) if any.type_url == GrpcWeb::type_url() => {
                 compiled.grpc_web = true;
+            }
+            Some(http_filter::ConfigType::TypedConfig(any)) if any.type_url == Cors::type_url() => {
+                compiled.cors = true;
             }
             _ if filter.is_optional => {}
             _ => {
@@ -141,16 +177,21 @@ fn bytes_of(message: &Buffer) -> Result<u64, Problem> {
     }
 }
 
-/// What a route says about the filters: its own limit of body bytes, 0 for none.
-pub(super) fn of_route(configs: &HashMap<String, Any>) -> Result<Option<u64>, Problem> {
-    let mut limit = None;
+/// Reads what a route says about the filters.
+pub(super) fn of_route(configs: &HashMap<String, Any>) -> Result<OfRoute, Problem> {
+    let mut of = OfRoute::default();
     for (name, any) in configs {
         let at = || format!("typed_per_filter_config[{name}]");
         let Some(any) = unwrapped(any).under(at)? else { continue };
         let any = &*any;
+        if any.type_url == CorsPolicy::type_url() {
+            let message: CorsPolicy = unpack(any).under(at)?;
+            of.cors = Some(Box::new(cors_of(&message).under(at)?));
+            continue;
+        }
         let message: BufferPerRoute = unpack(any).under(at)?;
         buffer_per_route(&message).under(at)?;
-        limit = match &message.r#override {
+        of.max_body_bytes = match &message.r#override {
             Some(buffer_per_route::Override::Disabled(true)) => Some(0),
             Some(buffer_per_route::Override::Buffer(buffer)) => {
                 Some(bytes_of(buffer).under(|| "buffer".into()).under(at)?)
@@ -161,7 +202,26 @@ pub(super) fn of_route(configs: &HashMap<String, Any>) -> Result<Option<u64>, Pr
             }
         };
     }
-    Ok(limit)
+    Ok(of)
+}
+
+fn cors_of(message: &CorsPolicy) -> Result<cors::Cors, Problem> {
+    cors_policy(message)?;
+    let value = |field: &str, text: &str| match text {
+        "" => Ok(None),
+        text => HeaderValue::try_from(text)
+            .map(Some)
+            .map_err(|_| Problem::new(field, format!("is {text:?}, which no header can hold"))),
+    };
+    Ok(cors::Cors {
+        origins: each("allow_origin_string_match", &message.allow_origin_string_match, matching::string)?,
+        methods: value("allow_methods", &message.allow_methods)?,
+        headers: value("allow_headers", &message.allow_headers)?,
+        expose: value("expose_headers", &message.expose_headers)?,
+        max_age: value("max_age", &message.max_age)?,
+        credentials: message.allow_credentials.is_some_and(|flag| flag.value),
+        forward_others: message.forward_not_matching_preflights.is_none_or(|flag| flag.value),
+    })
 }
 
 /// What is inside where it says of itself that one may go without it. None: this proxy does.
@@ -236,12 +296,13 @@ mod tests {
     fn a_route_may_have_its_own_limit() {
         let of = |r#override| {
             let config = any(&BufferPerRoute { r#override });
-            of_route(&HashMap::from([("envoy.filters.http.buffer".to_owned(), config)]))
+            let of = of_route(&HashMap::from([("envoy.filters.http.buffer".to_owned(), config)]));
+            of.map(|of| of.max_body_bytes)
         };
         assert_eq!(of(Some(buffer_per_route::Override::Buffer(bytes(7)))), Ok(Some(7)));
         assert_eq!(of(Some(buffer_per_route::Override::Disabled(true))), Ok(Some(0)));
         assert_eq!(of(None).unwrap_err().path, "typed_per_filter_config[envoy.filters.http.buffer].override");
-        assert_eq!(of_route(&HashMap::new()), Ok(None));
+        assert_eq!(of_route(&HashMap::new()).unwrap().max_body_bytes, None);
         let other = HashMap::from([("x".to_owned(), any(&Router::default()))]);
         assert!(of_route(&other).is_err());
     }

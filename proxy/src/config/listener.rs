@@ -66,6 +66,8 @@ pub struct HttpSettings {
     pub extended_connect: bool,
     /// gRPC-Web clients are served (the filter `envoy.filters.http.grpc_web`).
     pub grpc_web: bool,
+    /// What routes say of CORS counts (the filter `envoy.filters.http.cors`).
+    pub cors: bool,
     /// Whether `x-request-id` is made when absent.
     pub generate_request_id: bool,
     /// Whether an `x-request-id` from outside is kept.

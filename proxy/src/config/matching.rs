@@ -208,6 +208,13 @@ fn regex(message: &RegexMatcher) -> Result<Regex, Problem> {
     full_match(&message.regex).map_err(|e| Problem::new("regex", format!("is {:?}: {e}", message.regex)))
 }
 
+/// An expression that may match any part of a text.
+pub(super) fn part(message: &RegexMatcher) -> Result<Regex, Problem> {
+    regex_matcher(message)?;
+    let built = RegexBuilder::new(&message.regex).size_limit(REGEX_BYTES).build();
+    built.map_err(|e| Problem::new("regex", format!("is {:?}: {e}", message.regex)))
+}
+
 /// Envoy matches the whole text.
 fn full_match(expression: &str) -> Result<Regex, regex::Error> {
     // First alone, so that unbalanced brackets cannot escape from the group.

@@ -4,20 +4,24 @@ use std::sync::Arc;
 
 use envoy_types::pb::envoy::config::core::v3::header_value_option::HeaderAppendAction;
 use envoy_types::pb::envoy::config::core::v3::{
-    DataSource, HeaderValue as HeaderMessage, HeaderValueOption, data_source,
+    DataSource, HeaderValue as HeaderMessage, HeaderValueOption, RuntimeFractionalPercent, data_source,
 };
 use envoy_types::pb::envoy::config::route::v3::redirect_action::{
     PathRewriteSpecifier, RedirectResponseCode, SchemeRewriteSpecifier,
 };
+use envoy_types::pb::envoy::config::route::v3::retry_policy::RetryBackOff;
 use envoy_types::pb::envoy::config::route::v3::route_action::hash_policy::PolicySpecifier;
 use envoy_types::pb::envoy::config::route::v3::route_action::{
-    ClusterSpecifier, HashPolicy as HashPolicyMessage, HostRewriteSpecifier,
+    ClusterSpecifier, HashPolicy as HashPolicyMessage, HostRewriteSpecifier, RequestMirrorPolicy,
 };
 use envoy_types::pb::envoy::config::route::v3::weighted_cluster::{ClusterWeight, RandomValueSpecifier};
 use envoy_types::pb::envoy::config::route::v3::{
     DirectResponseAction, RedirectAction, RetryPolicy, Route, RouteAction, RouteConfiguration, VirtualHost,
     WeightedCluster, route,
 };
+use envoy_types::pb::envoy::r#type::matcher::v3::RegexMatchAndSubstitute;
+use envoy_types::pb::envoy::r#type::v3::FractionalPercent;
+use envoy_types::pb::envoy::r#type::v3::fractional_percent::DenominatorType;
 use http::{HeaderValue, StatusCode};
 
 use super::filters;
@@ -37,6 +41,11 @@ pub(super) const MESSAGES: &[Message] = &[
     WEIGHTED_CLUSTER,
     CLUSTER_WEIGHT,
     RETRY_POLICY,
+    BACK_OFF,
+    MIRROR,
+    FRACTION,
+    PERCENT,
+    SUBSTITUTE,
     REDIRECT,
     DIRECT_RESPONSE,
     HEADER_OPTION,
@@ -80,14 +89,14 @@ support! {
 
 support! {
     ROUTE_ACTION, route_action: RouteAction = "envoy.config.route.v3.RouteAction";
-    read: prefix_rewrite, timeout, idle_timeout, retry_policy, hash_policy, cluster_specifier, host_rewrite_specifier, upgrade_configs;
+    read: prefix_rewrite, regex_rewrite, timeout, idle_timeout, retry_policy, request_mirror_policies, hash_policy, cluster_specifier, host_rewrite_specifier, upgrade_configs;
     ignored:
         priority => "there are no circuit breakers yet that know it",
         early_data_policy => "there is no early data without TLS",
         append_x_forwarded_host => "X-Forwarded-Host is always kept",
         include_vh_rate_limits => "rate limits are refused",
         flush_timeout => "the idle timeout bounds it";
-    refused: metadata_match, regex_rewrite, path_rewrite_policy, path_rewrite, retry_policy_typed_config, request_mirror_policies, rate_limits, cors, max_grpc_timeout, grpc_timeout_offset, internal_redirect_policy, internal_redirect_action, max_internal_redirects, hedge_policy, max_stream_duration, cluster_not_found_response_code;
+    refused: metadata_match, path_rewrite_policy, path_rewrite, retry_policy_typed_config, rate_limits, cors, max_grpc_timeout, grpc_timeout_offset, internal_redirect_policy, internal_redirect_action, max_internal_redirects, hedge_policy, max_stream_duration, cluster_not_found_response_code;
 }
 
 support! {
@@ -107,12 +116,48 @@ support! {
 
 support! {
     RETRY_POLICY, retry_policy: RetryPolicy = "envoy.config.route.v3.RetryPolicy";
-    read: retry_on, num_retries, per_try_timeout;
+    read: retry_on, num_retries, per_try_timeout, retriable_status_codes, retry_back_off;
     ignored:
         host_selection_retry_max_attempts => "another endpoint is always taken where there is one",
-        retry_back_off => "nothing was answered, so nothing is waited for",
         refresh_cluster_on_retry => "the route is decided once";
-    refused: per_try_idle_timeout, retry_priority, retry_host_predicate, retry_options_predicates, retriable_status_codes, rate_limited_retry_back_off, retriable_headers, retriable_request_headers;
+    refused: per_try_idle_timeout, retry_priority, retry_host_predicate, retry_options_predicates, rate_limited_retry_back_off, retriable_headers, retriable_request_headers;
+}
+
+support! {
+    BACK_OFF, back_off: RetryBackOff = "envoy.config.route.v3.RetryPolicy.RetryBackOff";
+    read: base_interval, max_interval;
+    ignored:;
+    refused: ;
+}
+
+support! {
+    MIRROR, mirror_policy: RequestMirrorPolicy = "envoy.config.route.v3.RouteAction.RequestMirrorPolicy";
+    read: cluster, runtime_fraction, disable_shadow_host_suffix_append;
+    ignored:
+        trace_sampled => "spans are not reported by this version";
+    refused: cluster_header, request_headers_mutations, host_rewrite_literal;
+}
+
+support! {
+    FRACTION, fraction: RuntimeFractionalPercent = "envoy.config.core.v3.RuntimeFractionalPercent";
+    read: default_value;
+    ignored:
+        runtime_key => "there is no runtime";
+    refused: ;
+}
+
+support! {
+    PERCENT, percent: FractionalPercent = "envoy.type.v3.FractionalPercent";
+    read: numerator, denominator;
+    ignored:;
+    refused: ;
+}
+
+support! {
+    SUBSTITUTE, substitute: RegexMatchAndSubstitute = "envoy.type.matcher.v3.RegexMatchAndSubstitute";
+    read: pattern, substitution;
+    ignored:;
+    refused: ;
 }
 
 support! {
@@ -238,10 +283,11 @@ fn compile_host(
 fn compile_route(message: &Route, position: usize, around: &Around<'_>) -> Result<compiled::Route, Problem> {
     route(message)?;
     let matcher = message.r#match.as_ref().ok_or_else(|| Problem::new("match", "is missing"))?;
+    let of_filters = filters::of_route(&message.typed_per_filter_config)?;
     let action = match &message.action {
         Some(route::Action::Route(action)) => {
             let mut forward = forward(action, around).under(|| "route".into())?;
-            forward.max_body_bytes = filters::of_route(&message.typed_per_filter_config)?;
+            forward.max_body_bytes = of_filters.max_body_bytes;
             compiled::Action::Forward(forward)
         }
         Some(route::Action::Redirect(action)) => {
@@ -264,6 +310,7 @@ fn compile_route(message: &Route, position: usize, around: &Around<'_>) -> Resul
         action,
         request_headers: around.combine(&around.request, request),
         response_headers: around.combine(&around.response, response),
+        cors: of_filters.cors,
     })
 }
 
@@ -298,10 +345,83 @@ fn forward(message: &RouteAction, around: &Around<'_>) -> Result<compiled::Forwa
         retry: retry(message.retry_policy.as_ref().or(around.retry.as_ref()))
             .under(|| "retry_policy".into())?,
         prefix_rewrite: (!message.prefix_rewrite.is_empty()).then(|| message.prefix_rewrite.as_str().into()),
+        regex_rewrite: regex_rewrite(message)?,
         host_rewrite,
         connect: connect(message)?,
         max_body_bytes: None,
+        mirrors: each("request_mirror_policies", &message.request_mirror_policies, |policy| {
+            mirror(policy, around.clusters)
+        })?,
     })
+}
+
+fn mirror(message: &RequestMirrorPolicy, clusters: &Clusters<'_>) -> Result<compiled::Mirror, Problem> {
+    const ALL: u32 = 1_000_000;
+    mirror_policy(message)?;
+    if message.cluster.is_empty() {
+        return Err(Problem::new("cluster", "is empty"));
+    }
+    let millionths = match &message.runtime_fraction {
+        None => ALL,
+        Some(of) => {
+            fraction(of).under(|| "runtime_fraction".into())?;
+            let value = of.default_value.unwrap_or_default();
+            percent(&value).under(|| "runtime_fraction.default_value".into())?;
+            let factor = match value.denominator() {
+                DenominatorType::Hundred => 10_000,
+                DenominatorType::TenThousand => 100,
+                DenominatorType::Million => 1,
+            };
+            value.numerator.saturating_mul(factor).min(ALL)
+        }
+    };
+    Ok(compiled::Mirror {
+        cluster: clusters(&message.cluster),
+        millionths,
+        shadow_host: !message.disable_shadow_host_suffix_append,
+    })
+}
+
+fn regex_rewrite(message: &RouteAction) -> Result<Option<Box<compiled::RegexRewrite>>, Problem> {
+    let Some(rewrite) = &message.regex_rewrite else { return Ok(None) };
+    if !message.prefix_rewrite.is_empty() {
+        return Err(Problem::new("regex_rewrite", "does not go with prefix_rewrite"));
+    }
+    let read = || {
+        substitute(rewrite)?;
+        let pattern = rewrite.pattern.as_ref().ok_or_else(|| Problem::new("pattern", "is missing"))?;
+        let pattern = matching::part(pattern).under(|| "pattern".into())?;
+        let substitution = substitution(&rewrite.substitution, pattern.captures_len());
+        let substitution = substitution.map_err(|reason| Problem::new("substitution", reason))?;
+        Ok(Some(Box::new(compiled::RegexRewrite { pattern, substitution: substitution.into() })))
+    };
+    read().under(|| "regex_rewrite".into())
+}
+
+/// RE2's way to name groups (`\1`, and `\\` for a backslash) in this library's.
+fn substitution(text: &str, groups: usize) -> Result<String, String> {
+    let mut out = String::with_capacity(text.len());
+    let mut letters = text.chars();
+    while let Some(letter) = letters.next() {
+        match letter {
+            '$' => out.push_str("$$"),
+            '\\' => match letters.next() {
+                Some('\\') => out.push('\\'),
+                Some(digit) if digit.to_digit(10).is_some_and(|digit| (digit as usize) < groups) => {
+                    out.push_str("${");
+                    out.push(digit);
+                    out.push('}');
+                }
+                _ => {
+                    return Err(format!(
+                        "is {text:?}; behind a backslash goes a backslash or a group's number"
+                    ));
+                }
+            },
+            other => out.push(other),
+        }
+    }
+    Ok(out)
 }
 
 /// Whether the route ends CONNECT. Which upgrades pass is the listener's to say.
@@ -416,6 +536,8 @@ fn retry(message: Option<&RetryPolicy>) -> Result<compiled::RetryPolicy, Problem
             on_connect_failure: true,
             on_refused_stream: true,
             on_broken_connection: true,
+            on_status: None,
+            back_off: compiled::BACK_OFF,
         });
     };
     retry_policy(message)?;
@@ -425,21 +547,47 @@ fn retry(message: Option<&RetryPolicy>) -> Result<compiled::RetryPolicy, Problem
         on_connect_failure: false,
         on_refused_stream: false,
         on_broken_connection: false,
+        on_status: None,
+        back_off: match &message.retry_back_off {
+            None => compiled::BACK_OFF,
+            Some(given) => pauses(given).under(|| "retry_back_off".into())?,
+        },
     };
     for condition in message.retry_on.split(',').map(str::trim).filter(|c| !c.is_empty()) {
         match condition {
             "connect-failure" => policy.on_connect_failure = true,
             "refused-stream" => policy.on_refused_stream = true,
             "reset-before-request" => policy.on_broken_connection = true,
+            "retriable-status-codes" => {
+                let codes = each("retriable_status_codes", &message.retriable_status_codes, |code| {
+                    let status = u16::try_from(*code).ok().and_then(|code| StatusCode::from_u16(code).ok());
+                    status.ok_or_else(|| Problem::new("", format!("is {code}, which is no status")))
+                })?;
+                policy.on_status = Some(codes.into());
+            }
             other => {
                 let reason = format!(
-                    "names {other:?}; this proxy supports connect-failure, refused-stream and reset-before-request"
+                    "names {other:?}; this proxy supports connect-failure, refused-stream, reset-before-request and \
+                     retriable-status-codes"
                 );
                 return Err(Problem::new("retry_on", reason));
             }
         }
     }
     Ok(policy)
+}
+
+/// As Envoy: the longest is ten times the first where nothing is said.
+fn pauses(message: &RetryBackOff) -> Result<(std::time::Duration, std::time::Duration), Problem> {
+    back_off(message)?;
+    let base = duration("base_interval", message.base_interval)?.filter(|base| !base.is_zero());
+    let base =
+        base.ok_or_else(|| Problem::new("base_interval", "is missing or 0; must be greater than 0"))?;
+    let longest = duration("max_interval", message.max_interval)?.unwrap_or(base.saturating_mul(10));
+    if longest < base {
+        return Err(Problem::new("max_interval", "must not be less than base_interval"));
+    }
+    Ok((base, longest))
 }
 
 fn compile_redirect(message: &RedirectAction) -> Result<compiled::Redirect, Problem> {

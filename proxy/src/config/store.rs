@@ -528,6 +528,7 @@ fn http_settings(manager: Manager, routes: Arc<RouteHandle>) -> HttpSettings {
         upgrades: manager.upgrades,
         grpc_web: manager.grpc_web,
         codec: manager.codec,
+        cors: manager.cors,
         extended_connect: manager.extended_connect,
         generate_request_id: manager.generate_request_id,
         preserve_external_request_id: manager.preserve_external_request_id,

@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 
 use envoy_types::pb::envoy::config::core::v3::{DataSource, TransportSocket, data_source, transport_socket};
+use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::certificate_validation_context::TrustChainVerification;
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::subject_alt_name_matcher::SanType;
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::tls_parameters::TlsProtocol;
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::{
@@ -57,10 +58,10 @@ support! {
 
 support! {
     VALIDATION, validation: CertificateValidationContext = "envoy.extensions.transport_sockets.tls.v3.CertificateValidationContext";
-    read: trusted_ca, match_typed_subject_alt_names, crl;
+    read: trusted_ca, match_typed_subject_alt_names, crl, trust_chain_verification;
     ignored:
         watched_directory => "files are always watched";
-    refused: ca_certificate_provider_instance, system_root_certs, verify_certificate_spki, verify_certificate_hash, match_subject_alt_names, require_signed_certificate_timestamp, allow_expired_certificate, trust_chain_verification, custom_validator_config, only_verify_leaf_cert_crl, max_verify_depth, suppress_client_ca_list;
+    refused: ca_certificate_provider_instance, system_root_certs, verify_certificate_spki, verify_certificate_hash, match_subject_alt_names, require_signed_certificate_timestamp, allow_expired_certificate, custom_validator_config, only_verify_leaf_cert_crl, max_verify_depth, suppress_client_ca_list;
 }
 
 support! {
@@ -190,6 +191,7 @@ pub(super) fn validation_context(message: &CertificateValidationContext) -> Resu
         authorities: optional("trusted_ca", message.trusted_ca.as_ref())?,
         revoked: optional("crl", message.crl.as_ref())?,
         names,
+        accept_untrusted: message.trust_chain_verification() == TrustChainVerification::AcceptUntrusted,
     })
 }
 

@@ -54,9 +54,13 @@ impl Upstream {
             Problem::new(format!("{AT}.validation_context.trusted_ca"), reason)
         };
         let mut trust = trust.filter(|trust| trust.authorities.is_some()).ok_or_else(missing)?;
+        if trust.accept_untrusted {
+            let reason = "is ACCEPT_UNTRUSTED; endpoints are always verified";
+            return Err(Problem::new(format!("{AT}.validation_context.trust_chain_verification"), reason));
+        }
         if self.name_alone && !trust.names.is_empty() {
             let (authorities, revoked) = (trust.authorities.clone(), trust.revoked.clone());
-            trust = Arc::new(Trust { authorities, revoked, names: Vec::new() });
+            trust = Arc::new(Trust { authorities, revoked, ..Trust::default() });
         }
         if trust.names.is_empty() && self.name.is_none() {
             let reason =

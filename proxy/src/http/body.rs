@@ -2,6 +2,7 @@
 //! is not asked for stays in the sender's socket. They count bytes, bound them, and see to it that a stalled
 //! stream ends.
 
+use std::cell::Cell;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -13,6 +14,7 @@ use bytes::Bytes;
 use futures_util::task::AtomicWaker;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::exchange::Exchange;
@@ -42,9 +44,31 @@ impl Gate {
 
 /// The client's body on its way to the upstream.
 pub(crate) struct RequestBody {
-    /// `None`: there is none.
-    stream: Option<Stream>,
+    kind: Request,
 }
+
+enum Request {
+    Empty,
+    Client(Stream),
+    /// What of the client's body was handed to a mirror.
+    Copied(Box<Copied>),
+}
+
+/// A mirror's end of a body.
+struct Copied {
+    frames: mpsc::Receiver<Frame<Bytes>>,
+    /// Set when the whole body was handed over; else it broke off, and so does the copy.
+    whole: Rc<Cell<bool>>,
+}
+
+/// The client's end: what passes is handed to a mirror that keeps up. One that does not gets no more.
+struct Tee {
+    frames: mpsc::Sender<Frame<Bytes>>,
+    whole: Rc<Cell<bool>>,
+}
+
+/// Frames that wait for a mirror.
+const MIRROR_FRAMES: usize = 64;
 
 struct Stream {
     incoming: Incoming,
@@ -53,11 +77,33 @@ struct Stream {
     gate: Option<(Arc<Gate>, Timer)>,
     /// It comes in base64.
     text: Option<Decoder>,
+    mirrors: Vec<Tee>,
+}
+
+impl Tee {
+    /// Whether the mirror keeps up.
+    fn hand(&self, frame: &Frame<Bytes>) -> bool {
+        let copy = match (frame.data_ref(), frame.trailers_ref()) {
+            (Some(data), _) => Frame::data(data.clone()),
+            (None, Some(trailers)) => Frame::trailers(trailers.clone()),
+            (None, None) => return true,
+        };
+        self.frames.try_send(copy).is_ok()
+    }
 }
 
 impl RequestBody {
     pub(crate) fn empty() -> Self {
-        Self { stream: None }
+        Self { kind: Request::Empty }
+    }
+
+    /// A body for a mirror, of what passes through this one.
+    pub(crate) fn copy(&mut self) -> Self {
+        let Request::Client(stream) = &mut self.kind else { return Self::empty() };
+        let (sender, frames) = mpsc::channel(MIRROR_FRAMES);
+        let whole = Rc::new(Cell::new(false));
+        stream.mirrors.push(Tee { frames: sender, whole: Rc::clone(&whole) });
+        Self { kind: Request::Copied(Box::new(Copied { frames, whole })) }
     }
 
     /// `limit` 0 is none. With a gate, nothing is read before it opens.
@@ -74,7 +120,9 @@ impl RequestBody {
         let gate = gate.map(|gate| (gate, exchange.worker().timer(Instant::now() + CONTINUE_WAIT)));
         let left = if limit == 0 { u64::MAX } else { limit };
         let text = exchange.web.get().is_some_and(|web| web.text_in).then(Decoder::default);
-        Self { stream: Some(Stream { incoming, exchange: Rc::clone(exchange), left, gate, text }) }
+        let mirrors = Vec::new();
+        let stream = Stream { incoming, exchange: Rc::clone(exchange), left, gate, text, mirrors };
+        Self { kind: Request::Client(stream) }
     }
 }
 
@@ -124,6 +172,13 @@ impl Stream {
                     Some(decoder) => decoded(decoder, frame, ended),
                     None => Some(frame),
                 };
+                if let Some(frame) = &frame {
+                    self.mirrors.retain(|mirror| mirror.hand(frame));
+                }
+                if ended {
+                    self.end_mirrors();
+                }
+                let exchange = &self.exchange;
                 Poll::Ready(Some(frame.ok_or_else(|| exchange.fail(Error::BadBody))))
             }
             Some(Err(_)) => {
@@ -135,8 +190,25 @@ impl Stream {
                 if self.text.as_ref().is_some_and(|decoder| !decoder.is_whole()) {
                     return Poll::Ready(Some(Err(exchange.fail(Error::BadBody))));
                 }
+                self.end_mirrors();
                 Poll::Ready(None)
             }
+        }
+    }
+
+    fn end_mirrors(&mut self) {
+        for mirror in self.mirrors.drain(..) {
+            mirror.whole.set(true);
+        }
+    }
+}
+
+impl Copied {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        match ready!(self.frames.poll_recv(cx)) {
+            Some(frame) => Poll::Ready(Some(Ok(frame))),
+            None if self.whole.get() => Poll::Ready(None),
+            None => Poll::Ready(Some(Err(Error::ClientGone))),
         }
     }
 }
@@ -155,21 +227,26 @@ impl Body for RequestBody {
     type Error = Error;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
-        match &mut self.get_mut().stream {
-            Some(stream) => stream.poll_frame(cx),
-            None => Poll::Ready(None),
+        match &mut self.get_mut().kind {
+            Request::Client(stream) => stream.poll_frame(cx),
+            Request::Copied(copied) => copied.poll_frame(cx),
+            Request::Empty => Poll::Ready(None),
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.stream.as_ref().is_none_or(|stream| stream.incoming.is_end_stream())
+        match &self.kind {
+            Request::Client(stream) => stream.incoming.is_end_stream(),
+            Request::Copied(_) => false,
+            Request::Empty => true,
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
-        match &self.stream {
-            None => SizeHint::with_exact(0),
-            Some(Stream { text: Some(_), .. }) => SizeHint::default(),
-            Some(stream) => stream.incoming.size_hint(),
+        match &self.kind {
+            Request::Empty => SizeHint::with_exact(0),
+            Request::Client(Stream { text: Some(_), .. }) | Request::Copied(_) => SizeHint::default(),
+            Request::Client(stream) => stream.incoming.size_hint(),
         }
     }
 }

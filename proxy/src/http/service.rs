@@ -15,6 +15,7 @@ use http::{HeaderValue, Request, Response};
 use hyper::body::Incoming;
 
 use self::plan::Plan;
+pub(in crate::http) use self::plan::address;
 use super::body::ResponseBody;
 use super::exchange::Exchange;
 use super::respond;

@@ -1,7 +1,9 @@
 //! Whether a request that has failed may be tried once more. The rule that is never bent: not after bytes of a
 //! request that is not safe may have gone out: an order must not be paid twice, and who deletes twice is told 404.
 
-use http::Method;
+use std::time::Duration;
+
+use http::{Method, StatusCode};
 
 use crate::error::Error;
 use crate::route::RetryPolicy;
@@ -45,9 +47,24 @@ pub fn again(policy: &RetryPolicy, failure: Failure, request: Repeatable, tries:
     }
 }
 
+/// Whether to try again after `tries` tries of which the last was answered so, and none of the answer was passed on.
+/// Whose request it is has said that such an answer means nothing was done; a body is not kept for it.
+pub fn again_after(policy: &RetryPolicy, status: StatusCode, request: Repeatable, tries: u32) -> bool {
+    let named = policy.on_status.as_ref().is_some_and(|codes| codes.contains(&status));
+    named && request.bodyless && tries <= policy.max_retries
+}
+
+/// What is waited for before the next try, after `tries` tries; `random` is of 0 to 1.
+pub fn pause(policy: &RetryPolicy, tries: u32, random: f64) -> Duration {
+    let (base, longest) = policy.back_off;
+    let doubled = base.saturating_mul(1_u32.checked_shl(tries.saturating_sub(1)).unwrap_or(u32::MAX));
+    doubled.min(longest).mul_f64(random.clamp(0.0, 1.0))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::route::BACK_OFF;
 
     const ALL: RetryPolicy = RetryPolicy {
         max_retries: 1,
@@ -55,6 +72,8 @@ mod tests {
         on_connect_failure: true,
         on_refused_stream: true,
         on_broken_connection: true,
+        on_status: None,
+        back_off: BACK_OFF,
     };
 
     #[test]
@@ -92,5 +111,28 @@ mod tests {
         for error in Error::ALL {
             assert!(!again(&none, Failure { error: *error, unsent: true }, get, 1));
         }
+    }
+
+    #[test]
+    fn an_answer_is_tried_again_where_the_route_names_it() {
+        let policy = RetryPolicy {
+            max_retries: 2,
+            on_status: Some([StatusCode::BAD_GATEWAY].into()),
+            back_off: (Duration::from_millis(10), Duration::from_millis(30)),
+            ..ALL
+        };
+        let bodyless = Repeatable { safe: false, bodyless: true };
+        assert!(again_after(&policy, StatusCode::BAD_GATEWAY, bodyless, 2));
+        assert!(!again_after(&policy, StatusCode::BAD_GATEWAY, bodyless, 3));
+        assert!(!again_after(&policy, StatusCode::OK, bodyless, 1));
+        assert!(!again_after(&ALL, StatusCode::BAD_GATEWAY, bodyless, 1));
+        assert!(!again_after(
+            &policy,
+            StatusCode::BAD_GATEWAY,
+            Repeatable { bodyless: false, ..bodyless },
+            1
+        ));
+        let pauses = [1, 2, 3, 60].map(|tries| pause(&policy, tries, 1.0).as_millis());
+        assert_eq!(pauses, [10, 20, 30, 30]);
     }
 }

@@ -28,17 +28,28 @@ fn forward(targets: Targets, hash: Vec<HashPolicy>) -> Action {
             on_connect_failure: true,
             on_refused_stream: true,
             on_broken_connection: true,
+            on_status: None,
+            back_off: BACK_OFF,
         },
         prefix_rewrite: None,
+        regex_rewrite: None,
         host_rewrite: None,
         connect: false,
         max_body_bytes: None,
+        mirrors: Vec::new(),
     })
 }
 
 fn route(name: &str, matcher: RouteMatcher) -> Route {
     let action = forward(Targets::One(cluster(name)), Vec::new());
-    Route { name: name.into(), matcher, action, request_headers: Vec::new(), response_headers: Vec::new() }
+    Route {
+        name: name.into(),
+        matcher,
+        action,
+        request_headers: Vec::new(),
+        response_headers: Vec::new(),
+        cors: None,
+    }
 }
 
 fn table(hosts: Vec<(&[&str], Vec<Route>)>) -> RouteTable {
@@ -71,6 +82,7 @@ fn split(target: u32) -> RouteTable {
         action,
         request_headers: Vec::new(),
         response_headers: Vec::new(),
+        cors: None,
     };
     table(vec![(&["*"], vec![route])])
 }

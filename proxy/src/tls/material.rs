@@ -61,6 +61,8 @@ pub struct Trust {
     pub revoked: Option<Source>,
     /// One of these must match a name in the certificate. Empty: any name will do.
     pub names: Vec<NameMatcher>,
+    /// Whatever certificate is shown, and if none is, the connection goes on.
+    pub accept_untrusted: bool,
 }
 
 /// A predicate on one kind of subject alternative name.

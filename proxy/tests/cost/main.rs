@@ -130,12 +130,15 @@ fn many_routes(http: &mut pontoon_proxy::config::listener::HttpSettings) {
             idle_timeout: None,
             retry: forward.retry.clone(),
             prefix_rewrite: None,
+            regex_rewrite: None,
             host_rewrite: None,
             connect: false,
             max_body_bytes: None,
+            mirrors: Vec::new(),
         }),
         request_headers: Vec::new(),
         response_headers: Vec::new(),
+        cors: None,
     };
     let host = VirtualHost::new("all".into(), (0..ROUTES).map(route).collect());
     let table = RouteTable::new("r".into(), "1".into(), true, vec![(vec!["*".to_owned()], host)]).unwrap();

@@ -134,11 +134,15 @@ impl Proxy {
                 on_connect_failure: true,
                 on_refused_stream: true,
                 on_broken_connection: true,
+                on_status: None,
+                back_off: (Duration::from_millis(25), Duration::from_millis(250)),
             },
             prefix_rewrite: None,
+            regex_rewrite: None,
             host_rewrite: None,
             connect: false,
             max_body_bytes: None,
+            mirrors: Vec::new(),
         };
         (setup.forward)(&mut forward);
         let mut route = Route {
@@ -147,6 +151,7 @@ impl Proxy {
             action: Action::Forward(forward),
             request_headers: Vec::new(),
             response_headers: Vec::new(),
+            cors: None,
         };
         (setup.route)(&mut route);
         let host = (vec!["*".to_owned()], VirtualHost::new("all".into(), vec![route]));
@@ -171,6 +176,7 @@ impl Proxy {
             upgrades: vec!["websocket".into()],
             grpc_web: true,
             codec: Codec::Auto,
+            cors: true,
             extended_connect: true,
             max_connections: 0,
             generate_request_id: true,

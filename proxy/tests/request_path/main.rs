@@ -27,6 +27,7 @@ mod fixture;
 mod forwarding;
 mod framing;
 mod grpc;
+mod policies;
 mod sds;
 mod streaming;
 mod tcp;

@@ -459,6 +459,26 @@ async fn a_client_needs_the_right_certificate() {
     until("all are counted", || edge.metric("pontoon_tls_handshake_failures_total") == 3).await;
 }
 
+/// As the Gateway API's `AllowInsecureFallback` has it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_comes_is_let_in_where_that_is_said() {
+    let (authority, stranger) = (Authority::new(), Authority::new());
+    let mut tls = context(vec![certificate(&authority.sign(&["shop.test"]))]);
+    let trust = CertificateValidationContext {
+        trusted_ca: inline(&authority.pem()),
+        trust_chain_verification: 1,
+        ..CertificateValidationContext::default()
+    };
+    let with = common_tls_context::ValidationContextType::ValidationContext(trust);
+    tls.common_tls_context.as_mut().unwrap().validation_context_type = Some(with);
+    let edge = Edge::start(&listener(vec![chain("hello", &[], Some(tls))])).await;
+    for own in [None, Some(authority.sign(&["orders.test"])), Some(stranger.sign(&["orders.test"]))] {
+        let stream =
+            connect(edge.address, &client(&authority, own.as_ref(), &[]), "shop.test").await.unwrap();
+        assert_eq!(ask(stream).await.unwrap(), "hello");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_session_is_resumed_also_after_a_new_certificate() {
     let authority = Authority::new();

@@ -24,6 +24,7 @@ fn http() -> HttpSettings {
         upgrades: Vec::new(),
         grpc_web: false,
         codec: Codec::Auto,
+        cors: false,
         extended_connect: false,
         generate_request_id: true,
         preserve_external_request_id: false,

@@ -67,7 +67,9 @@ pub(super) fn forward(
             let copy = (tries < policy.max_retries
                 && repeatable.bodyless
                 && plan.change.is_none()
-                && (policy.on_refused_stream || policy.on_broken_connection && repeatable.safe))
+                && (policy.on_refused_stream
+                    || policy.on_status.is_some()
+                    || policy.on_broken_connection && repeatable.safe))
                 .then(|| Copy::of(request));
             tries += 1;
             exchange.attempts.set(tries);
@@ -85,7 +87,27 @@ pub(super) fn forward(
                 bound(exchange, attempt, &mut bounds, &mut timer, try_by).await
             };
             let failure = match (result, received) {
-                (Ok(()), Some(received)) => return answer(exchange, plan, received, bounds, timer),
+                (Ok(()), Some(received)) => {
+                    let status = received.response.status();
+                    if copy.is_none() || !retry::again_after(&policy, status, repeatable, tries) {
+                        return answer(exchange, plan, received, bounds, timer);
+                    }
+                    // Its connection is not used again: the rest of the answer may be long.
+                    drop(received);
+                    slot = copy.map(Copy::into_request);
+                    let pause = retry::pause(&policy, tries, fastrand::f64());
+                    let waited = pin!(async {
+                        tokio::time::sleep(pause).await;
+                        Ok(())
+                    });
+                    bound(exchange, waited, &mut bounds, &mut timer, None).await?;
+                    if let Some(cluster) = exchange.cluster.borrow().as_ref() {
+                        cluster.cells.retries.add(1);
+                    }
+                    tried.push(endpoint);
+                    now = Instant::now();
+                    continue;
+                }
                 (result, _) => {
                     Failure { error: result.err().unwrap_or(Error::UpstreamReset), unsent: slot.is_some() }
                 }
@@ -281,6 +303,9 @@ fn answer(
         headers::mutate(&mut parts.headers, &arm.response_headers);
     }
     headers::mutate(&mut parts.headers, &plan.route.response_headers);
+    if let (Some(policy), Some(origin)) = (&plan.route.cors, plan.origin) {
+        policy.answer(origin, &mut parts.headers);
+    }
     if let Some(cookie) = plan.set_cookie {
         parts.headers.append(SET_COOKIE, cookie);
     }

@@ -16,10 +16,13 @@ use crate::error::Error;
 use crate::http::body::{Gate, RequestBody, ResponseBody};
 use crate::http::exchange::Exchange;
 use crate::http::headers::{self, Hop};
-use crate::http::upgrade::{self, Asked, Change};
-use crate::http::{forwarded, grpc, grpc_web, path, respond};
+use crate::http::upgrade::{self, Asked as Wanted, Change};
+use crate::http::{forwarded, grpc, grpc_web, mirror, path, respond};
 use crate::listener::original::Way;
-use crate::route::{Action, Forward, NoRoute, RequestHead, Route, RouteTable, Targets, WeightedCluster};
+use crate::route::cors::Asked;
+use crate::route::{
+    Action, Forward, NoRoute, RegexRewrite, RequestHead, Route, RouteTable, Targets, WeightedCluster,
+};
 use crate::upstream::cluster::{Cluster, ClusterSettings, UpstreamProtocol};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -55,6 +58,8 @@ pub(super) struct ForwardPlan {
     /// The client wants to switch protocols.
     pub(super) change: Option<Change>,
     pub(super) idle: Option<Duration>,
+    /// The page that asks, where another site's may.
+    pub(super) origin: Option<HeaderValue>,
 }
 
 impl ForwardPlan {
@@ -142,8 +147,8 @@ pub(super) fn plan(
         exchange.web.set(web);
         exchange.grpc.set(web.is_some());
     }
-    let asked = Asked::of(&mut parts, &settings.upgrades)?;
-    let connect = matches!(asked, Asked::Connect);
+    let asked = Wanted::of(&mut parts, &settings.upgrades)?;
+    let connect = matches!(asked, Wanted::Connect);
     let host = host(&parts, found.has_host()?, exchange.conn.way)?;
     if !connect {
         normalise(&mut parts, settings)?;
@@ -188,6 +193,23 @@ pub(super) fn plan(
     exchange.note_route(decision.route);
     let route = Arc::clone(decision.route);
     let matched = decision.matched_prefix;
+    let policy = route.cors.as_ref().filter(|_| settings.cors && !connect);
+    let origin = match policy.map_or(Asked::Other, |policy| policy.asked(&parts.method, &parts.headers)) {
+        Asked::Other => None,
+        Asked::Request(origin) => Some(origin),
+        asked => {
+            let mut response = respond::direct(exchange, http::StatusCode::OK, bytes::Bytes::new());
+            if let (Some(policy), Asked::Preflight(origin)) = (policy, asked) {
+                policy.answer_preflight(origin, &parts.headers, response.headers_mut());
+            }
+            return Ok(Plan::Answer(response));
+        }
+    };
+    let answer_origin = |response: &mut Response<ResponseBody>| {
+        if let (Some(policy), Some(origin)) = (policy, &origin) {
+            policy.answer(origin.clone(), response.headers_mut());
+        }
+    };
     match &route.action {
         Action::Forward(action) if action.connect != connect => Err(Error::ConnectRefused),
         Action::Redirect(_) if connect => Err(Error::ConnectRefused),
@@ -195,12 +217,14 @@ pub(super) fn plan(
             let mut response = respond::direct(exchange, *status, body.clone());
             headers::mutate(response.headers_mut(), &route.response_headers);
             respond::place(&mut response, scheme(&parts.headers), host_text, &parts.uri);
+            answer_origin(&mut response);
             Ok(Plan::Answer(response))
         }
         Action::Redirect(redirect) => {
             let scheme = scheme(&parts.headers);
             let mut response = respond::redirect(exchange, redirect, scheme, host_text, &parts.uri, matched);
             headers::mutate(response.headers_mut(), &route.response_headers);
+            answer_origin(&mut response);
             Ok(Plan::Answer(response))
         }
         Action::Forward(action) => {
@@ -217,9 +241,9 @@ pub(super) fn plan(
             exchange.cluster.replace(Some(local));
             let cluster_settings = cluster.settings.load_full().ok_or(Error::NoCluster)?;
             let wanted = match asked {
-                Asked::Extended(protocol) => Some(protocol),
-                Asked::No => upgrade(&parts, &hop, settings),
-                Asked::Connect => None,
+                Wanted::Extended(protocol) => Some(protocol),
+                Wanted::No => upgrade(&parts, &hop, settings),
+                Wanted::Connect => None,
             };
             if let Some(arm) = target.arm {
                 headers::mutate(&mut parts.headers, &arm.request_headers);
@@ -227,6 +251,10 @@ pub(super) fn plan(
             headers::mutate(&mut parts.headers, &route.request_headers);
             rewrite(&mut parts, action, matched)?;
             let host = action.host_rewrite.as_ref().unwrap_or(&host);
+            let mirrors = match connect || wanted.is_some() || action.mirrors.is_empty() {
+                true => Vec::new(),
+                false => mirror::heads(exchange, &action.mirrors, &parts, host, &hop, found.cookies > 1),
+            };
             let change = if connect {
                 Some(Change::connect(near))
             } else {
@@ -234,7 +262,8 @@ pub(super) fn plan(
                 wanted.map(|protocol| Change::ask(&mut parts, protocol, near, cluster_settings.protocol))
             };
             let gate = gate(&mut parts, &body, found.expect, &cluster_settings);
-            let body = RequestBody::new(body, exchange, limit, gate.clone());
+            let mut body = RequestBody::new(body, exchange, limit, gate.clone());
+            mirror::send(exchange, mirrors, &mut body, action.timeout);
             let mut request = Request::from_parts(parts, body);
             if let Some(gate) = gate {
                 hyper::ext::on_informational(&mut request, move |response| {
@@ -248,8 +277,16 @@ pub(super) fn plan(
                 own => own.or(settings.timeouts.stream_idle),
             };
             conn.allow_idle(idle);
-            let plan =
-                ForwardPlan { route, cluster, settings: cluster_settings, arm, set_cookie, change, idle };
+            let plan = ForwardPlan {
+                route: Arc::clone(&route),
+                cluster,
+                settings: cluster_settings,
+                arm,
+                set_cookie,
+                change,
+                idle,
+                origin,
+            };
             Ok(Plan::Forward(request, plan))
         }
     }
@@ -389,12 +426,18 @@ fn rewrite(parts: &mut request::Parts, action: &Forward, matched: usize) -> Resu
     if let Some(prefix) = &action.prefix_rewrite {
         let path = respond::replace_prefix(parts.uri.path(), matched, prefix);
         parts.uri = origin_form(&path, parts.uri.query())?;
+    } else if let Some(RegexRewrite { pattern, substitution }) = action.regex_rewrite.as_deref() {
+        let path = pattern.replace_all(parts.uri.path(), &**substitution);
+        if !path.starts_with('/') {
+            return Err(Error::BadPath);
+        }
+        parts.uri = origin_form(&path, parts.uri.query())?;
     }
     Ok(())
 }
 
 /// Puts the host where the upstream's protocol wants it, and what else differs between the two.
-fn address(
+pub(in crate::http) fn address(
     parts: &mut request::Parts,
     host: &HeaderValue,
     cluster: &ClusterSettings,
