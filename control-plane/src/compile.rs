@@ -10,8 +10,11 @@ use std::sync::Arc;
 use imbl::OrdMap;
 use pontoon_xds::{Resource, ResourceType, Snapshot};
 
+mod attach;
 mod backend;
+mod chain;
 mod cluster;
+mod connection;
 mod filter;
 mod gateway;
 mod hostname;
@@ -19,10 +22,18 @@ mod listener;
 mod log_format;
 mod matching;
 mod migration;
+mod policy;
+pub mod reference;
 mod route;
+mod routes;
+mod rule;
+mod selector;
 mod sidecar;
+pub mod standing;
 pub mod status;
 mod tls;
+mod trust;
+mod view;
 mod wire;
 
 pub use gateway::is_ours as is_our_class;
@@ -35,7 +46,8 @@ use crate::model::instance::{Application, RegistryView};
 use crate::model::migration::MigrationState;
 use crate::model::upstream::{Resolved, Source, SourceStatus, Upstream};
 use crate::objects::problem::FieldError;
-use crate::objects::{Gateway, HttpRoute, Kind, ObjectName, ObjectRef, Objects};
+use crate::objects::{Gateway, GrpcRoute, HttpRoute, Kind, ObjectName, ObjectRef, Objects};
+use standing::Standings;
 use status::{ConditionType, Statuses};
 
 /// The reason of an error that no version could serve: what an API server would not have let in.
@@ -43,15 +55,21 @@ const INVALID: &str = "invalid_value";
 
 /// What is wrong with a gateway by itself, so that it cannot take the place of its last good version.
 pub fn invalid_gateway(gateway: &Gateway) -> Vec<FieldError> {
-    let mut errors = listener::parse(gateway).errors;
+    gateway::invalid(gateway)
+}
+
+/// What is wrong with a route by itself, so that it cannot take the place of its last good version.
+pub fn invalid_http_route(route: &HttpRoute) -> Vec<FieldError> {
+    let mut errors = attach::hostnames(route.spec.hostnames.as_deref().unwrap_or_default()).1;
+    errors.extend(route::invalid_http(route));
     errors.retain(|error| error.reason == INVALID);
     errors
 }
 
-/// What is wrong with a route by itself, so that it cannot take the place of its last good version.
-pub fn invalid_route(route: &HttpRoute) -> Vec<FieldError> {
-    let mut errors = gateway::hostnames(route).1;
-    errors.extend(route::invalid(route));
+/// As [`invalid_http_route`].
+pub fn invalid_grpc_route(route: &GrpcRoute) -> Vec<FieldError> {
+    let mut errors = attach::hostnames(route.spec.hostnames.as_deref().unwrap_or_default()).1;
+    errors.extend(route::invalid_grpc(route));
     errors.retain(|error| error.reason == INVALID);
     errors
 }
@@ -64,12 +82,12 @@ pub struct Compiled {
     pub views: BTreeMap<Arc<str>, Snapshot>,
     /// What is to be said about each object.
     pub statuses: Arc<Statuses>,
+    /// What is to be said in the `status` of the Gateway API's objects.
+    pub standings: Arc<Standings>,
     /// What is to be said about the endpoints of each cluster in use, by the cluster's name.
     pub clusters: OrdMap<Arc<str>, SourceStatus>,
     /// What each migration is on the wire.
     pub migrations: Arc<BTreeMap<ObjectName, OnTheWire>>,
-    /// How many routes hang on each listener: by gateway, and by the listener's name.
-    pub attached: Arc<BTreeMap<(ObjectName, String), usize>>,
     /// Every service that sidecars can name, by `namespace/service`: the same `Arc` while they are the same.
     pub services: Arc<BTreeSet<Arc<str>>>,
 }
@@ -119,13 +137,15 @@ struct Plan {
     /// Every cluster in use, by name.
     upstreams: BTreeMap<Arc<str>, Upstream>,
     statuses: Arc<Statuses>,
-    attached: Arc<BTreeMap<(ObjectName, String), usize>>,
+    standings: Arc<Standings>,
     on_the_wire: Arc<BTreeMap<ObjectName, OnTheWire>>,
 }
 
 #[derive(Debug)]
 struct PlannedView {
     clusters: BTreeSet<Arc<str>>,
+    /// Its proxies show endpoints a certificate.
+    with_certificate: bool,
     secrets: Vec<Resource>,
     listeners: Vec<Resource>,
     routes: Vec<Resource>,
@@ -137,6 +157,8 @@ struct Built {
     upstream: Upstream,
     resolved: Resolved,
     cluster: Resource,
+    /// The same, for proxies that have a certificate to show; where that is not the same anyway.
+    with_certificate: Option<Resource>,
     endpoints: Option<Resource>,
 }
 
@@ -191,9 +213,9 @@ impl Compiler {
         Compiled {
             views: self.snapshots.clone(),
             statuses: plan.statuses.clone(),
+            standings: plan.standings.clone(),
             clusters: self.clusters.clone(),
             migrations: plan.on_the_wire.clone(),
-            attached: plan.attached.clone(),
             services: self.services.clone(),
         }
     }
@@ -208,7 +230,12 @@ impl Compiler {
             let built = || view.clusters.iter().filter_map(|name| self.built.get(name));
             let snapshot = self.snapshots.entry(name.clone()).or_default();
             put(snapshot, ResourceType::Secret, &view.secrets);
-            put(snapshot, ResourceType::Cluster, built().map(|built| &built.cluster));
+            let cluster = |built: &'_ Built| match &built.with_certificate {
+                Some(with) if view.with_certificate => with.clone(),
+                _ => built.cluster.clone(),
+            };
+            let clusters: Vec<Resource> = built().map(cluster).collect();
+            put(snapshot, ResourceType::Cluster, &clusters);
             put(snapshot, ResourceType::Endpoint, built().filter_map(|built| built.endpoints.as_ref()));
             put(snapshot, ResourceType::Listener, &view.listeners);
             put(snapshot, ResourceType::Route, &view.routes);
@@ -281,15 +308,21 @@ impl Compiler {
             if before.is_some_and(|built| built.upstream == *upstream && built.resolved == resolved) {
                 continue;
             }
-            let cluster = match before {
-                Some(built) if built.upstream == *upstream => built.cluster.clone(),
-                _ => Resource::encode(&cluster::cluster(upstream)),
+            let (cluster, with_certificate) = match before {
+                Some(built) if built.upstream == *upstream => {
+                    (built.cluster.clone(), built.with_certificate.clone())
+                }
+                _ => {
+                    let with =
+                        upstream.tls.as_ref().map(|_| Resource::encode(&cluster::cluster(upstream, true)));
+                    (Resource::encode(&cluster::cluster(upstream, false)), with)
+                }
             };
             let endpoints = match upstream.source {
                 Source::Dns { .. } => None,
                 _ => Some(Resource::encode(&cluster::assignment(name, &resolved.endpoints))),
             };
-            let built = Built { upstream: upstream.clone(), resolved, cluster, endpoints };
+            let built = Built { upstream: upstream.clone(), resolved, cluster, with_certificate, endpoints };
             self.built.insert(name.clone(), built);
         }
     }
@@ -328,38 +361,31 @@ impl Plan {
         }
 
         let gateways = gateway::parse_all(objects, &mut statuses);
-        let mut attachments = BTreeMap::new();
-        let mut routes = BTreeMap::new();
-        for (name, object) in &objects.routes {
-            let status = ObjectRef { kind: Kind::HttpRoute, name: name.clone() };
-            let mut compiled = route::compile(objects, &splits, name, object);
-            let errors = gateway::attach(objects, &gateways, name, object, &mut attachments);
-            for (kind, error) in errors.into_iter().chain(std::mem::take(&mut compiled.errors)) {
-                statuses.refuse(&status, kind, error);
-            }
-            routes.insert(name.clone(), compiled);
-        }
+        let mut standings = Standings::default();
+        let routes::Hung { routes, attachments } =
+            routes::hang(objects, &splits, &gateways, &mut statuses, &mut standings);
 
-        let attached = gateway::attached(&gateways, &attachments);
         let mut views = BTreeMap::new();
         for (name, parsed) in &gateways {
             let attached = attachments.get(name).map_or(&[][..], Vec::as_slice);
-            let output = gateway::build(name, parsed, attached, &routes);
+            let output = view::build(name, parsed, attached, &routes);
             let view_name: Arc<str> = name.to_string().into();
             let mut clusters = BTreeSet::new();
             for (resource, members) in &output.members {
-                for compiled in members.iter().filter_map(|member| routes.get(member)) {
-                    clusters.extend(compiled.upstreams.keys().cloned());
-                    upstreams.extend(compiled.upstreams.iter().map(|(n, u)| (n.clone(), u.clone())));
-                    for migration in &compiled.migrations {
-                        if let Some(wire) = on_the_wire.get_mut(migration) {
-                            wire.routes.insert((view_name.clone(), resource.as_str().into()));
-                        }
+                for upstream in members.iter().flat_map(|member| routes.upstreams(member)) {
+                    clusters.insert(upstream.name.clone());
+                    upstreams.insert(upstream.name.clone(), upstream.clone());
+                }
+                let compiled = members.iter().filter_map(|member| routes.requests.get(member));
+                for migration in compiled.flat_map(|compiled| &compiled.migrations) {
+                    if let Some(wire) = on_the_wire.get_mut(migration) {
+                        wire.routes.insert((view_name.clone(), resource.as_str().into()));
                     }
                 }
             }
             let view = PlannedView {
                 clusters,
+                with_certificate: parsed.backend_certificate.is_some(),
                 secrets: output.secrets.values().map(Resource::encode).collect(),
                 listeners: output.listeners.iter().map(Resource::encode).collect(),
                 routes: output.routes.iter().map(Resource::encode).collect(),
@@ -380,7 +406,7 @@ impl Plan {
             views,
             upstreams,
             statuses: Arc::new(statuses),
-            attached: Arc::new(attached),
+            standings: Arc::new(standings),
             on_the_wire: Arc::new(on_the_wire),
         };
         (plan, sidecars)
@@ -424,17 +450,11 @@ impl Plan {
                 statuses.refuse(&object, ConditionType::Effective, error);
             }
         }
-        let of = |kind: Kind| move |name: &ObjectName| ObjectRef { kind, name: name.clone() };
-        objects
-            .gateways
-            .keys()
-            .map(of(Kind::Gateway))
-            .chain(objects.gateway_classes.keys().map(of(Kind::GatewayClass)))
-            .chain(objects.routes.keys().map(of(Kind::HttpRoute)))
-            .chain(objects.migrations.keys().map(of(Kind::Migration)))
-            .chain(objects.pools.keys().map(of(Kind::Pool)))
-            .chain(objects.secrets.keys().map(of(Kind::Secret)))
-            .for_each(|object| statuses.settle(object));
+        for kind in Kind::ALL {
+            for name in objects.names(kind) {
+                statuses.settle(ObjectRef { kind, name: name.clone() });
+            }
+        }
     }
 }
 

@@ -10,11 +10,13 @@ use self::document::Object;
 
 mod catalogue;
 pub(crate) mod check;
+pub mod config_map;
 pub mod directory;
 mod document;
 pub mod duration;
 pub mod kubernetes;
 pub mod migration;
+pub mod namespace;
 pub mod pool;
 pub mod problem;
 pub mod schema;
@@ -25,11 +27,19 @@ mod validate;
 pub mod yaml;
 
 pub use catalogue::Loaded;
+pub use config_map::ConfigMap;
+pub use gateway_api::backendtlspolicies::BackendTlsPolicy;
+pub use gateway_api::experimental::httproutes::HttpRoute;
+pub use gateway_api::experimental::tcproutes::TcpRoute;
 pub use gateway_api::gatewayclasses::GatewayClass;
 pub use gateway_api::gateways::Gateway;
-pub use gateway_api::httproutes::HttpRoute;
+pub use gateway_api::grpcroutes::GrpcRoute;
+pub use gateway_api::listenersets::ListenerSet;
+pub use gateway_api::referencegrants::ReferenceGrant;
+pub use gateway_api::tlsroutes::TlsRoute;
 pub use kubernetes::{ClusterSource, Observation, Observations};
 pub use migration::Migration;
+pub use namespace::Namespace;
 pub use pool::Pool;
 pub use secret::Secret;
 pub use service::Service;
@@ -68,43 +78,85 @@ impl std::fmt::Display for ObjectName {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub enum Kind {
     /// `gateway.networking.k8s.io/v1`.
+    #[serde(rename = "BackendTLSPolicy")]
+    BackendTlsPolicy,
+    /// `v1`.
+    ConfigMap,
+    /// `gateway.networking.k8s.io/v1`.
     Gateway,
-    /// `gateway.networking.k8s.io/v1`, of no namespace.
+    /// `gateway.networking.k8s.io/v1`. Of no namespace.
     GatewayClass,
+    /// `gateway.networking.k8s.io/v1`.
+    #[serde(rename = "GRPCRoute")]
+    GrpcRoute,
     /// `gateway.networking.k8s.io/v1`.
     #[serde(rename = "HTTPRoute")]
     HttpRoute,
+    /// `gateway.networking.k8s.io/v1`.
+    ListenerSet,
     /// `pontoon.dev/v1alpha1`.
     Migration,
+    /// `v1`. Of no namespace.
+    Namespace,
     /// `pontoon.dev/v1alpha1`.
     Pool,
+    /// `gateway.networking.k8s.io/v1`.
+    ReferenceGrant,
     /// `v1`.
     Secret,
+    /// `gateway.networking.k8s.io/v1`.
+    #[serde(rename = "TCPRoute")]
+    TcpRoute,
+    /// `gateway.networking.k8s.io/v1`.
+    #[serde(rename = "TLSRoute")]
+    TlsRoute,
 }
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Kind; 6] =
-        [Kind::Gateway, Kind::GatewayClass, Kind::HttpRoute, Kind::Migration, Kind::Pool, Kind::Secret];
+    pub const ALL: [Kind; 14] = [
+        Kind::BackendTlsPolicy,
+        Kind::ConfigMap,
+        Kind::Gateway,
+        Kind::GatewayClass,
+        Kind::GrpcRoute,
+        Kind::HttpRoute,
+        Kind::ListenerSet,
+        Kind::Migration,
+        Kind::Namespace,
+        Kind::Pool,
+        Kind::ReferenceGrant,
+        Kind::Secret,
+        Kind::TcpRoute,
+        Kind::TlsRoute,
+    ];
 
     /// As YAML's `kind` spells it.
     pub fn as_str(self) -> &'static str {
         match self {
+            Kind::BackendTlsPolicy => "BackendTLSPolicy",
+            Kind::ConfigMap => "ConfigMap",
             Kind::Gateway => "Gateway",
             Kind::GatewayClass => "GatewayClass",
+            Kind::GrpcRoute => "GRPCRoute",
             Kind::HttpRoute => "HTTPRoute",
+            Kind::ListenerSet => "ListenerSet",
             Kind::Migration => "Migration",
+            Kind::Namespace => "Namespace",
             Kind::Pool => "Pool",
+            Kind::ReferenceGrant => "ReferenceGrant",
             Kind::Secret => "Secret",
+            Kind::TcpRoute => "TCPRoute",
+            Kind::TlsRoute => "TLSRoute",
         }
     }
 
     /// As YAML's `apiVersion` spells it.
     pub fn api_version(self) -> &'static str {
         match self {
-            Kind::Gateway | Kind::GatewayClass | Kind::HttpRoute => "gateway.networking.k8s.io/v1",
             Kind::Migration | Kind::Pool => "pontoon.dev/v1alpha1",
-            Kind::Secret => "v1",
+            Kind::ConfigMap | Kind::Namespace | Kind::Secret => "v1",
+            _ => "gateway.networking.k8s.io/v1",
         }
     }
 
@@ -118,9 +170,23 @@ impl Kind {
         }
     }
 
-    /// Whether its objects are of a namespace each. Those of the others have an empty one.
+    /// Whether a document of this `apiVersion` is read: grants are mostly written as `v1beta1`, which is the same.
+    pub fn is_read_as(self, api_version: &str) -> bool {
+        api_version == self.api_version()
+            || self == Kind::ReferenceGrant && api_version == "gateway.networking.k8s.io/v1beta1"
+    }
+
+    /// Whether several controllers write parts of one list in its objects' status.
+    pub fn has_shared_status(self) -> bool {
+        matches!(
+            self,
+            Kind::HttpRoute | Kind::GrpcRoute | Kind::TlsRoute | Kind::TcpRoute | Kind::BackendTlsPolicy
+        )
+    }
+
+    /// Whether its objects are in a namespace. The namespace of others is empty.
     pub fn is_namespaced(self) -> bool {
-        self != Kind::GatewayClass
+        !matches!(self, Kind::GatewayClass | Kind::Namespace)
     }
 }
 
@@ -150,12 +216,28 @@ impl std::fmt::Display for ObjectRef {
 /// that a reader can tell by identity what changed.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Objects {
+    /// `BackendTLSPolicy`s.
+    pub backend_tls_policies: OrdMap<ObjectName, Arc<BackendTlsPolicy>>,
+    /// `ConfigMap`s.
+    pub config_maps: OrdMap<ObjectName, Arc<ConfigMap>>,
     /// `Gateway`s.
     pub gateways: OrdMap<ObjectName, Arc<Gateway>>,
     /// `GatewayClass`es.
     pub gateway_classes: OrdMap<ObjectName, Arc<GatewayClass>>,
+    /// `GRPCRoute`s.
+    pub grpc_routes: OrdMap<ObjectName, Arc<GrpcRoute>>,
     /// `HTTPRoute`s.
     pub routes: OrdMap<ObjectName, Arc<HttpRoute>>,
+    /// `ListenerSet`s.
+    pub listener_sets: OrdMap<ObjectName, Arc<ListenerSet>>,
+    /// `Namespace`s. One that is not here has no labels.
+    pub namespaces: OrdMap<ObjectName, Arc<Namespace>>,
+    /// `ReferenceGrant`s.
+    pub grants: OrdMap<ObjectName, Arc<ReferenceGrant>>,
+    /// `TCPRoute`s.
+    pub tcp_routes: OrdMap<ObjectName, Arc<TcpRoute>>,
+    /// `TLSRoute`s.
+    pub tls_routes: OrdMap<ObjectName, Arc<TlsRoute>>,
     /// `Migration`s.
     pub migrations: OrdMap<ObjectName, Arc<Migration>>,
     /// `Pool`s.
@@ -169,23 +251,59 @@ pub struct Objects {
 impl Objects {
     fn put(&mut self, name: ObjectName, object: &Object) {
         match object {
+            Object::BackendTlsPolicy(object) => drop(self.backend_tls_policies.insert(name, object.clone())),
+            Object::ConfigMap(object) => drop(self.config_maps.insert(name, object.clone())),
             Object::Gateway(object) => drop(self.gateways.insert(name, object.clone())),
             Object::GatewayClass(object) => drop(self.gateway_classes.insert(name, object.clone())),
+            Object::GrpcRoute(object) => drop(self.grpc_routes.insert(name, object.clone())),
             Object::HttpRoute(object) => drop(self.routes.insert(name, object.clone())),
+            Object::ListenerSet(object) => drop(self.listener_sets.insert(name, object.clone())),
             Object::Migration(object) => drop(self.migrations.insert(name, object.clone())),
+            Object::Namespace(object) => drop(self.namespaces.insert(name, object.clone())),
             Object::Pool(object) => drop(self.pools.insert(name, object.clone())),
+            Object::ReferenceGrant(object) => drop(self.grants.insert(name, object.clone())),
             Object::Secret(object) => drop(self.secrets.insert(name, object.clone())),
+            Object::TcpRoute(object) => drop(self.tcp_routes.insert(name, object.clone())),
+            Object::TlsRoute(object) => drop(self.tls_routes.insert(name, object.clone())),
         }
     }
 
     fn take(&mut self, ObjectRef { kind, name }: &ObjectRef) {
         match kind {
+            Kind::BackendTlsPolicy => drop(self.backend_tls_policies.remove(name)),
+            Kind::ConfigMap => drop(self.config_maps.remove(name)),
             Kind::Gateway => drop(self.gateways.remove(name)),
             Kind::GatewayClass => drop(self.gateway_classes.remove(name)),
+            Kind::GrpcRoute => drop(self.grpc_routes.remove(name)),
             Kind::HttpRoute => drop(self.routes.remove(name)),
+            Kind::ListenerSet => drop(self.listener_sets.remove(name)),
             Kind::Migration => drop(self.migrations.remove(name)),
+            Kind::Namespace => drop(self.namespaces.remove(name)),
             Kind::Pool => drop(self.pools.remove(name)),
+            Kind::ReferenceGrant => drop(self.grants.remove(name)),
             Kind::Secret => drop(self.secrets.remove(name)),
+            Kind::TcpRoute => drop(self.tcp_routes.remove(name)),
+            Kind::TlsRoute => drop(self.tls_routes.remove(name)),
+        }
+    }
+
+    /// The names of all objects of a kind.
+    pub fn names(&self, kind: Kind) -> Box<dyn Iterator<Item = &ObjectName> + '_> {
+        match kind {
+            Kind::BackendTlsPolicy => Box::new(self.backend_tls_policies.keys()),
+            Kind::ConfigMap => Box::new(self.config_maps.keys()),
+            Kind::Gateway => Box::new(self.gateways.keys()),
+            Kind::GatewayClass => Box::new(self.gateway_classes.keys()),
+            Kind::GrpcRoute => Box::new(self.grpc_routes.keys()),
+            Kind::HttpRoute => Box::new(self.routes.keys()),
+            Kind::ListenerSet => Box::new(self.listener_sets.keys()),
+            Kind::Migration => Box::new(self.migrations.keys()),
+            Kind::Namespace => Box::new(self.namespaces.keys()),
+            Kind::Pool => Box::new(self.pools.keys()),
+            Kind::ReferenceGrant => Box::new(self.grants.keys()),
+            Kind::Secret => Box::new(self.secrets.keys()),
+            Kind::TcpRoute => Box::new(self.tcp_routes.keys()),
+            Kind::TlsRoute => Box::new(self.tls_routes.keys()),
         }
     }
 

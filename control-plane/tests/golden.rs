@@ -1,6 +1,7 @@
 //! Golden tests of the compiler: a folder a feature under `golden/`, with what goes in (`objects.yaml`,
-//! `registry.json`, `states.json`, `requests.txt`) and what comes out (`xds.json`, `status.json`, and of each request
-//! what the proxy's own code decides, `decisions.txt`) side by side.
+//! `registry.json`, `states.json`, `requests.txt`) and what comes out (`xds.json`, `status.json`, what goes into the
+//! status of the Gateway API's objects, `standing.json`, and of each request what the proxy's own code decides,
+//! `decisions.txt`) side by side.
 //! `UPDATE=1 cargo test -p pontoon --test golden` writes what comes out anew; read the difference.
 #![allow(clippy::expect_used, clippy::panic, reason = "a broken helper is a failed test")]
 
@@ -125,6 +126,23 @@ fn status(compiled: &Compiled) -> String {
     serde_json::to_string_pretty(&all).expect("JSON") + "\n"
 }
 
+/// What is said in the `status` of the Gateway API's objects.
+fn standing(compiled: &Compiled) -> String {
+    fn by_name<K: ToString + Ord, V: serde::Serialize>(of: &BTreeMap<K, V>) -> serde_json::Value {
+        let of = of.iter().map(|(name, said)| (name.to_string(), serde_json::json!(said)));
+        serde_json::Value::Object(of.collect())
+    }
+    let standings = &compiled.standings;
+    let all = serde_json::json!({
+        "classes": by_name(&standings.classes),
+        "gateways": by_name(&standings.gateways),
+        "listenerSets": by_name(&standings.listener_sets),
+        "routes": by_name(&standings.routes),
+        "policies": by_name(&standings.policies),
+    });
+    serde_json::to_string_pretty(&all).expect("JSON") + "\n"
+}
+
 /// One line a request: `METHOD URL | header: value | ...`, and what becomes of it.
 fn decisions(folder: &Path, compiled: &Compiled) -> Option<String> {
     let requests = read(&folder.join("requests.txt"))?;
@@ -194,7 +212,11 @@ fn what_goes_in_gives_what_comes_out() {
     let mut different = Vec::new();
     for folder in folders() {
         let compiled = compile::compile(&model(&folder));
-        let mut all = vec![("xds.json", rendered(&compiled)), ("status.json", status(&compiled))];
+        let mut all = vec![
+            ("xds.json", rendered(&compiled)),
+            ("status.json", status(&compiled)),
+            ("standing.json", standing(&compiled)),
+        ];
         all.extend(decisions(&folder, &compiled).map(|text| ("decisions.txt", text)));
         for (name, is) in all {
             let path = folder.join(name);
@@ -238,6 +260,7 @@ fn one_compiler_over_all_models_gives_what_a_fresh_one_gives() {
             assert_eq!(versions(&warm.views[name]), versions(snapshot), "{name}");
         }
         assert_eq!((&warm.statuses, &warm.clusters), (&fresh.statuses, &fresh.clusters));
+        assert_eq!(warm.standings, fresh.standings);
         assert_eq!(warm.migrations, fresh.migrations);
     }
 }

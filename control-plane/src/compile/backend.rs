@@ -4,14 +4,15 @@
 
 use std::collections::BTreeMap;
 
-use gateway_api::httproutes::HttpRouteRulesBackendRefs;
-
 use super::INVALID;
+use super::filter::Headers;
 use super::migration::Split;
+use super::policy;
+use super::reference::{Backend, permitted};
 use crate::model::upstream::Upstream;
 use crate::objects::pool::EurekaSource;
 use crate::objects::problem::{FieldError, did_you_mean};
-use crate::objects::{ObjectName, Objects};
+use crate::objects::{Kind, ObjectName, ObjectRef, Objects};
 
 /// The Gateway API's own limit.
 const MAX_WEIGHT: u32 = 1_000_000;
@@ -22,42 +23,60 @@ pub(super) enum Destination<'s> {
     /// A migration's two sides.
     Migration(&'s ObjectName, &'s Split),
     /// One cluster or several by weight.
-    Clusters(Vec<(Upstream, u32)>),
+    Clusters(Vec<Arm>),
+}
+
+/// One cluster of several.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Arm {
+    pub(super) upstream: Upstream,
+    pub(super) weight: u32,
+    /// What is changed on requests to it, and on their answers.
+    pub(super) headers: Headers,
+}
+
+impl Destination<'_> {
+    /// All to one.
+    pub(super) fn to(upstream: Upstream) -> Self {
+        Destination::Clusters(vec![Arm { upstream, weight: 1, headers: Headers::default() }])
+    }
 }
 
 /// All migrations, compiled, by name.
 pub(super) type Splits = BTreeMap<ObjectName, Split>;
 
-enum Backend<'s> {
+enum Found<'s> {
     Cluster(Upstream),
     Migration(&'s ObjectName, &'s Split),
 }
 
-/// Resolves the backends of the rule at `field`; errors are noted, and `None` is a rule without any backend
-/// that could serve.
+/// Resolves the backends of the rule of `route` at `field`, each given with its place; errors are noted, and `None` is
+/// a rule without any backend that could serve.
 pub(super) fn resolve<'s>(
     objects: &'s Objects,
     splits: &'s Splits,
-    namespace: &str,
-    refs: &[HttpRouteRulesBackendRefs],
+    route: &ObjectRef,
+    backends: impl IntoIterator<Item = (usize, Backend<'s>)>,
     field: &str,
     errors: &mut Vec<FieldError>,
 ) -> Option<Destination<'s>> {
-    let mut clusters = Vec::with_capacity(refs.len());
+    let backends: Vec<_> = backends.into_iter().collect();
+    let mut arms: Vec<Arm> = Vec::with_capacity(backends.len());
+    let mut push = |upstream, weight| arms.push(Arm { upstream, weight, headers: Headers::default() });
     let mut usable = false;
-    for (index, backend) in refs.iter().enumerate() {
+    for (index, backend) in &backends {
         let field = format!("{field}.backendRefs[{index}]");
-        let weight = match weight(backend, &field) {
+        let weight = match weight(backend.weight, &field) {
             Ok(weight) => weight,
             Err(error) => {
                 errors.push(error);
-                clusters.push((Upstream::unresolved(), 1));
+                push(Upstream::unresolved(), 1);
                 continue;
             }
         };
-        match one(objects, splits, namespace, backend, &field) {
-            Ok(Backend::Migration(name, split)) => {
-                let alone = refs.iter().enumerate().all(|(i, b)| i == index || b.weight == Some(0));
+        match one(objects, splits, route, backend, &field) {
+            Ok(Found::Migration(name, split)) => {
+                let alone = backends.iter().all(|(i, b)| i == index || b.weight == Some(0));
                 if alone && weight > 0 {
                     return Some(Destination::Migration(name, split));
                 }
@@ -65,25 +84,43 @@ pub(super) fn resolve<'s>(
                     let message = "a service under migration has to be the only backend of its rule with a \
                                    weight: its own split would be mixed with the rule's";
                     errors.push(FieldError::new(&field, "UnsupportedValue", message));
-                    clusters.push((Upstream::unresolved(), weight));
                 }
+                // Kept even without a weight: arms and backends go side by side.
+                push(Upstream::unresolved(), weight);
             }
-            Ok(Backend::Cluster(upstream)) => {
+            Ok(Found::Cluster(upstream)) => {
                 usable |= weight > 0;
-                clusters.push((upstream, weight));
+                push(upstream, weight);
             }
             Err(error) => {
                 errors.push(error);
-                clusters.push((Upstream::unresolved(), weight));
+                push(Upstream::unresolved(), weight);
             }
         }
     }
-    usable.then_some(Destination::Clusters(clusters))
+    usable.then_some(Destination::Clusters(arms))
+}
+
+/// The one cluster that a reference outside of a rule's backends stands for, as that of a mirror.
+pub(super) fn resolve_one(
+    objects: &Objects,
+    splits: &Splits,
+    route: &ObjectRef,
+    backend: &Backend<'_>,
+    field: &str,
+) -> Result<Upstream, FieldError> {
+    match one(objects, splits, route, backend, field)? {
+        Found::Cluster(upstream) => Ok(upstream),
+        Found::Migration(name, _) => {
+            let message = format!("Migration {name} has two sides; name one of them");
+            Err(FieldError::new(field, "UnsupportedValue", message))
+        }
+    }
 }
 
 /// A backend's share against the others of its rule.
-pub(super) fn weight(backend: &HttpRouteRulesBackendRefs, field: &str) -> Result<u32, FieldError> {
-    let weight = u32::try_from(backend.weight.unwrap_or(1)).ok().filter(|weight| *weight <= MAX_WEIGHT);
+pub(super) fn weight(written: Option<i32>, field: &str) -> Result<u32, FieldError> {
+    let weight = u32::try_from(written.unwrap_or(1)).ok().filter(|weight| *weight <= MAX_WEIGHT);
     weight.ok_or_else(|| {
         let message = format!("expected a weight from 0 to {MAX_WEIGHT}");
         FieldError::new(format!("{field}.weight"), INVALID, message)
@@ -93,72 +130,91 @@ pub(super) fn weight(backend: &HttpRouteRulesBackendRefs, field: &str) -> Result
 fn one<'s>(
     objects: &'s Objects,
     splits: &'s Splits,
-    namespace: &str,
-    backend: &HttpRouteRulesBackendRefs,
+    route: &ObjectRef,
+    backend: &Backend<'_>,
     field: &str,
-) -> Result<Backend<'s>, FieldError> {
-    if backend.filters.as_ref().is_some_and(|filters| !filters.is_empty()) {
-        let message = "filters on a backend are not supported by this version; use the rule's filters";
-        return Err(FieldError::new(format!("{field}.filters"), "UnsupportedValue", message));
+) -> Result<Found<'s>, FieldError> {
+    let namespace = backend.namespace.unwrap_or(&route.name.namespace);
+    let (group, kind) = (backend.group.unwrap_or_default(), backend.kind.unwrap_or("Service"));
+    if !matches!((group, kind), ("", "Service") | ("pontoon.dev", "Pool" | "Migration")) {
+        let message = format!(
+            "a backend of kind {kind} in group {group:?} is not supported: use Service, or Pool or Migration \
+             with group pontoon.dev"
+        );
+        return Err(FieldError::new(format!("{field}.kind"), "InvalidKind", message));
     }
-    if backend.namespace.as_deref().is_some_and(|other| other != namespace) {
-        let message =
-            "a backend in another namespace needs a ReferenceGrant, which this version does not read";
-        return Err(FieldError::new(format!("{field}.namespace"), "RefNotPermitted", message));
-    }
-    let kind = backend.kind.as_deref().unwrap_or("Service");
+    let name = ObjectName::new(namespace, backend.name);
+    permitted(objects, (route.kind, &route.name.namespace), (group, kind, &name), field)?;
     let not_found = |kind: &str, known: Option<&str>| {
         let hint = known.map_or(String::new(), |meant| format!("; did you mean {meant}?"));
         let message = format!("there is no {kind} {namespace}/{}{hint}", backend.name);
         FieldError::new(format!("{field}.name"), "BackendNotFound", message)
     };
-    let name = ObjectName::new(namespace, backend.name.as_str());
-    match (backend.group.as_deref().unwrap_or_default(), kind) {
-        ("", "Service") => {
-            if let Some((name, _)) = objects.migration_of(namespace, &backend.name)
+    let upstream = match kind {
+        "Service" => {
+            if let Some((name, _)) = objects.migration_of(namespace, backend.name)
                 && let Some((name, split)) = splits.get_key_value(name)
             {
-                return Ok(Backend::Migration(name, split));
+                return Ok(Found::Migration(name, split));
             }
             if objects.services.contains_key(&name) {
                 let port = backend.port.map(|port| u16::try_from(port).unwrap_or_default());
                 let upstream = Upstream::of_service(objects, &name, port);
-                return upstream.map(Backend::Cluster).map_err(|error| {
+                upstream.map_err(|error| {
                     let reason =
                         if error.reason == "PortNotFound" { "BackendNotFound" } else { error.reason };
                     FieldError::new(format!("{field}.{}", error.field), reason, error.message)
-                });
+                })?
+            } else {
+                let source = EurekaSource { application: backend.name.to_owned(), selector: BTreeMap::new() };
+                Upstream::of_eureka(&source)
             }
-            let source = EurekaSource { application: backend.name.clone(), selector: BTreeMap::new() };
-            Ok(Backend::Cluster(Upstream::of_eureka(&source)))
         }
-        ("pontoon.dev", "Pool") => {
+        "Pool" => {
             let known = || objects.pools.keys().filter(|k| &*k.namespace == namespace).map(|k| &*k.name);
             let pool = objects
                 .pools
                 .get(&name)
-                .ok_or_else(|| not_found("Pool", did_you_mean(&backend.name, known())))?;
-            Upstream::of_pool(objects, &name, &pool.spec).map(Backend::Cluster).map_err(|error| {
-                FieldError::new(
-                    format!("{field}.name"),
-                    "BackendNotFound",
-                    format!("Pool {name}: {}", error.message),
-                )
-            })
+                .ok_or_else(|| not_found("Pool", did_you_mean(backend.name, known())))?;
+            Upstream::of_pool(objects, &name, &pool.spec).map_err(|error| {
+                let message = format!("Pool {name}: {}", error.message);
+                FieldError::new(format!("{field}.name"), "BackendNotFound", message)
+            })?
         }
-        ("pontoon.dev", "Migration") => {
+        _ => {
             let known = || splits.keys().filter(|k| &*k.namespace == namespace).map(|k| &*k.name);
-            match splits.get_key_value(&name) {
-                Some((name, split)) => Ok(Backend::Migration(name, split)),
-                None => Err(not_found("Migration", did_you_mean(&backend.name, known()))),
-            }
+            let split = splits.get_key_value(&name);
+            let (name, split) =
+                split.ok_or_else(|| not_found("Migration", did_you_mean(backend.name, known())))?;
+            return Ok(Found::Migration(name, split));
         }
-        (group, kind) => {
-            let message = format!(
-                "a backend of kind {kind} in group {group:?} is not supported: use Service, or Pool or Migration \
-                 with group pontoon.dev"
-            );
-            Err(FieldError::new(format!("{field}.kind"), "InvalidKind", message))
+    };
+    // A policy may be for a port of a Service alone, which it calls by its name.
+    let service = objects.services.get(&name).filter(|_| kind == "Service");
+    let port =
+        service.and_then(|service| service.port(backend.port.and_then(|port| u16::try_from(port).ok())).ok());
+    let section = port.map(|port| &*port.name);
+    Ok(Found::Cluster(suited(objects, route, upstream, (kind, &name), section)))
+}
+
+/// An upstream as a route of this kind needs it: gRPC is spoken over HTTP/2, and a policy may ask for TLS.
+fn suited(
+    objects: &Objects,
+    route: &ObjectRef,
+    mut upstream: Upstream,
+    (kind, name): (&str, &ObjectName),
+    section: Option<&str>,
+) -> Upstream {
+    if route.kind == Kind::GrpcRoute {
+        upstream = upstream.in_http2();
+    }
+    // What passes connections on does not look into them.
+    if matches!(route.kind, Kind::HttpRoute | Kind::GrpcRoute) {
+        match policy::of_backend(objects, kind, name, section) {
+            None => {}
+            Some(Some(tls)) => upstream = upstream.behind(tls),
+            Some(None) => upstream = Upstream::unresolved(),
         }
     }
+    upstream
 }

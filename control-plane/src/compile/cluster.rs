@@ -19,12 +19,13 @@ use envoy_types::pb::envoy::extensions::upstreams::http::v3::http_protocol_optio
 };
 use envoy_types::util::pack_any;
 
+use super::tls;
 use super::wire;
 use crate::model::upstream::{self, Source, Upstream};
 use crate::objects::pool::{LoadBalancer, Protocol};
 
-/// The cluster's settings.
-pub(super) fn cluster(upstream: &Upstream) -> Cluster {
+/// The cluster's settings. To endpoints behind TLS, proxies that have a certificate show it.
+pub(super) fn cluster(upstream: &Upstream, with_certificate: bool) -> Cluster {
     let mut cluster = Cluster {
         name: upstream.name.to_string(),
         connect_timeout: Some(wire::duration(upstream.connect_timeout)),
@@ -33,6 +34,10 @@ pub(super) fn cluster(upstream: &Upstream) -> Cluster {
             LoadBalancer::LeastRequest => LbPolicy::LeastRequest,
         } as i32,
         typed_extension_protocol_options: protocol_options(upstream.protocol),
+        transport_socket: upstream
+            .tls
+            .as_ref()
+            .map(|of| tls::to_endpoints(of, upstream.protocol, with_certificate)),
         ..Cluster::default()
     };
     let discovery = match &upstream.source {

@@ -1,15 +1,19 @@
-//! A rule's filters: header changes, redirect and rewrite. What is not supported yet is refused by name.
+//! A rule's filters: header changes, redirect, rewrite, mirrors and CORS. What is not supported is refused by name.
 
-use envoy_types::pb::envoy::config::core::v3::HeaderValueOption;
 use envoy_types::pb::envoy::config::core::v3::header_value_option::HeaderAppendAction;
+use envoy_types::pb::envoy::config::core::v3::{HeaderValueOption, RuntimeFractionalPercent};
 use envoy_types::pb::envoy::config::route::v3::RedirectAction;
 use envoy_types::pb::envoy::config::route::v3::redirect_action::{
     RedirectResponseCode, SchemeRewriteSpecifier,
 };
-use gateway_api::httproutes::{
-    HttpRouteRulesFilters, HttpRouteRulesFiltersRequestRedirect,
+use envoy_types::pb::envoy::extensions::filters::http::cors::v3::CorsPolicy;
+use envoy_types::pb::envoy::r#type::v3::FractionalPercent;
+use envoy_types::pb::envoy::r#type::v3::fractional_percent::DenominatorType;
+use envoy_types::pb::google::protobuf::BoolValue;
+use gateway_api::experimental::httproutes::{
+    HttpRouteRulesFiltersCors, HttpRouteRulesFiltersRequestRedirect,
     HttpRouteRulesFiltersRequestRedirectPathType as RedirectPathType,
-    HttpRouteRulesFiltersRequestRedirectScheme as RedirectScheme, HttpRouteRulesFiltersType as FilterType,
+    HttpRouteRulesFiltersRequestRedirectScheme as RedirectScheme,
     HttpRouteRulesFiltersUrlRewritePathType as RewritePathType,
 };
 
@@ -17,20 +21,40 @@ use crate::objects::problem::FieldError;
 
 use super::INVALID;
 use super::hostname::Hostname;
-use super::wire;
+use super::rule::{Changes, Filter, Mirror};
+use super::wire::{self, Comparison};
+
+/// Envoy counts fractions in these.
+const MILLION: i64 = 1_000_000;
+/// The Gateway API's default for how long a preflight's answer holds, in seconds.
+const CORS_MAX_AGE: i32 = 5;
 
 /// What a rule does to a request besides sending it on.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct Filters {
-    pub(super) request_add: Vec<HeaderValueOption>,
-    pub(super) request_remove: Vec<String>,
-    pub(super) response_add: Vec<HeaderValueOption>,
-    pub(super) response_remove: Vec<String>,
+    pub(super) headers: Headers,
     /// But for its path.
     pub(super) redirect: Option<RedirectAction>,
     pub(super) redirect_path: Option<RewritePath>,
     pub(super) rewrite_host: Option<String>,
     pub(super) rewrite_path: Option<RewritePath>,
+    pub(super) cors: Option<CorsPolicy>,
+}
+
+/// Changes of headers, of a request and of its answer.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) struct Headers {
+    pub(super) request_add: Vec<HeaderValueOption>,
+    pub(super) request_remove: Vec<String>,
+    pub(super) response_add: Vec<HeaderValueOption>,
+    pub(super) response_remove: Vec<String>,
+}
+
+impl Headers {
+    /// Whether nothing is changed.
+    pub(super) fn is_empty(&self) -> bool {
+        *self == Headers::default()
+    }
 }
 
 /// How a path is rewritten, for the upstream or in a redirect.
@@ -42,38 +66,21 @@ pub(super) enum RewritePath {
     Prefix(String),
 }
 
-/// Compiles the filters of the rule at `field`.
-pub(super) fn compile(written: &[HttpRouteRulesFilters], field: &str) -> Result<Filters, FieldError> {
+/// Compiles the filters of the rule at `field`; mirrors are given back with the fields that they are written in, as
+/// they name backends.
+pub(super) fn compile<'o>(
+    written: &[Filter<'o>],
+    field: &str,
+) -> Result<(Filters, Vec<(String, Mirror<'o>)>), FieldError> {
     let mut filters = Filters::default();
+    let mut mirrors = Vec::new();
     for (index, filter) in written.iter().enumerate() {
         let field = format!("{field}.filters[{index}]");
-        let missing =
-            |name: &str| FieldError::new(&field, INVALID, format!("a filter of this type needs {name}"));
-        match filter.r#type {
-            FilterType::RequestHeaderModifier => {
-                let modifier = filter
-                    .request_header_modifier
-                    .as_ref()
-                    .ok_or_else(|| missing("requestHeaderModifier"))?;
-                let set = modifier.set.iter().flatten().map(|h| (h.name.as_str(), h.value.as_str()));
-                let add = modifier.add.iter().flatten().map(|h| (h.name.as_str(), h.value.as_str()));
-                let at = format!("{field}.requestHeaderModifier");
-                filters.request_add.extend(header_changes(set, add, &at)?);
-                filters.request_remove.extend(removals(modifier.remove.as_deref(), &at)?);
+        match filter {
+            Filter::RequestHeaders(_) | Filter::ResponseHeaders(_) => {
+                change(&mut filters.headers, filter, &field)?;
             }
-            FilterType::ResponseHeaderModifier => {
-                let modifier = filter
-                    .response_header_modifier
-                    .as_ref()
-                    .ok_or_else(|| missing("responseHeaderModifier"))?;
-                let set = modifier.set.iter().flatten().map(|h| (h.name.as_str(), h.value.as_str()));
-                let add = modifier.add.iter().flatten().map(|h| (h.name.as_str(), h.value.as_str()));
-                let at = format!("{field}.responseHeaderModifier");
-                filters.response_add.extend(header_changes(set, add, &at)?);
-                filters.response_remove.extend(removals(modifier.remove.as_deref(), &at)?);
-            }
-            FilterType::RequestRedirect => {
-                let written = filter.request_redirect.as_ref().ok_or_else(|| missing("requestRedirect"))?;
+            Filter::Redirect(written) => {
                 let at = format!("{field}.requestRedirect");
                 filters.redirect = Some(redirect(written, &at)?);
                 filters.redirect_path = match &written.path {
@@ -86,8 +93,7 @@ pub(super) fn compile(written: &[HttpRouteRulesFilters], field: &str) -> Result<
                     }),
                 };
             }
-            FilterType::UrlRewrite => {
-                let written = filter.url_rewrite.as_ref().ok_or_else(|| missing("urlRewrite"))?;
+            Filter::Rewrite(written) => {
                 let at = format!("{field}.urlRewrite");
                 filters.rewrite_host = host(written.hostname.as_deref(), &at)?;
                 filters.rewrite_path = match &written.path {
@@ -100,16 +106,128 @@ pub(super) fn compile(written: &[HttpRouteRulesFilters], field: &str) -> Result<
                     }),
                 };
             }
-            FilterType::RequestMirror => return Err(unsupported(&field, "RequestMirror")),
-            FilterType::ExtensionRef => return Err(unsupported(&field, "ExtensionRef")),
-            FilterType::Cors => return Err(unsupported(&field, "CORS")),
+            Filter::Mirror(mirror) => {
+                fraction(mirror, &field)?;
+                mirrors.push((format!("{field}.requestMirror.backendRef"), *mirror));
+            }
+            Filter::Cors(written) => filters.cors = Some(cors(written, &format!("{field}.cors"))?),
+            Filter::Unsupported(name) => return Err(unsupported(&field, name)),
+            Filter::Lacks(name) => return Err(lacks(&field, name)),
         }
     }
     if filters.redirect.is_some() && (filters.rewrite_path.is_some() || filters.rewrite_host.is_some()) {
         let message = "a rule has either a RequestRedirect or a URLRewrite, not both";
         return Err(FieldError::new(format!("{field}.filters"), INVALID, message));
     }
-    Ok(filters)
+    Ok((filters, mirrors))
+}
+
+/// Compiles the filters of the backend at `field`: they change headers, and nothing else.
+pub(super) fn of_backend(written: &[Filter<'_>], field: &str) -> Result<Headers, FieldError> {
+    let mut headers = Headers::default();
+    for (index, filter) in written.iter().enumerate() {
+        let field = format!("{field}.filters[{index}]");
+        match filter {
+            Filter::RequestHeaders(_) | Filter::ResponseHeaders(_) => change(&mut headers, filter, &field)?,
+            Filter::Lacks(name) => return Err(lacks(&field, name)),
+            Filter::Unsupported(name) => return Err(unsupported(&field, name)),
+            _ => return Err(unsupported(&field, "of this type on a backend")),
+        }
+    }
+    Ok(headers)
+}
+
+fn change(headers: &mut Headers, filter: &Filter<'_>, field: &str) -> Result<(), FieldError> {
+    let (changes, at, add, remove) = match filter {
+        Filter::RequestHeaders(changes) => {
+            let at = format!("{field}.requestHeaderModifier");
+            (changes, at, &mut headers.request_add, &mut headers.request_remove)
+        }
+        Filter::ResponseHeaders(changes) => {
+            let at = format!("{field}.responseHeaderModifier");
+            (changes, at, &mut headers.response_add, &mut headers.response_remove)
+        }
+        _ => return Ok(()),
+    };
+    add.extend(header_changes(changes, &at)?);
+    remove.extend(removals(changes.remove, &at)?);
+    Ok(())
+}
+
+/// How many requests in a million are mirrored; `None` is all.
+pub(super) fn fraction(
+    mirror: &Mirror<'_>,
+    field: &str,
+) -> Result<Option<RuntimeFractionalPercent>, FieldError> {
+    let wrong = |name: &str, message: &str| {
+        Err(FieldError::new(format!("{field}.requestMirror.{name}"), INVALID, message))
+    };
+    let millionth = match (mirror.percent, mirror.fraction) {
+        (None, None) => return Ok(None),
+        (Some(_), Some(_)) => return wrong("percent", "expected either percent or fraction, not both"),
+        (Some(percent), None) if (0..=100).contains(&percent) => i64::from(percent) * (MILLION / 100),
+        (Some(_), None) => return wrong("percent", "expected a percentage, 0 to 100"),
+        (None, Some((numerator, denominator)))
+            if denominator > 0 && (0..=denominator).contains(&numerator) =>
+        {
+            i64::from(numerator) * MILLION / i64::from(denominator)
+        }
+        (None, Some(_)) => return wrong("fraction", "expected a numerator of 0 up to the denominator"),
+    };
+    let value = FractionalPercent {
+        numerator: u32::try_from(millionth).unwrap_or_default(),
+        denominator: DenominatorType::Million as i32,
+    };
+    Ok(Some(RuntimeFractionalPercent { default_value: Some(value), ..RuntimeFractionalPercent::default() }))
+}
+
+fn cors(written: &HttpRouteRulesFiltersCors, field: &str) -> Result<CorsPolicy, FieldError> {
+    let list = |of: &Option<Vec<String>>| of.iter().flatten().cloned().collect::<Vec<_>>().join(", ");
+    let mut origins = Vec::new();
+    for (index, origin) in written.allow_origins.iter().flatten().enumerate() {
+        let comparison = match origin.as_str() {
+            "*" => Comparison::Regex(".*".to_owned()),
+            // A star stands for one label or more.
+            text if text.contains('*') => {
+                let parts = text.split('*').map(regex::escape).collect::<Vec<_>>();
+                Comparison::Regex(parts.join("[^/:]+"))
+            }
+            text if http::HeaderValue::from_str(text).is_ok() && text.contains("://") => {
+                Comparison::Exact(text.to_owned())
+            }
+            _ => {
+                let message =
+                    "expected an origin such as https://shop.example.com or https://*.example.com, or *";
+                return Err(FieldError::new(format!("{field}.allowOrigins[{index}]"), INVALID, message));
+            }
+        };
+        origins.push(wire::string(comparison));
+    }
+    for (name, names) in
+        [("allowHeaders", &written.allow_headers), ("exposeHeaders", &written.expose_headers)]
+    {
+        for (index, header) in names.iter().flatten().enumerate() {
+            if header != "*" && http::HeaderName::from_bytes(header.as_bytes()).is_err() {
+                let at = format!("{field}.{name}[{index}]");
+                return Err(FieldError::new(at, INVALID, "expected a header name, or *"));
+            }
+        }
+    }
+    Ok(CorsPolicy {
+        allow_origin_string_match: origins,
+        allow_methods: list(&written.allow_methods),
+        allow_headers: list(&written.allow_headers),
+        expose_headers: list(&written.expose_headers),
+        max_age: written.max_age.unwrap_or(CORS_MAX_AGE).to_string(),
+        allow_credentials: Some(BoolValue { value: written.allow_credentials.unwrap_or(false) }),
+        // A preflight is answered here, whichever the answer is.
+        forward_not_matching_preflights: Some(BoolValue { value: false }),
+        ..CorsPolicy::default()
+    })
+}
+
+fn lacks(field: &str, name: &str) -> FieldError {
+    FieldError::new(field, INVALID, format!("a filter of this type needs {name}"))
 }
 
 fn host(written: Option<&str>, field: &str) -> Result<Option<String>, FieldError> {
@@ -148,13 +266,11 @@ fn unsupported(field: &str, name: &str) -> FieldError {
     FieldError::new(format!("{field}.type"), "UnsupportedValue", message)
 }
 
-fn header_changes<'a>(
-    set: impl Iterator<Item = (&'a str, &'a str)>,
-    add: impl Iterator<Item = (&'a str, &'a str)>,
-    field: &str,
-) -> Result<Vec<HeaderValueOption>, FieldError> {
-    let set = set.enumerate().map(|(index, h)| ("set", index, h, HeaderAppendAction::OverwriteIfExistsOrAdd));
-    let add = add.enumerate().map(|(index, h)| ("add", index, h, HeaderAppendAction::AppendIfExistsOrAdd));
+fn header_changes(changes: &Changes<'_>, field: &str) -> Result<Vec<HeaderValueOption>, FieldError> {
+    let set = changes.set.iter().enumerate();
+    let set = set.map(|(index, h)| ("set", index, h, HeaderAppendAction::OverwriteIfExistsOrAdd));
+    let add = changes.add.iter().enumerate();
+    let add = add.map(|(index, h)| ("add", index, h, HeaderAppendAction::AppendIfExistsOrAdd));
     set.chain(add)
         .map(|(list, index, (name, value), action)| {
             let at = |part: &str| format!("{field}.{list}[{index}].{part}");
@@ -167,8 +283,8 @@ fn header_changes<'a>(
         .collect()
 }
 
-fn removals(names: Option<&[String]>, field: &str) -> Result<Vec<String>, FieldError> {
-    let names = names.unwrap_or_default().iter().enumerate();
+fn removals(names: &[String], field: &str) -> Result<Vec<String>, FieldError> {
+    let names = names.iter().enumerate();
     names
         .map(|(index, name)| {
             check_header_name(name, &format!("{field}.remove[{index}]"))?;

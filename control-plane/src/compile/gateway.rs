@@ -1,39 +1,30 @@
-//! Which routes hang on which listeners, and what a gateway's proxies get of it: per socket one listener and
-//! one route configuration, of virtual hosts that answer as the Gateway API's precedence says.
+//! Which gateways are ours, and with which listeners: their own and those of `ListenerSet`s, each with what it refers
+//! to. What they say of themselves in their status is made here too.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
+use std::collections::BTreeMap;
 
-use envoy_types::pb::envoy::config::listener::v3::Listener;
-use envoy_types::pb::envoy::config::route::v3::route::Action;
-use envoy_types::pb::envoy::config::route::v3::route_match::PathSpecifier;
-use envoy_types::pb::envoy::config::route::v3::{
-    DirectResponseAction, Route, RouteConfiguration, RouteMatch, VirtualHost,
-};
-use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::Secret;
-use gateway_api::httproutes::HttpRouteParentRefs;
+use gateway_api::gateways::{GatewayAllowedListenersNamespacesFrom as AllowedFrom, GatewayListeners};
 
 use super::INVALID;
-use super::hostname::Hostname;
-use super::listener::{self, CONTROLLER, GATEWAY_CLASS, Parsed, Served};
-use super::route;
+use super::listener::{self, Aspect, CONTROLLER, Certificate, GATEWAY_CLASS, Parsed, Served};
+use super::reference::{GATEWAY_GROUP, permitted};
+use super::selector::Selector;
+use super::standing::{self, GatewayStanding, Said, Standings};
 use super::status::{ConditionType, Statuses};
-use super::tls;
-use crate::objects::problem::{FieldError, did_you_mean};
-use crate::objects::secret::TLS;
-use crate::objects::{HttpRoute, Kind, ObjectName, ObjectRef, Objects};
+use super::trust;
+use crate::objects::problem::FieldError;
+use crate::objects::secret::{Pair, TLS};
+use crate::objects::{DEFAULT_NAMESPACE, Gateway, Kind, ListenerSet, ObjectName, ObjectRef, Objects};
 
 /// The gateways of our class.
 pub(super) type Gateways = BTreeMap<ObjectName, Parsed>;
 
-/// A route on a listener.
-#[derive(Debug, Clone)]
-pub(super) struct Attachment {
-    pub(super) route: ObjectName,
-    /// Into [`Parsed::listeners`].
-    pub(super) listener: usize,
-    /// The hosts that listener and route have in common.
-    pub(super) hostnames: Vec<Hostname>,
+/// Whether a class is ours: because it says so, or because nobody says anything of it and it has our name.
+pub fn is_ours(objects: &Objects, class: &str) -> bool {
+    match objects.gateway_classes.get(&ObjectName::new("", class)) {
+        Some(class) => class.spec.controller_name == CONTROLLER,
+        None => class == GATEWAY_CLASS,
+    }
 }
 
 /// Reads all gateways.
@@ -43,297 +34,256 @@ pub(super) fn parse_all(objects: &Objects, statuses: &mut Statuses) -> Gateways 
         let object = ObjectRef { kind: Kind::Gateway, name: name.clone() };
         if !is_ours(objects, &gateway.spec.gateway_class_name) {
             let message = format!(
-                "not served here: gatewayClassName is neither {GATEWAY_CLASS} nor a GatewayClass of controllerName \
-                 {CONTROLLER}"
+                "not served here: gatewayClassName is neither {GATEWAY_CLASS} nor that of a GatewayClass of \
+                 controller {CONTROLLER}"
             );
             let error = FieldError::new("spec.gatewayClassName", "OtherClass", message);
             statuses.refuse(&object, ConditionType::Effective, error);
             continue;
         }
-        let mut parsed = listener::parse(gateway);
-        for error in std::mem::take(&mut parsed.errors) {
-            statuses.refuse(&object, ConditionType::Accepted, error);
+        gateways.insert(name.clone(), listener::parse(gateway));
+    }
+    add_sets(objects, &mut gateways, statuses);
+    for (name, parsed) in &mut gateways {
+        let object = ObjectRef { kind: Kind::Gateway, name: name.clone() };
+        for served in &mut parsed.listeners {
+            find_certificates(objects, served);
         }
-        find_certificates(objects, &object, &mut parsed, statuses);
-        gateways.insert(name.clone(), parsed);
+        if let Some(gateway) = objects.gateways.get(name) {
+            trust::clients(objects, gateway, parsed);
+            backend_certificate(objects, gateway, parsed);
+            infrastructure(objects, gateway, parsed);
+        }
+        for error in &parsed.errors {
+            statuses.refuse(&object, ConditionType::Accepted, error.clone());
+        }
+        for error in &parsed.unresolved {
+            statuses.refuse(&object, ConditionType::ResolvedRefs, error.clone());
+        }
+        for served in &parsed.listeners {
+            for (aspect, error) in &served.faults {
+                let kind = match aspect {
+                    Aspect::Accepted => ConditionType::Accepted,
+                    Aspect::ResolvedRefs => ConditionType::ResolvedRefs,
+                };
+                statuses.refuse(&served.parent, kind, error.clone());
+            }
+        }
     }
     gateways
 }
 
-/// Whether a class is ours: its object says so, and where there is none its name.
-pub fn is_ours(objects: &Objects, class: &str) -> bool {
-    match objects.gateway_classes.get(&ObjectName::new("", class)) {
-        Some(object) => object.spec.controller_name == CONTROLLER,
-        None => class == GATEWAY_CLASS,
-    }
-}
-
-/// Looks up the secrets that listeners refer to. A listener without its certificate is not served.
-fn find_certificates(objects: &Objects, object: &ObjectRef, parsed: &mut Parsed, statuses: &mut Statuses) {
-    parsed.listeners.retain_mut(|served| {
-        let mut complete = true;
-        for certificate in &mut served.certificates {
-            let found = match objects.secrets.get(&certificate.secret) {
-                None => Err(format!("there is no Secret {}", certificate.secret)),
-                Some(secret) if !secret.is_tls() => Err(format!("expected a Secret of type {TLS}")),
-                Some(secret) => secret.pair().map_err(|error| error.message),
-            };
-            match found {
-                Ok(pair) => certificate.pair = Some(pair),
-                Err(message) => {
-                    let error = FieldError::new(certificate.field.clone(), "InvalidCertificateRef", message);
-                    statuses.refuse(object, ConditionType::ResolvedRefs, error);
-                    complete = false;
-                }
-            }
-        }
-        complete
-    });
-}
-
-/// How many routes hang on each listener that is served.
-pub(super) fn attached(
-    gateways: &Gateways,
-    attachments: &BTreeMap<ObjectName, Vec<Attachment>>,
-) -> BTreeMap<(ObjectName, String), usize> {
-    let mut routes: BTreeMap<(ObjectName, String), BTreeSet<&ObjectName>> = BTreeMap::new();
-    for (gateway, attached) in attachments {
-        let Some(parsed) = gateways.get(gateway) else { continue };
-        for Attachment { route, listener, .. } in attached {
-            if let Some(served) = parsed.listeners.get(*listener) {
-                routes.entry((gateway.clone(), served.name.clone())).or_default().insert(route);
-            }
-        }
-    }
-    routes.into_iter().map(|(listener, routes)| (listener, routes.len())).collect()
-}
-
-/// Finds the listeners of a route's parents, by gateway.
-pub(super) fn attach(
-    objects: &Objects,
-    gateways: &Gateways,
-    name: &ObjectName,
-    route: &HttpRoute,
-    attachments: &mut BTreeMap<ObjectName, Vec<Attachment>>,
-) -> Vec<(ConditionType, FieldError)> {
-    let mut errors = Vec::new();
-    let (hostnames, wrong) = hostnames(route);
-    errors.extend(wrong.into_iter().map(|error| (ConditionType::Accepted, error)));
-    let parents = route.spec.parent_refs.as_deref().unwrap_or_default();
-    if parents.is_empty() {
-        let message = "the route names no gateway, so nothing uses it";
-        errors.push((ConditionType::Effective, FieldError::new("spec.parentRefs", "NoParent", message)));
-    }
-    for (index, parent) in parents.iter().enumerate() {
-        let field = format!("spec.parentRefs[{index}]");
-        match attach_one(objects, gateways, name, parent, &hostnames, &field) {
-            Ok((gateway, found)) => attachments.entry(gateway).or_default().extend(found),
-            Err(error) => errors.push((ConditionType::Accepted, error)),
-        }
-    }
-    errors
-}
-
-/// The hosts that a route is for, and what is no hostname.
-pub(super) fn hostnames(route: &HttpRoute) -> (Vec<Hostname>, Vec<FieldError>) {
-    let written = route.spec.hostnames.as_deref().unwrap_or_default();
-    if written.is_empty() {
-        return (vec![Hostname::Any], Vec::new());
-    }
-    let (mut hostnames, mut errors) = (Vec::new(), Vec::new());
-    for (index, text) in written.iter().enumerate() {
-        match Hostname::parse(Some(text)) {
-            Ok(hostname) => hostnames.push(hostname),
-            Err(message) => {
-                errors.push(FieldError::new(format!("spec.hostnames[{index}]"), INVALID, message));
-            }
-        }
-    }
-    (hostnames, errors)
-}
-
-fn attach_one(
-    objects: &Objects,
-    gateways: &Gateways,
-    route: &ObjectName,
-    parent: &HttpRouteParentRefs,
-    hostnames: &[Hostname],
-    field: &str,
-) -> Result<(ObjectName, Vec<Attachment>), FieldError> {
-    let group = parent.group.as_deref().unwrap_or("gateway.networking.k8s.io");
-    let kind = parent.kind.as_deref().unwrap_or("Gateway");
-    if (group, kind) != ("gateway.networking.k8s.io", "Gateway") {
-        let message =
-            format!("a parent of kind {kind} in group {group:?} is not supported; expected a Gateway");
-        return Err(FieldError::new(format!("{field}.kind"), "InvalidKind", message));
-    }
-    let namespace = parent.namespace.as_deref().unwrap_or(&route.namespace);
-    let name = ObjectName::new(namespace, parent.name.as_str());
-    let Some(gateway) = gateways.get(&name) else {
-        let message = match objects.gateways.contains_key(&name) {
-            true => format!("Gateway {name} is of another class"),
-            false => {
-                let known = objects.gateways.keys().filter(|k| k.namespace == name.namespace);
-                let hint = did_you_mean(&parent.name, known.map(|k| &*k.name))
-                    .map_or(String::new(), |meant| format!("; did you mean {meant}?"));
-                format!("there is no Gateway {name}{hint}")
-            }
+/// Adds the listeners of sets to those of their gateways: older sets first, then by name, as the API orders them where
+/// two are in conflict.
+fn add_sets(objects: &Objects, gateways: &mut Gateways, statuses: &mut Statuses) {
+    let mut sets: Vec<_> = objects.listener_sets.iter().collect();
+    let created =
+        |set: &ListenerSet| set.metadata.creation_timestamp.as_ref().map_or(jiff::Timestamp::MAX, |t| t.0);
+    sets.sort_by(|(a, one), (b, other)| created(one).cmp(&created(other)).then_with(|| a.cmp(b)));
+    for (name, set) in sets {
+        let object = ObjectRef { kind: Kind::ListenerSet, name: name.clone() };
+        let parent = parent_of(name, set);
+        let Some(parsed) = gateways.get_mut(&parent) else {
+            let message = format!("there is no Gateway {parent} of ours");
+            let error = FieldError::new("spec.parentRef", "NoParent", message);
+            statuses.refuse(&object, ConditionType::Effective, error);
+            continue;
         };
-        return Err(FieldError::new(format!("{field}.name"), "NoMatchingParent", message));
+        let gateway = objects.gateways.get(&parent);
+        if !gateway.is_some_and(|gateway| allows_set(objects, gateway, &name.namespace)) {
+            let message = format!("Gateway {parent} does not allow ListenerSets of this namespace");
+            let error = FieldError::new("spec.parentRef", "NotAllowed", message);
+            statuses.refuse(&object, ConditionType::Accepted, error.clone());
+            parsed.sets.insert(name.clone(), Err(error));
+            continue;
+        }
+        for (index, listener) in set.spec.listeners.iter().enumerate() {
+            let field = format!("spec.listeners[{index}]");
+            // The two types are one in the API.
+            let listener =
+                serde_json::to_value(listener).and_then(serde_json::from_value::<GatewayListeners>);
+            let Ok(listener) = listener else { continue };
+            let read = listener::read(&listener, &object, field, &parsed.listeners);
+            parsed.listeners.push(read);
+        }
+        parsed.sets.insert(name.clone(), Ok(()));
+    }
+}
+
+fn parent_of(name: &ObjectName, set: &ListenerSet) -> ObjectName {
+    let parent = &set.spec.parent_ref;
+    let group = parent.group.as_deref().unwrap_or(GATEWAY_GROUP);
+    let kind = parent.kind.as_deref().unwrap_or("Gateway");
+    // No gateway has no name.
+    let parent_name = if (group, kind) == (GATEWAY_GROUP, "Gateway") { parent.name.as_str() } else { "" };
+    ObjectName::new(parent.namespace.as_deref().unwrap_or(&name.namespace), parent_name)
+}
+
+fn allows_set(objects: &Objects, gateway: &Gateway, namespace: &str) -> bool {
+    let own = gateway.metadata.namespace.as_deref().unwrap_or(DEFAULT_NAMESPACE);
+    let allowed = gateway.spec.allowed_listeners.as_ref().and_then(|allowed| allowed.namespaces.as_ref());
+    match allowed.and_then(|allowed| allowed.from.as_ref()) {
+        None | Some(AllowedFrom::None) => false,
+        Some(AllowedFrom::All) => true,
+        Some(AllowedFrom::Same) => own == namespace,
+        Some(AllowedFrom::Selector) => {
+            let selector = allowed.and_then(|allowed| allowed.selector.as_ref()).map(Selector::try_from);
+            selector.and_then(Result::ok).is_some_and(|selector| selector.matches(objects, namespace))
+        }
+    }
+}
+
+/// Looks up the secrets that a listener refers to. Without one of them it is not served.
+fn find_certificates(objects: &Objects, served: &mut Served) {
+    let mut certificates = std::mem::take(&mut served.certificates);
+    for certificate in &mut certificates {
+        match pair(objects, &served.parent, certificate, "InvalidCertificateRef") {
+            Ok(pair) => certificate.pair = Some(pair),
+            Err(error) => served.faults.push((Aspect::ResolvedRefs, error)),
+        }
+    }
+    served.certificates = certificates;
+}
+
+/// The certificate and key of a secret that `parent` refers to.
+fn pair(
+    objects: &Objects,
+    parent: &ObjectRef,
+    certificate: &Certificate,
+    reason: &'static str,
+) -> Result<Pair, FieldError> {
+    let Certificate { secret, field, .. } = certificate;
+    permitted(objects, (parent.kind, &parent.name.namespace), ("", "Secret", secret), field)?;
+    let found = match objects.secrets.get(secret) {
+        None => Err(format!("there is no Secret {secret}")),
+        Some(secret) if !secret.is_tls() => Err(format!("expected a Secret of type {TLS}")),
+        Some(secret) => secret.pair().map_err(|error| error.message),
     };
-    let wanted = |served: &Served| {
-        parent.section_name.as_deref().is_none_or(|section| section == served.name)
-            && parent.port.is_none_or(|port| port == i32::from(served.port))
+    found.map_err(|message| FieldError::new(field.clone(), reason, message))
+}
+
+/// The certificate that the gateway's proxies show to endpoints that ask for one.
+fn backend_certificate(objects: &Objects, gateway: &Gateway, parsed: &mut Parsed) {
+    const FIELD: &str = "spec.tls.backend.clientCertificateRef";
+    let written = gateway.spec.tls.as_ref().and_then(|tls| tls.backend.as_ref());
+    let Some(written) = written.and_then(|backend| backend.client_certificate_ref.as_ref()) else { return };
+    let namespace = gateway.metadata.namespace.as_deref().unwrap_or(DEFAULT_NAMESPACE);
+    let own_name = gateway.metadata.name.as_deref().unwrap_or_default();
+    let own = ObjectRef { kind: Kind::Gateway, name: ObjectName::new(namespace, own_name) };
+    let kind = written.kind.as_deref().unwrap_or("Secret");
+    if !written.group.as_deref().unwrap_or_default().is_empty() || kind != "Secret" {
+        let error = FieldError::new(FIELD, "InvalidClientCertificateRef", "expected a Secret");
+        parsed.unresolved.push(error);
+        return;
+    }
+    let secret = ObjectName::new(written.namespace.as_deref().unwrap_or(namespace), written.name.as_str());
+    let mut certificate = Certificate { secret, field: FIELD.to_owned(), pair: None };
+    match pair(objects, &own, &certificate, "InvalidClientCertificateRef") {
+        Ok(pair) => {
+            certificate.pair = Some(pair);
+            parsed.backend_certificate = Some(certificate);
+        }
+        Err(error) => parsed.unresolved.push(error),
+    }
+}
+
+/// What a gateway's proxies run in is made in a cluster only; that what it names is there is checked here.
+fn infrastructure(objects: &Objects, gateway: &Gateway, parsed: &mut Parsed) {
+    let Some(written) = &gateway.spec.infrastructure else { return };
+    let Some(parameters) = &written.parameters_ref else { return };
+    let namespace = gateway.metadata.namespace.as_deref().unwrap_or(DEFAULT_NAMESPACE);
+    let name = ObjectName::new(namespace, parameters.name.as_str());
+    let message = match (parameters.group.as_str(), parameters.kind.as_str()) {
+        ("", "ConfigMap") if objects.config_maps.contains_key(&name) => return,
+        ("", "ConfigMap") => format!("there is no ConfigMap {name}"),
+        _ => "expected a ConfigMap".to_owned(),
     };
-    let matching =
-        gateway.listeners.iter().enumerate().filter(|(_, served)| wanted(served)).collect::<Vec<_>>();
-    if matching.is_empty() {
-        let names = gateway.listeners.iter().map(|served| format!("{}:{}", served.name, served.port));
-        let message = format!(
-            "Gateway {name} serves no listener with that sectionName and port; it serves {}",
-            names.collect::<Vec<_>>().join(", ")
-        );
-        return Err(FieldError::new(field, "NoMatchingParent", message));
-    }
-    let allowed =
-        |served: &Served| served.http_routes && (served.all_namespaces || namespace == &*route.namespace);
-    if !matching.iter().any(|(_, served)| allowed(served)) {
-        let message = format!("the listeners of Gateway {name} allow routes of their own namespace only");
-        return Err(FieldError::new(field, "NotAllowedByListeners", message));
-    }
-    let found = matching
-        .into_iter()
-        .filter(|(_, served)| allowed(served))
-        .filter_map(|(listener, served)| {
-            let common = hostnames.iter().filter_map(|hostname| served.hostname.intersection(hostname));
-            let hostnames = common.collect::<Vec<_>>();
-            (!hostnames.is_empty()).then(|| Attachment { route: route.clone(), listener, hostnames })
-        })
-        .collect::<Vec<_>>();
-    if found.is_empty() {
-        let message = format!("no hostname of the route is one of a listener of Gateway {name}");
-        return Err(FieldError::new("spec.hostnames", "NoMatchingListenerHostname", message));
-    }
-    Ok((name, found))
+    let error = FieldError::new("spec.infrastructure.parametersRef", "InvalidParameters", message);
+    parsed.errors.push(error);
 }
 
-/// What a gateway's proxies get, but for clusters.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Output {
-    pub(super) listeners: Vec<Listener>,
-    /// By name: listeners may share one.
-    pub(super) secrets: BTreeMap<String, Secret>,
-    pub(super) routes: Vec<RouteConfiguration>,
-    /// By route configuration: the `HTTPRoute`s in it.
-    pub(super) members: BTreeMap<String, BTreeSet<ObjectName>>,
+/// What no version could serve of a gateway's listeners.
+pub(super) fn invalid(gateway: &Gateway) -> Vec<FieldError> {
+    let parsed = listener::parse(gateway);
+    let faults = parsed.listeners.into_iter().flat_map(|served| served.faults).map(|(_, error)| error);
+    parsed.errors.into_iter().chain(faults).filter(|error| error.reason == INVALID).collect()
 }
 
-/// Builds a gateway's listeners and route configurations.
-pub(super) fn build(
-    name: &ObjectName,
-    parsed: &Parsed,
-    attachments: &[Attachment],
-    routes: &BTreeMap<ObjectName, route::Compiled>,
-) -> Output {
-    let mut output = Output::default();
-    let Some(ip) = parsed.ip else { return output };
-    let mut ports: BTreeMap<u16, Vec<usize>> = BTreeMap::new();
-    for (index, served) in parsed.listeners.iter().enumerate() {
-        ports.entry(served.port).or_default().push(index);
-    }
-    for (port, indices) in ports {
-        // Listeners of one port share its socket, under the name of the first.
-        let sharing: Vec<(&Served, String)> = indices
-            .iter()
-            .filter_map(|index| parsed.listeners.get(*index))
-            .map(|served| (served, format!("{name}/{}", served.name)))
-            .collect();
-        let Some((first, resource)) = sharing.first() else { continue };
-        output.listeners.push(listener::listener(resource, SocketAddr::new(ip, port), &sharing));
-        let certificates = sharing.iter().flat_map(|(served, _)| &served.certificates);
-        let secrets = certificates.filter_map(tls::secret);
-        output.secrets.extend(secrets.map(|secret| (secret.name.clone(), secret)));
-        // In plain text they share the routes too; under TLS each connection is one listener's.
-        let apart = !first.certificates.is_empty();
-        for (index, (_, resource)) in indices.iter().zip(&sharing).take(if apart { sharing.len() } else { 1 })
-        {
-            let only = apart.then_some(*index);
-            let on_port = attachments.iter().filter(|a| indices.contains(&a.listener)).collect::<Vec<_>>();
-            let own = on_port.iter().filter(|attachment| only.is_none_or(|only| attachment.listener == only));
-            output.members.insert(resource.clone(), own.map(|attachment| attachment.route.clone()).collect());
-            output.routes.push(RouteConfiguration {
-                name: resource.clone(),
-                virtual_hosts: virtual_hosts(&parsed.listeners, &indices, only, &on_port, routes),
-                ignore_port_in_host_matching: true,
-                ..RouteConfiguration::default()
-            });
+/// What gateways, their classes and sets of listeners say of themselves; `attached` is how many routes each listener
+/// has.
+pub(super) fn stand(
+    objects: &Objects,
+    gateways: &Gateways,
+    attached: &BTreeMap<(&ObjectName, usize), usize>,
+    standings: &mut Standings,
+) {
+    for (name, class) in &objects.gateway_classes {
+        if class.spec.controller_name == CONTROLLER {
+            standings.classes.insert(name.clone(), vec![Said::yes("Accepted", "Accepted")]);
         }
     }
-    output
-}
-
-/// What answers a request for a host of another listener than that whose name the client gave under TLS: another
-/// connection is the right one (RFC 9110, 15.5.20).
-fn misdirected() -> Route {
-    Route {
-        name: "misdirected".to_owned(),
-        r#match: Some(RouteMatch {
-            path_specifier: Some(PathSpecifier::Prefix("/".to_owned())),
-            ..RouteMatch::default()
-        }),
-        action: Some(Action::DirectResponse(DirectResponseAction {
-            status: 421,
-            ..DirectResponseAction::default()
-        })),
-        ..Route::default()
+    for (name, parsed) in gateways {
+        let numbered = || parsed.listeners.iter().enumerate();
+        let count = |index: usize| attached.get(&(name, index)).copied().unwrap_or_default();
+        let listeners_of = |parent: &ObjectRef| {
+            let own = numbered().filter(|(_, served)| served.parent == *parent);
+            own.map(|(index, served)| standing::listener(served, count(index), overlapping(parsed, index)))
+                .collect::<Vec<_>>()
+        };
+        let own = ObjectRef { kind: Kind::Gateway, name: name.clone() };
+        let mut conditions =
+            standing::of_listeners(parsed.listeners.iter().filter(|served| served.parent == own));
+        if let Some(error) = parsed.errors.first() {
+            conditions = vec![Said::no("Accepted", error), Said::no("Programmed", error)];
+        }
+        let gateway = objects.gateways.get(name);
+        if gateway.and_then(|gateway| gateway.spec.tls.as_ref()).is_some_and(|tls| tls.backend.is_some()) {
+            conditions.push(Said::unless("ResolvedRefs", "ResolvedRefs", &parsed.unresolved));
+        }
+        if parsed.listeners.iter().any(|s| s.clients.as_ref().is_some_and(|clients| clients.insecure)) {
+            let mut said = Said::yes("InsecureFrontendValidationMode", "ConfigurationChanged");
+            said.message = "clients without a valid certificate are let in".to_owned();
+            conditions.push(said);
+        }
+        let sets = parsed.sets.keys().map(|set| ObjectRef { kind: Kind::ListenerSet, name: set.clone() });
+        let is_accepted = |set: &ObjectRef| {
+            parsed.listeners.iter().any(|served| served.parent == *set && served.is_accepted())
+        };
+        let standing = GatewayStanding {
+            conditions,
+            listeners: listeners_of(&own),
+            attached_listener_sets: Some(sets.filter(is_accepted).count()),
+        };
+        standings.gateways.insert(name.clone(), standing);
+        for (set, allowed) in &parsed.sets {
+            let parent = ObjectRef { kind: Kind::ListenerSet, name: set.clone() };
+            let conditions = match (parsed.errors.first(), allowed) {
+                (Some(_), _) => {
+                    let error =
+                        FieldError::new("spec.parentRef", "ParentNotAccepted", "the gateway is not accepted");
+                    vec![Said::no("Accepted", &error), Said::no("Programmed", &error)]
+                }
+                (None, Err(error)) => vec![Said::no("Accepted", error), Said::no("Programmed", error)],
+                (None, Ok(())) => {
+                    standing::of_listeners(parsed.listeners.iter().filter(|served| served.parent == parent))
+                }
+            };
+            let listeners = listeners_of(&parent);
+            let standing = GatewayStanding { conditions, listeners, attached_listener_sets: None };
+            standings.listener_sets.insert(set.clone(), standing);
+        }
     }
 }
 
-/// One virtual host a hostname. A host belongs to the most specific listener that covers it, and to no other;
-/// its routes are those of every hostname that covers it, the most specific hostname's first. Where `only` one of the
-/// listeners is asked for, hosts of the others are misdirected.
-fn virtual_hosts(
-    listeners: &[Served],
-    indices: &[usize],
-    only: Option<usize>,
-    attachments: &[&Attachment],
-    routes: &BTreeMap<ObjectName, route::Compiled>,
-) -> Vec<VirtualHost> {
-    let own = || indices.iter().filter_map(|index| Some((*index, listeners.get(*index)?)));
-    let mut hosts = own().map(|(_, served)| served.hostname.clone()).collect::<BTreeSet<_>>();
-    hosts.extend(attachments.iter().flat_map(|attachment| attachment.hostnames.iter().cloned()));
-    let mut by_specificity = hosts.into_iter().collect::<Vec<_>>();
-    by_specificity.sort_by(|a, b| a.specificity().cmp(&b.specificity()).then_with(|| a.cmp(b)));
-
-    let mut virtual_hosts = Vec::with_capacity(by_specificity.len());
-    for host in &by_specificity {
-        let owner = own()
-            .filter(|(_, served)| served.hostname.covers(host))
-            .min_by_key(|(_, served)| served.hostname.specificity())
-            .map(|(index, _)| index);
-        let mut included = BTreeSet::new();
-        let mut ordered = Vec::new();
-        for covering in by_specificity.iter().filter(|covering| covering.covers(host)) {
-            let mut entries = attachments
-                .iter()
-                .filter(|a| Some(a.listener) == owner && a.hostnames.contains(covering))
-                .filter(|a| included.insert(&a.route))
-                .filter_map(|a| routes.get(&a.route))
-                .flat_map(|compiled| &compiled.entries)
-                .collect::<Vec<_>>();
-            entries.sort_by(|a, b| a.order.cmp(&b.order));
-            ordered.extend(entries.into_iter().flat_map(|entry| entry.routes.iter().cloned()));
-        }
-        if only.is_some() && owner != only {
-            ordered = vec![misdirected()];
-        }
-        let domain = host.domain();
-        virtual_hosts.push(VirtualHost {
-            name: domain.clone(),
-            domains: vec![domain],
-            routes: ordered,
-            ..VirtualHost::default()
-        });
-    }
-    virtual_hosts
+/// Another listener that terminates TLS on the same port for some of the same hosts.
+fn overlapping(parsed: &Parsed, index: usize) -> Option<&Served> {
+    let served = parsed.listeners.get(index)?;
+    let terminates = |served: &Served| !served.certificates.is_empty() && served.is_accepted();
+    let overlaps = |other: &&Served| {
+        other.port == served.port
+            && terminates(other)
+            && other.hostname.intersection(&served.hostname).is_some()
+    };
+    let others = parsed.listeners.iter().enumerate().filter(|(other, _)| *other != index);
+    if terminates(served) { others.map(|(_, other)| other).find(overlaps) } else { None }
 }

@@ -1,58 +1,111 @@
-//! A `Gateway`'s listeners: which are served, on which socket, and for which hosts and routes.
+//! The listeners of a `Gateway` and of its `ListenerSet`s, as they are written: which are served, which routes may
+//! hang on them, and what is wrong with the others. What they become is `chain`'s matter.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
 
-use envoy_types::pb::envoy::config::accesslog::v3::{AccessLog, access_log};
-use envoy_types::pb::envoy::config::core::v3::{Http2ProtocolOptions, HttpProtocolOptions};
-use envoy_types::pb::envoy::config::listener::v3::{Filter, FilterChain, Listener, filter};
-use envoy_types::pb::envoy::extensions::filters::http::router::v3::Router;
-use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::{
-    RouteSpecifier, UpgradeConfig,
-};
-use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::{
-    HttpConnectionManager, HttpFilter, Rds, http_filter,
-};
-use envoy_types::util::pack_any;
 use gateway_api::gateways::{
     GatewayListeners, GatewayListenersAllowedRoutesNamespacesFrom as AllowedFrom, GatewayListenersTls,
-    GatewayListenersTlsCertificateRefs, GatewayListenersTlsMode,
+    GatewayListenersTlsMode,
 };
 
 use super::INVALID;
 use super::hostname::Hostname;
-use super::log_format;
-use super::tls;
-use super::wire;
+use super::reference::GATEWAY_GROUP;
+use super::selector::Selector;
 use crate::objects::problem::FieldError;
 use crate::objects::secret::Pair;
-use crate::objects::{DEFAULT_NAMESPACE, Gateway, ObjectName};
+use crate::objects::{DEFAULT_NAMESPACE, Gateway, Kind, ObjectName, ObjectRef, Objects};
 
 /// The class that is ours without a `GatewayClass` that says so.
 pub const GATEWAY_CLASS: &str = "pontoon";
 /// The `controllerName` of classes that are ours.
 pub const CONTROLLER: &str = "pontoon.dev/gateway-controller";
 
-/// A keep-alive connection without a request is closed after this.
-const IDLE: std::time::Duration = std::time::Duration::from_secs(3600);
-/// A request without a byte either way is ended after this.
-const STREAM_IDLE: std::time::Duration = std::time::Duration::from_secs(300);
-/// HTTP/2 streams of one connection, as Envoy advises for the edge.
-const MAX_STREAMS: u32 = 100;
-/// For all headers of a request: bounds a client that sends them byte by byte.
-const REQUEST_HEADERS: std::time::Duration = std::time::Duration::from_secs(10);
+/// What is spoken on a listener.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Protocol {
+    /// HTTP/1.1 and HTTP/2 without TLS.
+    Http,
+    /// Both behind TLS, which is terminated.
+    Https,
+    /// Anything behind TLS, which is terminated.
+    TlsTerminate,
+    /// Anything behind TLS, which is the endpoint's to terminate.
+    TlsPassthrough,
+    /// Anything.
+    Tcp,
+}
 
-/// A listener that is served.
-#[derive(Debug, Clone, PartialEq, Eq)]
+impl Protocol {
+    /// What routes may hang on such a listener.
+    pub(super) fn kinds(self) -> &'static [Kind] {
+        match self {
+            Protocol::Http | Protocol::Https => &[Kind::HttpRoute, Kind::GrpcRoute],
+            Protocol::TlsTerminate | Protocol::TlsPassthrough => &[Kind::TlsRoute],
+            Protocol::Tcp => &[Kind::TcpRoute],
+        }
+    }
+
+    /// Listeners of one port have to agree on this: how connections are told apart.
+    fn told_apart_by(self) -> u8 {
+        match self {
+            Protocol::Http => 0,
+            Protocol::Https | Protocol::TlsTerminate | Protocol::TlsPassthrough => 1,
+            Protocol::Tcp => 2,
+        }
+    }
+
+    /// Whether connections are one listener's alone, by the name that the client asks for.
+    pub(super) fn is_tls(self) -> bool {
+        self.told_apart_by() == 1
+    }
+}
+
+/// The aspects of a listener that may be wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Aspect {
+    /// It is not served.
+    Accepted,
+    /// It refers to what is not there; it is not served where that is what it needs.
+    ResolvedRefs,
+}
+
+/// A listener, be it served or not.
+#[derive(Debug, Clone, PartialEq)]
 pub(super) struct Served {
+    /// The `Gateway` or `ListenerSet` that it is written in, and where there.
+    pub(super) parent: ObjectRef,
+    pub(super) field: String,
     pub(super) name: String,
     pub(super) port: u16,
+    pub(super) protocol: Protocol,
     pub(super) hostname: Hostname,
-    /// Whether routes of other namespaces may hang on it.
-    pub(super) all_namespaces: bool,
-    /// Whether `HTTPRoute`s may.
-    pub(super) http_routes: bool,
-    /// The certificates with which TLS is terminated. Empty: it is not.
+    from: From,
+    /// The kinds of routes that may hang on it, of those that can.
+    pub(super) kinds: Vec<Kind>,
+    /// The certificates with which TLS is terminated.
     pub(super) certificates: Vec<Certificate>,
+    /// What clients' certificates are checked by.
+    pub(super) clients: Option<ClientTrust>,
+    pub(super) faults: Vec<(Aspect, FieldError)>,
+}
+
+/// How clients' certificates are checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct ClientTrust {
+    /// The authorities' certificates, as PEM.
+    pub(super) authorities: String,
+    /// A connection with another certificate, or without one, goes on.
+    pub(super) insecure: bool,
+}
+
+/// Of which namespaces routes may be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum From {
+    All,
+    Same,
+    Selector(Selector),
 }
 
 /// A certificate that a listener refers to.
@@ -65,26 +118,67 @@ pub(super) struct Certificate {
     pub(super) pair: Option<Pair>,
 }
 
+impl Served {
+    /// Whether routes may hang on it.
+    pub(super) fn is_accepted(&self) -> bool {
+        self.faults.iter().all(|(aspect, _)| *aspect != Aspect::Accepted)
+    }
+
+    /// Whether connections are taken.
+    pub(super) fn is_programmed(&self) -> bool {
+        self.is_accepted() && self.certificates.iter().all(|certificate| certificate.pair.is_some())
+    }
+
+    /// Notes what is wrong; `name` is of a field of the listener.
+    pub(super) fn fault(&mut self, aspect: Aspect, name: &str, reason: &'static str, message: String) {
+        let field = if name.is_empty() { self.field.clone() } else { format!("{}.{name}", self.field) };
+        self.faults.push((aspect, FieldError::new(field, reason, message)));
+    }
+
+    /// Whether routes of this kind in this namespace may hang on it.
+    pub(super) fn allows(&self, objects: &Objects, kind: Kind, namespace: &str) -> bool {
+        let from = match &self.from {
+            From::All => true,
+            From::Same => *self.parent.name.namespace == *namespace,
+            From::Selector(selector) => selector.matches(objects, namespace),
+        };
+        from && self.kinds.contains(&kind)
+    }
+}
+
 /// What a `Gateway` asks for.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Parsed {
     /// Where its sockets listen.
     pub(super) ip: Option<IpAddr>,
+    /// All of them, those that are not served too.
     pub(super) listeners: Vec<Served>,
+    /// The sets of listeners that name it, and why it does not take one.
+    pub(super) sets: BTreeMap<ObjectName, Result<(), FieldError>>,
+    /// What its proxies show to endpoints that ask for a certificate.
+    pub(super) backend_certificate: Option<Certificate>,
+    /// Why it is not served at all.
     pub(super) errors: Vec<FieldError>,
+    /// What it refers to as a whole and is not there.
+    pub(super) unresolved: Vec<FieldError>,
 }
 
-/// Reads a gateway of our class. A listener that cannot be served is left out; the others are.
+/// Reads a gateway of our class.
 pub(super) fn parse(gateway: &Gateway) -> Parsed {
     let mut parsed = Parsed::default();
     let spec = &gateway.spec;
     let namespace = gateway.metadata.namespace.as_deref().unwrap_or(DEFAULT_NAMESPACE);
+    let name = gateway.metadata.name.as_deref().unwrap_or_default();
+    let parent = ObjectRef { kind: Kind::Gateway, name: ObjectName::new(namespace, name) };
     parsed.ip = match spec.addresses.as_deref().unwrap_or_default() {
         [] => Some(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
         [only] => {
-            let ip = only.value.as_deref().and_then(|value| value.parse().ok());
             let kind = only.r#type.as_deref().unwrap_or("IPAddress");
-            ip.filter(|_| kind == "IPAddress")
+            match only.value.as_deref().filter(|value| !value.is_empty()) {
+                None => Some(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
+                Some(value) => value.parse().ok(),
+            }
+            .filter(|_| kind == "IPAddress")
         }
         _ => None,
     };
@@ -92,194 +186,165 @@ pub(super) fn parse(gateway: &Gateway) -> Parsed {
         let message =
             "expected one address of type IPAddress to listen on; without any, every address is used";
         parsed.errors.push(FieldError::new("spec.addresses", "UnsupportedAddress", message));
-        return parsed;
-    }
-    let unsupported = [
-        (spec.tls.is_some(), "spec.tls", "clients' certificates are not supported by this version"),
-        (
-            spec.allowed_listeners.is_some(),
-            "spec.allowedListeners",
-            "ListenerSets are not supported by this version",
-        ),
-        (
-            spec.infrastructure.is_some(),
-            "spec.infrastructure",
-            "there is no infrastructure to make here; run pontoon-proxy yourself",
-        ),
-    ];
-    for (_, field, message) in unsupported.into_iter().filter(|(set, ..)| *set) {
-        parsed.errors.push(FieldError::new(field, "UnsupportedValue", message));
     }
     for (index, listener) in spec.listeners.iter().enumerate() {
         let field = format!("spec.listeners[{index}]");
-        match listener_of(listener, namespace, &parsed.listeners, &field) {
-            Ok(served) => parsed.listeners.push(served),
-            Err(error) => parsed.errors.push(error),
-        }
+        let read = read(listener, &parent, field, &parsed.listeners);
+        parsed.listeners.push(read);
     }
     parsed
 }
 
-fn listener_of(
+/// Reads one listener; `before` are those that go before it where two are in conflict.
+pub(super) fn read(
     written: &GatewayListeners,
-    namespace: &str,
+    parent: &ObjectRef,
+    field: String,
     before: &[Served],
-    field: &str,
-) -> Result<Served, FieldError> {
-    let wrong = |name: &str, reason: &'static str, message: String| {
-        Err(FieldError::new(format!("{field}.{name}"), reason, message))
+) -> Served {
+    let mut served = Served {
+        parent: parent.clone(),
+        field,
+        name: written.name.clone(),
+        port: 0,
+        protocol: Protocol::Http,
+        hostname: Hostname::Any,
+        from: From::Same,
+        kinds: Vec::new(),
+        certificates: Vec::new(),
+        clients: None,
+        faults: Vec::new(),
     };
-    let certificates = match (written.protocol.as_str(), &written.tls) {
-        ("HTTP", None) => Vec::new(),
-        ("HTTP", Some(_)) => return wrong("tls", INVALID, "a listener of protocol HTTP has no TLS".into()),
-        ("HTTPS", Some(tls)) => certificates(tls, namespace, field)?,
-        ("HTTPS", None) => {
-            return wrong("tls", INVALID, "a listener of protocol HTTPS needs certificateRefs".into());
-        }
-        _ => {
-            let message = "expected HTTP or HTTPS; other protocols are not supported by this version";
-            return wrong("protocol", "UnsupportedProtocol", message.into());
-        }
-    };
-    let Some(port) = u16::try_from(written.port).ok().filter(|port| *port != 0) else {
-        return wrong("port", INVALID, "expected a port, 1 to 65535".into());
-    };
-    let hostname = match Hostname::parse(written.hostname.as_deref()) {
-        Ok(hostname) => hostname,
-        Err(message) => return wrong("hostname", INVALID, message),
-    };
-    if written.name.is_empty() || before.iter().any(|other| other.name == written.name) {
-        return wrong("name", INVALID, "each listener of a gateway needs a name of its own".into());
+    if let Err((name, reason, message)) = read_into(&mut served, written, before) {
+        served.fault(Aspect::Accepted, name, reason, message);
     }
-    if let Some(other) = before.iter().find(|other| other.port == port && other.hostname == hostname) {
+    served
+}
+
+type Wrong = (&'static str, &'static str, String);
+
+fn read_into(served: &mut Served, written: &GatewayListeners, before: &[Served]) -> Result<(), Wrong> {
+    served.protocol = protocol(written)?;
+    kinds(served, written);
+    let port = u16::try_from(written.port).ok().filter(|port| *port != 0);
+    served.port = port.ok_or_else(|| ("port", INVALID, "expected a port, 1 to 65535".to_owned()))?;
+    served.hostname =
+        Hostname::parse(written.hostname.as_deref()).map_err(|message| ("hostname", INVALID, message))?;
+    let mut namesakes = before.iter().filter(|other| other.parent == served.parent);
+    if written.name.is_empty() || namesakes.any(|other| other.name == written.name) {
+        return Err(("name", INVALID, "each listener of a gateway needs a name of its own".to_owned()));
+    }
+    served.from = from(written)?;
+    if let Some(tls) = written.tls.as_ref().filter(|_| served.protocol != Protocol::TlsPassthrough) {
+        certificates(served, tls)?;
+    }
+    // A listener that is not accepted for another reason is in nobody's way.
+    let rivals = || before.iter().filter(|other| other.port == served.port && other.is_accepted());
+    let apart = served.protocol.told_apart_by();
+    if let Some(other) = rivals().find(|other| other.protocol.told_apart_by() != apart) {
+        let message = format!("{} has the same port and another protocol", called(other, served));
+        return Err(("protocol", "ProtocolConflict", message));
+    }
+    let same = |other: &&Served| served.protocol == Protocol::Tcp || other.hostname == served.hostname;
+    if let Some(other) = rivals().find(same) {
         let message =
-            format!("listener {} has the same port and hostname; it is the one that is served", other.name);
-        return wrong("hostname", "HostnameConflict", message);
+            format!("{} has the same port and hostname; it is the one that is served", called(other, served));
+        return Err(("hostname", "HostnameConflict", message));
     }
-    let conflict =
-        |other: &&Served| other.port == port && other.certificates.is_empty() != certificates.is_empty();
-    if let Some(other) = before.iter().find(conflict) {
-        let message = format!("listener {} has the same port and another protocol", other.name);
-        return wrong("protocol", "ProtocolConflict", message);
+    Ok(())
+}
+
+fn called(other: &Served, served: &Served) -> String {
+    match other.parent == served.parent {
+        true => format!("listener {}", other.name),
+        false => format!("listener {} of {}", other.name, other.parent),
     }
-    let allowed = written.allowed_routes.as_ref();
-    let from = allowed.and_then(|allowed| allowed.namespaces.as_ref()).and_then(|n| n.from.as_ref());
-    let all_namespaces = match from {
-        None | Some(AllowedFrom::Same) => false,
-        Some(AllowedFrom::All) => true,
-        Some(AllowedFrom::Selector) => {
-            let message = "namespaces have no labels here; expected Same or All".to_owned();
-            return wrong("allowedRoutes.namespaces.from", "UnsupportedValue", message);
+}
+
+fn protocol(written: &GatewayListeners) -> Result<Protocol, Wrong> {
+    let mode =
+        written.tls.as_ref().map(|tls| tls.mode.as_ref().unwrap_or(&GatewayListenersTlsMode::Terminate));
+    match (written.protocol.as_str(), mode) {
+        ("HTTP", None) => Ok(Protocol::Http),
+        ("TCP", None) => Ok(Protocol::Tcp),
+        ("HTTP" | "TCP", Some(_)) => {
+            Err(("tls", INVALID, format!("a listener of protocol {} has no TLS", written.protocol)))
         }
-    };
-    let kinds = allowed.and_then(|allowed| allowed.kinds.as_deref()).unwrap_or_default();
-    let http = |group: Option<&str>, kind: &str| {
-        kind == "HTTPRoute" && group.is_none_or(|group| group == "gateway.networking.k8s.io")
-    };
-    let http_routes = kinds.is_empty() || kinds.iter().any(|kind| http(kind.group.as_deref(), &kind.kind));
-    if !http_routes {
-        return wrong("allowedRoutes.kinds", "InvalidRouteKinds", "only HTTPRoute is supported".into());
+        ("HTTPS" | "TLS", None) => {
+            Err(("tls", INVALID, format!("a listener of protocol {} needs tls", written.protocol)))
+        }
+        ("HTTPS", Some(GatewayListenersTlsMode::Terminate)) => Ok(Protocol::Https),
+        ("HTTPS", Some(GatewayListenersTlsMode::Passthrough)) => {
+            Err(("tls.mode", INVALID, "Passthrough is for protocol TLS".to_owned()))
+        }
+        ("TLS", Some(GatewayListenersTlsMode::Terminate)) => Ok(Protocol::TlsTerminate),
+        ("TLS", Some(GatewayListenersTlsMode::Passthrough)) => Ok(Protocol::TlsPassthrough),
+        _ => {
+            let message = "expected HTTP, HTTPS, TLS or TCP; other protocols are not supported".to_owned();
+            Err(("protocol", "UnsupportedProtocol", message))
+        }
     }
-    Ok(Served { name: written.name.clone(), port, hostname, all_namespaces, http_routes, certificates })
+}
+
+fn kinds(served: &mut Served, written: &GatewayListeners) {
+    let allowed = written.allowed_routes.as_ref().and_then(|allowed| allowed.kinds.as_deref());
+    let possible = served.protocol.kinds();
+    let allowed = allowed.unwrap_or_default();
+    if allowed.is_empty() {
+        served.kinds = possible.to_vec();
+        return;
+    }
+    for (index, kind) in allowed.iter().enumerate() {
+        let group = kind.group.as_deref().unwrap_or(GATEWAY_GROUP);
+        match possible.iter().find(|possible| possible.as_str() == kind.kind && group == GATEWAY_GROUP) {
+            Some(kind) => served.kinds.push(*kind),
+            None => {
+                let names = possible.iter().map(|kind| kind.as_str()).collect::<Vec<_>>().join(" or ");
+                let message = format!("expected {names} on a listener of protocol {}", written.protocol);
+                let name = format!("allowedRoutes.kinds[{index}]");
+                served.fault(Aspect::ResolvedRefs, &name, "InvalidRouteKinds", message);
+            }
+        }
+    }
+}
+
+fn from(written: &GatewayListeners) -> Result<From, Wrong> {
+    let namespaces = written.allowed_routes.as_ref().and_then(|allowed| allowed.namespaces.as_ref());
+    let selector = || {
+        let selector = namespaces.and_then(|namespaces| namespaces.selector.as_ref());
+        let message = "from: Selector needs a selector".to_owned();
+        let selector = selector.ok_or(("allowedRoutes.namespaces.selector", INVALID, message))?;
+        let selector = Selector::try_from(selector);
+        selector.map_err(|message| ("allowedRoutes.namespaces.selector", INVALID, message))
+    };
+    match namespaces.and_then(|namespaces| namespaces.from.as_ref()) {
+        None | Some(AllowedFrom::Same) => Ok(From::Same),
+        Some(AllowedFrom::All) => Ok(From::All),
+        Some(AllowedFrom::Selector) => selector().map(From::Selector),
+    }
 }
 
 /// The secrets that a listener's TLS refers to.
-fn certificates(
-    tls: &GatewayListenersTls,
-    namespace: &str,
-    field: &str,
-) -> Result<Vec<Certificate>, FieldError> {
-    let at = |name: &str| format!("{field}.tls.{name}");
-    if matches!(tls.mode, Some(GatewayListenersTlsMode::Passthrough)) {
-        let message = "Passthrough is for protocol TLS, which is not supported by this version";
-        return Err(FieldError::new(at("mode"), "UnsupportedValue", message));
-    }
+fn certificates(served: &mut Served, tls: &GatewayListenersTls) -> Result<(), Wrong> {
     if tls.options.as_ref().is_some_and(|options| !options.is_empty()) {
-        let message = "there are no options here";
-        return Err(FieldError::new(at("options"), "UnsupportedValue", message));
+        return Err(("tls.options", "UnsupportedValue", "there are no options here".to_owned()));
     }
     let refs = tls.certificate_refs.as_deref().unwrap_or_default();
     if refs.is_empty() {
-        let message = "a listener of protocol HTTPS needs a certificate";
-        return Err(FieldError::new(at("certificateRefs"), INVALID, message));
+        let message = "a listener that terminates TLS needs a certificate".to_owned();
+        return Err(("tls.certificateRefs", INVALID, message));
     }
-    let certificate = |(index, reference): (usize, &GatewayListenersTlsCertificateRefs)| {
-        let field = at(&format!("certificateRefs[{index}]"));
+    for (index, reference) in refs.iter().enumerate() {
+        let name = format!("tls.certificateRefs[{index}]");
         let (group, kind) = (reference.group.as_deref(), reference.kind.as_deref());
         if !group.unwrap_or_default().is_empty() || kind.is_some_and(|kind| kind != "Secret") {
-            let message = "expected a Secret";
-            return Err(FieldError::new(format!("{field}.kind"), "InvalidCertificateRef", message));
+            let at = format!("{name}.kind");
+            served.fault(Aspect::ResolvedRefs, &at, "InvalidCertificateRef", "expected a Secret".to_owned());
         }
-        if reference.namespace.as_deref().is_some_and(|other| other != namespace) {
-            let message = "a secret of another namespace may not be referred to";
-            return Err(FieldError::new(format!("{field}.namespace"), "RefNotPermitted", message));
-        }
+        let namespace = reference.namespace.as_deref().unwrap_or(&served.parent.name.namespace);
         let secret = ObjectName::new(namespace, reference.name.as_str());
-        Ok(Certificate { secret, field, pair: None })
-    };
-    refs.iter().enumerate().map(certificate).collect()
-}
-
-/// The socket and what is done with a connection on it. Its routes come by RDS, so that a change of routes leaves it
-/// untouched. With certificates there is a filter chain for each of the listeners that share the socket, chosen by the
-/// name that the client asks for; each is given with the name of its route configuration.
-pub(super) fn listener(name: &str, address: SocketAddr, sharing: &[(&Served, String)]) -> Listener {
-    let with_tls = sharing.iter().filter(|(served, _)| !served.certificates.is_empty());
-    let mut filter_chains: Vec<FilterChain> =
-        with_tls.map(|(served, routes)| tls::filter_chain(served, chain(name, routes))).collect();
-    let listener_filters = if filter_chains.is_empty() { Vec::new() } else { vec![tls::inspector()] };
-    if filter_chains.is_empty() {
-        filter_chains.push(chain(name, name));
+        let field = format!("{}.{name}", served.field);
+        served.certificates.push(Certificate { secret, field, pair: None });
     }
-    Listener {
-        name: name.to_owned(),
-        address: Some(wire::socket(address)),
-        filter_chains,
-        listener_filters,
-        ..Listener::default()
-    }
-}
-
-fn chain(listener: &str, routes: &str) -> FilterChain {
-    let manager = HttpConnectionManager {
-        stat_prefix: listener.to_owned(),
-        route_specifier: Some(RouteSpecifier::Rds(Rds {
-            config_source: Some(wire::ads()),
-            route_config_name: routes.to_owned(),
-        })),
-        http_filters: vec![HttpFilter {
-            name: "envoy.filters.http.router".to_owned(),
-            config_type: Some(http_filter::ConfigType::TypedConfig(pack_any(Router::default()))),
-            ..HttpFilter::default()
-        }],
-        access_log: vec![AccessLog {
-            name: "envoy.access_loggers.file".to_owned(),
-            config_type: Some(access_log::ConfigType::TypedConfig(log_format::json_to_stdout())),
-            ..AccessLog::default()
-        }],
-        common_http_protocol_options: Some(HttpProtocolOptions {
-            idle_timeout: Some(wire::duration(IDLE)),
-            ..HttpProtocolOptions::default()
-        }),
-        http2_protocol_options: Some(Http2ProtocolOptions {
-            allow_connect: true,
-            max_concurrent_streams: wire::number(MAX_STREAMS),
-            ..Http2ProtocolOptions::default()
-        }),
-        stream_idle_timeout: Some(wire::duration(STREAM_IDLE)),
-        request_headers_timeout: Some(wire::duration(REQUEST_HEADERS)),
-        use_remote_address: wire::yes(),
-        normalize_path: wire::yes(),
-        merge_slashes: true,
-        upgrade_configs: vec![UpgradeConfig {
-            upgrade_type: "websocket".to_owned(),
-            ..UpgradeConfig::default()
-        }],
-        ..HttpConnectionManager::default()
-    };
-    let filter = Filter {
-        name: "envoy.filters.network.http_connection_manager".to_owned(),
-        config_type: Some(filter::ConfigType::TypedConfig(pack_any(manager))),
-    };
-    FilterChain { filters: vec![filter], ..FilterChain::default() }
+    Ok(())
 }

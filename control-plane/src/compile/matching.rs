@@ -4,9 +4,13 @@ use std::cmp::Reverse;
 
 use envoy_types::pb::envoy::config::route::v3::route_match::PathSpecifier;
 use envoy_types::pb::envoy::config::route::v3::{QueryParameterMatcher, RouteMatch, query_parameter_matcher};
-use gateway_api::httproutes::{
-    HttpRouteRulesMatches, HttpRouteRulesMatchesHeadersType, HttpRouteRulesMatchesMethod,
-    HttpRouteRulesMatchesPathType, HttpRouteRulesMatchesQueryParamsType,
+use gateway_api::experimental::httproutes::{
+    HttpRouteRulesMatches, HttpRouteRulesMatchesHeaders, HttpRouteRulesMatchesHeadersType,
+    HttpRouteRulesMatchesMethod, HttpRouteRulesMatchesPathType, HttpRouteRulesMatchesQueryParamsType,
+};
+use gateway_api::grpcroutes::{
+    GrpcRouteRulesMatches, GrpcRouteRulesMatchesHeaders, GrpcRouteRulesMatchesHeadersType,
+    GrpcRouteRulesMatchesMethodType,
 };
 
 use super::INVALID;
@@ -76,27 +80,9 @@ pub(super) fn compile(written: &HttpRouteRulesMatches, field: &str) -> Result<Ma
     if let Some(method) = &written.method {
         rest.headers.push(wire::header(":method", Comparison::Exact(method_name(method).to_owned())));
     }
-    // Of two entries for one name the Gateway API says: the first counts.
-    let mut names: Vec<String> = Vec::new();
-    for (index, header) in written.headers.iter().flatten().enumerate() {
-        let field = format!("{field}.headers[{index}]");
-        let name = header.name.to_ascii_lowercase();
-        if http::HeaderName::from_bytes(name.as_bytes()).is_err() {
-            return Err(FieldError::new(format!("{field}.name"), INVALID, "expected a header name"));
-        }
-        if names.contains(&name) {
-            continue;
-        }
-        let comparison = match header.r#type {
-            None | Some(HttpRouteRulesMatchesHeadersType::Exact) => Comparison::Exact(header.value.clone()),
-            Some(HttpRouteRulesMatchesHeadersType::RegularExpression) => {
-                Comparison::Regex(checked_regex(&header.value, &field)?)
-            }
-        };
-        rest.headers.push(wire::header(&name, comparison));
-        names.push(name);
-    }
-    let headers = names.len();
+    let regular = Some(HttpRouteRulesMatchesHeadersType::RegularExpression);
+    let of = |h: &HttpRouteRulesMatchesHeaders| (h.name.clone(), h.value.clone(), h.r#type == regular);
+    let headers = headers(written.headers.iter().flatten().map(of), field, &mut rest)?;
     let mut parameters: Vec<&str> = Vec::new();
     for (index, parameter) in written.query_params.iter().flatten().enumerate() {
         if parameters.contains(&parameter.name.as_str()) {
@@ -120,6 +106,84 @@ pub(super) fn compile(written: &HttpRouteRulesMatches, field: &str) -> Result<Ma
         parameters.push(&parameter.name);
     }
     let rank = rank(&path, written.method.is_some(), headers, parameters.len());
+    Ok(Matched { rank, path, rest })
+}
+
+/// Adds matchers of headers, each given with its name, its value and whether that is a regular expression; says how
+/// many there are. Of two entries for one name the Gateway API says: the first counts.
+fn headers(
+    written: impl Iterator<Item = (String, String, bool)>,
+    field: &str,
+    rest: &mut RouteMatch,
+) -> Result<usize, FieldError> {
+    let mut names: Vec<String> = Vec::new();
+    for (index, (name, value, is_regex)) in written.enumerate() {
+        let field = format!("{field}.headers[{index}]");
+        let name = name.to_ascii_lowercase();
+        if http::HeaderName::from_bytes(name.as_bytes()).is_err() {
+            return Err(FieldError::new(format!("{field}.name"), INVALID, "expected a header name"));
+        }
+        if names.contains(&name) {
+            continue;
+        }
+        let comparison = match is_regex {
+            false => Comparison::Exact(value),
+            true => Comparison::Regex(checked_regex(&value, &field)?),
+        };
+        rest.headers.push(wire::header(&name, comparison));
+        names.push(name);
+    }
+    Ok(names.len())
+}
+
+/// What stands for any service or method of gRPC.
+const ANY: &str = "[^/]+";
+
+/// Compiles one match of a `GRPCRoute`. Service and method are a request's path; of two matches the one with more of
+/// the service's name goes first, then of the method's, then with more headers.
+pub(super) fn compile_grpc(written: &GrpcRouteRulesMatches, field: &str) -> Result<Matched, FieldError> {
+    let mut rest = RouteMatch::default();
+    let regular = Some(GrpcRouteRulesMatchesHeadersType::RegularExpression);
+    let of = |h: &GrpcRouteRulesMatchesHeaders| (h.name.clone(), h.value.clone(), h.r#type == regular);
+    let headers = headers(written.headers.iter().flatten().map(of), field, &mut rest)?;
+    let method = written.method.as_ref();
+    let part = |of: Option<&String>| of.filter(|text| !text.is_empty()).cloned();
+    let service = part(method.and_then(|method| method.service.as_ref()));
+    let name = part(method.and_then(|method| method.method.as_ref()));
+    let is_regex = method.and_then(|method| method.r#type.clone())
+        == Some(GrpcRouteRulesMatchesMethodType::RegularExpression);
+    let lengths = [&service, &name].map(|part| part.as_ref().map_or(0, String::len));
+    for (part, at) in [(&service, "service"), (&name, "method")] {
+        let Some(text) = part else { continue };
+        let at = format!("{field}.method.{at}");
+        if is_regex {
+            check::regex(text).map_err(|message| FieldError::new(&at, INVALID, message))?;
+        } else if !text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_')) {
+            return Err(FieldError::new(
+                at,
+                INVALID,
+                "expected a name such as shop.v1.Orders, without slashes",
+            ));
+        }
+    }
+    let path = match (service, name, is_regex) {
+        (None, None, _) => PathMatch::Prefix(String::new()),
+        (Some(service), Some(name), false) => PathMatch::Exact(format!("/{service}/{name}")),
+        (Some(service), None, false) => PathMatch::Prefix(format!("/{service}")),
+        (None, Some(name), false) => PathMatch::Regex(format!("/{ANY}/{name}")),
+        (service, name, true) => {
+            let part = |part: Option<String>| part.map_or(ANY.to_owned(), |text| format!("(?:{text})"));
+            PathMatch::Regex(format!("/{}/{}", part(service), part(name)))
+        }
+    };
+    // As of HTTP's ranks: exact ones before others, then by length, the service's first.
+    let rank = Rank {
+        path: if matches!(path, PathMatch::Exact(_)) { 0 } else { 2 },
+        length: Reverse(lengths[0]),
+        without_method: false,
+        headers: Reverse(lengths[1]),
+        query: Reverse(headers),
+    };
     Ok(Matched { rank, path, rest })
 }
 

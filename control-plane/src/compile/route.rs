@@ -1,4 +1,4 @@
-//! One `HTTPRoute` to routes with their rank; which listeners they hang on is `gateway`'s matter. A rule that
+//! One `HTTPRoute` or `GRPCRoute` to routes with their rank; which listeners they hang on is `attach`'s matter. A rule that
 //! cannot be served as written answers 500: letting its requests fall through to another rule would send them
 //! where nobody meant.
 
@@ -7,27 +7,37 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use envoy_types::pb::envoy::config::route::v3::redirect_action::PathRewriteSpecifier;
-use envoy_types::pb::envoy::config::route::v3::route_action::{ClusterSpecifier, HostRewriteSpecifier};
+use envoy_types::pb::envoy::config::route::v3::retry_policy::RetryBackOff;
+use envoy_types::pb::envoy::config::route::v3::route_action::{
+    ClusterSpecifier, HostRewriteSpecifier, RequestMirrorPolicy,
+};
 use envoy_types::pb::envoy::config::route::v3::route_match::PathSpecifier;
 use envoy_types::pb::envoy::config::route::v3::weighted_cluster::ClusterWeight;
 use envoy_types::pb::envoy::config::route::v3::{
     DirectResponseAction, RedirectAction, RetryPolicy, Route, RouteAction, RouteMatch, WeightedCluster, route,
 };
-use gateway_api::httproutes::{HttpRouteRules, HttpRouteRulesTimeouts};
+use envoy_types::pb::envoy::r#type::matcher::v3::RegexMatchAndSubstitute;
+use envoy_types::util::pack_any;
+use gateway_api::experimental::httproutes::{HttpRouteRulesRetry, HttpRouteRulesTimeouts};
 
 use super::INVALID;
-use super::backend::{self, Destination, Splits};
-use super::filter::{self, Filters, RewritePath};
+use super::backend::{self, Arm, Destination, Splits};
+use super::chain::CORS;
+use super::filter::{self, Filters, Headers, RewritePath};
 use super::matching::{self, Matched, PathMatch, Rank};
 use super::migration::Split;
+use super::policy::Target;
+use super::rule::{self, Rule};
 use super::status::ConditionType;
 use super::wire;
 use crate::model::upstream::Upstream;
 use crate::objects::problem::FieldError;
-use crate::objects::{HttpRoute, ObjectName, Objects};
+use crate::objects::{GrpcRoute, HttpRoute, Kind, ObjectName, ObjectRef, Objects};
 
 /// What nothing was sent of, or what the upstream says it did not look at, is tried once more.
 const RETRY_ON: &str = "connect-failure,refused-stream,reset-before-request";
+/// More would only add to an outage.
+const MAX_RETRIES: u32 = 20;
 
 /// The routes of one `HTTPRoute`.
 #[derive(Debug, Clone, Default)]
@@ -37,6 +47,8 @@ pub(super) struct Compiled {
     pub(super) upstreams: BTreeMap<Arc<str>, Upstream>,
     /// The migrations that the routes are split by.
     pub(super) migrations: BTreeSet<ObjectName>,
+    /// What the rules name as backends.
+    pub(super) targets: BTreeSet<Target>,
     pub(super) errors: Vec<(ConditionType, FieldError)>,
 }
 
@@ -57,14 +69,45 @@ pub(super) struct Order {
     matched: usize,
 }
 
-/// Compiles a route.
-pub(super) fn compile(objects: &Objects, splits: &Splits, name: &ObjectName, object: &HttpRoute) -> Compiled {
+/// Compiles an `HTTPRoute`.
+pub(super) fn http(objects: &Objects, splits: &Splits, name: &ObjectName, object: &HttpRoute) -> Compiled {
+    let created = object.metadata.creation_timestamp.as_ref().map(|time| time.0);
+    let rules = object.spec.rules.iter().flatten().enumerate();
+    let rules = rules.map(|(index, rule)| rule::of_http(rule, &format!("spec.rules[{index}]")));
+    let mut compiled = compile(objects, splits, (Kind::HttpRoute, name), created, rules.collect());
+    if object.spec.use_default_gateways.is_some() {
+        let message = "there are no default gateways; name them in parentRefs";
+        let error = FieldError::new("spec.useDefaultGateways", "UnsupportedValue", message);
+        compiled.errors.push((ConditionType::Accepted, error));
+    }
+    compiled
+}
+
+/// Compiles a `GRPCRoute`.
+pub(super) fn grpc(objects: &Objects, splits: &Splits, name: &ObjectName, object: &GrpcRoute) -> Compiled {
+    let created = object.metadata.creation_timestamp.as_ref().map(|time| time.0);
+    let rules = object.spec.rules.iter().flatten().enumerate();
+    let rules = rules.map(|(index, rule)| rule::of_grpc(rule, &format!("spec.rules[{index}]")));
+    compile(objects, splits, (Kind::GrpcRoute, name), created, rules.collect())
+}
+
+fn compile(
+    objects: &Objects,
+    splits: &Splits,
+    (kind, name): (Kind, &ObjectName),
+    created: Option<jiff::Timestamp>,
+    rules: Vec<Rule<'_>>,
+) -> Compiled {
     let mut compiled = Compiled::default();
+    let route = ObjectRef { kind, name: name.clone() };
+    // Two kinds may have a route of one name.
+    let prefix = if kind == Kind::HttpRoute { name.to_string() } else { format!("{kind}/{name}") };
     // Without a time it is taken for the youngest.
-    let created = object.metadata.creation_timestamp.as_ref().map_or(jiff::Timestamp::MAX, |time| time.0);
-    for (index, rule) in object.spec.rules.iter().flatten().enumerate() {
+    let created = created.unwrap_or(jiff::Timestamp::MAX);
+    for (index, rule) in rules.into_iter().enumerate() {
         let field = format!("spec.rules[{index}]");
-        let matches = match matches(rule, &field) {
+        let action = action(objects, splits, &route, &rule, &field, &mut compiled);
+        let matches = match rule.matches {
             Ok(matches) => matches,
             // What cannot be matched cannot be answered either.
             Err(error) => {
@@ -72,9 +115,8 @@ pub(super) fn compile(objects: &Objects, splits: &Splits, name: &ObjectName, obj
                 continue;
             }
         };
-        let action = action(objects, splits, name, rule, &field, &mut compiled);
         for (number, matched) in matches.into_iter().enumerate() {
-            let route_name = format!("{name}/{index}/{number}");
+            let route_name = format!("{prefix}/{index}/{number}");
             let order = Order {
                 rank: matched.rank.clone(),
                 created,
@@ -98,41 +140,48 @@ pub(super) fn compile(objects: &Objects, splits: &Splits, name: &ObjectName, obj
 }
 
 /// What no version could serve, whatever else there is.
-pub(super) fn invalid(object: &HttpRoute) -> Vec<FieldError> {
+pub(super) fn invalid_http(object: &HttpRoute) -> Vec<FieldError> {
+    let rules = object.spec.rules.iter().flatten().enumerate();
+    invalid(rules.map(|(index, rule)| rule::of_http(rule, &format!("spec.rules[{index}]"))))
+}
+
+/// As [`invalid_http`].
+pub(super) fn invalid_grpc(object: &GrpcRoute) -> Vec<FieldError> {
+    let rules = object.spec.rules.iter().flatten().enumerate();
+    invalid(rules.map(|(index, rule)| rule::of_grpc(rule, &format!("spec.rules[{index}]"))))
+}
+
+fn invalid<'o>(rules: impl Iterator<Item = Rule<'o>>) -> Vec<FieldError> {
     let mut errors = Vec::new();
-    for (index, rule) in object.spec.rules.iter().flatten().enumerate() {
+    for (index, rule) in rules.enumerate() {
         let field = format!("spec.rules[{index}]");
-        let numbered = rule.matches.iter().flatten().enumerate();
-        errors.extend(
-            numbered
-                .filter_map(|(number, m)| matching::compile(m, &format!("{field}.matches[{number}]")).err()),
-        );
-        errors.extend(filter::compile(rule.filters.as_deref().unwrap_or_default(), &field).err());
-        errors.extend(rule.timeouts.as_ref().and_then(|written| timeouts(written, &field).err()));
-        let weights = rule.backend_refs.iter().flatten().enumerate();
-        errors.extend(
-            weights.filter_map(|(number, b)| {
-                backend::weight(b, &format!("{field}.backendRefs[{number}]")).err()
-            }),
-        );
+        errors.extend(filter::compile(&rule.filters, &field).err());
+        errors.extend(rule.timeouts.and_then(|written| timeouts(written, &field).err()));
+        errors.extend(rule.retry.and_then(|written| retry(Some(written), &field).err()));
+        for (number, (backend, filters)) in rule.backends.iter().enumerate() {
+            let field = format!("{field}.backendRefs[{number}]");
+            errors.extend(backend::weight(backend.weight, &field).err());
+            errors.extend(filter::of_backend(filters, &field).err());
+        }
+        errors.extend(rule.matches.err());
     }
     errors
 }
 
-fn matches(rule: &HttpRouteRules, field: &str) -> Result<Vec<Matched>, FieldError> {
-    let written = rule.matches.as_deref().unwrap_or_default();
-    if written.is_empty() {
-        return Ok(vec![matching::everything()]);
-    }
-    let numbered = written.iter().enumerate();
-    numbered.map(|(index, m)| matching::compile(m, &format!("{field}.matches[{index}]"))).collect()
-}
-
 /// What a rule does with a request, whichever of its matches it fits.
 enum Action<'s> {
-    Redirect(Filters),
-    Forward { filters: Filters, timeouts: Timeouts, destination: Destination<'s> },
+    Redirect(Box<Filters>),
+    Forward(Box<Forwarding<'s>>),
     Unavailable,
+}
+
+/// How requests are sent on.
+struct Forwarding<'s> {
+    filters: Filters,
+    mirrors: Vec<RequestMirrorPolicy>,
+    timeouts: Timeouts,
+    retry: RetryPolicy,
+    destination: Destination<'s>,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -144,31 +193,60 @@ struct Timeouts {
 fn action<'s>(
     objects: &'s Objects,
     splits: &'s Splits,
-    name: &ObjectName,
-    rule: &HttpRouteRules,
+    route: &ObjectRef,
+    rule: &Rule<'s>,
     field: &str,
     compiled: &mut Compiled,
 ) -> Action<'s> {
-    let filters = filter::compile(rule.filters.as_deref().unwrap_or_default(), field);
-    let timeouts = rule.timeouts.as_ref().map_or(Ok(Timeouts::default()), |t| timeouts(t, field));
-    let (filters, timeouts) = match (filters, timeouts) {
-        (Ok(filters), Ok(timeouts)) => (filters, timeouts),
-        (filters, timeouts) => {
-            let errors = [filters.err(), timeouts.err()];
+    let filters = filter::compile(&rule.filters, field);
+    let timeouts = rule.timeouts.map_or(Ok(Timeouts::default()), |written| timeouts(written, field));
+    let retry = retry(rule.retry, field);
+    let unsupported = rule.unsupported.map(|name| {
+        let message = "this is not supported; the rule answers 500";
+        FieldError::new(format!("{field}.{name}"), "UnsupportedValue", message)
+    });
+    let (filters, mirrors, timeouts, retry) = match (filters, timeouts, retry, unsupported) {
+        (Ok((filters, mirrors)), Ok(timeouts), Ok(retry), None) => (filters, mirrors, timeouts, retry),
+        (filters, timeouts, retry, unsupported) => {
+            let errors = [filters.err(), timeouts.err(), retry.err(), unsupported];
             compiled.errors.extend(errors.into_iter().flatten().map(|e| (ConditionType::Accepted, e)));
             return Action::Unavailable;
         }
     };
     if filters.redirect.is_some() {
-        return Action::Redirect(filters);
+        return Action::Redirect(Box::new(filters));
     }
-    let refs = rule.backend_refs.as_deref().unwrap_or_default();
     let mut errors = Vec::new();
-    let destination = backend::resolve(objects, splits, &name.namespace, refs, field, &mut errors);
-    if refs.is_empty() {
+    let backends = rule.backends.iter().map(|(backend, _)| *backend).enumerate();
+    let mut destination = backend::resolve(objects, splits, route, backends, field, &mut errors);
+    compiled.targets.extend(rule.backends.iter().map(|(backend, _)| {
+        let namespace = backend.namespace.unwrap_or(&route.name.namespace);
+        (backend.kind.unwrap_or("Service").to_owned(), ObjectName::new(namespace, backend.name))
+    }));
+    if rule.backends.is_empty() {
         let message = "the rule has neither a backend nor a redirect; it answers 500";
-        errors.push(FieldError::new(field, "BackendNotFound", message));
+        compiled.errors.push((ConditionType::Effective, FieldError::new(field, "NoBackend", message)));
     }
+    if let Some(destination) = &mut destination
+        && let Err(error) = change_headers(destination, rule, field)
+    {
+        compiled.errors.push((ConditionType::Accepted, error));
+        return Action::Unavailable;
+    }
+    let mirrors = mirrors.into_iter().filter_map(|(field, mirror)| {
+        let to = backend::resolve_one(objects, splits, route, &mirror.backend, &field);
+        let upstream = to.map_err(|error| errors.push(error)).ok()?;
+        let policy = RequestMirrorPolicy {
+            cluster: upstream.name.to_string(),
+            runtime_fraction: filter::fraction(&mirror, &field).ok().flatten(),
+            // It is to look as the request does.
+            disable_shadow_host_suffix_append: true,
+            ..RequestMirrorPolicy::default()
+        };
+        compiled.upstreams.insert(upstream.name.clone(), upstream);
+        Some(policy)
+    });
+    let mirrors = mirrors.collect();
     compiled.errors.extend(errors.into_iter().map(|error| (ConditionType::ResolvedRefs, error)));
     let Some(destination) = destination else { return Action::Unavailable };
     let mut used = |upstream: &Upstream| {
@@ -176,12 +254,70 @@ fn action<'s>(
     };
     match &destination {
         Destination::Migration(_, split) => split.upstreams().for_each(&mut used),
-        Destination::Clusters(clusters) => clusters.iter().map(|(upstream, _)| upstream).for_each(&mut used),
+        Destination::Clusters(arms) => arms.iter().map(|arm| &arm.upstream).for_each(&mut used),
     }
     if let Destination::Migration(migration, _) = &destination {
         compiled.migrations.insert((*migration).clone());
     }
-    Action::Forward { filters, timeouts, destination }
+    Action::Forward(Box::new(Forwarding { filters, mirrors, timeouts, retry, destination }))
+}
+
+/// Gives each arm what its backend's own filters say.
+fn change_headers(destination: &mut Destination<'_>, rule: &Rule<'_>, field: &str) -> Result<(), FieldError> {
+    for (index, (_, filters)) in
+        rule.backends.iter().enumerate().filter(|(_, (_, filters))| !filters.is_empty())
+    {
+        let field = format!("{field}.backendRefs[{index}]");
+        let headers = filter::of_backend(filters, &field)?;
+        match destination {
+            Destination::Clusters(arms) => {
+                if let Some(arm) = arms.get_mut(index) {
+                    arm.headers = headers;
+                }
+            }
+            Destination::Migration(..) => {
+                let message = "a service under migration has no filters of its own; use the rule's";
+                return Err(FieldError::new(format!("{field}.filters"), "UnsupportedValue", message));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What is tried again, and how often: what nothing came of always, and what the rule says.
+fn retry(written: Option<&HttpRouteRulesRetry>, field: &str) -> Result<RetryPolicy, FieldError> {
+    let usual =
+        RetryPolicy { retry_on: RETRY_ON.to_owned(), num_retries: wire::number(1), ..RetryPolicy::default() };
+    let Some(written) = written else { return Ok(usual) };
+    let wrong =
+        |name: &str, message: String| FieldError::new(format!("{field}.retry.{name}"), INVALID, message);
+    let attempts =
+        u32::try_from(written.attempts.unwrap_or(1)).ok().filter(|attempts| *attempts <= MAX_RETRIES);
+    let attempts =
+        attempts.ok_or_else(|| wrong("attempts", format!("expected 0 to {MAX_RETRIES} further tries")))?;
+    let mut codes = Vec::new();
+    for (index, code) in written.codes.iter().flatten().enumerate() {
+        let fits = u32::try_from(*code).ok().filter(|code| (400..=599).contains(code));
+        codes.push(
+            fits.ok_or_else(|| {
+                wrong(&format!("codes[{index}]"), "expected a status, 400 to 599".to_owned())
+            })?,
+        );
+    }
+    let backoff = written.backoff.as_deref().map(crate::objects::duration::parse).transpose();
+    let backoff = backoff.map_err(|message| wrong("backoff", message.to_string()))?;
+    let retry_on =
+        if codes.is_empty() { RETRY_ON.to_owned() } else { format!("{RETRY_ON},retriable-status-codes") };
+    Ok(RetryPolicy {
+        retry_on,
+        num_retries: wire::number(attempts),
+        retriable_status_codes: codes,
+        retry_back_off: backoff.filter(|backoff| !backoff.is_zero()).map(|backoff| RetryBackOff {
+            base_interval: Some(wire::duration(backoff)),
+            ..RetryBackOff::default()
+        }),
+        ..usual
+    })
 }
 
 fn timeouts(written: &HttpRouteRulesTimeouts, field: &str) -> Result<Timeouts, FieldError> {
@@ -237,37 +373,46 @@ fn routes(name: &str, matched: &Matched, action: &Action<'_>) -> Result<Vec<Rout
                 };
                 let action = route::Action::Redirect(redirect);
                 let mut route = named(&numbered(name, number), route_match, action);
-                route.response_headers_to_add.clone_from(&filters.response_add);
-                route.response_headers_to_remove.clone_from(&filters.response_remove);
+                route.response_headers_to_add.clone_from(&filters.headers.response_add);
+                route.response_headers_to_remove.clone_from(&filters.headers.response_remove);
+                say_cors(&mut route, filters);
                 route
             };
             Ok(paths.into_iter().enumerate().map(route).collect())
         }
-        Action::Forward { filters, timeouts, destination } => {
-            let paths = rewritten_paths(matched, filters.rewrite_path.as_ref())?;
+        Action::Forward(forwarding) => {
+            let paths = rewritten_paths(matched, forwarding.filters.rewrite_path.as_ref())?;
             let mut routes = Vec::new();
             for (number, (route_match, rewrite)) in paths.into_iter().enumerate() {
-                forward(
-                    &numbered(name, number),
-                    route_match,
-                    rewrite,
-                    filters,
-                    *timeouts,
-                    destination,
-                    &mut routes,
-                );
+                forward(&numbered(name, number), route_match, rewrite, forwarding, &mut routes);
             }
             Ok(routes)
         }
     }
 }
 
+fn say_cors(route: &mut Route, filters: &Filters) {
+    if let Some(cors) = &filters.cors {
+        route.typed_per_filter_config.insert(CORS.to_owned(), pack_any(cors.clone()));
+    }
+}
+
 /// All requests to one service, as a rule without matches and filters sends them.
-pub(super) fn to_service(name: &str, destination: &Destination<'_>) -> Vec<Route> {
+pub(super) fn to_service(name: &str, destination: Destination<'_>) -> Vec<Route> {
     let mut routes = Vec::new();
     let everything = matching::everything().route_match();
-    let (filters, timeouts) = (Filters::default(), Timeouts::default());
-    forward(name, everything, String::new(), &filters, timeouts, destination, &mut routes);
+    let forwarding = Forwarding {
+        filters: Filters::default(),
+        mirrors: Vec::new(),
+        timeouts: Timeouts::default(),
+        retry: RetryPolicy {
+            retry_on: RETRY_ON.to_owned(),
+            num_retries: wire::number(1),
+            ..RetryPolicy::default()
+        },
+        destination,
+    };
+    forward(name, everything, String::new(), &forwarding, &mut routes);
     routes
 }
 
@@ -280,30 +425,36 @@ fn forward(
     name: &str,
     matched: RouteMatch,
     rewrite: String,
-    filters: &Filters,
-    timeouts: Timeouts,
-    destination: &Destination<'_>,
+    forwarding: &Forwarding<'_>,
     routes: &mut Vec<Route>,
 ) {
-    let base = RouteAction {
+    let Forwarding { filters, mirrors, timeouts, retry, destination } = forwarding;
+    let mut base = RouteAction {
         prefix_rewrite: rewrite,
         host_rewrite_specifier: filters.rewrite_host.clone().map(HostRewriteSpecifier::HostRewriteLiteral),
         // Envoy's default of 15 s would cut event streams and long polls; a stream without progress ends anyway.
         timeout: Some(wire::duration(timeouts.request.unwrap_or_default())),
         retry_policy: Some(RetryPolicy {
-            retry_on: RETRY_ON.to_owned(),
-            num_retries: wire::number(1),
             per_try_timeout: timeouts.per_try.map(wire::duration),
-            ..RetryPolicy::default()
+            ..retry.clone()
         }),
+        request_mirror_policies: mirrors.clone(),
         ..RouteAction::default()
     };
+    // A whole path in place of one that is known by a part only. What a backslash means there is not meant here.
+    if let (Some(RewritePath::Full(path)), "") = (&filters.rewrite_path, base.prefix_rewrite.as_str()) {
+        base.regex_rewrite = Some(RegexMatchAndSubstitute {
+            pattern: Some(wire::regex("^.*$".to_owned())),
+            substitution: path.replace('\\', "\\\\"),
+        });
+    }
     let mut push = |name: &str, matched: RouteMatch, action: RouteAction| {
         let mut route = named(name, matched, route::Action::Route(action));
-        route.request_headers_to_add.clone_from(&filters.request_add);
-        route.request_headers_to_remove.clone_from(&filters.request_remove);
-        route.response_headers_to_add.clone_from(&filters.response_add);
-        route.response_headers_to_remove.clone_from(&filters.response_remove);
+        route.request_headers_to_add.clone_from(&filters.headers.request_add);
+        route.request_headers_to_remove.clone_from(&filters.headers.request_remove);
+        route.response_headers_to_add.clone_from(&filters.headers.response_add);
+        route.response_headers_to_remove.clone_from(&filters.headers.response_remove);
+        say_cors(&mut route, filters);
         routes.push(route);
     };
     let to = |specifier: ClusterSpecifier| RouteAction { cluster_specifier: Some(specifier), ..base.clone() };
@@ -321,7 +472,7 @@ fn forward(
                 None => routes.push(named(name, matched, unavailable())),
             }
         }
-        Destination::Clusters(clusters) => push(name, matched, to(cluster_specifier(clusters))),
+        Destination::Clusters(arms) => push(name, matched, to(cluster_specifier(arms))),
     }
 }
 
@@ -341,14 +492,23 @@ fn canaries<'s>(
     })
 }
 
-fn cluster_specifier(clusters: &[(Upstream, u32)]) -> ClusterSpecifier {
-    if let [(upstream, _)] = clusters {
+fn cluster_specifier(arms: &[Arm]) -> ClusterSpecifier {
+    if let [Arm { upstream, headers, .. }] = arms
+        && headers.is_empty()
+    {
         return ClusterSpecifier::Cluster(upstream.name.to_string());
     }
-    let weights = clusters.iter().map(|(upstream, weight)| ClusterWeight {
-        name: upstream.name.to_string(),
-        weight: wire::number(*weight),
-        ..ClusterWeight::default()
+    let weights = arms.iter().map(|Arm { upstream, weight, headers }| {
+        let Headers { request_add, request_remove, response_add, response_remove } = headers.clone();
+        ClusterWeight {
+            name: upstream.name.to_string(),
+            weight: wire::number(*weight),
+            request_headers_to_add: request_add,
+            request_headers_to_remove: request_remove,
+            response_headers_to_add: response_add,
+            response_headers_to_remove: response_remove,
+            ..ClusterWeight::default()
+        }
     });
     ClusterSpecifier::WeightedClusters(WeightedCluster {
         clusters: weights.collect(),
@@ -367,9 +527,7 @@ fn rewritten_paths(
         (Some(RewritePath::Full(path)), PathMatch::Exact(_)) => {
             Ok(vec![(matched.route_match(), path.clone())])
         }
-        (Some(RewritePath::Full(_)), _) => {
-            Err("ReplaceFullPath is supported with an Exact path only; the match answers 500".to_owned())
-        }
+        (Some(RewritePath::Full(_)), _) => Ok(vec![(matched.route_match(), String::new())]),
         (Some(RewritePath::Prefix(to)), PathMatch::Prefix(from)) => match (from.as_str(), to.as_str()) {
             ("", "") => Ok(vec![(matched.route_match(), String::new())]),
             ("", to) => Ok(vec![(matched.route_match(), format!("{to}/"))]),

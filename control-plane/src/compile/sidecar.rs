@@ -86,13 +86,13 @@ impl Sidecars {
         for (name, object) in &objects.pools {
             if let Ok(upstream) = Upstream::of_pool(objects, name, &object.spec) {
                 let namespace = sidecars.namespaces.entry((&*name.namespace).into()).or_default();
-                namespace.write(&name.namespace, &name.name, &Destination::Clusters(vec![(upstream, 1)]));
+                namespace.write(&name.namespace, &name.name, Destination::to(upstream));
             }
         }
         for (name, split) in splits {
             if let Some(service) = service_of(objects, name) {
                 let namespace = sidecars.namespaces.entry((&*name.namespace).into()).or_default();
-                namespace.write(&name.namespace, service, &Destination::Migration(name, split));
+                namespace.write(&name.namespace, service, Destination::Migration(name, split));
             }
         }
         sidecars
@@ -129,7 +129,7 @@ impl Sidecars {
 }
 
 impl Namespace {
-    fn write(&mut self, namespace: &str, service: &str, destination: &Destination<'_>) {
+    fn write(&mut self, namespace: &str, service: &str, destination: Destination<'_>) {
         let service: Arc<str> = service.to_ascii_lowercase().into();
         self.services.insert(service.clone(), Service::new(namespace, &service, destination));
         self.written.insert(service);
@@ -163,7 +163,7 @@ impl Namespace {
                 }
                 Registered::Vip => Upstream::of_vip(&name),
             };
-            let service = Service::new(namespace, &name, &Destination::Clusters(vec![(upstream, 1)]));
+            let service = Service::new(namespace, &name, Destination::to(upstream));
             self.services.insert(name, Service { registered: Some(registered), ..service });
             changed = true;
         }
@@ -196,23 +196,21 @@ pub(super) fn route_configuration(namespace: &str, service: &str) -> String {
 }
 
 impl Service {
-    fn new(namespace: &str, service: &str, destination: &Destination<'_>) -> Self {
+    fn new(namespace: &str, service: &str, destination: Destination<'_>) -> Self {
         let routes = route_configuration(namespace, service);
         let mut names = vec![service.to_owned()];
         if namespace != NO_NAMESPACE {
             names.extend(["", ".svc", ".svc.cluster.local"].map(|end| format!("{service}.{namespace}{end}")));
         }
+        let upstreams = match &destination {
+            Destination::Migration(_, split) => split.upstreams().cloned().collect(),
+            Destination::Clusters(arms) => arms.iter().map(|arm| arm.upstream.clone()).collect(),
+        };
         let host = VirtualHost {
             name: service.to_owned(),
             domains: vec!["*".to_owned()],
             routes: route::to_service(&routes, destination),
             ..VirtualHost::default()
-        };
-        let upstreams = match destination {
-            Destination::Migration(_, split) => split.upstreams().cloned().collect(),
-            Destination::Clusters(clusters) => {
-                clusters.iter().map(|(upstream, _)| upstream.clone()).collect()
-            }
         };
         Self {
             listeners: Vec::new(),

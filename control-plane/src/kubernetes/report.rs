@@ -171,7 +171,7 @@ async fn apply(
     if kind.is_namespaced() {
         metadata["namespace"] = json!(&*object.name.namespace);
     }
-    if kind == Kind::HttpRoute {
+    if kind.has_shared_status() {
         // The list of parents is one value that several controllers write: it must be the one that was read.
         metadata["resourceVersion"] = json!(observation.resource_version);
     }

@@ -6,10 +6,10 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde_json::{Map, Value as Json, json};
 
-use crate::compile::CONTROLLER;
 use crate::compile::status::{Condition, ConditionType};
+use crate::compile::{CONTROLLER, standing};
 use crate::objects::problem::{Problem, Severity};
-use crate::objects::{Kind, ObjectName, ObjectRef, Observation};
+use crate::objects::{Kind, ObjectRef, Observation};
 use crate::serve::api::types::Progress;
 use crate::serve::world::{Proxies, World};
 
@@ -34,6 +34,8 @@ pub struct Wanted {
     listeners: Vec<(Json, Vec<Said>)>,
     /// By the reference to the parent, as it is written.
     parents: Option<Vec<(Json, Vec<Said>)>>,
+    /// By the gateway that a policy concerns.
+    ancestors: Option<Vec<(Json, Vec<Said>)>>,
     /// Fields of our own kinds.
     fields: Map<String, Json>,
 }
@@ -53,21 +55,30 @@ pub fn wanted(
     }
     let mut all = BTreeMap::new();
     for (object, generation) in world.folder.generations.iter().filter(|(object, _)| kinds(object.kind)) {
-        let Some(observation) = observed(object) else { continue };
+        if observed(object).is_none() {
+            continue;
+        }
         let about = About {
             world,
             object,
-            observation: &observation,
             conditions: world.compiled.statuses.of(object),
             problems: problems.get(object).map_or(&[][..], Vec::as_slice),
         };
         let wanted = match object.kind {
             Kind::GatewayClass => about.class(),
-            Kind::Gateway => about.gateway(),
-            Kind::HttpRoute => about.route(),
+            Kind::Gateway => {
+                let standing = world.compiled.standings.gateways.get(&object.name);
+                standing.map(|standing| about.gateway(standing))
+            }
+            Kind::ListenerSet => {
+                let standing = world.compiled.standings.listener_sets.get(&object.name);
+                standing.map(|standing| about.gateway(standing))
+            }
+            Kind::HttpRoute | Kind::GrpcRoute | Kind::TlsRoute | Kind::TcpRoute => Some(about.route()),
+            Kind::BackendTlsPolicy => Some(about.policy()),
             Kind::Migration => Some(about.migration(proxies)),
             Kind::Pool => Some(about.pool()),
-            Kind::Secret => None,
+            Kind::ConfigMap | Kind::Namespace | Kind::ReferenceGrant | Kind::Secret => None,
         };
         all.extend(wanted.map(|wanted| (object.clone(), (*generation, wanted))));
     }
@@ -77,7 +88,6 @@ pub fn wanted(
 struct About<'w> {
     world: &'w World,
     object: &'w ObjectRef,
-    observation: &'w Observation,
     conditions: &'w [Condition],
     problems: &'w [&'w Problem],
 }
@@ -122,75 +132,56 @@ impl About<'_> {
         Some(Wanted { conditions, ..Wanted::default() })
     }
 
-    fn gateway(&self) -> Option<Wanted> {
-        let objects = &self.world.model.objects;
-        let class = self.observation.gateway_class.as_deref()?;
-        if !crate::compile::is_our_class(objects, class) {
-            return None;
-        }
-        let of_listener = |condition: &Condition| condition.field.starts_with("spec.listeners[");
-        let mut accepted = self.say(ConditionType::Accepted, "Accepted", |c| !of_listener(c));
-        let mut listeners = Vec::new();
-        let mut served = 0;
-        let spec = objects.gateways.get(&self.object.name).map(|gateway| &gateway.spec);
-        for (index, listener) in spec.into_iter().flat_map(|spec| &spec.listeners).enumerate() {
-            let field = format!("spec.listeners[{index}]");
-            let here = |condition: &Condition| {
-                let rest = condition.field.strip_prefix(&field);
-                rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
-            };
-            let mut said = vec![
-                self.say(ConditionType::Accepted, "Accepted", here),
-                self.say(ConditionType::ResolvedRefs, "ResolvedRefs", here),
-            ];
-            let good = said.iter().all(|said| said.status);
-            served += usize::from(good);
-            said.push(programmed(good, if good { "" } else { "the listener is not served" }));
-            let attached = (self.object.name.clone(), listener.name.clone());
-            let attached = self.world.compiled.attached.get(&attached).copied().unwrap_or_default();
-            let kinds = json!([{ "group": "gateway.networking.k8s.io", "kind": "HTTPRoute" }]);
-            let fields = json!({
-                "name": listener.name, "attachedRoutes": attached, "supportedKinds": kinds,
-            });
-            listeners.push((fields, said));
-        }
-        if accepted.status && served < listeners.len() {
-            accepted.reason = "ListenersNotValid".to_owned();
-            accepted.message = format!("{served} of {} listeners are served", listeners.len());
-        }
-        let nothing = if served > 0 { "" } else { "no listener is served" };
-        let conditions = vec![accepted, programmed(served > 0, nothing)];
-        Some(Wanted { conditions, listeners, ..Wanted::default() })
+    /// What the compiler says; a document that is refused goes before it.
+    fn said(&self, conditions: &[standing::Said]) -> Vec<Said> {
+        let said = conditions.iter().map(|said| match (said.kind, self.problems.first()) {
+            ("Accepted", Some(problem)) => Said {
+                kind: "Accepted",
+                status: false,
+                reason: problem.reason.to_owned(),
+                message: text(&problem.field, &problem.message),
+            },
+            _ => Said {
+                kind: said.kind,
+                status: said.status,
+                reason: said.reason.to_owned(),
+                message: said.message.clone(),
+            },
+        });
+        said.collect()
     }
 
-    fn route(&self) -> Option<Wanted> {
-        let objects = &self.world.model.objects;
-        let mut parents = Vec::new();
-        for (index, parent) in self.observation.parent_refs.as_array().into_iter().flatten().enumerate() {
-            let text = |key: &str| parent.get(key).and_then(Json::as_str);
-            if text("kind").unwrap_or("Gateway") != "Gateway" {
-                continue;
-            }
-            let namespace = text("namespace").unwrap_or(&self.object.name.namespace);
-            let gateway = ObjectName::new(namespace, text("name").unwrap_or_default());
-            let ours = objects.gateways.get(&gateway).is_some_and(|gateway| {
-                crate::compile::is_our_class(objects, &gateway.spec.gateway_class_name)
+    fn gateway(&self, standing: &standing::GatewayStanding) -> Wanted {
+        let listeners = standing.listeners.iter().map(|listener| {
+            let fields = json!({
+                "name": listener.name,
+                "attachedRoutes": listener.attached_routes,
+                "supportedKinds": listener.supported_kinds,
             });
-            if !ours {
-                continue;
-            }
-            let field = format!("spec.parentRefs[{index}]");
-            // What is wrong with another parent is not wrong with this one.
-            let here = |condition: &Condition| {
-                !condition.field.starts_with("spec.parentRefs[") || condition.field.starts_with(&field)
-            };
-            let said = vec![
-                self.say(ConditionType::Accepted, "Accepted", here),
-                self.say(ConditionType::ResolvedRefs, "ResolvedRefs", here),
-            ];
-            parents.push((parent.clone(), said));
+            (fields, self.said(&listener.conditions))
+        });
+        let sets =
+            standing.attached_listener_sets.map(|sets| ("attachedListenerSets".to_owned(), json!(sets)));
+        Wanted {
+            conditions: self.said(&standing.conditions),
+            listeners: listeners.collect(),
+            fields: sets.into_iter().collect(),
+            ..Wanted::default()
         }
-        Some(Wanted { parents: Some(parents), ..Wanted::default() })
+    }
+
+    fn route(&self) -> Wanted {
+        let standings = self.world.compiled.standings.routes.get(self.object);
+        let parents = standings.into_iter().flatten();
+        let parents = parents.map(|parent| (json!(parent.parent_ref), self.said(&parent.conditions)));
+        Wanted { parents: Some(parents.collect()), ..Wanted::default() }
+    }
+
+    fn policy(&self) -> Wanted {
+        let standings = self.world.compiled.standings.policies.get(&self.object.name);
+        let ancestors = standings.into_iter().flatten();
+        let ancestors = ancestors.map(|of| (json!(of.ancestor_ref), self.said(&of.conditions)));
+        Wanted { ancestors: Some(ancestors.collect()), ..Wanted::default() }
     }
 
     fn pool(&self) -> Wanted {
@@ -227,11 +218,6 @@ impl About<'_> {
     }
 }
 
-fn programmed(status: bool, message: &str) -> Said {
-    let reason = if status { "Programmed" } else { "Invalid" };
-    Said { kind: "Programmed", status, reason: reason.to_owned(), message: message.to_owned() }
-}
-
 fn text(field: &str, message: &str) -> String {
     match field {
         "" => message.to_owned(),
@@ -251,16 +237,19 @@ pub fn to_apply(wanted: &Wanted, generation: i64, status: &Json, now: Timestamp)
         let all = status.get(list).and_then(Json::as_array);
         all.into_iter().flatten().find(|item| item.get(key) == Some(wanted)).cloned().unwrap_or_default()
     };
-    if let Some(parents) = &wanted.parents {
+    for (list, key, of) in
+        [("parents", "parentRef", &wanted.parents), ("ancestors", "ancestorRef", &wanted.ancestors)]
+    {
+        let Some(of) = of else { continue };
         let is_ours = |entry: &&Json| entry.get("controllerName").and_then(Json::as_str) == Some(CONTROLLER);
-        let written = || status.get("parents").and_then(Json::as_array).into_iter().flatten();
-        let ours: Vec<Json> = parents
+        let written = || status.get(list).and_then(Json::as_array).into_iter().flatten();
+        let ours: Vec<Json> = of
             .iter()
-            .map(|(parent, said)| {
-                let before = written().filter(is_ours).find(|entry| entry.get("parentRef") == Some(parent));
+            .map(|(reference, said)| {
+                let before = written().filter(is_ours).find(|entry| entry.get(key) == Some(reference));
                 let conditions = before.and_then(|entry| entry.get("conditions"));
                 json!({
-                    "parentRef": parent,
+                    key: reference,
                     "controllerName": CONTROLLER,
                     "conditions": self::conditions(said, generation, conditions, now).0,
                 })
@@ -268,11 +257,11 @@ pub fn to_apply(wanted: &Wanted, generation: i64, status: &Json, now: Timestamp)
             .collect();
         let before: Vec<Json> = written().filter(is_ours).cloned().collect();
         // The list is one value to the API server: others' entries go back as they are.
-        let mut list: Vec<Json> = written().filter(|entry| !is_ours(entry)).cloned().collect();
+        let mut all: Vec<Json> = written().filter(|entry| !is_ours(entry)).cloned().collect();
         let unchanged = before == ours;
-        list.extend(ours);
-        let list = Json::Array(list);
-        put("parents", list.clone(), unchanged.then_some(&list));
+        all.extend(ours);
+        let all = Json::Array(all);
+        put(list, all.clone(), unchanged.then_some(&all));
     }
     if !wanted.conditions.is_empty() {
         let (list, observed) = conditions(&wanted.conditions, generation, status.get("conditions"), now);
@@ -301,7 +290,11 @@ pub fn to_apply(wanted: &Wanted, generation: i64, status: &Json, now: Timestamp)
     for (key, value) in &wanted.fields {
         put(key, value.clone(), status.get(key));
     }
-    if wanted.parents.is_none() && wanted.listeners.is_empty() && !wanted.fields.is_empty() {
+    if wanted.parents.is_none()
+        && wanted.ancestors.is_none()
+        && wanted.listeners.is_empty()
+        && !wanted.fields.is_empty()
+    {
         put("observedGeneration", json!(generation), status.get("observedGeneration"));
     }
     (!same).then_some(Json::Object(fields))

@@ -17,7 +17,8 @@ use crate::objects::{ObjectName, Objects};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Upstream {
     /// The cluster's name: `eureka/<APP>`, `eureka/<APP>/<selector>`, `eureka-vip/<name>`,
-    /// `pool/<namespace>/<name>` or `service/<namespace>/<name>/<port>`.
+    /// `pool/<namespace>/<name>` or `service/<namespace>/<name>/<port>`; with `/h2` or `/tls/<policy>` behind it
+    /// where that is not as it is by itself.
     pub name: Arc<str>,
     /// Where its endpoints come from.
     pub source: Source,
@@ -27,6 +28,30 @@ pub struct Upstream {
     pub connect_timeout: Duration,
     /// How one is chosen.
     pub load_balancer: LoadBalancer,
+    /// How its endpoints are spoken to over TLS. `None`: they are not.
+    pub tls: Option<Tls>,
+}
+
+/// TLS to endpoints.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tls {
+    /// Who says so, as `namespace/name`.
+    pub policy: Arc<str>,
+    /// What is asked for (SNI), and what the certificate must be for unless there are `names`.
+    pub hostname: String,
+    /// Whose certificates count, as PEM.
+    pub authorities: Arc<str>,
+    /// The certificate must be for one of these.
+    pub names: Vec<EndpointName>,
+}
+
+/// A name in an endpoint's certificate.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum EndpointName {
+    /// A DNS name.
+    Dns(String),
+    /// A URI, as of SPIFFE.
+    Uri(String),
 }
 
 /// Where endpoints come from.
@@ -82,6 +107,7 @@ impl Upstream {
             protocol: Protocol::default(),
             connect_timeout: CONNECT_TIMEOUT,
             load_balancer: LoadBalancer::default(),
+            tls: None,
         }
     }
 
@@ -94,6 +120,7 @@ impl Upstream {
             protocol: Protocol::default(),
             connect_timeout: CONNECT_TIMEOUT,
             load_balancer: LoadBalancer::default(),
+            tls: None,
         }
     }
 
@@ -106,6 +133,7 @@ impl Upstream {
             protocol: Protocol::default(),
             connect_timeout: CONNECT_TIMEOUT,
             load_balancer: LoadBalancer::default(),
+            tls: None,
         }
     }
 
@@ -136,6 +164,7 @@ impl Upstream {
             protocol,
             connect_timeout: CONNECT_TIMEOUT,
             load_balancer: LoadBalancer::default(),
+            tls: None,
         })
     }
 
@@ -177,7 +206,25 @@ impl Upstream {
             protocol,
             connect_timeout: spec.connect_timeout.0,
             load_balancer: spec.load_balancer,
+            tls: None,
         })
+    }
+
+    /// The same, spoken to in HTTP/2.
+    #[must_use]
+    pub fn in_http2(self) -> Self {
+        match self.protocol {
+            Protocol::H2c => self,
+            Protocol::Http1 => {
+                Self { name: format!("{}/h2", self.name).into(), protocol: Protocol::H2c, ..self }
+            }
+        }
+    }
+
+    /// The same, spoken to over TLS.
+    #[must_use]
+    pub fn behind(self, tls: Tls) -> Self {
+        Self { name: format!("{}/tls/{}", self.name, tls.policy).into(), tls: Some(tls), ..self }
     }
 }
 

@@ -9,20 +9,29 @@ use super::problem::{FieldError, Position, Problem, Severity, did_you_mean};
 use super::yaml::decode::{DecodeError, decode};
 use super::yaml::{self, Node};
 use super::{
-    DEFAULT_NAMESPACE, Gateway, GatewayClass, HttpRoute, Kind, Migration, ObjectName, ObjectRef, Pool,
-    Secret, check,
+    BackendTlsPolicy, ConfigMap, DEFAULT_NAMESPACE, Gateway, GatewayClass, GrpcRoute, HttpRoute, Kind,
+    ListenerSet, Migration, Namespace, ObjectName, ObjectRef, Pool, ReferenceGrant, Secret, TcpRoute,
+    TlsRoute, check,
 };
 use crate::compile;
 
 /// An object of any kind, read.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Object {
+    BackendTlsPolicy(Arc<BackendTlsPolicy>),
+    ConfigMap(Arc<ConfigMap>),
     Gateway(Arc<Gateway>),
     GatewayClass(Arc<GatewayClass>),
+    GrpcRoute(Arc<GrpcRoute>),
     HttpRoute(Arc<HttpRoute>),
+    ListenerSet(Arc<ListenerSet>),
     Migration(Arc<Migration>),
+    Namespace(Arc<Namespace>),
     Pool(Arc<Pool>),
+    ReferenceGrant(Arc<ReferenceGrant>),
     Secret(Arc<Secret>),
+    TcpRoute(Arc<TcpRoute>),
+    TlsRoute(Arc<TlsRoute>),
 }
 
 /// Whose document it is.
@@ -122,7 +131,7 @@ fn identify(tree: &Node) -> Result<ObjectRef, (Identity, FieldError)> {
     let api_version = text("apiVersion")?;
     let kind = Kind::ALL.into_iter().find(|kind| kind.as_str() == kind_text);
     let kind = match kind {
-        Some(kind) if kind.api_version() == api_version => kind,
+        Some(kind) if kind.is_read_as(api_version) => kind,
         _ => return Err(other_kind(kind, kind_text, api_version)),
     };
     let metadata = |key: &str| tree.get("metadata").and_then(|metadata| metadata.get(key));
@@ -168,18 +177,51 @@ fn read_object(file: &Arc<str>, tree: &Node, object: &ObjectRef) -> Result<Objec
         errors.into_iter().map(|error| located(file, tree, Some(object), error)).collect::<Vec<_>>()
     };
     let (read, errors) = match object.kind {
-        Kind::Gateway => {
-            let gateway = typed(file, tree, object, |o: &mut Gateway| &mut o.metadata)?;
-            let errors = compile::invalid_gateway(&gateway);
-            (Object::Gateway(Arc::new(gateway)), errors)
+        Kind::BackendTlsPolicy => {
+            let policy = typed(file, tree, object, |o: &mut BackendTlsPolicy| &mut o.metadata)?;
+            (Object::BackendTlsPolicy(Arc::new(policy)), Vec::new())
+        }
+        Kind::ConfigMap => {
+            let map = typed(file, tree, object, |o: &mut ConfigMap| &mut o.metadata)?;
+            (Object::ConfigMap(Arc::new(map)), Vec::new())
         }
         Kind::GatewayClass => {
             let class = typed(file, tree, object, |o: &mut GatewayClass| &mut o.metadata)?;
             (Object::GatewayClass(Arc::new(class)), Vec::new())
         }
+        Kind::GrpcRoute => {
+            let route = typed(file, tree, object, |o: &mut GrpcRoute| &mut o.metadata)?;
+            let errors = compile::invalid_grpc_route(&route);
+            (Object::GrpcRoute(Arc::new(route)), errors)
+        }
+        Kind::ListenerSet => {
+            let set = typed(file, tree, object, |o: &mut ListenerSet| &mut o.metadata)?;
+            (Object::ListenerSet(Arc::new(set)), Vec::new())
+        }
+        Kind::Namespace => {
+            let namespace = typed(file, tree, object, |o: &mut Namespace| &mut o.metadata)?;
+            (Object::Namespace(Arc::new(namespace)), Vec::new())
+        }
+        Kind::ReferenceGrant => {
+            let grant = typed(file, tree, object, |o: &mut ReferenceGrant| &mut o.metadata)?;
+            (Object::ReferenceGrant(Arc::new(grant)), Vec::new())
+        }
+        Kind::TcpRoute => {
+            let route = typed(file, tree, object, |o: &mut TcpRoute| &mut o.metadata)?;
+            (Object::TcpRoute(Arc::new(route)), Vec::new())
+        }
+        Kind::TlsRoute => {
+            let route = typed(file, tree, object, |o: &mut TlsRoute| &mut o.metadata)?;
+            (Object::TlsRoute(Arc::new(route)), Vec::new())
+        }
+        Kind::Gateway => {
+            let gateway = typed(file, tree, object, |o: &mut Gateway| &mut o.metadata)?;
+            let errors = compile::invalid_gateway(&gateway);
+            (Object::Gateway(Arc::new(gateway)), errors)
+        }
         Kind::HttpRoute => {
             let route = typed(file, tree, object, |o: &mut HttpRoute| &mut o.metadata)?;
-            let errors = compile::invalid_route(&route);
+            let errors = compile::invalid_http_route(&route);
             (Object::HttpRoute(Arc::new(route)), errors)
         }
         Kind::Migration => {

@@ -1,6 +1,7 @@
 //! JSON Schemas of the kinds, made from the types that read them, for editors and for people. As the reader
 //! does, they allow no field that the type does not have.
 
+use gateway_api::experimental;
 use schemars::{JsonSchema, SchemaGenerator, generate::SchemaSettings};
 use serde_json::{Map, Value, json};
 
@@ -15,9 +16,19 @@ pub fn all() -> Vec<(String, Value)> {
         .map(|kind| {
             let spec = match kind {
                 Kind::Secret => return ("secret.json".to_owned(), secret_schema()),
+                Kind::ConfigMap => return ("configmap.json".to_owned(), config_map_schema()),
+                Kind::Namespace => return ("namespace.json".to_owned(), namespace_schema()),
+                Kind::BackendTlsPolicy => {
+                    spec_schema::<gateway_api::backendtlspolicies::BackendTlsPolicySpec>()
+                }
                 Kind::Gateway => spec_schema::<gateway_api::gateways::GatewaySpec>(),
                 Kind::GatewayClass => spec_schema::<gateway_api::gatewayclasses::GatewayClassSpec>(),
-                Kind::HttpRoute => spec_schema::<gateway_api::httproutes::HttpRouteSpec>(),
+                Kind::GrpcRoute => spec_schema::<gateway_api::grpcroutes::GrpcRouteSpec>(),
+                Kind::HttpRoute => spec_schema::<experimental::httproutes::HttpRouteSpec>(),
+                Kind::ListenerSet => spec_schema::<gateway_api::listenersets::ListenerSetSpec>(),
+                Kind::ReferenceGrant => spec_schema::<gateway_api::referencegrants::ReferenceGrantSpec>(),
+                Kind::TcpRoute => spec_schema::<experimental::tcproutes::TcpRouteSpec>(),
+                Kind::TlsRoute => spec_schema::<gateway_api::tlsroutes::TlsRouteSpec>(),
                 Kind::Migration => spec_schema::<MigrationSpec>(),
                 Kind::Pool => spec_schema::<PoolSpec>(),
             };
@@ -49,6 +60,30 @@ fn close(schema: &mut Value) {
         Value::Array(items) => items.iter_mut().for_each(close),
         _ => {}
     }
+}
+
+/// A `ConfigMap` has no `spec`.
+fn config_map_schema() -> Value {
+    let mut schema = object_schema(Kind::ConfigMap, json!({}));
+    let texts = |description: &str| json!({ "type": "object", "additionalProperties": { "type": "string" }, "description": description });
+    let fields = [
+        ("data", texts("ca.crt: the certificates of authorities, as PEM.")),
+        ("binaryData", texts("Not read.")),
+        ("immutable", json!({ "type": "boolean", "description": "Not read." })),
+    ];
+    if let Some(properties) = schema.get_mut("properties").and_then(Value::as_object_mut) {
+        properties.remove("spec");
+        properties.extend(fields.map(|(name, field)| (name.to_owned(), field)));
+    }
+    schema["required"] = json!(["apiVersion", "kind", "metadata"]);
+    schema
+}
+
+/// Of a `Namespace` only the labels count.
+fn namespace_schema() -> Value {
+    let mut schema = object_schema(Kind::Namespace, json!({ "description": "Not read." }));
+    schema["required"] = json!(["apiVersion", "kind", "metadata"]);
+    schema
 }
 
 /// A `Secret` has no `spec`.

@@ -55,13 +55,8 @@ pub fn render(world: &World, proxies: &Proxies, ready: bool, audit_ok: bool) -> 
 fn objects(world: &World, registry: &mut Registry) {
     let family = Family::<Labels, Gauge>::default();
     let objects = &world.model.objects;
-    for (kind, count) in [
-        (Kind::Gateway, objects.gateways.len()),
-        (Kind::HttpRoute, objects.routes.len()),
-        (Kind::Migration, objects.migrations.len()),
-        (Kind::Pool, objects.pools.len()),
-        (Kind::Secret, objects.secrets.len()),
-    ] {
+    for kind in Kind::ALL {
+        let count = objects.names(kind).count();
         family.get_or_create(&vec![("kind", kind.to_string())]).set(count as i64);
     }
     registry.register("objects", "Objects being served", family);

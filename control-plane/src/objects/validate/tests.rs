@@ -31,22 +31,22 @@ fn a_good_directory_has_nothing_to_say() {
 #[test]
 fn what_the_compiler_refuses_has_file_and_line() {
     let shop = route(
-        "  - backendRefs:\n    - {name: inventori, kind: Pool, group: pontoon.dev}\n  - matches:\n    - path: {type: PathPrefix, value: /shop}\n    backendRefs: [{name: shop, namespace: other}]\n  - filters:\n    - type: CORS\n      cors: {}\n    backendRefs: [{name: shop}]\n",
+        "  - backendRefs:\n    - {name: inventori, kind: Pool, group: pontoon.dev}\n  - matches:\n    - path: {type: PathPrefix, value: /shop}\n    backendRefs: [{name: shop, namespace: other}]\n  - filters:\n    - type: ExtensionRef\n      extensionRef: {group: a, kind: b, name: c}\n    backendRefs: [{name: shop}]\n",
     )
     .replace("name: edge", "name: edg");
     let pool = "apiVersion: pontoon.dev/v1alpha1\nkind: Pool\nmetadata: {name: inventory}\nspec:\n  dns: {name: a, port: 1}\n";
     let tls = GATEWAY.to_owned()
-        + "  - {name: mail, port: 8443, protocol: TCP}\n  - {name: again, port: 8080, protocol: HTTP}\n";
+        + "  - {name: mail, port: 8443, protocol: UDP}\n  - {name: again, port: 8080, protocol: HTTP}\n";
     let report = report(&[("gateway.yaml", &tls), ("pool.yaml", pool), ("route.yaml", &shop)]);
     assert_eq!(
         lines(&report),
         [
-            "gateway.yaml:8:30: Gateway default/edge: spec.listeners[1].protocol: \"TCP\": expected HTTP or HTTPS; other protocols are not supported by this version (UnsupportedProtocol)",
+            "gateway.yaml:8:30: Gateway default/edge: spec.listeners[1].protocol: \"UDP\": expected HTTP, HTTPS, TLS or TCP; other protocols are not supported (UnsupportedProtocol)",
             "gateway.yaml:9:5: Gateway default/edge: spec.listeners[2].hostname: listener http has the same port and hostname; it is the one that is served (HostnameConflict)",
             "route.yaml:5:17: HTTPRoute default/shop: spec.parentRefs[0].name: \"edg\": there is no Gateway default/edg; did you mean edge? (NoMatchingParent)",
             "route.yaml:8:8: HTTPRoute default/shop: spec.rules[0].backendRefs[0].name: \"inventori\": there is no Pool default/inventori; did you mean inventory? (BackendNotFound)",
-            "route.yaml:11:32: HTTPRoute default/shop: spec.rules[1].backendRefs[0].namespace: \"other\": a backend in another namespace needs a ReferenceGrant, which this version does not read (RefNotPermitted)",
-            "route.yaml:13:7: HTTPRoute default/shop: spec.rules[2].filters[0].type: \"CORS\": the filter CORS is not supported by this version; the rule answers 500 (UnsupportedValue)",
+            "route.yaml:11:32: HTTPRoute default/shop: spec.rules[1].backendRefs[0].namespace: \"other\": Service other/shop is in another namespace, and no ReferenceGrant there lets a HTTPRoute of default refer to it (RefNotPermitted)",
+            "route.yaml:13:7: HTTPRoute default/shop: spec.rules[2].filters[0].type: \"ExtensionRef\": the filter ExtensionRef is not supported by this version; the rule answers 500 (UnsupportedValue)",
         ]
     );
     assert!(!report.is_ok());

@@ -1,0 +1,166 @@
+//! `BackendTLSPolicy`: how the endpoints of a service are spoken to over TLS, and what is said of the policies.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use gateway_api::backendtlspolicies::BackendTlsPolicyValidationSubjectAltNamesType as NameType;
+
+use super::INVALID;
+use super::hostname::Hostname;
+use super::standing::{AncestorStanding, Said, Standings, ancestor};
+use super::status::{ConditionType, Statuses};
+use super::trust::{self, Authority};
+use crate::model::upstream::{EndpointName, Tls};
+use crate::objects::problem::FieldError;
+use crate::objects::{BackendTlsPolicy, Kind, ObjectName, ObjectRef, Objects};
+
+/// A backend by kind and name.
+pub(super) type Target = (String, ObjectName);
+
+/// What a policy says, and what is wrong with it.
+struct Read {
+    /// `Err`: requests cannot be sent.
+    tls: Result<Tls, FieldError>,
+    unresolved: Vec<FieldError>,
+}
+
+/// What the policy in force says of a backend, of whose ports `section` is meant; `Some(None)`: it cannot be used, and
+/// without it nobody may be spoken to.
+pub(super) fn of_backend(
+    objects: &Objects,
+    kind: &str,
+    name: &ObjectName,
+    section: Option<&str>,
+) -> Option<Option<Tls>> {
+    let of = |wanted: Option<&str>| in_force(objects, kind, name, wanted);
+    let (policy_name, policy) = section.and_then(|section| of(Some(section))).or_else(|| of(None))?;
+    Some(read(objects, policy_name, policy).tls.ok())
+}
+
+fn targets<'p>(
+    policy: &'p BackendTlsPolicy,
+    name: &'p ObjectName,
+) -> impl Iterator<Item = (Target, Option<&'p str>)> {
+    policy.spec.target_refs.iter().map(|target| {
+        let target_name = ObjectName::new(name.namespace.clone(), target.name.as_str());
+        ((target.kind.clone(), target_name), target.section_name.as_deref())
+    })
+}
+
+/// Of several policies for one backend (and port) the oldest counts, then the first by name.
+fn in_force<'o>(
+    objects: &'o Objects,
+    kind: &str,
+    target: &ObjectName,
+    section: Option<&str>,
+) -> Option<(&'o ObjectName, &'o Arc<BackendTlsPolicy>)> {
+    let first = ObjectName::new(target.namespace.clone(), "");
+    let policies = objects.backend_tls_policies.range(first..);
+    let policies = policies.take_while(|(name, _)| name.namespace == target.namespace);
+    let meant = policies.filter(|(name, policy)| {
+        targets(policy, name).any(|((k, n), of)| k == kind && n == *target && of == section)
+    });
+    meant.min_by_key(|(name, policy)| {
+        (policy.metadata.creation_timestamp.as_ref().map_or(jiff::Timestamp::MAX, |time| time.0), *name)
+    })
+}
+
+fn read(objects: &Objects, name: &ObjectName, policy: &BackendTlsPolicy) -> Read {
+    const FIELD: &str = "spec.validation";
+    let validation = &policy.spec.validation;
+    let mut unresolved = Vec::new();
+    let tls = (|| {
+        let unsupported = |name: &str, message: &str| {
+            FieldError::new(format!("{FIELD}.{name}"), "UnsupportedValue", message.to_owned())
+        };
+        if validation.well_known_ca_certificates.is_some() {
+            let message = "name the authorities in caCertificateRefs; there are no well-known ones here";
+            return Err(unsupported("wellKnownCACertificates", message));
+        }
+        if policy.spec.options.as_ref().is_some_and(|options| !options.is_empty()) {
+            return Err(FieldError::new("spec.options", "UnsupportedValue", "there are no options here"));
+        }
+        let Ok(Hostname::Exact(hostname)) = Hostname::parse(Some(&validation.hostname)) else {
+            let message = "expected the endpoints' name, such as shop.example.com";
+            return Err(FieldError::new(format!("{FIELD}.hostname"), INVALID, message));
+        };
+        let references = validation.ca_certificate_refs.iter().flatten().map(|reference| Authority {
+            group: &reference.group,
+            kind: &reference.kind,
+            name: &reference.name,
+            namespace: None,
+        });
+        let references: Vec<_> = references.collect();
+        let from = (Kind::BackendTlsPolicy, &*name.namespace);
+        let (authorities, errors) = trust::authorities(objects, from, &references, FIELD);
+        unresolved = errors;
+        let Some(authorities) = authorities else {
+            let message = "endpoints' certificates cannot be checked, so requests are answered 503";
+            return Err(FieldError::new(
+                format!("{FIELD}.caCertificateRefs"),
+                "NoValidCACertificate",
+                message,
+            ));
+        };
+        let names = validation.subject_alt_names.iter().flatten().enumerate().map(|(index, of)| {
+            let (name, field) = match of.r#type {
+                NameType::Hostname => (of.hostname.clone().map(EndpointName::Dns), "hostname"),
+                NameType::Uri => (of.uri.clone().map(EndpointName::Uri), "uri"),
+            };
+            name.ok_or_else(|| {
+                let at = format!("{FIELD}.subjectAltNames[{index}].{field}");
+                FieldError::new(at, INVALID, "is missing")
+            })
+        });
+        let names = names.collect::<Result<Vec<_>, _>>()?;
+        Ok(Tls { policy: name.to_string().into(), hostname, authorities: authorities.into(), names })
+    })();
+    Read { tls, unresolved }
+}
+
+/// Says of each policy how it stands with the gateways whose routes name its backends.
+pub(super) fn stand(
+    objects: &Objects,
+    used_by: &BTreeMap<Target, BTreeSet<ObjectName>>,
+    statuses: &mut Statuses,
+    standings: &mut Standings,
+) {
+    for (name, policy) in &objects.backend_tls_policies {
+        let object = ObjectRef { kind: Kind::BackendTlsPolicy, name: name.clone() };
+        let Read { tls, unresolved } = read(objects, name, policy);
+        let mut refused = tls.err();
+        for (index, ((kind, target), section)) in targets(policy, name).enumerate() {
+            let field = format!("spec.targetRefs[{index}]");
+            let group = policy.spec.target_refs.get(index).map_or("", |target| target.group.as_str());
+            if !matches!((group, kind.as_str()), ("", "Service") | ("pontoon.dev", "Pool")) {
+                let message = "expected a Service, or a Pool of group pontoon.dev";
+                refused.get_or_insert_with(|| FieldError::new(field.clone(), "TargetNotFound", message));
+            }
+            let first = in_force(objects, &kind, &target, section);
+            if let Some((first, _)) = first.filter(|(first, _)| *first != name) {
+                let message =
+                    format!("BackendTLSPolicy {first} is for the same {kind}, and older; it is in force");
+                refused.get_or_insert_with(|| FieldError::new(field, "Conflicted", message));
+            }
+        }
+        if let Some(error) = &refused {
+            statuses.refuse(&object, ConditionType::Accepted, error.clone());
+        }
+        for error in &unresolved {
+            statuses.refuse(&object, ConditionType::ResolvedRefs, error.clone());
+        }
+        let gateways: BTreeSet<&ObjectName> =
+            targets(policy, name).filter_map(|(target, _)| used_by.get(&target)).flatten().collect();
+        let of = gateways.into_iter().map(|gateway| AncestorStanding {
+            ancestor_ref: ancestor(gateway),
+            conditions: vec![
+                Said::unless("Accepted", "Accepted", &refused),
+                Said::unless("ResolvedRefs", "ResolvedRefs", &unresolved),
+            ],
+        });
+        let ancestors: Vec<_> = of.collect();
+        if !ancestors.is_empty() {
+            standings.policies.insert(name.clone(), ancestors);
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! All routes, compiled and hung on their listeners, and what is said of each by each of its parents.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::attach::{self, Attachments, Candidate, Outcome};
+use super::backend::Splits;
+use super::connection;
+use super::gateway::{self, Gateways};
+use super::policy::{self, Target};
+use super::reference::Parent;
+use super::route;
+use super::standing::{ParentStanding, Said, Standings};
+use super::status::{ConditionType, Statuses};
+use super::view::Routes;
+use crate::objects::problem::FieldError;
+use crate::objects::{Kind, ObjectName, ObjectRef, Objects};
+
+/// All routes, and where they hang.
+pub(super) struct Hung {
+    pub(super) routes: Routes,
+    pub(super) attachments: Attachments,
+}
+
+/// What is wrong with a route, and with which aspect of it.
+type Errors = Vec<(ConditionType, FieldError)>;
+
+/// Compiles all routes and hangs them on their listeners.
+pub(super) fn hang(
+    objects: &Objects,
+    splits: &Splits,
+    gateways: &Gateways,
+    statuses: &mut Statuses,
+    standings: &mut Standings,
+) -> Hung {
+    let mut hanging = Hanging { objects, gateways, statuses, standings, attachments: Attachments::new() };
+    let mut routes = Routes::default();
+    for (name, object) in &objects.routes {
+        let mut compiled = route::http(objects, splits, name, object);
+        let parents = object.spec.parent_refs.iter().flatten().map(Parent::from).collect();
+        let hostnames = object.spec.hostnames.as_deref().unwrap_or_default();
+        let errors = std::mem::take(&mut compiled.errors);
+        let reference = hanging.hang(Kind::HttpRoute, name, parents, hostnames, errors);
+        routes.requests.insert(reference, compiled);
+    }
+    for (name, object) in &objects.grpc_routes {
+        let mut compiled = route::grpc(objects, splits, name, object);
+        let parents = object.spec.parent_refs.iter().flatten().map(Parent::from).collect();
+        let hostnames = object.spec.hostnames.as_deref().unwrap_or_default();
+        let errors = std::mem::take(&mut compiled.errors);
+        let reference = hanging.hang(Kind::GrpcRoute, name, parents, hostnames, errors);
+        routes.requests.insert(reference, compiled);
+    }
+    for (name, object) in &objects.tls_routes {
+        let mut compiled = connection::tls(objects, splits, name, object);
+        let parents = object.spec.parent_refs.iter().flatten().map(Parent::from).collect();
+        let errors = std::mem::take(&mut compiled.errors);
+        let reference = hanging.hang(Kind::TlsRoute, name, parents, &object.spec.hostnames, errors);
+        routes.connections.insert(reference, compiled);
+    }
+    for (name, object) in &objects.tcp_routes {
+        let mut compiled = connection::tcp(objects, splits, name, object);
+        let parents = object.spec.parent_refs.iter().flatten().map(Parent::from).collect();
+        let errors = std::mem::take(&mut compiled.errors);
+        let reference = hanging.hang(Kind::TcpRoute, name, parents, &[], errors);
+        routes.connections.insert(reference, compiled);
+    }
+    let attachments = hanging.attachments;
+    let mut attached = BTreeMap::new();
+    let mut used_by: BTreeMap<Target, BTreeSet<ObjectName>> = BTreeMap::new();
+    for (gateway, all) in &attachments {
+        // A route that names a listener twice is one.
+        let once: BTreeSet<_> =
+            all.iter().map(|attachment| (attachment.listener, &attachment.route)).collect();
+        for (listener, route) in once {
+            *attached.entry((gateway, listener)).or_insert(0) += 1;
+            let targets = routes.requests.get(route).into_iter().flat_map(|compiled| &compiled.targets);
+            for target in targets {
+                used_by.entry(target.clone()).or_default().insert(gateway.clone());
+            }
+        }
+    }
+    gateway::stand(objects, gateways, &attached, standings);
+    policy::stand(objects, &used_by, statuses, standings);
+    Hung { routes, attachments }
+}
+
+struct Hanging<'o> {
+    objects: &'o Objects,
+    gateways: &'o Gateways,
+    statuses: &'o mut Statuses,
+    standings: &'o mut Standings,
+    attachments: Attachments,
+}
+
+impl Hanging<'_> {
+    fn hang(
+        &mut self,
+        kind: Kind,
+        name: &ObjectName,
+        parents: Vec<Parent>,
+        hostnames: &[String],
+        mut errors: Errors,
+    ) -> ObjectRef {
+        let route = ObjectRef { kind, name: name.clone() };
+        let (hostnames, wrong) = attach::hostnames(hostnames);
+        errors.extend(wrong.into_iter().map(|error| (ConditionType::Accepted, error)));
+        if parents.is_empty() {
+            let message = "the route names no gateway, so nothing uses it";
+            let error = FieldError::new("spec.parentRefs", "NoParent", message);
+            errors.push((ConditionType::Effective, error));
+        }
+        let candidate = Candidate { route: route.clone(), parents, hostnames };
+        let outcomes = attach::attach(self.objects, self.gateways, &candidate, &mut self.attachments);
+        let ours: Vec<_> = outcomes
+            .iter()
+            .filter(|outcome| outcome.is_ours)
+            .map(|outcome| standing(outcome, &errors))
+            .collect();
+        if !ours.is_empty() {
+            self.standings.routes.insert(route.clone(), ours);
+        }
+        let refused = outcomes.into_iter().filter_map(|outcome| outcome.result.err());
+        let refused = refused.map(|error| (ConditionType::Accepted, error));
+        for (kind, error) in refused.chain(errors) {
+            self.statuses.refuse(&route, kind, error);
+        }
+        route
+    }
+}
+
+/// What one parent says: of how the route hangs there, and of the route as a whole.
+fn standing(outcome: &Outcome, errors: &Errors) -> ParentStanding {
+    let of = |kind: ConditionType| errors.iter().filter(move |(k, _)| *k == kind).map(|(_, error)| error);
+    let refused = outcome.result.as_ref().err().into_iter().chain(of(ConditionType::Accepted));
+    ParentStanding {
+        parent_ref: outcome.parent.clone(),
+        conditions: vec![
+            Said::unless("Accepted", "Accepted", refused),
+            Said::unless("ResolvedRefs", "ResolvedRefs", of(ConditionType::ResolvedRefs)),
+        ],
+    }
+}

@@ -1,0 +1,255 @@
+//! What a gateway's proxies get: per socket one listener, and route configurations of virtual hosts that answer as the
+//! Gateway API's precedence says.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+
+use envoy_types::pb::envoy::config::listener::v3::{FilterChain, Listener};
+use envoy_types::pb::envoy::config::route::v3::route::Action;
+use envoy_types::pb::envoy::config::route::v3::route_match::PathSpecifier;
+use envoy_types::pb::envoy::config::route::v3::{
+    DirectResponseAction, Route, RouteConfiguration, RouteMatch, VirtualHost,
+};
+use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::Secret;
+
+use super::attach::Attachment;
+use super::chain;
+use super::connection;
+use super::hostname::Hostname;
+use super::listener::{Parsed, Protocol, Served};
+use super::route;
+use super::tls;
+use crate::model::upstream::Upstream;
+use crate::objects::{ObjectName, ObjectRef};
+
+/// What a gateway's proxies get, but for clusters.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Output {
+    pub(super) listeners: Vec<Listener>,
+    /// By name: listeners may share one.
+    pub(super) secrets: BTreeMap<String, Secret>,
+    pub(super) routes: Vec<RouteConfiguration>,
+    /// By route configuration, or by listener where there is none: the routes in it.
+    pub(super) members: BTreeMap<String, BTreeSet<ObjectRef>>,
+}
+
+/// All routes, compiled.
+#[derive(Debug, Default)]
+pub(super) struct Routes {
+    /// Of requests.
+    pub(super) requests: BTreeMap<ObjectRef, route::Compiled>,
+    /// Of connections.
+    pub(super) connections: BTreeMap<ObjectRef, connection::Compiled>,
+}
+
+impl Routes {
+    /// The clusters that a route sends to.
+    pub(super) fn upstreams(&self, route: &ObjectRef) -> impl Iterator<Item = &Upstream> {
+        let requests = self.requests.get(route).into_iter().flat_map(|compiled| compiled.upstreams.values());
+        let connections = self.connections.get(route).and_then(|compiled| compiled.destination.as_ref());
+        requests.chain(connections.into_iter().flatten().map(|(upstream, _)| upstream))
+    }
+}
+
+/// Builds a gateway's listeners and route configurations.
+pub(super) fn build(
+    name: &ObjectName,
+    parsed: &Parsed,
+    attachments: &[Attachment],
+    routes: &Routes,
+) -> Output {
+    let mut output = Output::default();
+    let Some(ip) = parsed.ip.filter(|_| parsed.errors.is_empty()) else { return output };
+    let mut ports: BTreeMap<u16, Vec<usize>> = BTreeMap::new();
+    for (index, served) in parsed.listeners.iter().enumerate().filter(|(_, served)| served.is_programmed()) {
+        ports.entry(served.port).or_default().push(index);
+    }
+    let certificates = parsed.listeners.iter().flat_map(|served| &served.certificates);
+    let secrets = certificates.filter_map(tls::secret);
+    output.secrets.extend(secrets.map(|secret| (secret.name.clone(), secret)));
+    output.secrets.extend(
+        parsed
+            .backend_certificate
+            .as_ref()
+            .and_then(tls::client_secret)
+            .map(|secret| (secret.name.clone(), secret)),
+    );
+    for indices in ports.into_values() {
+        let port = Port { gateway: name, parsed, indices, attachments, routes };
+        // Listeners of one port share its socket, under the name of the first.
+        let Some(first) = port.served().next() else { continue };
+        let resource = port.resource(first.1);
+        let mut chains: Vec<FilterChain> = Vec::new();
+        for (index, served) in port.served() {
+            match served.protocol {
+                // In plain text they share the routes too.
+                Protocol::Http if index != first.0 => {}
+                Protocol::Http => {
+                    chains.push(chain::http(&resource, &resource));
+                    port.add_routes(resource.clone(), None, &mut output);
+                }
+                Protocol::Https => {
+                    let own = port.resource(served);
+                    chains.push(tls::filter_chain(served, chain::http(&resource, &own)));
+                    port.add_routes(own, Some(index), &mut output);
+                }
+                Protocol::TlsTerminate | Protocol::TlsPassthrough | Protocol::Tcp => {
+                    chains.extend(port.connections(&resource, index, &mut output));
+                }
+            }
+        }
+        // Envoy takes no listener that does nothing with its connections.
+        if !chains.is_empty() {
+            let inspect = first.1.protocol.is_tls();
+            let address = SocketAddr::new(ip, first.1.port);
+            output.listeners.push(chain::listener(&resource, address, chains, inspect));
+        }
+    }
+    output
+}
+
+/// The listeners that share a port, and all that hangs on them.
+struct Port<'g> {
+    gateway: &'g ObjectName,
+    parsed: &'g Parsed,
+    indices: Vec<usize>,
+    attachments: &'g [Attachment],
+    routes: &'g Routes,
+}
+
+impl Port<'_> {
+    fn served(&self) -> impl Iterator<Item = (usize, &Served)> {
+        self.indices.iter().filter_map(|index| Some((*index, self.parsed.listeners.get(*index)?)))
+    }
+
+    /// A listener's name among the resources. A set's is told apart by a sign that no name has.
+    fn resource(&self, served: &Served) -> String {
+        match served.parent.name == *self.gateway {
+            true => format!("{}/{}", self.gateway, served.name),
+            false => format!("{}/{}:{}", self.gateway, served.parent.name, served.name),
+        }
+    }
+
+    fn attached(&self) -> impl Iterator<Item = &Attachment> {
+        self.attachments.iter().filter(|attachment| self.indices.contains(&attachment.listener))
+    }
+
+    /// Adds the route configuration of one listener, or of all of them.
+    fn add_routes(&self, resource: String, only: Option<usize>, output: &mut Output) {
+        let own = self.attached().filter(|attachment| only.is_none_or(|only| attachment.listener == only));
+        let own = own.map(|attachment| attachment.route.clone());
+        output.members.entry(resource.clone()).or_default().extend(own);
+        output.routes.push(RouteConfiguration {
+            name: resource,
+            virtual_hosts: self.virtual_hosts(only),
+            ignore_port_in_host_matching: true,
+            ..RouteConfiguration::default()
+        });
+    }
+
+    /// A listener's chains for its routes of connections: one a hostname. Of several routes for one the oldest counts.
+    fn connections(&self, resource: &str, index: usize, output: &mut Output) -> Vec<FilterChain> {
+        let mut hosts: BTreeMap<Hostname, (&connection::Compiled, &ObjectRef)> = BTreeMap::new();
+        for attachment in self.attached().filter(|attachment| attachment.listener == index) {
+            let Some(compiled) = self.routes.connections.get(&attachment.route) else { continue };
+            for host in attachment.hostnames.iter().filter(|host| self.owner(host) == Some(index)) {
+                let entry = hosts.entry(host.clone()).or_insert((compiled, &attachment.route));
+                if compiled.order < entry.0.order {
+                    *entry = (compiled, &attachment.route);
+                }
+            }
+        }
+        let Some(served) = self.parsed.listeners.get(index) else { return Vec::new() };
+        let used = hosts.values().map(|(_, route)| (*route).clone());
+        output.members.entry(resource.to_owned()).or_default().extend(used);
+        let chains = hosts.iter().filter_map(|(host, (compiled, _))| {
+            let plain = chain::connections(resource, compiled.destination.as_deref()?);
+            Some(tls::connection_chain(served, host, plain))
+        });
+        chains.collect()
+    }
+
+    /// The listener that a host belongs to: the most specific that covers it.
+    fn owner(&self, host: &Hostname) -> Option<usize> {
+        self.served()
+            .filter(|(_, served)| served.hostname.covers(host))
+            .min_by_key(|(_, served)| served.hostname.specificity())
+            .map(|(index, _)| index)
+    }
+
+    /// One virtual host a hostname. A host belongs to the most specific listener that covers it, and to no other;
+    /// its routes are those of every hostname that covers it, the most specific hostname's first. Where `only` one of
+    /// the listeners is asked for, hosts of the others are misdirected.
+    fn virtual_hosts(&self, only: Option<usize>) -> Vec<VirtualHost> {
+        let on_http = |index: usize| {
+            let served = self.parsed.listeners.get(index);
+            served.is_some_and(|s| matches!(s.protocol, Protocol::Http | Protocol::Https))
+        };
+        let mut hosts = self.served().map(|(_, served)| served.hostname.clone()).collect::<BTreeSet<_>>();
+        let attached = || self.attached().filter(|attachment| on_http(attachment.listener));
+        hosts.extend(attached().flat_map(|attachment| attachment.hostnames.iter().cloned()));
+        let mut by_specificity = hosts.into_iter().collect::<Vec<_>>();
+        by_specificity.sort_by(|a, b| a.specificity().cmp(&b.specificity()).then_with(|| a.cmp(b)));
+
+        let mut virtual_hosts = Vec::with_capacity(by_specificity.len());
+        for host in &by_specificity {
+            let owner = self.owner(host);
+            let mut included = BTreeSet::new();
+            let mut ordered = Vec::new();
+            for covering in by_specificity.iter().filter(|covering| covering.covers(host)) {
+                let mut entries = attached()
+                    .filter(|a| Some(a.listener) == owner && a.hostnames.contains(covering))
+                    .filter(|a| included.insert(&a.route))
+                    .filter_map(|a| self.routes.requests.get(&a.route))
+                    .flat_map(|compiled| &compiled.entries)
+                    .collect::<Vec<_>>();
+                entries.sort_by(|a, b| a.order.cmp(&b.order));
+                ordered.extend(entries.into_iter().flat_map(|entry| entry.routes.iter().cloned()));
+            }
+            if let Some(served) = owner.and_then(|index| self.parsed.listeners.get(index)) {
+                ordered.iter_mut().for_each(|route| keep_port(route, served));
+            }
+            if only.is_some() && owner != only {
+                ordered = vec![misdirected()];
+            }
+            let domain = host.domain();
+            virtual_hosts.push(VirtualHost {
+                name: domain.clone(),
+                domains: vec![domain],
+                routes: ordered,
+                ..VirtualHost::default()
+            });
+        }
+        virtual_hosts
+    }
+}
+
+/// A redirect to another host that names neither scheme nor port is to the same port there.
+fn keep_port(route: &mut Route, served: &Served) {
+    let usual = if served.protocol == Protocol::Https { 443 } else { 80 };
+    if let Some(Action::Redirect(redirect)) = &mut route.action
+        && redirect.port_redirect == 0
+        && !redirect.host_redirect.is_empty()
+        && redirect.scheme_rewrite_specifier.is_none()
+        && served.port != usual
+    {
+        redirect.port_redirect = served.port.into();
+    }
+}
+
+/// What answers a request for a host of another listener than that whose name the client gave under TLS: another
+/// connection is the right one (RFC 9110, 15.5.20).
+fn misdirected() -> Route {
+    Route {
+        name: "misdirected".to_owned(),
+        r#match: Some(RouteMatch {
+            path_specifier: Some(PathSpecifier::Prefix("/".to_owned())),
+            ..RouteMatch::default()
+        }),
+        action: Some(Action::DirectResponse(DirectResponseAction {
+            status: 421,
+            ..DirectResponseAction::default()
+        })),
+        ..Route::default()
+    }
+}
