@@ -1,5 +1,6 @@
 //! The other side: clusters, their endpoints, connections to them and the pools those wait in.
 
+pub(crate) mod announced;
 pub mod cluster;
 pub(crate) mod connect;
 pub mod dial;

@@ -14,6 +14,7 @@ use crate::error::Error;
 use crate::gather::Gathering;
 use crate::http::body::RequestBody;
 use crate::proxy_protocol::{self, Addresses};
+use crate::upstream::announced::{Announced, StreamLimit};
 use crate::upstream::cluster::{ClusterSettings, Endpoint};
 use crate::upstream::dial::{Dialer, classify};
 use crate::upstream::interim::{Ahead, Bounded};
@@ -122,12 +123,19 @@ where
     Ok(Http1 { sender, ahead })
 }
 
+/// What streams are opened on, over HTTP/2.
+#[derive(Debug)]
+pub(crate) struct Http2 {
+    pub(crate) sender: http2::SendRequest<RequestBody>,
+    pub(crate) limit: StreamLimit,
+}
+
 /// An HTTP/2 connection: with prior knowledge, or as ALPN says.
 pub(crate) async fn http2(
     dialer: &Dialer,
     endpoint: &Endpoint,
     settings: &ClusterSettings,
-) -> Result<http2::SendRequest<RequestBody>, Error> {
+) -> Result<Http2, Error> {
     match stream(dialer, endpoint, settings, None).await? {
         Stream::Plain(stream) => http2_over(Gathering(stream)).await,
         // RFC 9113, 3.2: under TLS it is agreed by ALPN.
@@ -138,10 +146,11 @@ pub(crate) async fn http2(
     }
 }
 
-async fn http2_over<S>(stream: S) -> Result<http2::SendRequest<RequestBody>, Error>
+async fn http2_over<S>(stream: S) -> Result<Http2, Error>
 where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
 {
+    let (stream, limit) = Announced::new(stream);
     let (sender, connection) = http2::Builder::new(LocalExec)
         .timer(TokioTimer::new())
         .initial_stream_window_size(STREAM_WINDOW)
@@ -157,5 +166,5 @@ where
         .await
         .map_err(|_| Error::ConnectFailure)?;
     tokio::task::spawn_local(async move { drop(connection.await) });
-    Ok(sender)
+    Ok(Http2 { sender, limit })
 }

@@ -11,12 +11,12 @@ use std::time::Duration;
 use futures_util::FutureExt as _;
 use http::{Request, Response};
 use hyper::body::Incoming;
-use hyper::client::conn::{TrySendError, http2};
+use hyper::client::conn::TrySendError;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::cluster::{ClusterSettings, Endpoint, UpstreamProtocol};
-use super::connect::{self, Http1, MAX_STREAMS};
+use super::connect::{self, Http1, Http2};
 use super::dial::Dialer;
 use crate::error::Error;
 use crate::http::body::RequestBody;
@@ -50,7 +50,7 @@ struct Idle {
 /// An HTTP/2 connection and the streams this worker has on it.
 #[derive(Debug)]
 struct Shared {
-    sender: http2::SendRequest<RequestBody>,
+    connection: Http2,
     tls: Option<Arc<ClientTls>>,
     streams: Cell<usize>,
     idle_since: Cell<Instant>,
@@ -60,8 +60,8 @@ struct Shared {
 impl Shared {
     fn is_usable(&self, settings: &ClusterSettings) -> bool {
         same(self.tls.as_ref(), settings.tls.as_ref())
-            && !self.sender.is_closed()
-            && self.streams.get() < MAX_STREAMS
+            && !self.connection.sender.is_closed()
+            && self.streams.get() < self.connection.limit.get()
     }
 }
 
@@ -177,9 +177,9 @@ impl EndpointPool {
         let opening = Opening::new(self);
         let result = Box::pin(connect::http2(&self.dialer, endpoint, settings)).await;
         self.failed.set(result.as_ref().err().copied());
-        let shared = result.map(|sender| {
+        let shared = result.map(|connection| {
             Rc::new(Shared {
-                sender,
+                connection,
                 tls: settings.tls.clone(),
                 streams: Cell::new(0),
                 idle_since: Cell::new(now),
@@ -201,7 +201,7 @@ impl EndpointPool {
         self.shared.borrow_mut().retain(|shared| {
             let rested = shared.streams.get() == 0
                 && now.saturating_duration_since(shared.idle_since.get()) >= shared.timeout;
-            !shared.sender.is_closed() && !rested
+            !shared.connection.sender.is_closed() && !rested
         });
         self.endpoint.strong_count() > 0
     }
@@ -249,7 +249,7 @@ impl Lease {
                 one.sender.try_send_request(request).left_future()
             }
             Some(Connection::Http2(shared)) => {
-                shared.sender.clone().try_send_request(request).left_future().right_future()
+                shared.connection.sender.clone().try_send_request(request).left_future().right_future()
             }
             None => future::pending().right_future().right_future(),
         }

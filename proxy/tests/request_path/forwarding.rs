@@ -136,3 +136,43 @@ async fn trailers_after_an_empty_body_pass() {
     let collected = response.into_body().collect().await.unwrap();
     assert_eq!(collected.trailers(), Some(&trailers()));
 }
+
+/// More streams than a server takes on one connection go by another.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn h2_servers_with_few_streams_get_more_connections() {
+    let (go, gate) = tokio::sync::watch::channel(false);
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let held = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let counted = std::sync::Arc::clone(&held);
+    let serving = tokio::spawn(async move {
+        let mut connections = tokio::task::JoinSet::new();
+        while let Ok((stream, _)) = listener.accept().await {
+            let (gate, counted) = (gate.clone(), std::sync::Arc::clone(&counted));
+            let service = hyper::service::service_fn(move |_| {
+                let mut gate = gate.clone();
+                counted.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                async move {
+                    gate.wait_for(|go| *go).await.unwrap();
+                    Ok::<_, std::convert::Infallible>(Response::new(full("done")))
+                }
+            });
+            connections.spawn(async move {
+                let mut builder =
+                    hyper::server::conn::http2::Builder::new(hyper_util::rt::TokioExecutor::new());
+                builder.max_concurrent_streams(2);
+                drop(builder.serve_connection(hyper_util::rt::TokioIo::new(stream), service).await);
+            });
+        }
+    });
+    let proxy = Proxy::with(&[address], Setup { protocol: Http::Two.upstream(), ..Setup::default() }).await;
+    let mut waiting = tokio::task::JoinSet::new();
+    for number in 1..=5 {
+        let mut client = Client::connect(proxy.address, Http::One).await;
+        waiting.spawn(async move { text(client.get("/").await).await });
+        until("it is with the server", || held.load(std::sync::atomic::Ordering::Relaxed) == number).await;
+    }
+    go.send(true).unwrap();
+    assert_eq!(waiting.join_all().await, ["done"; 5]);
+    serving.abort();
+}
