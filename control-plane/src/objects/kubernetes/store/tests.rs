@@ -110,7 +110,7 @@ fn a_field_of_a_newer_version_keeps_the_last_good_one_and_the_rest_goes_on() {
     assert_eq!(
         case.problems(),
         [
-            "kubernetes: HTTPRoute shop/r: spec.sorcery: true: there is no such field; known here: hostnames, parentRefs, rules (unknown_field)",
+            "kubernetes: HTTPRoute shop/r: spec.sorcery: true: there is no such field; known here: hostnames, parentRefs, rules, useDefaultGateways (unknown_field)",
             "kubernetes: warning: HTTPRoute shop/r: the last good version stays in force (kept)",
         ]
     );
