@@ -272,13 +272,17 @@ async fn one_port_takes_every_protocol() {
     let stream = connect(edge.address, &client(&authority, None, &[]), "shop.test").await.unwrap();
     assert_eq!(within(ask(stream)).await.unwrap(), "tls");
     assert_eq!(within(ask(TcpStream::connect(edge.address).await.unwrap())).await.unwrap(), "http");
-    for says in [b"".as_slice(), b"HELO there\r\n", b"G", b"\x16\x03\x01"] {
+    for says in [b"".as_slice(), b"HELO there\r\n", b"G", b"\x16\x04"] {
         let mut stream = TcpStream::connect(edge.address).await.unwrap();
         stream.write_all(says).await.unwrap();
         let mut greeting = [0; 15];
         within(stream.read_exact(&mut greeting)).await.unwrap();
         assert_eq!(&greeting, b"220 mail.test\r\n", "{says:?}");
     }
+    // The start of a ClientHello is not for who takes anything.
+    let mut stream = TcpStream::connect(edge.address).await.unwrap();
+    stream.write_all(b"\x16\x03\x01").await.unwrap();
+    assert_eq!(within(stream.read(&mut [0; 1])).await.unwrap(), 0);
 }
 
 /// The handshake is the endpoint's own: the name in it is all that is read here.
