@@ -8,6 +8,7 @@
 
 mod type_state;
 
+use std::collections::HashMap;
 use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
@@ -175,6 +176,7 @@ impl Stream {
         if request.initial_resource_versions.len() > self.max_names {
             return Err(TooMuch::Names { max: self.max_names });
         }
+        self.bounded_initial(&request.initial_resource_versions)?;
         self.bounded(&request.resource_names_subscribe, Some(&self.types[ty.index()]))?;
         let state = &mut self.types[ty.index()];
         let nack = request.error_detail.as_ref().map(|e| e.message.as_str());
@@ -205,6 +207,8 @@ impl Stream {
             (true, None) => {
                 self.held_since.get_or_insert(now);
             }
+            // The order is kept again for what comes next.
+            (true, Some(_)) if overdue => self.held_since = None,
             (true, Some(_)) => {}
         }
         response
@@ -219,7 +223,8 @@ impl Stream {
         for ty in ResourceType::ALL {
             let refers = matches!(ty, ResourceType::Listener | ResourceType::Route);
             let referred = [ResourceType::Secret, ResourceType::Cluster, ResourceType::Endpoint];
-            if refers && !overdue && self.any_in_flight(&referred) {
+            // A change of what the client has holds up nobody: endpoints may change faster than a client answers.
+            if refers && !overdue && referred.iter().any(|ty| self.types[ty.index()].brings_new()) {
                 return None;
             }
             if let Some(part) = self.types[ty.index()].take_changes(self.max_response_bytes) {
@@ -284,8 +289,22 @@ impl Stream {
         if count > self.max_names {
             return Err(TooMuch::Names { max: self.max_names });
         }
-        let max = self.max_names.saturating_mul(BYTES_PER_NAME).max(MAX_NAME_BYTES);
+        let max = self.most_name_bytes();
         if bytes > max { Err(TooMuch::NameBytes { max }) } else { Ok(()) }
+    }
+
+    /// What a client says that it has is kept until it is told what changed.
+    fn bounded_initial(&self, versions: &HashMap<String, String>) -> Result<(), TooMuch> {
+        if versions.iter().any(|(name, version)| name.len().max(version.len()) > MAX_NAME_BYTES) {
+            return Err(TooMuch::Name);
+        }
+        let max = self.most_name_bytes();
+        let bytes = versions.iter().map(|(name, version)| name.len() + version.len()).sum::<usize>();
+        if bytes > max { Err(TooMuch::NameBytes { max }) } else { Ok(()) }
+    }
+
+    fn most_name_bytes(&self) -> usize {
+        self.max_names.saturating_mul(BYTES_PER_NAME).max(MAX_NAME_BYTES)
     }
 
     pub(super) fn status(&self) -> Option<NodeStatus> {

@@ -4,9 +4,9 @@ use tokio::time::Instant;
 
 use super::*;
 use crate::pb::envoy::config::cluster::v3::Cluster;
-use crate::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
+use crate::pb::envoy::config::endpoint::v3::{ClusterLoadAssignment, LocalityLbEndpoints};
 use crate::pb::envoy::config::listener::v3::Listener;
-use crate::pb::envoy::config::route::v3::RouteConfiguration;
+use crate::pb::envoy::config::route::v3::{RouteConfiguration, VirtualHost};
 use crate::pb::google::rpc::Status;
 use crate::server::Options;
 
@@ -273,6 +273,69 @@ fn a_name_that_is_subscribed_again_is_sent_again() {
     peer.drain(&world());
     peer.subscribe(RDS, &["r"]);
     assert_eq!(names(&peer.next(&world()).unwrap()), ["r"]);
+}
+
+#[test]
+fn a_refused_name_that_is_subscribed_again_is_sent_again() {
+    let mut peer = Peer::new(Variant::Delta);
+    peer.subscribe(RDS, &["r"]);
+    let response = peer.next(&world()).unwrap();
+    assert_eq!(peer.answer(&response, Some("no")), Outcome::Nack);
+    assert_eq!(peer.next(&world()), None);
+    peer.subscribe(RDS, &["r"]);
+    assert_eq!(names(&peer.next(&world()).unwrap()), ["r"]);
+}
+
+#[test]
+fn what_is_refused_after_it_was_dropped_is_not_held_against_the_name() {
+    let mut peer = Peer::new(Variant::Delta);
+    peer.subscribe(EDS, &["a"]);
+    let response = peer.next(&world()).unwrap();
+    let request =
+        DeltaDiscoveryRequest { resource_names_unsubscribe: vec!["a".to_owned()], ..Default::default() };
+    peer.stream.on_delta(EDS, &request).unwrap();
+    assert_eq!(peer.answer(&response, Some("no")), Outcome::Nack);
+    assert_eq!(peer.next(&world()), None);
+    peer.subscribe(EDS, &["a"]);
+    assert_eq!(names(&peer.next(&world()).unwrap()), ["a"]);
+
+    let mut peer = Peer::new(Variant::Sotw);
+    peer.subscribe(EDS, &["a"]);
+    let response = peer.next(&world()).unwrap();
+    peer.subscribe(EDS, &["nobody"]);
+    assert_eq!(peer.answer(&response, Some("no")), Outcome::Nack);
+    peer.subscribe(EDS, &["a"]);
+    assert_eq!(names(&peer.next(&world()).unwrap()), ["a"]);
+}
+
+#[test]
+fn what_a_client_says_that_it_has_is_bounded() {
+    let mut peer = Peer::new(Variant::Delta);
+    let having = |name: String, version: String| DeltaDiscoveryRequest {
+        initial_resource_versions: [(name, version)].into(),
+        ..Default::default()
+    };
+    for request in [having("n".repeat(1_025), "1".into()), having("n".into(), "1".repeat(1_025))] {
+        assert!(matches!(peer.stream.on_delta(CDS, &request), Err(TooMuch::Name)));
+    }
+}
+
+#[test]
+fn endpoints_that_change_all_the_time_hold_up_no_route() {
+    both(|mut peer| {
+        for (ty, names) in [(RDS, &["r"][..]), (EDS, &["a"]), (CDS, &[])] {
+            peer.subscribe(ty, names);
+        }
+        let snapshot = world();
+        peer.drain(&snapshot);
+        let mut changed = snapshot.clone();
+        let endpoints = vec![LocalityLbEndpoints::default()];
+        changed.insert(&ClusterLoadAssignment { cluster_name: "a".into(), endpoints, ..Default::default() });
+        let virtual_hosts = vec![VirtualHost::default()];
+        changed.insert(&RouteConfiguration { name: "r".into(), virtual_hosts, ..Default::default() });
+        assert_eq!(peer.next(&changed).unwrap().ty, EDS);
+        assert_eq!(peer.next(&changed).unwrap().ty, RDS);
+    });
 }
 
 #[test]

@@ -65,6 +65,8 @@ struct InFlight {
     nonce: String,
     /// Name and version of each resource in it.
     resources: Vec<(Arc<str>, Arc<str>)>,
+    /// Something in it the client did not have in any version, so that nothing may refer to it yet.
+    brings_new: bool,
 }
 
 impl TypeState {
@@ -111,6 +113,11 @@ impl TypeState {
 
     pub(super) fn is_in_flight(&self) -> bool {
         self.in_flight.is_some()
+    }
+
+    /// Whether what refers to these has to wait.
+    pub(super) fn brings_new(&self) -> bool {
+        self.in_flight.as_ref().is_some_and(|in_flight| in_flight.brings_new)
     }
 
     pub(super) fn is_subscribed(&self, name: &str) -> bool {
@@ -167,9 +174,13 @@ impl TypeState {
                 }
             }
         }
-        if !self.sends_world() && resources.len() > 1 {
+        let is_one = resources.len() == 1;
+        // Of a name that was dropped meanwhile nothing is held against the client: it may ask for it anew.
+        let resources: Vec<_> =
+            resources.iter().filter(|(name, _)| self.is_subscribed(name)).cloned().collect();
+        if !self.sends_world() && !is_one {
             let (left, right) = resources.split_at(resources.len() / 2);
-            for half in [right, left] {
+            for half in [right, left].into_iter().filter(|half| !half.is_empty()) {
                 self.halves.push(half.iter().map(|(name, _)| name.clone()).collect());
             }
             // The client may have taken the good ones: should they be withdrawn now, it has to be told.
@@ -236,6 +247,8 @@ impl TypeState {
                 continue;
             }
             let name = self.shared_name(name);
+            // Who asks is answered, also with what it has refused.
+            self.refused.remove(&name);
             if self.names.insert(name.clone()) {
                 self.name_bytes += name.len();
                 self.named += usize::from(self.published.contains_key(&name));
@@ -564,7 +577,8 @@ impl TypeState {
         self.told = true;
         self.owes_world = false;
         let resources = part.changed.iter().map(|r| (r.name.clone(), r.version.clone())).collect();
-        self.in_flight = Some(InFlight { nonce: nonce.to_owned(), resources });
+        let brings_new = part.changed.iter().any(|resource| !self.acknowledged.contains_key(&resource.name));
+        self.in_flight = Some(InFlight { nonce: nonce.to_owned(), resources, brings_new });
         format!("{:016x}", self.sent_fingerprint)
     }
 
