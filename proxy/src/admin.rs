@@ -77,24 +77,38 @@ type Answer = Response<Full<Bytes>>;
 
 /// Serves until the process ends.
 pub(crate) async fn serve(admin: Arc<Admin>, socket: TcpListener) {
-    let permits = Arc::new(Semaphore::new(CONNECTIONS));
-    loop {
-        let Ok(permit) = permits.clone().acquire_owned().await else { return };
-        let connection = match socket.accept().await {
-            Ok((connection, _)) => connection,
-            Err(error) => {
-                tracing::warn!(%error, "the admin port cannot accept; trying again");
-                tokio::time::sleep(Duration::from_millis(100)).await;
-                continue;
-            }
-        };
-        let admin = admin.clone();
-        tokio::spawn(async move {
+    accept(socket, "admin", move |connection| {
+        let admin = Arc::clone(&admin);
+        async move {
             if let Err(error) = connected(&admin, connection).await {
                 tracing::debug!(%error, "an admin connection ended early");
             }
-            drop(permit);
-        });
+        }
+    })
+    .await;
+}
+
+/// Has each connection of a port served until the process ends, so many of them at a time.
+async fn accept<F>(socket: TcpListener, port: &str, serve: impl Fn(TcpStream) -> F)
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let permits = Arc::new(Semaphore::new(CONNECTIONS));
+    loop {
+        let Ok(permit) = permits.clone().acquire_owned().await else { return };
+        match socket.accept().await {
+            Ok((connection, _)) => {
+                let serving = serve(connection);
+                tokio::spawn(async move {
+                    serving.await;
+                    drop(permit);
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the {port} port cannot accept; trying again");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
     }
 }
 

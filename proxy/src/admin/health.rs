@@ -11,9 +11,8 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio::sync::Semaphore;
 
-use super::{Admin, Answer, CONNECTIONS, HEADER_TIMEOUT, text};
+use super::{Admin, Answer, CONNECTIONS, HEADER_TIMEOUT, accept, text};
 
 /// How long an application waits for the first configuration. A control plane that is away keeps none down for
 /// longer: where its connections are intercepted they pass to where they were going.
@@ -35,24 +34,12 @@ pub(crate) fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
 
 /// Serves until the process ends.
 pub(crate) async fn serve(admin: Arc<Admin>, socket: TcpListener) {
-    let permits = Arc::new(Semaphore::new(CONNECTIONS));
-    loop {
-        let Ok(permit) = permits.clone().acquire_owned().await else { return };
-        let connection = match socket.accept().await {
-            Ok((connection, _)) => connection,
-            Err(error) => {
-                tracing::warn!(%error, "the health port cannot accept; trying again");
-                tokio::time::sleep(Duration::from_millis(100)).await;
-                continue;
-            }
-        };
+    accept(socket, "health", move |connection| {
         let admin = Arc::clone(&admin);
-        tokio::spawn(async move {
-            // Who asked may have gone; it asks again.
-            let _ = connected(&admin, connection).await;
-            drop(permit);
-        });
-    }
+        // Who asked may have gone; it asks again.
+        async move { drop(connected(&admin, connection).await) }
+    })
+    .await;
 }
 
 async fn connected(admin: &Admin, connection: TcpStream) -> Result<(), hyper::Error> {
