@@ -70,16 +70,16 @@ parents!(
 );
 
 macro_rules! backends {
-    ($($written:ty),*) => {$(
+    (|$of:ident| $weight:expr; $($written:ty),*) => {$(
         impl<'o> From<&'o $written> for Backend<'o> {
-            fn from(written: &'o $written) -> Self {
+            fn from($of: &'o $written) -> Self {
                 Backend {
-                    group: written.group.as_deref(),
-                    kind: written.kind.as_deref(),
-                    namespace: written.namespace.as_deref(),
-                    name: &written.name,
-                    port: written.port,
-                    weight: written.weight,
+                    group: $of.group.as_deref(),
+                    kind: $of.kind.as_deref(),
+                    namespace: $of.namespace.as_deref(),
+                    name: &$of.name,
+                    port: $of.port,
+                    weight: $weight,
                 }
             }
         }
@@ -87,30 +87,16 @@ macro_rules! backends {
 }
 
 backends!(
+    |written| written.weight;
     httproutes::HttpRouteRulesBackendRefs,
     grpcroutes::GrpcRouteRulesBackendRefs,
     tlsroutes::TlsRouteRulesBackendRefs,
     tcproutes::TcpRouteRulesBackendRefs
 );
 
-macro_rules! mirrored {
-    ($($written:ty),*) => {$(
-        impl<'o> From<&'o $written> for Backend<'o> {
-            fn from(written: &'o $written) -> Self {
-                Backend {
-                    group: written.group.as_deref(),
-                    kind: written.kind.as_deref(),
-                    namespace: written.namespace.as_deref(),
-                    name: &written.name,
-                    port: written.port,
-                    weight: None,
-                }
-            }
-        }
-    )*};
-}
-
-mirrored!(
+// What mirrors name has no weight.
+backends!(
+    |written| None;
     httproutes::HttpRouteRulesFiltersRequestMirrorBackendRef,
     grpcroutes::GrpcRouteRulesFiltersRequestMirrorBackendRef
 );
