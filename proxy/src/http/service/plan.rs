@@ -278,7 +278,7 @@ pub(super) fn plan(
             };
             conn.allow_idle(idle);
             let plan = ForwardPlan {
-                route: Arc::clone(&route),
+                route,
                 cluster,
                 settings: cluster_settings,
                 arm,
