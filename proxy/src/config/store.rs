@@ -63,6 +63,8 @@ pub struct Store {
     waiting: BTreeMap<(ResourceType, Arc<str>), Waiting>,
     refused: BTreeMap<(ResourceType, Arc<str>), Refused>,
     seen: BTreeSet<ResourceType>,
+    /// A cluster that went is still held; then is looked again.
+    leaving: Option<Instant>,
     was_ready: bool,
     emptied: u64,
 }

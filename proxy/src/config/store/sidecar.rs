@@ -137,17 +137,7 @@ impl Store {
             return BTreeSet::new();
         }
         let mut named = BTreeSet::new();
-        let mut note = |table: &crate::route::RouteTable| {
-            named.extend(clusters_of(table).map(|cluster| cluster.name.clone()));
-        };
-        for entry in self.routes.values() {
-            if let Some(table) = entry.handle.table.load().as_ref() {
-                note(table);
-            }
-            if let Some(pending) = &entry.pending {
-                note(pending.table());
-            }
-        }
+        self.each_table(|table| named.extend(clusters_of(table).map(|cluster| cluster.name.clone())));
         named.retain(|name| !is_own(name));
         named
     }

@@ -204,6 +204,22 @@ fn an_emptied_cluster_is_counted() {
 }
 
 #[test]
+fn a_cluster_that_only_a_request_holds_leaves_with_it() {
+    let mut given = Given::serving();
+    let held = given.table().unwrap();
+    given.put(&cluster("b")).put(&assignment("b", &[3])).put(&routes("b"));
+    given.remove(ResourceType::Cluster, "a");
+    let names =
+        |given: &Given| given.store.all_clusters().iter().map(|c| c.name.to_string()).collect::<Vec<_>>();
+    assert_eq!(names(&given), ["a", "b"]);
+    drop(held);
+    given.now = given.store.deadline().expect("it is looked again");
+    given.store.settle(given.now);
+    assert_eq!(names(&given), ["b"]);
+    assert_eq!(given.store.deadline(), None);
+}
+
+#[test]
 fn a_cluster_that_is_gone_keeps_its_handle_while_a_route_names_it() {
     let mut given = Given::serving();
     given.remove(ResourceType::Cluster, "a");

@@ -1,6 +1,8 @@
 //! When what has arrived is put in force.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use pontoon_xds::ResourceType;
 use tokio::time::Instant;
@@ -10,6 +12,9 @@ use super::{RouteEntry, Store, is_inline};
 use crate::config::listener::Listener;
 use crate::route::{Action, RouteTable, Targets};
 use crate::upstream::cluster::{Cluster, EndpointSource};
+
+/// So often is looked whether the last request that held a cluster has ended.
+const LEAVING: Duration = Duration::from_secs(1);
 
 /// A table that waits for its clusters.
 #[derive(Debug)]
@@ -30,7 +35,7 @@ impl Store {
         for entry in self.routes.values_mut() {
             entry.settle(now);
         }
-        let used: std::collections::BTreeSet<Arc<str>> = self.route_names().collect();
+        let used: BTreeSet<Arc<str>> = self.route_names().collect();
         self.routes.retain(|name, _| used.contains(name));
         self.drop_unnamed_clusters();
         let wanted = self.wanted(ResourceType::Endpoint);
@@ -39,9 +44,10 @@ impl Store {
         self.secrets.retain(|name, _| named.contains(name));
         self.waiting.values_mut().for_each(|waiting| waiting.settle(now));
         self.handles.retain(|name, handle| self.clusters.contains_key(name) || Arc::strong_count(handle) > 1);
+        self.leaving = self.is_any_leaving().then(|| now + LEAVING);
         let complete = self.awaited().iter().all(|ty| self.seen.contains(ty))
             // A name that is asked for later makes nobody wait but those who ask.
-            && (self.is_sidecar() || self.deadline().is_none())
+            && (self.is_sidecar() || self.routes.values().all(|entry| entry.pending.is_none()))
             && self.waiting.values().all(|waiting| waiting.deadline().is_none())
             && self.listeners.values().all(|e| e.value.handle.is_complete());
         self.was_ready |= complete;
@@ -50,7 +56,35 @@ impl Store {
     /// When [`Store::settle`] should be called again although nothing arrived.
     pub fn deadline(&self) -> Option<Instant> {
         let of_routes = self.routes.values().filter_map(|entry| Some(entry.pending.as_ref()?.deadline));
-        of_routes.chain(self.waiting.values().filter_map(Waiting::deadline)).min()
+        of_routes.chain(self.waiting.values().filter_map(Waiting::deadline)).chain(self.leaving).min()
+    }
+
+    /// Whether a cluster is held only by requests: nothing tells when the last of them ends.
+    fn is_any_leaving(&self) -> bool {
+        let mut left: BTreeSet<&str> = self
+            .handles
+            .keys()
+            .filter(|name| !self.clusters.contains_key(*name))
+            .map(|name| &**name)
+            .collect();
+        self.each_table(|table| {
+            clusters_of(table).for_each(|cluster| {
+                left.remove(&*cluster.name);
+            })
+        });
+        !left.is_empty()
+    }
+
+    /// Every route table that is in force or waits.
+    pub(super) fn each_table(&self, mut look: impl FnMut(&RouteTable)) {
+        for entry in self.routes.values() {
+            if let Some(table) = entry.handle.table.load().as_ref() {
+                look(table);
+            }
+            if let Some(pending) = &entry.pending {
+                look(&pending.table);
+            }
+        }
     }
 
     /// Whether the first full configuration has been put in force. It stays so.
@@ -106,25 +140,18 @@ impl RouteEntry {
     }
 }
 
-impl Pending {
-    /// The table that is to come.
-    pub(super) fn table(&self) -> &RouteTable {
-        &self.table
-    }
-}
-
 /// Every cluster that a table names.
 pub(super) fn clusters_of(table: &RouteTable) -> impl Iterator<Item = &Arc<Cluster>> {
     let routes = table.virtual_hosts.iter().flat_map(|host| &host.routes);
     routes.flat_map(|route| {
-        let (one, many) = match &route.action {
-            Action::Forward(forward) => match &forward.targets {
-                Targets::One(cluster) => (Some(cluster), None),
-                Targets::Weighted { clusters, .. } => (None, Some(clusters)),
-            },
-            _ => (None, None),
+        let forward = if let Action::Forward(forward) = &route.action { Some(forward) } else { None };
+        let (one, many) = match forward.map(|forward| &forward.targets) {
+            Some(Targets::One(cluster)) => (Some(cluster), None),
+            Some(Targets::Weighted { clusters, .. }) => (None, Some(clusters)),
+            None => (None, None),
         };
-        one.into_iter().chain(many.into_iter().flatten().map(|arm| &arm.cluster))
+        let mirrors = forward.into_iter().flat_map(|forward| &forward.mirrors).map(|mirror| &mirror.cluster);
+        one.into_iter().chain(many.into_iter().flatten().map(|arm| &arm.cluster)).chain(mirrors)
     })
 }
 
