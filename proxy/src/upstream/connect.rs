@@ -1,17 +1,20 @@
 //! A connection to an endpoint: TCP, TLS where the cluster has it, then the HTTP handshake. What fails here has sent nothing of a request.
 
 use std::future::Future;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::client::TlsStream;
 
 use crate::error::Error;
-use crate::gather::Gathering;
+use crate::gather;
 use crate::http::body::RequestBody;
 use crate::proxy_protocol::{self, Addresses};
 use crate::upstream::announced::{Announced, StreamLimit};
@@ -45,7 +48,7 @@ impl<F: Future + 'static> hyper::rt::Executor<F> for LocalExec {
     }
 }
 
-/// What is spoken under HTTP, or under whatever else.
+/// What is spoken under HTTP, or under whatever else. One type for both, so that hyper and h2 are compiled for one.
 pub(crate) enum Stream {
     /// TCP alone.
     Plain(TcpStream),
@@ -59,6 +62,54 @@ impl Stream {
         match self {
             Stream::Plain(stream) => stream,
             Stream::Tls(stream) => stream.get_ref().0,
+        }
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Stream::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
+            Stream::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Stream::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
+            Stream::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Stream::Plain(stream) => gather::poll_write(Pin::new(stream), cx, bufs),
+            Stream::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            // A socket keeps nothing back.
+            Stream::Plain(_) => Poll::Ready(Ok(())),
+            Stream::Tls(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Stream::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            Stream::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }
 }
@@ -102,16 +153,7 @@ pub(crate) async fn http1(
     endpoint: &Endpoint,
     settings: &ClusterSettings,
 ) -> Result<Http1, Error> {
-    match stream(dialer, endpoint, settings, None).await? {
-        Stream::Plain(stream) => http1_over(Gathering(stream)).await,
-        Stream::Tls(stream) => http1_over(stream).await,
-    }
-}
-
-async fn http1_over<S>(stream: S) -> Result<Http1, Error>
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
+    let stream = stream(dialer, endpoint, settings, None).await?;
     let ahead = Ahead::new();
     let (sender, connection) = http1::Builder::new()
         .max_header_size(MAX_HEADER_BYTES as usize)
@@ -136,20 +178,13 @@ pub(crate) async fn http2(
     endpoint: &Endpoint,
     settings: &ClusterSettings,
 ) -> Result<Http2, Error> {
-    match stream(dialer, endpoint, settings, None).await? {
-        Stream::Plain(stream) => http2_over(Gathering(stream)).await,
-        // RFC 9113, 3.2: under TLS it is agreed by ALPN.
-        Stream::Tls(stream) if stream.get_ref().1.alpn_protocol() != Some(b"h2".as_slice()) => {
-            Err(Error::UpstreamTlsProtocol)
-        }
-        Stream::Tls(stream) => http2_over(stream).await,
+    let stream = stream(dialer, endpoint, settings, None).await?;
+    // RFC 9113, 3.2: under TLS it is agreed by ALPN.
+    if let Stream::Tls(stream) = &stream
+        && stream.get_ref().1.alpn_protocol() != Some(b"h2".as_slice())
+    {
+        return Err(Error::UpstreamTlsProtocol);
     }
-}
-
-async fn http2_over<S>(stream: S) -> Result<Http2, Error>
-where
-    S: AsyncRead + AsyncWrite + Unpin + 'static,
-{
     let (stream, limit) = Announced::new(stream);
     let (sender, connection) = http2::Builder::new(LocalExec)
         .timer(TokioTimer::new())
