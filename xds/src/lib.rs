@@ -6,6 +6,7 @@
 
 pub mod client;
 pub mod json;
+pub mod messages;
 pub mod resource;
 pub mod server;
 pub mod snapshot;

@@ -4,9 +4,9 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use prost::{Message, Name};
 use twox_hash::XxHash64;
 
+use crate::messages::Coded;
 use crate::pb::envoy::config::cluster::v3::Cluster;
 use crate::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
 use crate::pb::envoy::config::listener::v3::Listener;
@@ -78,7 +78,7 @@ impl ResourceType {
 }
 
 /// A message that is served as a resource.
-pub trait ResourceMessage: Message + Name + Default {
+pub trait ResourceMessage: Coded {
     /// Its type.
     const TYPE: ResourceType;
 
@@ -120,7 +120,7 @@ pub struct Resource {
 impl Resource {
     /// Encodes a message and derives its version.
     pub fn encode<M: ResourceMessage>(message: &M) -> Resource {
-        let body = Bytes::from(message.encode_to_vec());
+        let body = Bytes::from(message.encoded());
         let version = format!("{:016x}", XxHash64::oneshot(0, &body));
         Resource { name: message.resource_name().into(), version: version.into(), body }
     }
@@ -130,7 +130,7 @@ impl Resource {
     /// # Errors
     /// When the bytes are not of that type.
     pub fn decode<M: ResourceMessage>(&self) -> Result<M, prost::DecodeError> {
-        M::decode(self.body.clone())
+        M::decoded(&self.body)
     }
 
     /// A number that stands for name and version; the exclusive or of many stands for the set of them.

@@ -26,8 +26,9 @@ use envoy_types::pb::envoy::extensions::filters::network::http_connection_manage
 };
 use envoy_types::pb::google::protobuf::{Any, Timestamp, UInt32Value};
 use pontoon_xds::json::to_json;
+use pontoon_xds::messages::Coded;
 use pontoon_xds::{Resource, ResourceType};
-use prost::{Message, Name};
+use prost::Name;
 use serde_json::{Value, json};
 
 use crate::bootstrap::Bootstrap;
@@ -64,7 +65,8 @@ impl Shown<'_> {
 
     /// Flags and environment go before the file: what is shown is what counts.
     fn bootstrap(&self) -> BootstrapConfigDump {
-        let mut message = self.bootstrap.envoy.as_deref().cloned().unwrap_or_else(EnvoyBootstrap::default);
+        let encoded = self.bootstrap.envoy.as_deref().unwrap_or_default();
+        let mut message = EnvoyBootstrap::decoded(encoded).unwrap_or_default();
         message.node = Some(self.node.clone());
         let admin = message.admin.get_or_insert_with(Admin::default);
         admin.address = Some(socket(self.bootstrap.admin));
@@ -99,7 +101,7 @@ impl Shown<'_> {
             tables.into_iter().map(move |table| (table, last_updated))
         });
         let inline = inline.filter(|(table, _)| wanted.takes(&table.name)).map(|(table, last_updated)| {
-            let route_config = Some(any(&RouteConfiguration::type_url(), table.encode_to_vec()));
+            let route_config = Some(any(&RouteConfiguration::type_url(), table.encoded()));
             routes::StaticRouteConfig { route_config, last_updated }
         });
         let dynamic = of(all, ResourceType::Route).map(|dumped| {
@@ -237,7 +239,7 @@ fn inline_routes(resource: &Resource) -> Vec<RouteConfiguration> {
     let of_api = listener.api_listener.iter().filter_map(|api| api.api_listener.as_ref());
     let managers = configs.chain(of_api).filter(|any| any.type_url == HttpConnectionManager::type_url());
     managers
-        .filter_map(|any| match HttpConnectionManager::decode(any.value.as_slice()).ok()?.route_specifier? {
+        .filter_map(|any| match HttpConnectionManager::decoded(&any.value).ok()?.route_specifier? {
             RouteSpecifier::RouteConfig(routes) => Some(routes),
             _ => None,
         })
@@ -277,7 +279,7 @@ fn static_endpoints(own: &OwnEndpoints) -> endpoints::StaticEndpointConfig {
         policy: Some(policy),
         ..Default::default()
     };
-    let endpoint_config = Some(any(&ClusterLoadAssignment::type_url(), assignment.encode_to_vec()));
+    let endpoint_config = Some(any(&ClusterLoadAssignment::type_url(), assignment.encoded()));
     endpoints::StaticEndpointConfig { endpoint_config, last_updated: None }
 }
 
@@ -298,8 +300,8 @@ fn any(type_url: &str, value: Vec<u8>) -> Any {
     Any { type_url: type_url.to_owned(), value }
 }
 
-fn shown<M: Message + Name>(message: &M) -> Value {
-    to_json(&M::type_url(), &message.encode_to_vec())
+fn shown<M: Coded>(message: &M) -> Value {
+    to_json(&M::type_url(), &message.encoded())
 }
 
 /// As protobuf has it. None before 1970.

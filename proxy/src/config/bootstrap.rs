@@ -3,6 +3,7 @@
 
 use std::net::SocketAddr;
 
+use bytes::Bytes;
 use envoy_types::pb::envoy::config::bootstrap::v3::bootstrap::{DynamicResources, StaticResources};
 use envoy_types::pb::envoy::config::bootstrap::v3::{Admin, Bootstrap};
 use envoy_types::pb::envoy::config::cluster::v3::Cluster;
@@ -11,8 +12,9 @@ use envoy_types::pb::envoy::config::core::v3::config_source::ConfigSourceSpecifi
 use envoy_types::pb::envoy::config::core::v3::grpc_service::{EnvoyGrpc, TargetSpecifier};
 use envoy_types::pb::envoy::config::core::v3::{ApiConfigSource, ConfigSource, GrpcService};
 use envoy_types::pb::envoy::config::endpoint::v3::lb_endpoint::HostIdentifier;
+use pontoon_xds::messages::Coded as _;
 use pontoon_xds::{Resource, ResourceType, json};
-use prost::{Message as _, Name as _};
+use prost::Name as _;
 
 use super::lds::{host_and_port, socket_address};
 use super::problem::{Problem, Under};
@@ -112,8 +114,8 @@ pub struct Written {
     pub ads: Option<Ads>,
     /// The static resources, what is referred to before what refers to it.
     pub resources: Vec<(ResourceType, Resource)>,
-    /// All of it, to be shown.
-    pub message: Bootstrap,
+    /// All of it as protobuf, to be shown.
+    pub encoded: Bytes,
 }
 
 /// An ADS server.
@@ -134,16 +136,16 @@ pub fn read(value: serde_json::Value) -> Result<Written, Problem> {
     let bytes = json::from_json(&Bootstrap::type_url(), value).map_err(|why| Problem::new("", why));
     json::forget();
     let bytes = bytes?;
-    let message = Bootstrap::decode(bytes.as_slice())
+    let message = Bootstrap::decoded(&bytes)
         .map_err(|error| Problem::new("", format!("cannot be decoded: {error}")))?;
     bootstrap(&message)?;
-    let statics = message.static_resources.clone().unwrap_or_default();
+    let statics = message.static_resources.unwrap_or_default();
     static_resources(&statics).under(|| "static_resources".into())?;
     let ads = match &message.dynamic_resources {
         Some(dynamic) => ads(dynamic, &statics.clusters).under(|| "dynamic_resources".into())?,
         None => None,
     };
-    let node = message.node.clone().unwrap_or_default();
+    let node = message.node.unwrap_or_default();
     let given = |text: String| (!text.is_empty()).then_some(text);
     Ok(Written {
         node_id: given(node.id),
@@ -151,7 +153,7 @@ pub fn read(value: serde_json::Value) -> Result<Written, Problem> {
         admin: message.admin.as_ref().map(admin_address).transpose().under(|| "admin".into())?.flatten(),
         ads,
         resources: resources(statics),
-        message,
+        encoded: bytes.into(),
     })
 }
 

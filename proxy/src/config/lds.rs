@@ -16,7 +16,8 @@ use envoy_types::pb::envoy::extensions::filters::listener::proxy_protocol::v3::P
 use envoy_types::pb::envoy::extensions::filters::listener::tls_inspector::v3::TlsInspector;
 use envoy_types::pb::google::protobuf::{Any, BoolValue};
 use ipnet::IpNet;
-use prost::Name;
+use pontoon_xds::messages::Coded;
+use prost::Name as _;
 
 use super::chains::{Announced, Inspect, OriginalDst};
 use super::hcm::limit;
@@ -223,13 +224,12 @@ fn inspector(message: &ListenerFilter) -> Result<Inspector, Problem> {
 }
 
 /// Decodes an extension that must be of this type.
-pub(super) fn unpack<M: prost::Message + Name + Default>(any: &Any) -> Result<M, Problem> {
+pub(super) fn unpack<M: Coded>(any: &Any) -> Result<M, Problem> {
     if any.type_url != M::type_url() {
         let reason = format!("is a {}; this proxy supports {} here", any.type_url, M::full_name());
         return Err(Problem::new("typed_config", reason));
     }
-    M::decode(any.value.as_slice())
-        .map_err(|e| Problem::new("typed_config", format!("cannot be decoded: {e}")))
+    M::decoded(&any.value).map_err(|e| Problem::new("typed_config", format!("cannot be decoded: {e}")))
 }
 
 /// An IP address and a port.

@@ -37,7 +37,7 @@ use envoy_types::pb::envoy::extensions::upstreams::http::v3::http_protocol_optio
     ExplicitHttpConfig, UpstreamProtocolOptions,
 };
 use envoy_types::pb::google::protobuf::{BoolValue, Duration};
-use envoy_types::util::pack_any;
+use pontoon_xds::messages::pack;
 use pontoon_xds::{Resource, ResourceType};
 
 use crate::discovery::{Outbound, To, Unknown};
@@ -150,7 +150,7 @@ fn intercepted(
     };
     let bytes = Filter {
         name: "envoy.filters.network.tcp_proxy".to_owned(),
-        config_type: Some(filter::ConfigType::TypedConfig(pack_any(bytes))),
+        config_type: Some(filter::ConfigType::TypedConfig(pack(&bytes))),
     };
     let filter = |name: &str, config| ListenerFilter {
         name: name.to_owned(),
@@ -159,9 +159,9 @@ fn intercepted(
     };
     let listener = Listener {
         listener_filters: vec![
-            filter("envoy.filters.listener.original_dst", pack_any(OriginalDst {})),
-            filter("envoy.filters.listener.tls_inspector", pack_any(TlsInspector::default())),
-            filter("envoy.filters.listener.http_inspector", pack_any(HttpInspector {})),
+            filter("envoy.filters.listener.original_dst", pack(&OriginalDst {})),
+            filter("envoy.filters.listener.tls_inspector", pack(&TlsInspector::default())),
+            filter("envoy.filters.listener.http_inspector", pack(&HttpInspector {})),
         ],
         listener_filters_timeout: Some(DETECTION),
         continue_on_listener_filters_timeout: true,
@@ -192,7 +192,7 @@ fn original(name: &str, http2: bool) -> Cluster {
             ..HttpProtocolOptions::default()
         };
         let name = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions".to_owned();
-        cluster.typed_extension_protocol_options.insert(name, pack_any(options));
+        cluster.typed_extension_protocol_options.insert(name, pack(&options));
     }
     cluster
 }
@@ -229,7 +229,7 @@ fn http(name: &str, hosts: Vec<VirtualHost>) -> Filter {
         })),
         http_filters: vec![HttpFilter {
             name: "envoy.filters.http.router".to_owned(),
-            config_type: Some(http_filter::ConfigType::TypedConfig(pack_any(Router::default()))),
+            config_type: Some(http_filter::ConfigType::TypedConfig(pack(&Router::default()))),
             ..HttpFilter::default()
         }],
         // The application gets the path as its caller wrote it.
@@ -242,7 +242,7 @@ fn http(name: &str, hosts: Vec<VirtualHost>) -> Filter {
     };
     Filter {
         name: "envoy.filters.network.http_connection_manager".to_owned(),
-        config_type: Some(filter::ConfigType::TypedConfig(pack_any(manager))),
+        config_type: Some(filter::ConfigType::TypedConfig(pack(&manager))),
     }
 }
 

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::{Buf, BufMut};
+use pontoon_xds::messages::Coded;
 use pontoon_xds::pb::envoy::config::cluster::v3::Cluster;
 use pontoon_xds::resource::ResourceMessage;
 use pontoon_xds::{ResourceType, Snapshot};
@@ -210,6 +211,16 @@ impl Message for Counted {
 impl Name for Counted {
     const NAME: &'static str = Cluster::NAME;
     const PACKAGE: &'static str = Cluster::PACKAGE;
+}
+
+impl Coded for Counted {
+    fn decoded(bytes: &[u8]) -> Result<Self, DecodeError> {
+        Self::decode(bytes)
+    }
+
+    fn encoded(&self) -> Vec<u8> {
+        self.encode_to_vec()
+    }
 }
 
 impl ResourceMessage for Counted {
