@@ -7,14 +7,15 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use bytes::Bytes;
 use clap::Parser;
-use envoy_types::pb::envoy::config::bootstrap::v3::Bootstrap as EnvoyBootstrap;
 use http::Uri;
 use ipnet::IpNet;
 use pontoon_xds::{Resource, ResourceType, Variant};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
+use crate::allocator::apart;
 use crate::config::bootstrap as envoys;
 use crate::discovery::{Sidecar, Unknown};
 use crate::intercept::Mode;
@@ -234,7 +235,7 @@ pub struct Bootstrap {
     /// Static resources, of a bootstrap of Envoy's.
     pub resources: Vec<(ResourceType, Resource)>,
     /// A bootstrap of Envoy's, as it was read.
-    pub envoy: Option<Box<EnvoyBootstrap>>,
+    pub envoy: Option<Bytes>,
     /// `Node.id`.
     pub node_id: String,
     /// `Node.cluster`.
@@ -311,7 +312,7 @@ impl Bootstrap {
     /// # Errors
     /// When the file cannot be read or a value cannot be used.
     pub fn from_args(args: Args) -> Result<Bootstrap, BootstrapError> {
-        let (file, envoy) = read(args.config.as_deref(), args.config_yaml.as_deref())?;
+        let (file, envoy) = apart(|| read(args.config.as_deref(), args.config_yaml.as_deref()))?;
         let sidecar = sidecar::sidecar(&args, file.outbound, file.inbound, file.dns)?;
         if envoy.is_some() && sidecar.is_some() {
             let expected =
@@ -399,7 +400,7 @@ fn default_upgrade_socket() -> Option<PathBuf> {
 }
 
 /// Static resources, what is referred to before what refers to it, and what they were read from.
-type Static = (Vec<(ResourceType, Resource)>, Box<EnvoyBootstrap>);
+type Static = (Vec<(ResourceType, Resource)>, Bytes);
 
 /// What a file and a text in its place say; with the static resources, where they are a bootstrap of Envoy's.
 fn read(path: Option<&Path>, text: Option<&str>) -> Result<(File, Option<Static>), BootstrapError> {
@@ -437,7 +438,7 @@ fn read(path: Option<&Path>, text: Option<&str>) -> Result<(File, Option<Static>
         admin: written.admin,
         ..File::default()
     };
-    Ok((file, Some((written.resources, Box::new(written.message)))))
+    Ok((file, Some((written.resources, written.encoded))))
 }
 
 /// By what only Envoy's has: all of ours are other names, but for `admin`, which is no object there.
