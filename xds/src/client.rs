@@ -11,9 +11,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use http::Uri;
 use tokio::sync::watch;
 use tokio::time::Instant;
-use tonic::transport::{Endpoint, Uri};
 
 use crate::pb::envoy::config::core::v3::Node;
 use crate::resource::{Resource, ResourceType};
@@ -217,10 +217,8 @@ pub async fn run(
     let mut failures: u32 = 0;
     loop {
         let (started, updates_before) = (Instant::now(), status.borrow().updates);
-        let endpoint = endpoint(&config, keepalive);
         let words = connection::LastWords::default();
-        let stream =
-            wire::Link { config: &config, endpoint: &endpoint, subscriptions: &subscriptions, words: &words };
+        let stream = wire::Link { config: &config, keepalive, subscriptions: &subscriptions, words: &words };
         let mut reason = match config.variant {
             Variant::Sotw => stream.run::<wire::Sotw>(&mut handler, &mut known, &status).await,
             Variant::Delta => stream.run::<wire::Delta>(&mut handler, &mut known, &status).await,
@@ -257,26 +255,10 @@ pub async fn run(
     }
 }
 
-fn endpoint(config: &Config, keepalive: Duration) -> Endpoint {
-    Endpoint::from(config.server.clone())
-        .connect_timeout(config.connect_timeout)
-        .http2_keep_alive_interval(keepalive)
-        .keep_alive_timeout(config.keepalive)
-        .keep_alive_while_idle(true)
-        .http2_max_header_list_size(MAX_HEADER_LIST_BYTES)
-        .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(STREAM_WINDOW)
-        .tcp_nodelay(true)
-}
-
 /// Of a ping's turn and its answer's: timers are not exact.
 const MOST: f64 = 0.9;
 /// grpc-go by default takes a ping every five minutes.
 const MAX_KEEPALIVE: Duration = Duration::from_secs(600);
-/// Of a response's headers and trailers; a status message travels in there.
-const MAX_HEADER_LIST_BYTES: u32 = 16 * 1024;
-/// One stream, whose responses come in pieces of 2 MiB.
-const STREAM_WINDOW: u32 = 1024 * 1024;
 
 /// Full jitter: between nothing and the doubled base, so that a thousand clients do not return at once.
 fn backoff(config: &Config, failures: u32, random: f64) -> Duration {

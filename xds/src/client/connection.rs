@@ -8,13 +8,26 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use hyper_util::rt::TokioIo;
+use http::header::USER_AGENT;
+use http::{HeaderValue, Request, Response, Uri};
+use hyper::body::Incoming;
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpSocket, TcpStream, lookup_host};
-use tokio::time::Instant;
-use tonic::transport::{Channel, Endpoint, Error, Uri};
+use tokio::time::{Instant, timeout};
+use tonic::body::Body;
+use tower::Service;
 
+use super::Config;
+
+/// As gRPC has it: `grpc-`, the language, the program and its version.
+const AGENT: &str = concat!("grpc-rust-pontoon/", env!("CARGO_PKG_VERSION"));
+/// Of a response's headers and trailers; a status message travels in there.
+const MAX_HEADER_LIST_BYTES: u32 = 16 * 1024;
+/// One stream, whose responses come in pieces of 2 MiB.
+const STREAM_WINDOW: u32 = 1024 * 1024;
 /// A GOAWAY with a few words.
 const KEPT_BYTES: usize = 64;
 /// As gRFC A8 has it.
@@ -60,25 +73,52 @@ impl LastWords {
     }
 }
 
+/// Where requests are sent: HTTP/2, without a proxy in between and without one connection in place of another.
+#[derive(Debug, Clone)]
+pub(super) struct Connection(http2::SendRequest<Body>);
+
+impl Service<Request<Body>> for Connection {
+    type Response = Response<Incoming>;
+    type Error = hyper::Error;
+    type Future = Pin<Box<dyn Future<Output = hyper::Result<Response<Incoming>>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<hyper::Result<()>> {
+        self.0.poll_ready(context)
+    }
+
+    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
+        request.headers_mut().insert(USER_AGENT, HeaderValue::from_static(AGENT));
+        Box::pin(self.0.send_request(request))
+    }
+}
+
+/// Connects to the server, which is pinged every `keepalive`.
 pub(super) async fn connect(
-    endpoint: &Endpoint,
-    mark: Option<u32>,
+    config: &Config,
+    keepalive: Duration,
     words: &LastWords,
-) -> Result<Channel, Error> {
-    let words = words.clone();
-    let connector = tower::service_fn(move |uri| {
-        let words = words.clone();
-        async move {
-            let stream = open(uri, mark).await?;
-            words.hear(&[]);
-            io::Result::Ok(TokioIo::new(Listened { stream, words }))
-        }
-    });
-    endpoint.connect_with_connector(connector).await
+) -> io::Result<Connection> {
+    let opened = timeout(config.connect_timeout, open(&config.server, config.mark)).await;
+    let stream = opened.map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "no answer in time"))??;
+    words.hear(&[]);
+    let (sender, connection) = http2::Builder::new(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .keep_alive_interval(keepalive)
+        .keep_alive_timeout(config.keepalive)
+        .keep_alive_while_idle(true)
+        .max_header_list_size(MAX_HEADER_LIST_BYTES)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(STREAM_WINDOW)
+        .handshake(TokioIo::new(Listened { stream, words: words.clone() }))
+        .await
+        .map_err(io::Error::other)?;
+    // How it ends is told to the stream.
+    tokio::spawn(async move { drop(connection.await) });
+    Ok(Connection(sender))
 }
 
 /// To the first address of the host's that takes it.
-async fn open(server: Uri, mark: Option<u32>) -> io::Result<TcpStream> {
+async fn open(server: &Uri, mark: Option<u32>) -> io::Result<TcpStream> {
     let host = server.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
     let mut last = io::Error::new(io::ErrorKind::NotFound, "the server's name has no address");
     for address in lookup_host((host, server.port_u16().unwrap_or(80))).await? {

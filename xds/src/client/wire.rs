@@ -1,15 +1,14 @@
 //! One stream of the client, from connecting to its end: moves messages between the wire and [`Session`].
 
 use std::pin::pin;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::{Channel, Endpoint};
 use tonic::{Response, Streaming};
 
-use super::connection::{self, LastWords};
+use super::connection::{self, Connection, LastWords};
 use super::session::{Known, Request, Session, Taken};
 use super::{Config, Handler, Status, Subscriptions};
 use crate::pb::envoy::service::discovery::v3::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
@@ -25,7 +24,7 @@ const OUTBOUND: usize = 4;
 /// Of what was refused, as it is kept to be shown.
 const MAX_SHOWN_BYTES: usize = 4 * 1024;
 
-type Ads = AggregatedDiscoveryServiceClient<Channel>;
+type Ads = AggregatedDiscoveryServiceClient<Connection>;
 
 /// What differs between the two variants on the wire.
 pub(super) trait Protocol {
@@ -97,7 +96,8 @@ impl Protocol for Delta {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Link<'l> {
     pub(super) config: &'l Config,
-    pub(super) endpoint: &'l Endpoint,
+    /// Between pings.
+    pub(super) keepalive: Duration,
     pub(super) subscriptions: &'l Subscriptions,
     pub(super) words: &'l LastWords,
 }
@@ -110,12 +110,13 @@ impl Link<'_> {
         known: &mut Known,
         status: &watch::Sender<Status>,
     ) -> String {
-        let Link { config, endpoint, subscriptions, words } = self;
-        let channel = match connection::connect(endpoint, config.mark, words).await {
-            Ok(channel) => channel,
+        let Link { config, keepalive, subscriptions, words } = self;
+        let connection = match connection::connect(config, keepalive, words).await {
+            Ok(connection) => connection,
             Err(error) => return format!("cannot connect: {}", chain(&error)),
         };
-        let mut client = Ads::new(channel).max_decoding_message_size(config.max_message_bytes);
+        let client = Ads::with_origin(connection, config.server.clone());
+        let mut client = client.max_decoding_message_size(config.max_message_bytes);
         let (sender, receiver) = mpsc::channel(OUTBOUND);
         let mut wanted = subscriptions.wanted.subscribe();
         let mut session = Session::new(P::VARIANT, config.node.clone(), known);
