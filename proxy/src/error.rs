@@ -83,6 +83,10 @@ errors! {
     OverloadQueue: Us, SERVICE_UNAVAILABLE, "OM", "overload_queue", "work waits for its worker longer than --max-lag-ms allows, so nothing new is taken; does the proxy have processors and workers enough?";
     /// All headers did not arrive in time.
     HeaderTimeout: Downstream, REQUEST_TIMEOUT, "DPE", "request_header_timeout", "the request's headers did not arrive in time";
+    /// The whole of a request did not arrive in time.
+    RequestTimeout: Downstream, REQUEST_TIMEOUT, "-", "request_timeout", "the request did not arrive whole in the listener's request_timeout";
+    /// An exchange has lived as long as it may.
+    StreamTooLong: Us, REQUEST_TIMEOUT, "-", "max_stream_duration", "the exchange lasted longer than the max_stream_duration of its route or listener";
     /// The request target is no path we would send on.
     BadPath: Downstream, BAD_REQUEST, "DPE", "bad_path", "the path has a malformed or forbidden escape, or leaves its root";
     /// No host, two hosts, or two different hosts.

@@ -55,6 +55,7 @@ pub fn forwarded(trusted: bool, hops: u32, lines: &[(u8, &str)]) -> Option<Seen>
         use_remote_address: true,
         trusted_hops: hops,
         trusted_peers: if trusted { vec![peer.into()] } else { Vec::new() },
+        skip_append: false,
     };
     let mut map = HeaderMap::new();
     map.insert(http::header::HOST, HeaderValue::from_static("shop"));
@@ -62,8 +63,13 @@ pub fn forwarded(trusted: bool, hops: u32, lines: &[(u8, &str)]) -> Option<Seen>
         let name = HeaderName::from_static(NAMES[usize::from(*name) % NAMES.len()]);
         map.append(name, HeaderValue::from_str(value).ok()?);
     }
-    let limits =
-        Limits { max_header_bytes: 65_536, max_headers: 100, max_body_bytes: 0, max_concurrent_streams: 1 };
+    let limits = Limits {
+        max_header_bytes: 65_536,
+        max_headers: 100,
+        max_body_bytes: 0,
+        max_concurrent_streams: 1,
+        max_requests: 0,
+    };
     let found = headers::scan(&map, &limits, Underscores::Reject).ok()?;
     let origin = trust::origin(&settings, peer, found.forwarded, &map);
     headers::remove_hop(&mut map, &found, Underscores::Reject);

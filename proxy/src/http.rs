@@ -8,6 +8,7 @@ pub(crate) mod grpc_web;
 pub(crate) mod headers;
 mod mirror;
 pub mod path;
+mod receiving;
 pub(crate) mod respond;
 pub(crate) mod service;
 pub(crate) mod tunnel;

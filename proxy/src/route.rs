@@ -89,6 +89,8 @@ pub struct Forward {
     pub timeout: Option<Duration>,
     /// No bytes either way; overrides the listener's `stream_idle`. Zero is none at all.
     pub idle_timeout: Option<Duration>,
+    /// `max_stream_duration`; overrides the listener's. Zero is none at all.
+    pub longest_stream: Option<Duration>,
     /// When and how often to try again.
     pub retry: RetryPolicy,
     /// Replaces the matched prefix.

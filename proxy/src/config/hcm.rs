@@ -37,7 +37,7 @@ pub(super) const MESSAGES: &[Message] = &[
 
 support! {
     MANAGER, manager: HttpConnectionManager = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
-    read: codec_type, http_filters, common_http_protocol_options, http_protocol_options, http2_protocol_options, server_name, max_request_headers_kb, stream_idle_timeout, request_headers_timeout, drain_timeout, access_log, use_remote_address, xff_num_trusted_hops, internal_address_config, generate_request_id, preserve_external_request_id, upgrade_configs, normalize_path, merge_slashes, path_with_escaped_slashes_action, strip_port_mode, route_specifier, typed_header_validation_config;
+    read: codec_type, http_filters, common_http_protocol_options, http_protocol_options, http2_protocol_options, server_name, max_request_headers_kb, stream_idle_timeout, request_headers_timeout, drain_timeout, access_log, use_remote_address, xff_num_trusted_hops, internal_address_config, generate_request_id, preserve_external_request_id, upgrade_configs, normalize_path, merge_slashes, request_timeout, skip_xff_append, http1_safe_max_connection_duration, path_with_escaped_slashes_action, strip_port_mode, route_specifier, typed_header_validation_config;
     ignored:
         stat_prefix => "it only names statistics",
         tracing => "spans are not reported by this version",
@@ -49,9 +49,8 @@ support! {
         proxy_100_continue => "100 Continue always comes from the upstream",
         always_set_request_id_in_response => "the id is in the log",
         append_local_overload => "there is no overload manager",
-        add_proxy_protocol_connection_state => "it only adds to what filters can ask for, and none here does",
-        http1_safe_max_connection_duration => "connections have no longest duration";
-    refused: add_user_agent, http3_protocol_options, server_header_transformation, scheme_header_transformation, stream_flush_timeout, request_timeout, drain_timeout_jitter, original_ip_detection_extensions, early_header_mutation_extensions, skip_xff_append, via, forward_client_cert_details, set_current_client_cert_details, forward_client_cert_matcher, represent_ipv4_remote_address_as_ipv4_mapped_ipv6, request_id_extension, local_reply_config, stream_error_on_invalid_http_message, path_normalization_options, strip_trailing_host_dot, proxy_status_config, append_x_forwarded_port, forward_proto_config;
+        add_proxy_protocol_connection_state => "it only adds to what filters can ask for, and none here does";
+    refused: add_user_agent, http3_protocol_options, server_header_transformation, scheme_header_transformation, stream_flush_timeout, drain_timeout_jitter, original_ip_detection_extensions, early_header_mutation_extensions, via, forward_client_cert_details, set_current_client_cert_details, forward_client_cert_matcher, represent_ipv4_remote_address_as_ipv4_mapped_ipv6, request_id_extension, local_reply_config, stream_error_on_invalid_http_message, path_normalization_options, strip_trailing_host_dot, proxy_status_config, append_x_forwarded_port, forward_proto_config;
 }
 
 support! {
@@ -87,9 +86,9 @@ support! {
 
 support! {
     COMMON_OPTIONS, common_options: HttpProtocolOptions = "envoy.config.core.v3.HttpProtocolOptions";
-    read: idle_timeout, max_headers_count, headers_with_underscores_action;
+    read: idle_timeout, max_connection_duration, max_headers_count, max_stream_duration, headers_with_underscores_action, max_requests_per_connection;
     ignored:;
-    refused: max_connection_duration, max_connection_duration_jitter, max_response_headers_kb, max_stream_duration, max_requests_per_connection;
+    refused: max_connection_duration_jitter, max_response_headers_kb;
 }
 
 support! {
@@ -214,16 +213,9 @@ pub(super) fn compile(message: &HttpConnectionManager) -> Result<Manager, Proble
             max_headers: common.max_headers_count.map_or(DEFAULT_HEADERS, |n| n.value).max(1),
             max_body_bytes: filters.max_body_bytes,
             max_concurrent_streams: http2.max_concurrent_streams.map_or(DEFAULT_STREAMS, |n| n.value).max(1),
+            max_requests: common.max_requests_per_connection.map_or(0, |n| n.value),
         },
-        timeouts: DownstreamTimeouts {
-            request_headers: duration("request_headers_timeout", message.request_headers_timeout)?
-                .filter(|d| !d.is_zero())
-                .unwrap_or(DEFAULT_REQUEST_HEADERS),
-            idle: limit("common_http_protocol_options.idle_timeout", common.idle_timeout, DEFAULT_IDLE)?
-                .unwrap_or(Duration::MAX),
-            stream_idle: limit("stream_idle_timeout", message.stream_idle_timeout, DEFAULT_STREAM_IDLE)?,
-            drain: duration("drain_timeout", message.drain_timeout)?.unwrap_or(DEFAULT_DRAIN),
-        },
+        timeouts: timeouts(message, &common)?,
         path: PathOptions {
             normalize: message.normalize_path.is_none_or(|b| b.value),
             merge_slashes: message.merge_slashes,
@@ -243,6 +235,29 @@ pub(super) fn compile(message: &HttpConnectionManager) -> Result<Manager, Proble
         } else {
             message.server_name.as_str().into()
         },
+    })
+}
+
+fn timeouts(
+    message: &HttpConnectionManager,
+    common: &HttpProtocolOptions,
+) -> Result<DownstreamTimeouts, Problem> {
+    let request = set("request_timeout", message.request_timeout)?;
+    let headers = set("request_headers_timeout", message.request_headers_timeout)?;
+    Ok(DownstreamTimeouts {
+        // A head is a part of its request.
+        request_headers: headers.unwrap_or(DEFAULT_REQUEST_HEADERS).min(request.unwrap_or(Duration::MAX)),
+        idle: limit("common_http_protocol_options.idle_timeout", common.idle_timeout, DEFAULT_IDLE)?
+            .unwrap_or(Duration::MAX),
+        stream_idle: limit("stream_idle_timeout", message.stream_idle_timeout, DEFAULT_STREAM_IDLE)?,
+        drain: duration("drain_timeout", message.drain_timeout)?.unwrap_or(DEFAULT_DRAIN),
+        request,
+        longest_stream: set("common_http_protocol_options.max_stream_duration", common.max_stream_duration)?,
+        longest_connection: set(
+            "common_http_protocol_options.max_connection_duration",
+            common.max_connection_duration,
+        )?,
+        end_with_answer: message.http1_safe_max_connection_duration,
     })
 }
 
@@ -278,6 +293,7 @@ fn forwarded(message: &HttpConnectionManager) -> Result<ForwardedTrust, Problem>
         use_remote_address: message.use_remote_address.is_some_and(|b| b.value),
         trusted_hops: message.xff_num_trusted_hops,
         trusted_peers,
+        skip_append: message.skip_xff_append,
     })
 }
 
@@ -380,6 +396,14 @@ pub(super) fn limit(
     })
 }
 
+/// A time after which something ends, which nothing does unless it is said.
+pub(super) fn set(
+    field: &str,
+    message: Option<envoy_types::pb::google::protobuf::Duration>,
+) -> Result<Option<Duration>, Problem> {
+    Ok(duration(field, message)?.filter(|duration| !duration.is_zero()))
+}
+
 #[cfg(test)]
 mod tests {
     use envoy_types::pb::envoy::config::core::v3::TypedExtensionConfig;
@@ -394,6 +418,34 @@ mod tests {
         assert_eq!(limit("x", None, Duration::from_secs(9)).unwrap(), Some(Duration::from_secs(9)));
         assert_eq!((is(0), is(3)), (None, Some(Duration::from_secs(3))));
         assert!(limit("x", Some(seconds_of(-1)), Duration::ZERO).is_err());
+    }
+
+    #[test]
+    fn what_bounds_connections_and_requests_is_off_unless_it_is_said() {
+        let off = timeouts(&HttpConnectionManager::default(), &HttpProtocolOptions::default()).unwrap();
+        assert_eq!((off.request, off.longest_stream, off.longest_connection), (None, None, None));
+        let manager = HttpConnectionManager {
+            request_timeout: Some(seconds_of(3)),
+            ..HttpConnectionManager::default()
+        };
+        let common = HttpProtocolOptions {
+            max_stream_duration: Some(seconds_of(4)),
+            max_connection_duration: Some(seconds_of(5)),
+            ..HttpProtocolOptions::default()
+        };
+        let on = timeouts(&manager, &common).unwrap();
+        let seconds = |seconds| Some(Duration::from_secs(seconds));
+        assert_eq!(
+            (on.request, on.longest_stream, on.longest_connection),
+            (seconds(3), seconds(4), seconds(5))
+        );
+        assert_eq!(on.request_headers, Duration::from_secs(3), "a head is a part of its request");
+        let negative = HttpProtocolOptions {
+            max_stream_duration: Some(seconds_of(-1)),
+            ..HttpProtocolOptions::default()
+        };
+        let problem = timeouts(&manager, &negative).unwrap_err();
+        assert_eq!(problem.path, "common_http_protocol_options.max_stream_duration");
     }
 
     fn seconds_of(seconds: i64) -> envoy_types::pb::google::protobuf::Duration {

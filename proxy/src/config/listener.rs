@@ -161,6 +161,8 @@ pub struct ForwardedTrust {
     pub trusted_hops: u32,
     /// Peers whose headers are kept (from `InternalAddressConfig.cidr_ranges`).
     pub trusted_peers: Vec<IpNet>,
+    /// `skip_xff_append`: `X-Forwarded-For` stays as it came.
+    pub skip_append: bool,
 }
 
 /// Limits on one request. Zero means no limit only where said.
@@ -174,6 +176,8 @@ pub struct Limits {
     pub max_body_bytes: u64,
     /// Concurrent HTTP/2 streams on a connection, default 100.
     pub max_concurrent_streams: u32,
+    /// `max_requests_per_connection`: after so many a client is told to open another; 0 is no limit.
+    pub max_requests: u32,
 }
 
 /// Timeouts that bound a downstream peer.
@@ -187,6 +191,15 @@ pub struct DownstreamTimeouts {
     pub stream_idle: Option<Duration>,
     /// Between the start of draining and the close of what is left.
     pub drain: Duration,
+    /// `request_timeout`: to receive a request to its end, unless its answer begins before. 408 after it.
+    pub request: Option<Duration>,
+    /// `max_stream_duration`: a whole exchange, its tunnel too; a route may say otherwise.
+    pub longest_stream: Option<Duration>,
+    /// `max_connection_duration`: a client's connection is told to end after it.
+    pub longest_connection: Option<Duration>,
+    /// `http1_safe_max_connection_duration`: an HTTP/1.1 connection ends with an answer that says so, and never
+    /// between two requests.
+    pub end_with_answer: bool,
 }
 
 /// Where an access log goes and in what form.

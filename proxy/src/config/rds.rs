@@ -12,7 +12,8 @@ use envoy_types::pb::envoy::config::route::v3::redirect_action::{
 use envoy_types::pb::envoy::config::route::v3::retry_policy::RetryBackOff;
 use envoy_types::pb::envoy::config::route::v3::route_action::hash_policy::PolicySpecifier;
 use envoy_types::pb::envoy::config::route::v3::route_action::{
-    ClusterSpecifier, HashPolicy as HashPolicyMessage, HostRewriteSpecifier, RequestMirrorPolicy,
+    ClusterSpecifier, HashPolicy as HashPolicyMessage, HostRewriteSpecifier, MaxStreamDuration,
+    RequestMirrorPolicy,
 };
 use envoy_types::pb::envoy::config::route::v3::weighted_cluster::{ClusterWeight, RandomValueSpecifier};
 use envoy_types::pb::envoy::config::route::v3::{
@@ -38,6 +39,7 @@ pub(super) const MESSAGES: &[Message] = &[
     VIRTUAL_HOST,
     ROUTE,
     ROUTE_ACTION,
+    STREAM_DURATION,
     WEIGHTED_CLUSTER,
     CLUSTER_WEIGHT,
     RETRY_POLICY,
@@ -89,14 +91,21 @@ support! {
 
 support! {
     ROUTE_ACTION, route_action: RouteAction = "envoy.config.route.v3.RouteAction";
-    read: prefix_rewrite, regex_rewrite, timeout, idle_timeout, retry_policy, request_mirror_policies, hash_policy, cluster_specifier, host_rewrite_specifier, upgrade_configs;
+    read: prefix_rewrite, regex_rewrite, timeout, idle_timeout, max_stream_duration, retry_policy, request_mirror_policies, hash_policy, cluster_specifier, host_rewrite_specifier, upgrade_configs;
     ignored:
         priority => "there are no circuit breakers yet that know it",
         early_data_policy => "there is no early data without TLS",
         append_x_forwarded_host => "X-Forwarded-Host is always kept",
         include_vh_rate_limits => "rate limits are refused",
         flush_timeout => "the idle timeout bounds it";
-    refused: metadata_match, path_rewrite_policy, path_rewrite, retry_policy_typed_config, rate_limits, cors, max_grpc_timeout, grpc_timeout_offset, internal_redirect_policy, internal_redirect_action, max_internal_redirects, hedge_policy, max_stream_duration, cluster_not_found_response_code;
+    refused: metadata_match, path_rewrite_policy, path_rewrite, retry_policy_typed_config, rate_limits, cors, max_grpc_timeout, grpc_timeout_offset, internal_redirect_policy, internal_redirect_action, max_internal_redirects, hedge_policy, cluster_not_found_response_code;
+}
+
+support! {
+    STREAM_DURATION, stream_duration: MaxStreamDuration = "envoy.config.route.v3.RouteAction.MaxStreamDuration";
+    read: max_stream_duration;
+    ignored:;
+    refused: grpc_timeout_header_max, grpc_timeout_header_offset;
 }
 
 support! {
@@ -342,6 +351,8 @@ fn forward(message: &RouteAction, around: &Around<'_>) -> Result<compiled::Forwa
             some => some,
         },
         idle_timeout: duration("idle_timeout", message.idle_timeout)?,
+        longest_stream: longest_stream(message.max_stream_duration.as_ref())
+            .under(|| "max_stream_duration".into())?,
         retry: retry(message.retry_policy.as_ref().or(around.retry.as_ref()))
             .under(|| "retry_policy".into())?,
         prefix_rewrite: (!message.prefix_rewrite.is_empty()).then(|| message.prefix_rewrite.as_str().into()),
@@ -353,6 +364,12 @@ fn forward(message: &RouteAction, around: &Around<'_>) -> Result<compiled::Forwa
             mirror(policy, around.clusters)
         })?,
     })
+}
+
+fn longest_stream(message: Option<&MaxStreamDuration>) -> Result<Option<std::time::Duration>, Problem> {
+    let Some(message) = message else { return Ok(None) };
+    stream_duration(message)?;
+    duration("max_stream_duration", message.max_stream_duration)
 }
 
 fn mirror(message: &RequestMirrorPolicy, clusters: &Clusters<'_>) -> Result<compiled::Mirror, Problem> {

@@ -271,8 +271,10 @@ enum Kind {
 /// What bounds an answer in time.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Bounds {
-    /// The route's timeout.
+    /// Whatever happens.
     pub(crate) total: Option<Instant>,
+    /// What it is then said to be.
+    pub(crate) over: Error,
     /// Without progress either way.
     pub(crate) idle: Option<Duration>,
     /// The progress seen when the timer was set.
@@ -466,7 +468,7 @@ impl Bounds {
             ready!(sleep.as_mut().poll(cx));
             let now = Instant::now();
             if self.total.is_some_and(|total| now >= total) {
-                return Poll::Ready(Error::UpstreamTimeout);
+                return Poll::Ready(self.over);
             }
             let progress = exchange.progress.get();
             if self.idle.is_some()

@@ -21,6 +21,9 @@ use crate::worker::local::{ClusterLocal, Worker};
 /// Heads of one connection's requests in flight: twenty KiB for each of a hundred streams.
 const HEAD_BYTES: u32 = 2 * 1024 * 1024;
 
+/// An end, and what it is then said to be.
+pub(crate) type Deadline = (Instant, Error);
+
 /// One request. Dropped when its answer, and what of its body is still on the way, are done.
 pub(crate) struct Exchange {
     pub(crate) conn: Rc<ConnState>,
@@ -46,8 +49,8 @@ pub(crate) struct Exchange {
     pub(crate) progress: Cell<u32>,
     /// The answer has ended without the rest of the request's body: nobody wants that any more.
     pub(crate) abandoned: Cell<bool>,
-    /// The route's timeout, and the time without progress, as far as there are such.
-    pub(crate) bounds: Cell<(Option<Instant>, Option<Duration>)>,
+    /// When it ends whatever happens, and the time without progress, as far as there are such.
+    pub(crate) bounds: Cell<(Option<Deadline>, Option<Duration>)>,
     /// Of whoever waits for the request's body.
     pub(crate) body_waker: RefCell<Option<Waker>>,
     log: RefCell<Option<Box<LogHead>>>,
@@ -124,8 +127,8 @@ impl Exchange {
     /// for; a client that opens no window asks for nothing.
     pub(crate) fn overdue(&self, now: Instant, rested: Duration) -> Option<Error> {
         let (total, idle) = self.bounds.get();
-        if total.is_some_and(|total| now >= total) {
-            return Some(Error::UpstreamTimeout);
+        if let Some((_, error)) = total.filter(|(total, _)| now >= *total) {
+            return Some(error);
         }
         idle.is_some_and(|idle| rested >= idle).then_some(Error::StreamIdle)
     }

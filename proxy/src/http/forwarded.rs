@@ -80,14 +80,14 @@ pub(crate) fn set(
     host: &HeaderValue,
 ) {
     if !present {
-        if trust.use_remote_address {
+        if trust.use_remote_address && !trust.skip_append {
             headers.insert(FOR, peer.clone());
         }
         headers.insert(PROTO, HeaderValue::from_static(scheme));
         headers.insert(HOST, host.clone());
         return;
     }
-    if trust.use_remote_address {
+    if trust.use_remote_address && !trust.skip_append {
         append_for(headers, peer);
     }
     if trusted {
@@ -167,5 +167,18 @@ mod tests {
         headers.insert(PROTO, HeaderValue::from_static("https"));
         set(&mut headers, &trust, true, true, &peer, "http", &host);
         assert_eq!(headers[PROTO], "https", "a trusted peer can");
+    }
+
+    #[test]
+    fn the_list_stays_as_it_came_where_that_is_said() {
+        let trust =
+            ForwardedTrust { use_remote_address: true, skip_append: true, ..ForwardedTrust::default() };
+        let (peer, host) = (HeaderValue::from_static("9.9.9.9"), HeaderValue::from_static("shop"));
+        let mut headers = xff("1.1.1.1");
+        set(&mut headers, &trust, false, true, &peer, "http", &host);
+        assert_eq!(headers[FOR], "1.1.1.1");
+        let mut headers = HeaderMap::new();
+        set(&mut headers, &trust, false, false, &peer, "http", &host);
+        assert!(!headers.contains_key(FOR));
     }
 }

@@ -7,6 +7,8 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 pub(crate) const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 pub(crate) const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 pub(crate) const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
+/// A code that no HTTP status stands for.
+pub(crate) const DEADLINE_EXCEEDED: u16 = 4;
 
 /// Whether this `Content-Type` is gRPC's: `application/grpc`, with or without a message format or parameters.
 /// gRPC-Web has another.

@@ -322,7 +322,13 @@ mod tests {
     use super::*;
 
     fn limits() -> Limits {
-        Limits { max_header_bytes: 1024, max_headers: 10, max_body_bytes: 0, max_concurrent_streams: 100 }
+        Limits {
+            max_header_bytes: 1024,
+            max_headers: 10,
+            max_body_bytes: 0,
+            max_concurrent_streams: 100,
+            max_requests: 0,
+        }
     }
 
     fn map(lines: &[(&'static str, &'static str)]) -> HeaderMap {

@@ -21,6 +21,9 @@ pub(crate) fn error(exchange: &Rc<Exchange>, error: Error) -> Response<ResponseB
     let mut response = direct(exchange, error.status(), Bytes::from_static(error.body().as_bytes()));
     let headers = response.headers_mut();
     headers.insert(REASON, HeaderValue::from_static(error.reason()));
+    if error == Error::StreamTooLong && exchange.grpc.get() {
+        headers.insert(grpc::GRPC_STATUS, grpc::DEADLINE_EXCEEDED.into());
+    }
     if matches!(error, Error::Overload | Error::OverloadQueue) {
         headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
     }

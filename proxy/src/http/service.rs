@@ -56,7 +56,9 @@ fn serve(
         let table = plan::on_demand(&exchange, &request).await;
         let mut response = answer(&exchange, request, table).await;
         exchange.status.set(response.status().as_u16());
-        let leaving = exchange.conn.listener.phase() >= Phase::LameDuck;
+        let conn = &exchange.conn;
+        let leaving = conn.listener.phase() >= Phase::LameDuck
+            || conn.is_spent(&exchange.settings.http, exchange.start);
         let scarce = exchange.worker().is_scarce();
         if (leaving || scarce) && exchange.conn.tunnel.borrow().is_none() {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));

@@ -1,9 +1,9 @@
 //! A stream that has switched protocols (RFC 9110, 7.8; RFC 8441) or that a CONNECT has opened: bytes both ways,
-//! until an end closes, nothing has moved for the stream's idle time, or the proxy's drain time is over.
+//! until an end closes, nothing has moved for the stream's idle time, it has lived as long as it may, or the proxy's
+//! drain time is over.
 
 use std::rc::Rc;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
@@ -29,7 +29,7 @@ pub(crate) enum Far {
 pub(crate) struct Tunnel {
     pub(crate) far: Far,
     pub(crate) exchange: Rc<Exchange>,
-    pub(crate) idle: Option<Duration>,
+    pub(crate) bounds: Bounds,
 }
 
 impl Tunnel {
@@ -50,19 +50,19 @@ impl Tunnel {
     }
 
     async fn copy<N: copy::Stream>(self, near: N, owns_connection: bool) {
-        let Self { far, exchange, idle } = self;
+        let Self { far, exchange, bounds } = self;
         match far {
             Far::Upgrade(upstream, lease) => {
                 match upstream.await {
-                    Ok(far) => between(&exchange, near, TokioIo::new(far), idle, owns_connection).await,
+                    Ok(far) => between(&exchange, near, TokioIo::new(far), &bounds, owns_connection).await,
                     Err(_) => drop(exchange.fail(Error::UpstreamReset)),
                 }
                 drop(lease);
             }
             Far::Opened(Opened { stream, endpoint }) => {
                 match stream {
-                    Stream::Plain(far) => between(&exchange, near, far, idle, owns_connection).await,
-                    Stream::Tls(far) => between(&exchange, near, far, idle, owns_connection).await,
+                    Stream::Plain(far) => between(&exchange, near, far, &bounds, owns_connection).await,
+                    Stream::Tls(far) => between(&exchange, near, far, &bounds, owns_connection).await,
                 }
                 drop(endpoint);
             }
@@ -72,17 +72,11 @@ impl Tunnel {
 }
 
 /// `owns_connection`: the client's whole connection is this tunnel. Otherwise its driver ends it when drained.
-async fn between<N, F>(
-    exchange: &Rc<Exchange>,
-    near: N,
-    far: F,
-    idle: Option<Duration>,
-    owns_connection: bool,
-) where
+async fn between<N, F>(exchange: &Rc<Exchange>, near: N, far: F, bounds: &Bounds, owns_connection: bool)
+where
     N: copy::Stream,
     F: copy::Stream,
 {
-    let bounds = Bounds { idle, until: None };
     let moved = |from, length| {
         let counter = if from == Side::Near { &exchange.received } else { &exchange.sent };
         counter.set(counter.get() + length as u64);
@@ -92,7 +86,9 @@ async fn between<N, F>(
         true => exchange.conn.poll_phase(Phase::Closed, cx),
         false => Poll::Pending,
     };
-    if let End::Idle = copy::between(exchange.worker(), near, far, &bounds, moved, closed).await {
-        exchange.fail(Error::StreamIdle);
+    match copy::between(exchange.worker(), near, far, bounds, moved, closed).await {
+        End::Idle => drop(exchange.fail(Error::StreamIdle)),
+        End::TooLong => drop(exchange.fail(Error::StreamTooLong)),
+        End::Complete | End::Broken(..) | End::Closed => {}
     }
 }

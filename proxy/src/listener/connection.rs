@@ -71,6 +71,7 @@ pub(crate) struct ConnState {
     pub(crate) way: Way,
     /// The peer's address as `X-Forwarded-For` has it.
     pub(crate) peer_value: HeaderValue,
+    born: Instant,
     pub(crate) in_flight: Cell<u32>,
     pub(crate) started: Cell<u64>,
     /// Of the heads of requests in flight.
@@ -120,6 +121,7 @@ impl ConnState {
             peer: SocketAddr::new(ip, peer.port()),
             way,
             peer_value,
+            born: Instant::now(),
             in_flight: Cell::new(0),
             started: Cell::new(0),
             head_bytes: Cell::new(0),
@@ -171,6 +173,25 @@ impl ConnState {
     /// How long a connection with requests in flight may be without progress.
     fn stalled_after(&self, timeouts: &DownstreamTimeouts) -> Duration {
         self.allowed_idle.get().max(timeouts.stream_idle.unwrap_or(timeouts.idle))
+    }
+
+    /// Whether it has had as many requests as it may, or lived as long.
+    pub(crate) fn is_spent(&self, settings: &HttpSettings, now: Instant) -> bool {
+        let (limits, timeouts) = (&settings.limits, &settings.timeouts);
+        limits.max_requests > 0 && self.started.get() >= limits.max_requests.into()
+            || timeouts.longest_connection.is_some_and(|longest| now >= self.born + longest)
+    }
+
+    /// How long it may wait for a request. One that has lived as long as it may is told so by its next answer, and
+    /// that is waited for until the drain time is over.
+    fn may_rest(&self, timeouts: &DownstreamTimeouts) -> Duration {
+        match timeouts.longest_connection {
+            Some(longest) if !timeouts.end_with_answer => {
+                let left = longest.saturating_add(timeouts.drain).saturating_sub(self.born.elapsed());
+                timeouts.idle.min(left)
+            }
+            _ => timeouts.idle,
+        }
     }
 
     /// What an HTTP/2 client does that no client needs to do: streams opened only to be reset (CVE-2023-44487),
@@ -235,7 +256,7 @@ async fn detect(conn: &Rc<ConnState>, mut io: Box<Io>) -> Option<(Box<Io>, bool)
     let timeouts = &conn.settings().http.timeouts;
     // Through TLS, what comes first may have come with the handshake.
     let is_plain = matches!(io.stream, Transport::Plain(_)) && io.prefix.is_empty();
-    if is_plain && !parked(conn, &io, timeouts.idle).await {
+    if is_plain && !parked(conn, &io, conn.may_rest(timeouts)).await {
         return None;
     }
     let mut start = [0; PREFACE.len()];
@@ -300,7 +321,8 @@ async fn serve_http1(conn: &Rc<ConnState>, mut io: Box<Io>) {
         (io, end) = Box::pin(drive_http1(conn, io, &settings)).await;
         match end {
             End::Idle => {
-                if io.prefix.is_empty() && !parked(conn, &io, settings.http.timeouts.idle).await {
+                let rest = conn.may_rest(&settings.http.timeouts);
+                if io.prefix.is_empty() && !parked(conn, &io, rest).await {
                     return;
                 }
             }
@@ -527,6 +549,7 @@ async fn serve_http2(conn: &Rc<ConnState>, mut io: Box<Io>) {
         }
         let leaving = phase >= Phase::Handover
             || phase == Phase::LameDuck && conn.started.get() > 0
+            || limits.max_requests > 0 && conn.started.get() >= limits.max_requests.into()
             || place.as_ref().is_some_and(|place: &Place<'_>| place.is_lost(cx));
         if leaving && !closing {
             closing = true;
@@ -552,12 +575,15 @@ async fn serve_http2(conn: &Rc<ConnState>, mut io: Box<Io>) {
                 if now - progress.1 >= conn.stalled_after(timeouts) {
                     return Poll::Ready(());
                 }
-            } else if now - busy.1 >= timeouts.idle && !closing {
+            } else {
+                place.get_or_insert_with(|| conn.listener.worker.idle.wait());
+            }
+            let rested = conn.in_flight.get() == 0 && now - busy.1 >= timeouts.idle;
+            let is_old = timeouts.longest_connection.is_some_and(|longest| now >= conn.born + longest);
+            if (rested || is_old) && !closing {
                 closing = true;
                 http.as_mut().graceful_shutdown();
                 cx.waker().wake_by_ref();
-            } else {
-                place.get_or_insert_with(|| conn.listener.worker.idle.wait());
             }
         }
         Poll::Pending

@@ -22,6 +22,7 @@ fn forward(targets: Targets, hash: Vec<HashPolicy>) -> Action {
         hash,
         timeout: None,
         idle_timeout: None,
+        longest_stream: None,
         retry: RetryPolicy {
             max_retries: 1,
             per_try_timeout: None,

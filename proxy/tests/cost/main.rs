@@ -128,6 +128,7 @@ fn many_routes(http: &mut pontoon_proxy::config::listener::HttpSettings) {
             hash: Vec::new(),
             timeout: forward.timeout,
             idle_timeout: None,
+            longest_stream: None,
             retry: forward.retry.clone(),
             prefix_rewrite: None,
             regex_rewrite: None,

@@ -21,6 +21,7 @@ macro_rules! on_all_protocols {
     )+ };
 }
 
+mod bounds;
 mod draining;
 mod failing;
 mod fixture;

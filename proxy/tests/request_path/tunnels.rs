@@ -19,7 +19,7 @@ const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
 
 /// Takes every change of protocol and echoes; others get 404. Tells what it was asked.
-async fn echo(http: Http) -> (SocketAddr, tokio::sync::mpsc::Receiver<http::request::Parts>) {
+pub(crate) async fn echo(http: Http) -> (SocketAddr, tokio::sync::mpsc::Receiver<http::request::Parts>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (told, tell) = tokio::sync::mpsc::channel(8);

@@ -20,11 +20,13 @@ use tokio::time::Instant;
 use super::plan::ForwardPlan;
 use crate::error::Error;
 use crate::http::body::{Bounds, RequestBody, ResponseBody};
-use crate::http::exchange::Exchange;
+use crate::http::exchange::{Deadline, Exchange};
+use crate::http::receiving::Receiving;
 use crate::http::tunnel::{Far, Tunnel};
 use crate::http::upgrade::Change;
 use crate::http::{grpc_web, headers};
 use crate::resilience::retry::{self, Failure, Repeatable};
+use crate::tcp::copy;
 use crate::upstream::cluster::Endpoint;
 use crate::upstream::open::{self, Target};
 use crate::upstream::pool::Lease;
@@ -51,10 +53,18 @@ pub(super) fn forward(
         }
         let Some(action) = plan.action() else { return Err(Error::NoRoute) };
         let policy = action.retry.clone();
-        let total = action.timeout.map(|timeout| exchange.start + timeout);
+        let longest = plan.longest.map(|longest| (exchange.start + longest, Error::StreamTooLong));
+        let timeout = action.timeout.map(|timeout| (exchange.start + timeout, Error::UpstreamTimeout));
+        let total = sooner(timeout, longest);
         exchange.bounds.set((total, plan.idle));
-        let mut bounds = Bounds { total, idle: plan.idle, seen: exchange.progress.get() };
+        let mut bounds = Bounds {
+            total: total.map(|(at, _)| at),
+            over: total.map_or(Error::UpstreamTimeout, |(_, error)| error),
+            idle: plan.idle,
+            seen: exchange.progress.get(),
+        };
         let mut timer = exchange.worker().timer(bounds.next(exchange.start));
+        let mut receiving = Receiving::new(exchange);
         let mut tried: Vec<Arc<Endpoint>> = Vec::new();
         let mut now = exchange.start;
         let mut tries = 0;
@@ -84,7 +94,7 @@ pub(super) fn forward(
                     let answer = received.insert(tried.await?);
                     if copy.is_some() { answer.begin().await } else { Ok(()) }
                 });
-                bound(exchange, attempt, &mut bounds, &mut timer, try_by).await
+                bound(exchange, attempt, (&mut bounds, &mut timer), &mut receiving, try_by).await
             };
             let failure = match (result, received) {
                 (Ok(()), Some(received)) => {
@@ -100,7 +110,7 @@ pub(super) fn forward(
                         tokio::time::sleep(pause).await;
                         Ok(())
                     });
-                    bound(exchange, waited, &mut bounds, &mut timer, None).await?;
+                    bound(exchange, waited, (&mut bounds, &mut timer), &mut receiving, None).await?;
                     if let Some(cluster) = exchange.cluster.borrow().as_ref() {
                         cluster.cells.retries.add(1);
                     }
@@ -256,12 +266,20 @@ fn classify(error: &hyper::Error) -> Error {
     if error.is_parse() { Error::UpstreamProtocol } else { Error::UpstreamReset }
 }
 
-/// Runs a try within the route's timeout, its own, and the idle time.
+/// The one that comes first.
+fn sooner(one: Option<Deadline>, other: Option<Deadline>) -> Option<Deadline> {
+    match (one, other) {
+        (Some(one), Some(other)) => Some(if other.0 < one.0 { other } else { one }),
+        (one, other) => one.or(other),
+    }
+}
+
+/// Runs a try within the route's timeout, its own, what the client has to keep to, and the idle time.
 async fn bound<F, T>(
     exchange: &Exchange,
     mut attempt: Pin<&mut F>,
-    bounds: &mut Bounds,
-    timer: &mut Timer,
+    (bounds, timer): (&mut Bounds, &mut Timer),
+    receiving: &mut Option<Receiving>,
     try_by: Option<Instant>,
 ) -> Result<T, Error>
 where
@@ -276,6 +294,9 @@ where
             && sleep.poll(cx).is_ready()
         {
             return Poll::Ready(Err(Error::PerTryTimeout));
+        }
+        if let Some(Poll::Ready(error)) = receiving.as_mut().map(|receiving| receiving.poll(exchange, cx)) {
+            return Poll::Ready(Err(error));
         }
         bounds.poll(timer, exchange, cx).map(Err)
     })
@@ -315,7 +336,7 @@ fn answer(
             *carrier.extensions_mut() = std::mem::take(&mut parts.extensions);
             let upstream = hyper::upgrade::on(&mut carrier);
             let far = Far::Upgrade(upstream, lease);
-            return Ok(grant(exchange, change, parts, far, plan.idle));
+            return Ok(grant(exchange, change, parts, far, (plan.idle, plan.longest)));
         }
         // To a client of HTTP/2 a 2xx would say that the protocol has changed (RFC 8441, 4).
         if change.near.is_some() && parts.status.is_success() {
@@ -335,10 +356,11 @@ fn grant(
     mut change: Change,
     mut parts: response::Parts,
     far: Far,
-    idle: Option<Duration>,
+    (idle, longest): (Option<Duration>, Option<Duration>),
 ) -> Response<ResponseBody> {
     change.grant(&mut parts);
-    let tunnel = Tunnel { far, exchange: Rc::clone(exchange), idle };
+    let until = longest.map(|longest| exchange.start + longest);
+    let tunnel = Tunnel { far, exchange: Rc::clone(exchange), bounds: copy::Bounds { idle, until } };
     match change.near.take() {
         Some(near) => tunnel.spawn(near),
         None => drop(exchange.conn.tunnel.replace(Some(tunnel))),
@@ -370,5 +392,5 @@ async fn connect(
     exchange.note_first_byte();
     let (mut parts, ()) = Response::new(()).into_parts();
     headers::mutate(&mut parts.headers, &plan.route.response_headers);
-    Ok(grant(exchange, change, parts, Far::Opened(opened), plan.idle))
+    Ok(grant(exchange, change, parts, Far::Opened(opened), (plan.idle, plan.longest)))
 }

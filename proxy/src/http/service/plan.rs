@@ -58,6 +58,8 @@ pub(super) struct ForwardPlan {
     /// The client wants to switch protocols.
     pub(super) change: Option<Change>,
     pub(super) idle: Option<Duration>,
+    /// How long it may last in all.
+    pub(super) longest: Option<Duration>,
     /// The page that asks, where another site's may.
     pub(super) origin: Option<HeaderValue>,
 }
@@ -277,6 +279,10 @@ pub(super) fn plan(
                 own => own.or(settings.timeouts.stream_idle),
             };
             conn.allow_idle(idle);
+            let longest = match action.longest_stream {
+                Some(Duration::ZERO) => None,
+                own => own.or(settings.timeouts.longest_stream),
+            };
             let plan = ForwardPlan {
                 route,
                 cluster,
@@ -285,6 +291,7 @@ pub(super) fn plan(
                 set_cookie,
                 change,
                 idle,
+                longest,
                 origin,
             };
             Ok(Plan::Forward(request, plan))
