@@ -1,6 +1,7 @@
 //! One request, from its head to the end of its answer: checked, normalised, routed, sent on, answered.
 
 pub(crate) mod body;
+pub(crate) mod client_certificate;
 pub(crate) mod exchange;
 pub(crate) mod forwarded;
 pub(crate) mod grpc;

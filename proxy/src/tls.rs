@@ -4,6 +4,7 @@
 pub mod client;
 pub mod material;
 pub mod server;
+pub(crate) mod told;
 
 use std::sync::Arc;
 

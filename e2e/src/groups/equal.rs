@@ -30,8 +30,10 @@ const ROUTER: &str = "type.googleapis.com/envoy.extensions.filters.http.router.v
 const TCP_PROXY: &str = "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy";
 
 /// What the ports of a proxy are for: its listeners, its admin, and one where nobody listens.
-const PURPOSES: [&str; 10] =
-    ["http", "admin", "dead", "https", "mutual", "names", "tcp", "tcp-dead", "tcp-none", "tcp-half"];
+const PURPOSES: [&str; 12] = [
+    "http", "admin", "dead", "https", "mutual", "told", "told-too", "names", "tcp", "tcp-dead", "tcp-none",
+    "tcp-half",
+];
 
 /// Runs the group. True: all cases passed.
 pub(crate) async fn run(only: Vec<String>) -> anyhow::Result<bool> {

@@ -9,7 +9,7 @@ use envoy_types::pb::envoy::config::core::v3::{SubstitutionFormatString, substit
 use envoy_types::pb::envoy::config::route::v3::RouteConfiguration;
 use envoy_types::pb::envoy::extensions::access_loggers::file::v3::{FileAccessLog, file_access_log};
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::{
-    CodecType, InternalAddressConfig, PathWithEscapedSlashesAction, RouteSpecifier, StripPortMode, UpgradeConfig,
+    CodecType, ForwardClientCertDetails, ForwardClientCertFormat, InternalAddressConfig, PathWithEscapedSlashesAction, RouteSpecifier, SetCurrentClientCertDetails, StripPortMode, UpgradeConfig,
 };
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::{HttpConnectionManager, Rds};
 use envoy_types::pb::envoy::extensions::http::header_validators::envoy_default::v3::HeaderValidatorConfig;
@@ -18,7 +18,8 @@ use envoy_types::pb::envoy::extensions::http::header_validators::envoy_default::
 use super::filters;
 use super::lds::{network, unpack};
 use super::listener::{
-    AccessLog, AccessLogFormat, Codec, DownstreamTimeouts, ForwardedTrust, Limits, PathOptions, Underscores,
+    AccessLog, AccessLogFormat, CertificateDetails, ClientCertificates, Codec, DownstreamTimeouts,
+    ForwardedTrust, Limits, PathOptions, Underscores,
 };
 use super::problem::{Problem, Under, each};
 use super::support::{Message, support};
@@ -28,6 +29,7 @@ pub(super) const MESSAGES: &[Message] = &[
     UPGRADE,
     RDS,
     INTERNAL_ADDRESSES,
+    CERTIFICATE_DETAILS,
     ACCESS_LOG,
     COMMON_OPTIONS,
     HTTP2_OPTIONS,
@@ -37,7 +39,7 @@ pub(super) const MESSAGES: &[Message] = &[
 
 support! {
     MANAGER, manager: HttpConnectionManager = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
-    read: codec_type, http_filters, common_http_protocol_options, http_protocol_options, http2_protocol_options, server_name, max_request_headers_kb, stream_idle_timeout, request_headers_timeout, drain_timeout, access_log, use_remote_address, xff_num_trusted_hops, internal_address_config, generate_request_id, preserve_external_request_id, upgrade_configs, normalize_path, merge_slashes, request_timeout, skip_xff_append, http1_safe_max_connection_duration, path_with_escaped_slashes_action, strip_port_mode, route_specifier, typed_header_validation_config;
+    read: codec_type, http_filters, common_http_protocol_options, http_protocol_options, http2_protocol_options, server_name, max_request_headers_kb, stream_idle_timeout, request_headers_timeout, drain_timeout, access_log, use_remote_address, xff_num_trusted_hops, internal_address_config, generate_request_id, preserve_external_request_id, upgrade_configs, normalize_path, merge_slashes, request_timeout, skip_xff_append, forward_client_cert_details, set_current_client_cert_details, http1_safe_max_connection_duration, path_with_escaped_slashes_action, strip_port_mode, route_specifier, typed_header_validation_config;
     ignored:
         stat_prefix => "it only names statistics",
         tracing => "spans are not reported by this version",
@@ -50,7 +52,7 @@ support! {
         always_set_request_id_in_response => "the id is in the log",
         append_local_overload => "there is no overload manager",
         add_proxy_protocol_connection_state => "it only adds to what filters can ask for, and none here does";
-    refused: add_user_agent, http3_protocol_options, server_header_transformation, scheme_header_transformation, stream_flush_timeout, drain_timeout_jitter, original_ip_detection_extensions, early_header_mutation_extensions, via, forward_client_cert_details, set_current_client_cert_details, forward_client_cert_matcher, represent_ipv4_remote_address_as_ipv4_mapped_ipv6, request_id_extension, local_reply_config, stream_error_on_invalid_http_message, path_normalization_options, strip_trailing_host_dot, proxy_status_config, append_x_forwarded_port, forward_proto_config;
+    refused: add_user_agent, http3_protocol_options, server_header_transformation, scheme_header_transformation, stream_flush_timeout, drain_timeout_jitter, original_ip_detection_extensions, early_header_mutation_extensions, via, forward_client_cert_matcher, represent_ipv4_remote_address_as_ipv4_mapped_ipv6, request_id_extension, local_reply_config, stream_error_on_invalid_http_message, path_normalization_options, strip_trailing_host_dot, proxy_status_config, append_x_forwarded_port, forward_proto_config;
 }
 
 support! {
@@ -73,6 +75,13 @@ support! {
     read: cidr_ranges;
     ignored:
         unix_sockets => "listeners have addresses";
+    refused: ;
+}
+
+support! {
+    CERTIFICATE_DETAILS, certificate_details: SetCurrentClientCertDetails = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager.SetCurrentClientCertDetails";
+    read: subject, cert, chain, dns, uri, issuer, format;
+    ignored:;
     refused: ;
 }
 
@@ -156,6 +165,7 @@ const DEFAULT_DRAIN: Duration = Duration::from_secs(5);
 pub(super) struct Manager {
     pub(super) routes: Routes,
     pub(super) forwarded: ForwardedTrust,
+    pub(super) client_certificates: ClientCertificates,
     /// From the filter before it.
     pub(super) max_connections: usize,
     pub(super) limits: Limits,
@@ -207,6 +217,7 @@ pub(super) fn compile(message: &HttpConnectionManager) -> Result<Manager, Proble
     Ok(Manager {
         routes: routes(message)?,
         forwarded: forwarded(message)?,
+        client_certificates: client_certificates(message)?,
         max_connections: 0,
         limits: Limits {
             max_header_bytes: header_kib * 1024,
@@ -294,6 +305,30 @@ fn forwarded(message: &HttpConnectionManager) -> Result<ForwardedTrust, Problem>
         trusted_hops: message.xff_num_trusted_hops,
         trusted_peers,
         skip_append: message.skip_xff_append,
+    })
+}
+
+fn client_certificates(message: &HttpConnectionManager) -> Result<ClientCertificates, Problem> {
+    let said = message.set_current_client_cert_details.unwrap_or_default();
+    certificate_details(&said).under(|| "set_current_client_cert_details".into())?;
+    if said.format() != ForwardClientCertFormat::Text {
+        let reason = format!("is {}; must be TEXT", said.format().as_str_name());
+        return Err(Problem::new("set_current_client_cert_details.format", reason));
+    }
+    let details = CertificateDetails {
+        subject: said.subject.is_some_and(|b| b.value),
+        cert: said.cert,
+        chain: said.chain,
+        dns: said.dns,
+        uri: said.uri,
+        issuer: said.issuer,
+    };
+    Ok(match message.forward_client_cert_details() {
+        ForwardClientCertDetails::Sanitize => ClientCertificates::Sanitize,
+        ForwardClientCertDetails::ForwardOnly => ClientCertificates::Forward,
+        ForwardClientCertDetails::AppendForward => ClientCertificates::AppendForward(details),
+        ForwardClientCertDetails::SanitizeSet => ClientCertificates::SanitizeSet(details),
+        ForwardClientCertDetails::AlwaysForwardOnly => ClientCertificates::AlwaysForward,
     })
 }
 

@@ -48,6 +48,8 @@ pub struct HttpSettings {
     pub routes: Arc<RouteHandle>,
     /// Sources whose `X-Forwarded-*` is believed, and how many hops of it.
     pub forwarded: ForwardedTrust,
+    /// What upstreams are told of clients' certificates.
+    pub client_certificates: ClientCertificates,
     /// Connections of the listener, over all workers; 0 is no limit.
     pub max_connections: usize,
     /// Request header and body limits.
@@ -149,6 +151,39 @@ pub enum Codec {
     Http1,
     /// HTTP/2 alone.
     Http2,
+}
+
+/// `forward_client_cert_details`: what upstreams are told of clients' certificates, in `X-Forwarded-Client-Cert`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ClientCertificates {
+    /// Nothing; what a client says is taken out.
+    #[default]
+    Sanitize,
+    /// What a client says that has shown a certificate of its own.
+    Forward,
+    /// The same, and behind it what we have seen.
+    AppendForward(CertificateDetails),
+    /// What we have seen.
+    SanitizeSet(CertificateDetails),
+    /// Whatever any client says.
+    AlwaysForward,
+}
+
+/// `set_current_client_cert_details`: what is said of a certificate beside its hash and our own URIs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct CertificateDetails {
+    /// Its subject.
+    pub subject: bool,
+    /// All of it.
+    pub cert: bool,
+    /// It, and the authorities that came with it.
+    pub chain: bool,
+    /// Its names of kind DNS.
+    pub dns: bool,
+    /// Its names of kind URI.
+    pub uri: bool,
+    /// Who has signed it.
+    pub issuer: bool,
 }
 
 /// Who may tell us about the client behind them.

@@ -522,6 +522,7 @@ fn http_settings(manager: Manager, routes: Arc<RouteHandle>) -> HttpSettings {
     HttpSettings {
         routes,
         forwarded: manager.forwarded,
+        client_certificates: manager.client_certificates,
         limits: manager.limits,
         timeouts: manager.timeouts,
         path: manager.path,

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use http::header::FORWARDED;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
+use super::client_certificate;
 use crate::config::listener::ForwardedTrust;
 
 const FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -15,7 +16,9 @@ const REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 
 /// Whether by this header a proxy says on whose behalf it asks: ours, RFC 7239's, which Spring reads first, and nginx's.
 pub(crate) fn speaks_of_client(name: &HeaderName) -> bool {
-    name.as_str().starts_with("x-forwarded") || *name == FORWARDED || *name == REAL_IP
+    name.as_str().starts_with("x-forwarded") && *name != client_certificate::HEADER
+        || *name == FORWARDED
+        || *name == REAL_IP
 }
 
 /// The client, and whether the peer may speak for it.

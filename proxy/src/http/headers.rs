@@ -9,7 +9,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::config::listener::{Limits, Underscores};
 use crate::error::Error;
-use crate::http::{forwarded, grpc, grpc_web};
+use crate::http::{client_certificate, forwarded, grpc, grpc_web};
 use crate::route::HeaderMutation;
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
@@ -28,10 +28,6 @@ const ENVOY_ORDERS: [HeaderName; 10] = [
     HeaderName::from_static("x-envoy-retriable-status-codes"),
     HeaderName::from_static("x-envoy-hedge-on-per-try-timeout"),
 ];
-
-/// By this a proxy tells whose certificate it has seen. None of ours does, so whoever sends it makes it up; Envoy takes
-/// it out of every request too, unless it is told otherwise.
-const CLIENT_CERTIFICATE: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
 
 /// What one pass over the headers found.
 #[derive(Debug, Default, Clone, Copy)]
@@ -126,14 +122,16 @@ impl Found {
 }
 
 fn is_envoys(name: &HeaderName) -> bool {
-    name.as_str().starts_with("x-envoy-") || *name == CLIENT_CERTIFICATE
+    name.as_str().starts_with("x-envoy-") || *name == client_certificate::HEADER
 }
 
 /// Removes what a client may not tell the proxies behind: from one that is not trusted, all of Envoy's headers, as an
-/// Envoy at the edge does; from everybody, whose certificate somebody has seen.
-pub(crate) fn remove_envoys(headers: &mut HeaderMap, trusted: bool) {
-    let from_nobody = |name: &HeaderName| *name == CLIENT_CERTIFICATE || ENVOY_ORDERS.contains(name);
-    let unwanted = |name: &HeaderName| is_envoys(name) && (!trusted || from_nobody(name));
+/// Envoy at the edge does; whose certificate somebody has seen, unless the listener lets it say so.
+pub(crate) fn remove_envoys(headers: &mut HeaderMap, trusted: bool, certificates: bool) {
+    let unwanted = |name: &HeaderName| match *name == client_certificate::HEADER {
+        true => !certificates,
+        false => is_envoys(name) && (!trusted || ENVOY_ORDERS.contains(name)),
+    };
     let names: Vec<HeaderName> = headers.keys().filter(|name| unwanted(name)).cloned().collect();
     for name in names {
         headers.remove(name);
@@ -389,8 +387,11 @@ mod tests {
             [(true, map(&[("x-envoy-peer", "a"), ("x-env", "b")])), (false, map(&[("x-env", "b")]))]
         {
             let mut headers = sent.clone();
-            remove_envoys(&mut headers, trusted);
+            remove_envoys(&mut headers, trusted, false);
             assert_eq!(headers, left, "{trusted}");
+            let mut headers = sent.clone();
+            remove_envoys(&mut headers, trusted, true);
+            assert!(headers.contains_key(client_certificate::HEADER));
         }
     }
 

@@ -22,6 +22,7 @@ use super::transport::{Rewound, Transport};
 use super::{ListenerLocal, Phase};
 use crate::config::chains::{ChainTls, Inspect, Seen};
 use crate::error::Error;
+use crate::http::client_certificate::Shown;
 use crate::overload::Permit;
 use crate::proxy_protocol::Addresses;
 use crate::tcp;
@@ -106,16 +107,14 @@ pub(super) async fn serve(listener: Rc<ListenerLocal>, socket: TcpStream, peer: 
         }
     };
     let worker = Rc::clone(&listener.worker);
-    let certificates = match &transport {
-        Transport::Tls(tls) => tls.get_ref().1.peer_certificates(),
-        Transport::Plain(_) => None,
-    };
-    let client = certificates.map(|certificates| worker.clients.add(&chain, certificates));
+    let shown = shown(&transport, &chain);
+    let client = shown.as_ref().map(|shown| worker.clients.add(&chain, &shown.certificates));
     // Pinned where it is: what is awaited in two places by value has its room twice.
     let mut serving = pin!(async {
         match &chain.serves {
             ServesLocal::Http(chain) => {
-                let conn = ConnState::new(slot, listener, Rc::clone(chain), peer, way, &transport);
+                let conn =
+                    ConnState::new(slot, listener, Rc::clone(chain), peer, way, &transport, shown.clone());
                 connection::serve(conn, transport, prefix).await;
             }
             ServesLocal::Tcp(tcp) => {
@@ -138,6 +137,16 @@ pub(super) async fn serve(listener: Rc<ListenerLocal>, socket: TcpStream, peer: 
             }
         }
     }
+}
+
+/// The certificate that a client has shown, if it has.
+fn shown(transport: &Transport, chain: &ChainLocal) -> Option<Rc<Shown>> {
+    let Transport::Tls(tls) = transport else { return None };
+    let (_, session) = tls.get_ref();
+    let certificates = session.peer_certificates()?;
+    let server = chain.chain.tls.as_ref().and_then(|tls| tls.server.load_full());
+    let by = server.map(|server| server.uris(session.server_name())).unwrap_or_default();
+    Some(Shown::new(certificates.into(), by))
 }
 
 /// A connection of which it is known who takes it.

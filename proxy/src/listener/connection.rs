@@ -27,6 +27,7 @@ use super::transport::Transport;
 use super::{ListenerLocal, Phase};
 use crate::config::listener::{Codec, DownstreamTimeouts, HttpSettings};
 use crate::error::Error;
+use crate::http::client_certificate::Shown;
 use crate::http::service::ProxyService;
 use crate::http::tunnel::Tunnel;
 use crate::telemetry::access_log::Entry;
@@ -71,6 +72,8 @@ pub(crate) struct ConnState {
     pub(crate) way: Way,
     /// The peer's address as `X-Forwarded-For` has it.
     pub(crate) peer_value: HeaderValue,
+    /// The certificate that the client has shown.
+    pub(crate) shown: Option<Rc<Shown>>,
     born: Instant,
     pub(crate) in_flight: Cell<u32>,
     pub(crate) started: Cell<u64>,
@@ -110,6 +113,7 @@ impl ConnState {
         peer: SocketAddr,
         way: Way,
         transport: &Transport,
+        shown: Option<Rc<Shown>>,
     ) -> Rc<Self> {
         let ip = peer.ip().to_canonical();
         let peer_value = HeaderValue::try_from(ip.to_string()).unwrap_or(HeaderValue::from_static("unknown"));
@@ -121,6 +125,7 @@ impl ConnState {
             peer: SocketAddr::new(ip, peer.port()),
             way,
             peer_value,
+            shown,
             born: Instant::now(),
             in_flight: Cell::new(0),
             started: Cell::new(0),

@@ -228,7 +228,7 @@ fn pem_problem(error: &pem::Error) -> String {
     }
 }
 
-fn parse<'c>(certificate: &'c CertificateDer<'_>) -> Result<X509Certificate<'c>, Unusable> {
+pub(super) fn parse<'c>(certificate: &'c CertificateDer<'_>) -> Result<X509Certificate<'c>, Unusable> {
     X509Certificate::from_der(certificate)
         .map(|(_, parsed)| parsed)
         .map_err(|error| Unusable(format!("the certificate cannot be parsed: {error}")))

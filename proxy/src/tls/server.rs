@@ -11,7 +11,7 @@ use rustls::sign::CertifiedKey;
 use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, ServerConfig, SignatureScheme};
 use twox_hash::XxHash64;
 
-use super::material::{Facts, Identity, Trust, Unusable};
+use super::material::{Facts, Identity, NameKind, Trust, Unusable};
 use super::{Versions, provider};
 
 /// Sessions of TLS 1.2 clients that know no tickets.
@@ -27,6 +27,7 @@ pub struct ServerTls {
     tickets: Arc<dyn ProducesTickets>,
     /// Of what clients' certificates are checked against.
     pub(crate) trust: u64,
+    choice: Arc<Choice>,
     clients: Option<Arc<dyn ClientCertVerifier>>,
 }
 
@@ -58,8 +59,11 @@ impl ServerTls {
         let mut certificates = Vec::new();
         for identity in plan.identities {
             let (key, facts) = identity.load()?;
-            let names = super::material::names(&key.cert[0])?.into_iter().map(|(_, name)| name).collect();
-            keys.push((names, key));
+            let all = super::material::names(&key.cert[0])?;
+            let uris = all.iter().filter(|(kind, _)| *kind == NameKind::Uri);
+            let uris = uris.map(|(_, uri)| uri.as_str().into()).collect();
+            let names = all.into_iter().map(|(_, name)| name).collect();
+            keys.push(Own { names, uris, key });
             certificates.push(facts);
         }
         if keys.is_empty() {
@@ -75,8 +79,8 @@ impl ServerTls {
             Some(verifier) => builder.with_client_cert_verifier(verifier),
             None => builder.with_no_client_auth(),
         };
-        let choice = Choice { keys, require_server_name: plan.require_server_name };
-        let mut config = builder.with_cert_resolver(Arc::new(choice));
+        let choice = Arc::new(Choice { keys, require_server_name: plan.require_server_name });
+        let mut config = builder.with_cert_resolver(Arc::clone(&choice) as Arc<dyn ResolvesServerCert>);
         let tickets = match earlier.filter(|earlier| earlier.trust == trust) {
             Some(earlier) => Arc::clone(&earlier.tickets),
             None => rustls::crypto::aws_lc_rs::Ticketer::new()
@@ -87,7 +91,7 @@ impl ServerTls {
         config.session_storage = rustls::server::ServerSessionMemoryCache::new(SESSIONS);
         // A request in early data can be replayed.
         config.max_early_data_size = 0;
-        Ok(ServerTls { config: Arc::new(config), certificates, tickets, trust, clients })
+        Ok(ServerTls { config: Arc::new(config), certificates, tickets, trust, choice, clients })
     }
 }
 
@@ -100,6 +104,13 @@ impl ServerTls {
             }
             _ => Ok(()),
         }
+    }
+}
+
+impl ServerTls {
+    /// The URIs in the certificate that a client is shown who asks for `name`.
+    pub(crate) fn uris(&self, name: Option<&str>) -> Arc<[Box<str>]> {
+        self.choice.candidates(name).next().map(|own| Arc::clone(&own.uris)).unwrap_or_default()
     }
 }
 
@@ -134,8 +145,25 @@ fn verifier(
 /// client can verify.
 #[derive(Debug)]
 struct Choice {
-    keys: Vec<(Vec<String>, Arc<CertifiedKey>)>,
+    keys: Vec<Own>,
     require_server_name: bool,
+}
+
+/// One of our certificates.
+#[derive(Debug)]
+struct Own {
+    names: Vec<String>,
+    uris: Arc<[Box<str>]>,
+    key: Arc<CertifiedKey>,
+}
+
+impl Choice {
+    /// Those for `name` first.
+    fn candidates<'c>(&'c self, name: Option<&'c str>) -> impl Iterator<Item = &'c Own> {
+        let covers =
+            move |own: &&Own| name.is_some_and(|name| own.names.iter().any(|pattern| covers(pattern, name)));
+        self.keys.iter().filter(covers).chain(&self.keys)
+    }
 }
 
 impl ResolvesServerCert for Choice {
@@ -145,12 +173,8 @@ impl ResolvesServerCert for Choice {
             return None;
         }
         let signs = |key: &CertifiedKey| key.key.choose_scheme(hello.signature_schemes()).is_some();
-        let named = self
-            .keys
-            .iter()
-            .filter(|(names, _)| name.is_some_and(|name| names.iter().any(|pattern| covers(pattern, name))));
-        let found = named.chain(&self.keys).map(|(_, key)| key).find(|key| signs(key));
-        found.or(self.keys.first().map(|(_, key)| key)).cloned()
+        let found = self.candidates(name).map(|own| &own.key).find(|key| signs(key));
+        found.or(self.keys.first().map(|own| &own.key)).cloned()
     }
 }
 

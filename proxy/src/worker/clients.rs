@@ -21,7 +21,7 @@ pub(crate) struct Clients {
 }
 
 struct Client {
-    certificates: Vec<CertificateDer<'static>>,
+    certificates: Rc<[CertificateDer<'static>]>,
     not_after: i64,
     chain: Rc<ChainLocal>,
     /// The fingerprint of what it was last checked against.
@@ -37,10 +37,14 @@ pub(crate) struct Known<'c> {
 
 impl Clients {
     /// One more, with the certificates that it has shown, its own first.
-    pub(crate) fn add(&self, chain: &Rc<ChainLocal>, certificates: &[CertificateDer<'static>]) -> Known<'_> {
+    pub(crate) fn add(
+        &self,
+        chain: &Rc<ChainLocal>,
+        certificates: &Rc<[CertificateDer<'static>]>,
+    ) -> Known<'_> {
         let number = self.next.replace(self.next.get() + 1);
         let client = Client {
-            certificates: certificates.to_vec(),
+            certificates: Rc::clone(certificates),
             // rustls has read it; were it unreadable, it would have ended.
             not_after: certificates.first().map_or(Ok(0), material::not_after).unwrap_or(0),
             chain: Rc::clone(chain),

@@ -179,6 +179,7 @@ impl Proxy {
             },
             path: PathOptions::default(),
             underscores: Underscores::Reject,
+            client_certificates: Default::default(),
             upgrades: vec!["websocket".into()],
             grpc_web: true,
             codec: Codec::Auto,

@@ -22,6 +22,7 @@ macro_rules! on_all_protocols {
 }
 
 mod bounds;
+mod client_certificates;
 mod draining;
 mod failing;
 mod fixture;

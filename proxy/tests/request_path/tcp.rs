@@ -36,9 +36,9 @@ use tokio_rustls::TlsAcceptor;
 use crate::fixture::*;
 use crate::tls::{Authority, Edge, any, ask, chain, client, connect, context, listener};
 
-const DB: &str = "pool/default/db";
+pub(crate) const DB: &str = "pool/default/db";
 
-fn cluster(endpoints: &[SocketAddr]) -> Cluster {
+pub(crate) fn cluster(endpoints: &[SocketAddr]) -> Cluster {
     let endpoint = |address: &SocketAddr| {
         let socket = SocketAddress {
             address: address.ip().to_string(),

@@ -53,6 +53,11 @@ const fn mutual(with: With, request: &'static str) -> Case {
     Case { at: "mutual", name: "a.test", with, request }
 }
 
+/// At a listener that tells the upstream of certificates.
+const fn told(at: &'static str, with: With, request: &'static str) -> Case {
+    Case { at, name: "a.test", with, request }
+}
+
 pub(super) const CASES: &[Case] = &[
     tls("https", "a.test", "GET / | Host: methods.test"),
     tls("https", "a.test", "POST / | Host: methods.test | = hello"),
@@ -71,6 +76,11 @@ pub(super) const CASES: &[Case] = &[
     mutual(With::Own, "GET / | Host: methods.test | x-forwarded-client-cert: By=me"),
     mutual(With::None, "GET / | Host: methods.test"),
     mutual(With::Stranger, "GET / | Host: methods.test"),
+    told("told", With::Own, "GET / | Host: methods.test | x-forwarded-client-cert: By=me"),
+    told("told", With::None, "GET / | Host: methods.test | x-forwarded-client-cert: By=me"),
+    told("told-too", With::Own, "GET / | Host: methods.test | x-forwarded-client-cert: By=me"),
+    told("told-too", With::Own, "GET / | Host: methods.test"),
+    told("told-too", With::None, "GET / | Host: methods.test | x-forwarded-client-cert: By=me"),
     tls("names", "a.test", "GET /by-name"),
     tls("names", "x.b.test", "GET /by-name"),
     tls("names", "x.y.b.test", "GET /by-name"),
@@ -231,9 +241,19 @@ impl Keys {
             with_chains("names", json!([by_name("a.test", "a"), by_name("*.b.test", "b"), passed]));
         names["listener_filters"] =
             json!([{"name": "envoy.filters.listener.tls_inspector", "typed_config": {"@type": INSPECTOR}}]);
+        let mut optional = self.downstream(true);
+        optional["typed_config"]["require_client_certificate"] = false.into();
         vec![
             with_chains("https", json!([{"filters": [manager], "transport_socket": self.downstream(false)}])),
             with_chains("mutual", json!([{"filters": [manager], "transport_socket": self.downstream(true)}])),
+            with_chains(
+                "told",
+                json!([{"filters": [telling(manager, "SANITIZE_SET")], "transport_socket": optional}]),
+            ),
+            with_chains(
+                "told-too",
+                json!([{"filters": [telling(manager, "APPEND_FORWARD")], "transport_socket": optional}]),
+            ),
             names,
             with_chains("tcp", json!([{"filters": to("a")}])),
             with_chains("tcp-dead", json!([{"filters": to("dead")}])),
@@ -245,6 +265,15 @@ impl Keys {
             ),
         ]
     }
+}
+
+/// The same, and it tells the upstream all of the client's certificate.
+fn telling(manager: &Value, how: &str) -> Value {
+    let mut manager = manager.clone();
+    manager["typed_config"]["forward_client_cert_details"] = how.into();
+    manager["typed_config"]["set_current_client_cert_details"] =
+        json!({"subject": true, "cert": true, "chain": true, "dns": true, "uri": true, "issuer": true});
+    manager
 }
 
 impl Pair {
@@ -265,6 +294,9 @@ fn authority(name: &str) -> anyhow::Result<CertifiedIssuer<'static, KeyPair>> {
 fn signed(authority: &CertifiedIssuer<'static, KeyPair>, names: &[&str]) -> anyhow::Result<Pair> {
     let key = KeyPair::generate()?;
     let names: Vec<String> = names.iter().map(ToString::to_string).collect();
-    let certificate = CertificateParams::new(names)?.signed_by(&key, authority)?;
+    let mut params = CertificateParams::new(names)?;
+    // Has to be escaped where it is written down.
+    params.distinguished_name.push(DnType::OrganizationName, "Köhler, \"Sons\" + <Co>");
+    let certificate = params.signed_by(&key, authority)?;
     Ok(Pair { certificate: certificate.pem(), key: key.serialize_pem() })
 }

@@ -26,6 +26,7 @@ fn http() -> HttpSettings {
         },
         path: PathOptions::default(),
         underscores: Underscores::Reject,
+        client_certificates: Default::default(),
         upgrades: Vec::new(),
         grpc_web: false,
         codec: Codec::Auto,

@@ -161,7 +161,8 @@ pub(super) fn plan(
     let origin = forwarded::origin(&settings.forwarded, conn.peer.ip(), found.forwarded, &parts.headers);
     let mut hop = headers::remove_hop(&mut parts.headers, &found, settings.underscores);
     if found.envoy {
-        headers::remove_envoys(&mut parts.headers, origin.trusted);
+        let certificates = settings.client_certificates.keeps(conn.shown.as_ref());
+        headers::remove_envoys(&mut parts.headers, origin.trusted, certificates);
     }
     // What a gRPC server wants to see before it sends trailers.
     hop.trailers |= exchange.web.get().is_some();
@@ -174,6 +175,7 @@ pub(super) fn plan(
         conn.scheme,
         &host,
     );
+    settings.client_certificates.tell(conn.shown.as_ref(), &mut parts.headers);
     request_id(&mut parts.headers, settings, origin.trusted);
     exchange.note_head(&parts.uri, &host, origin.client, parts.headers.get(REQUEST_ID));
 
