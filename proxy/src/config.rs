@@ -9,6 +9,7 @@ mod eds;
 mod filters;
 mod hcm;
 mod in_place;
+pub mod keepalive;
 mod lds;
 pub mod listener;
 mod matching;

@@ -2,29 +2,31 @@
 
 use std::time::Duration;
 
-use envoy_types::pb::envoy::config::cluster::v3::Cluster;
 use envoy_types::pb::envoy::config::cluster::v3::cluster::{ClusterDiscoveryType, DiscoveryType, LbPolicy};
+use envoy_types::pb::envoy::config::cluster::v3::{Cluster, UpstreamConnectionOptions};
+use envoy_types::pb::envoy::config::core::v3::HttpProtocolOptions as CommonOptions;
 use envoy_types::pb::envoy::config::endpoint::v3::lb_endpoint::HostIdentifier;
 use envoy_types::pb::envoy::extensions::upstreams::http::v3::HttpProtocolOptions;
 use envoy_types::pb::envoy::extensions::upstreams::http::v3::http_protocol_options::UpstreamProtocolOptions;
 use envoy_types::pb::envoy::extensions::upstreams::http::v3::http_protocol_options::explicit_http_config::ProtocolConfig;
 
 use super::eds::{self, Compiled as Endpoints};
-use super::hcm::{duration, limit};
+use super::hcm::{check_common, duration, limit, set};
+use super::keepalive::{self, Keepalive};
 use super::lds::{host_and_port, unpack};
 use super::problem::{Problem, Under};
-use super::support::{Message, support};
+use super::support::{Message, refuse, support};
 use super::{proxy_protocol, tls_upstream};
 use crate::proxy_protocol::Version;
-use crate::upstream::cluster::{BalancePolicy, EndpointSource, UpstreamProtocol};
+use crate::upstream::cluster::{BalancePolicy, ConnectionLimits, EndpointSource, UpstreamProtocol};
+use crate::upstream::connect::PING_INTERVAL;
 
-pub(super) const MESSAGES: &[Message] = &[CLUSTER, UPSTREAM_OPTIONS];
+pub(super) const MESSAGES: &[Message] = &[CLUSTER, CONNECTION_OPTIONS, UPSTREAM_OPTIONS];
 
 support! {
     CLUSTER, cluster: Cluster = "envoy.config.cluster.v3.Cluster";
-    read: name, eds_cluster_config, connect_timeout, lb_policy, load_assignment, transport_socket, typed_extension_protocol_options, dns_refresh_rate, cluster_discovery_type;
+    read: name, eds_cluster_config, connect_timeout, lb_policy, load_assignment, transport_socket, typed_extension_protocol_options, dns_refresh_rate, max_requests_per_connection, upstream_connection_options, cluster_discovery_type;
     ignored:
-        upstream_connection_options => "keep-alive probes are always on",
         alt_stat_name => "it only names statistics",
         stats_matcher => "it only names statistics",
         track_cluster_stats => "it only names statistics",
@@ -42,7 +44,16 @@ support! {
         cleanup_interval => "an original destination is forgotten after a minute without connections",
         common_lb_config => "panic thresholds and zones are not used by this version",
         use_tcp_for_dns_lookups => "the resolver chooses";
-    refused: http2_protocol_options, transport_socket_matches, transport_socket_matcher, per_connection_buffer_high_watermark_timeout, health_checks, max_requests_per_connection, upstream_http_protocol_options, common_http_protocol_options, http_protocol_options, dns_resolvers, dns_resolution_config, typed_dns_resolver_config, outlier_detection, upstream_bind_config, lb_subset_config, protocol_selection, filters, load_balancing_policy, lrs_server, lrs_report_endpoint_metrics, upstream_config, preconnect_policy, connection_pool_per_downstream_connection, queuing_policies, lb_config;
+    refused: http2_protocol_options, transport_socket_matches, transport_socket_matcher, per_connection_buffer_high_watermark_timeout, health_checks, upstream_http_protocol_options, common_http_protocol_options, http_protocol_options, dns_resolvers, dns_resolution_config, typed_dns_resolver_config, outlier_detection, upstream_bind_config, lb_subset_config, protocol_selection, filters, load_balancing_policy, lrs_server, lrs_report_endpoint_metrics, upstream_config, preconnect_policy, connection_pool_per_downstream_connection, queuing_policies, lb_config;
+}
+
+support! {
+    CONNECTION_OPTIONS, connection_options: UpstreamConnectionOptions = "envoy.config.cluster.v3.UpstreamConnectionOptions";
+    read: tcp_keepalive;
+    ignored:
+        set_local_interface_name_on_upstream_connections => "no filter here reads it",
+        happy_eyeballs_config => "an endpoint has one address";
+    refused: ;
 }
 
 support! {
@@ -69,6 +80,8 @@ pub(super) struct Compiled {
     pub(super) protocol: UpstreamProtocol,
     pub(super) proxy_protocol: Option<Version>,
     pub(super) idle_timeout: Duration,
+    pub(super) connections: ConnectionLimits,
+    pub(super) keepalive: Option<Keepalive>,
     /// TLS before its files and secrets are read.
     pub(super) tls: Option<tls_upstream::Upstream>,
     pub(super) source: EndpointSource,
@@ -93,7 +106,11 @@ pub(super) fn compile(message: &Cluster) -> Result<Compiled, Problem> {
             return Err(Problem::new("lb_policy", reason));
         }
     };
-    let (protocol, idle) = protocol(message)?;
+    let Http { protocol, idle, mut connections } = protocol(message)?;
+    #[allow(deprecated, reason = "still sent by control planes")]
+    if let (0, Some(requests)) = (connections.requests, message.max_requests_per_connection) {
+        connections.requests = requests.value;
+    }
     let (proxy_protocol, socket) =
         proxy_protocol::upstream(message.transport_socket.as_ref()).under(|| "transport_socket".into())?;
     let at = if proxy_protocol.is_some() {
@@ -109,14 +126,39 @@ pub(super) fn compile(message: &Cluster) -> Result<Compiled, Problem> {
         protocol,
         proxy_protocol,
         idle_timeout: idle,
+        connections,
+        keepalive: probes(message.upstream_connection_options.as_ref())
+            .under(|| "upstream_connection_options".into())?,
         tls,
         source,
         endpoints,
     })
 }
 
-fn protocol(message: &Cluster) -> Result<(UpstreamProtocol, Duration), Problem> {
-    let mut found = (UpstreamProtocol::Http1, DEFAULT_IDLE);
+/// Without a word they are as they always are.
+fn probes(message: Option<&UpstreamConnectionOptions>) -> Result<Option<Keepalive>, Problem> {
+    if let Some(message) = message {
+        connection_options(message)?;
+    }
+    match message.and_then(|message| message.tcp_keepalive.as_ref()) {
+        Some(said) => keepalive::compile(said).under(|| "tcp_keepalive".into()),
+        None => Ok(Some(Keepalive { time: Some(PING_INTERVAL), ..Keepalive::default() })),
+    }
+}
+
+/// How HTTP is spoken.
+struct Http {
+    protocol: UpstreamProtocol,
+    idle: Duration,
+    connections: ConnectionLimits,
+}
+
+fn protocol(message: &Cluster) -> Result<Http, Problem> {
+    let mut found = Http {
+        protocol: UpstreamProtocol::Http1,
+        idle: DEFAULT_IDLE,
+        connections: ConnectionLimits::default(),
+    };
     for (name, any) in &message.typed_extension_protocol_options {
         let at = || format!("typed_extension_protocol_options[{name:?}]");
         if name != PROTOCOL_OPTIONS {
@@ -127,23 +169,40 @@ fn protocol(message: &Cluster) -> Result<(UpstreamProtocol, Duration), Problem> 
     Ok(found)
 }
 
-fn upstream(options: &HttpProtocolOptions) -> Result<(UpstreamProtocol, Duration), Problem> {
+fn upstream(options: &HttpProtocolOptions) -> Result<Http, Problem> {
     upstream_options(options)?;
-    let idle = options.common_http_protocol_options.as_ref().and_then(|common| common.idle_timeout);
-    let idle =
-        limit("common_http_protocol_options.idle_timeout", idle, DEFAULT_IDLE)?.unwrap_or(Duration::MAX);
+    let common = options.common_http_protocol_options.unwrap_or_default();
+    let (idle, connections) = bounds(&common).under(|| "common_http_protocol_options".into())?;
     let Some(UpstreamProtocolOptions::ExplicitHttpConfig(explicit)) = &options.upstream_protocol_options
     else {
         return Err(Problem::new("upstream_protocol_options", "must be explicit_http_config"));
     };
     match &explicit.protocol_config {
-        Some(ProtocolConfig::HttpProtocolOptions(_)) => Ok((UpstreamProtocol::Http1, idle)),
-        Some(ProtocolConfig::Http2ProtocolOptions(_)) => Ok((UpstreamProtocol::Http2, idle)),
+        Some(ProtocolConfig::HttpProtocolOptions(_)) => {
+            Ok(Http { protocol: UpstreamProtocol::Http1, idle, connections })
+        }
+        Some(ProtocolConfig::Http2ProtocolOptions(_)) => {
+            Ok(Http { protocol: UpstreamProtocol::Http2, idle, connections })
+        }
         _ => Err(Problem::new(
             "explicit_http_config",
             "must be http_protocol_options or http2_protocol_options",
         )),
     }
+}
+
+/// Towards endpoints there is less of it than towards clients.
+fn bounds(common: &CommonOptions) -> Result<(Duration, ConnectionLimits), Problem> {
+    check_common(common)?;
+    refuse("max_headers_count", &common.max_headers_count)?;
+    refuse("max_stream_duration", &common.max_stream_duration)?;
+    refuse("headers_with_underscores_action", &common.headers_with_underscores_action)?;
+    let connections = ConnectionLimits {
+        requests: common.max_requests_per_connection.map_or(0, |number| number.value),
+        longest: set("max_connection_duration", common.max_connection_duration)?,
+    };
+    let idle = limit("idle_timeout", common.idle_timeout, DEFAULT_IDLE)?.unwrap_or(Duration::MAX);
+    Ok((idle, connections))
 }
 
 fn source(message: &Cluster) -> Result<(EndpointSource, Option<Endpoints>), Problem> {

@@ -8,6 +8,7 @@ use std::time::Duration;
 use arc_swap::{ArcSwap, ArcSwapOption};
 use ipnet::IpNet;
 
+use super::keepalive::Keepalive;
 use super::listener::{HttpSettings, RouteHandle, TcpSettings};
 use crate::tls::server::ServerTls;
 
@@ -18,6 +19,8 @@ pub struct Chains {
     pub inspect: Inspect,
     /// Whether connections come by interception, so that the kernel knows where they were going to.
     pub original: Option<OriginalDst>,
+    /// Whether and when clients are probed.
+    pub keepalive: Option<Keepalive>,
     /// Each has another match.
     pub all: Vec<Arc<Chain>>,
     /// For connections that no other takes.

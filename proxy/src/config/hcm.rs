@@ -143,6 +143,11 @@ support! {
     refused: http1_protocol_options, uri_path_normalization_options, restrict_http_methods;
 }
 
+/// Of these options, what is refused wherever they are.
+pub(super) fn check_common(message: &HttpProtocolOptions) -> Result<(), Problem> {
+    common_options(message)
+}
+
 /// Envoy's default for all headers of a request.
 const DEFAULT_HEADER_KIB: u32 = 60;
 /// No listener takes more: headers are held in memory.

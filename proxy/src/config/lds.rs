@@ -21,6 +21,7 @@ use prost::Name as _;
 
 use super::chains::{Announced, Inspect, OriginalDst};
 use super::hcm::limit;
+use super::keepalive::{self, Keepalive};
 use super::problem::{Problem, Under, each};
 use super::proxy_protocol;
 use super::support::{Message, support};
@@ -67,7 +68,7 @@ const MOST_CHAINS: usize = 10_000;
 
 support! {
     LISTENER, listener: Listener = "envoy.config.listener.v3.Listener";
-    read: name, address, filter_chains, api_listener, metadata, default_filter_chain, listener_filters, listener_filters_timeout, continue_on_listener_filters_timeout, use_original_dst, transparent;
+    read: name, address, filter_chains, api_listener, metadata, default_filter_chain, listener_filters, listener_filters_timeout, continue_on_listener_filters_timeout, use_original_dst, transparent, tcp_keepalive;
     ignored:
         stat_prefix => "it only names statistics",
         stats_matcher => "it only names statistics",
@@ -80,7 +81,7 @@ support! {
         bypass_overload_manager => "what is short of memory takes nothing new anywhere",
         ignore_global_conn_limit => "the limit of all connections guards the process",
         connection_balance_config => "the kernel balances over the workers";
-    refused: bind_to_port, access_log, additional_addresses, fcds_config, filter_chain_matcher, per_connection_buffer_high_watermark_timeout, deprecated_v1, freebind, socket_options, tcp_fast_open_queue_length, udp_listener_config, tcp_backlog_size, enable_mptcp, tcp_keepalive, listener_specifier;
+    refused: bind_to_port, access_log, additional_addresses, fcds_config, filter_chain_matcher, per_connection_buffer_high_watermark_timeout, deprecated_v1, freebind, socket_options, tcp_fast_open_queue_length, udp_listener_config, tcp_backlog_size, enable_mptcp, listener_specifier;
 }
 
 support! {
@@ -120,6 +121,7 @@ pub(super) struct Compiled {
     pub(super) address: SocketAddr,
     pub(super) inspect: Inspect,
     pub(super) original: Option<OriginalDst>,
+    pub(super) keepalive: Option<Keepalive>,
     /// The sockets take connections to addresses that are not this machine's (TPROXY).
     pub(super) transparent: bool,
     /// With the path of each; the default one, if there is one, is the last.
@@ -161,10 +163,12 @@ pub(super) fn compile(message: &Listener) -> Result<Compiled, Problem> {
     let original = filters.contains(&Inspector::OriginalDst) || set(message.use_original_dst);
     let transparent = set(message.transparent);
     let original = original.then_some(OriginalDst { keep_source: false });
+    let probes = message.tcp_keepalive.as_ref().map(keepalive::compile).transpose();
     Ok(Compiled {
         address,
         inspect,
         original,
+        keepalive: probes.under(|| "tcp_keepalive".into())?.flatten(),
         transparent,
         chains,
         has_default: message.default_filter_chain.is_some(),

@@ -202,6 +202,8 @@ impl Store {
             proxy_protocol: compiled.proxy_protocol,
             protocol: compiled.protocol,
             idle_timeout: compiled.idle_timeout,
+            connections: compiled.connections,
+            keepalive: compiled.keepalive,
             source: compiled.source,
         };
         if let Some(endpoints) = compiled.endpoints {
@@ -343,7 +345,8 @@ impl Store {
         // Envoy says this by a filter that holds for all clusters; here only a sidecar's own listener has it.
         let keep_source = compiled.transparent && self.is_own(ResourceType::Listener, &resource.name);
         let original = compiled.original.map(|_| OriginalDst { keep_source });
-        let chains = Chains { inspect: compiled.inspect, original, all, default };
+        let chains =
+            Chains { inspect: compiled.inspect, original, keepalive: compiled.keepalive, all, default };
         let handle = match earlier {
             Some(listener) => {
                 listener.chains.store(Arc::new(chains));

@@ -4,8 +4,8 @@
 
 use super::problem::Problem;
 use super::{
-    bootstrap, cds, eds, filters, hcm, in_place, lds, matching, proxy_protocol, rds, secrets, tcp_proxy, tls,
-    tls_upstream,
+    bootstrap, cds, eds, filters, hcm, in_place, keepalive, lds, matching, proxy_protocol, rds, secrets,
+    tcp_proxy, tls, tls_upstream,
 };
 
 /// The treatment of one message's fields.
@@ -25,6 +25,7 @@ pub struct Message {
 pub const MESSAGES: &[&[Message]] = &[
     bootstrap::MESSAGES,
     lds::MESSAGES,
+    keepalive::MESSAGES,
     lds::CHAIN_MESSAGES,
     tls::MESSAGES,
     tls_upstream::MESSAGES,

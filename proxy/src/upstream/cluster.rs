@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 
+use crate::config::keepalive::Keepalive;
 use crate::proxy_protocol::Version;
 use crate::resilience::outlier::Outlier;
 use crate::tls::client::ClientTls;
@@ -49,8 +50,21 @@ pub struct ClusterSettings {
     /// A pooled connection without a request is closed after this; default 55 s, under the 60 s that
     /// Tomcat and Netty close theirs after.
     pub idle_timeout: Duration,
+    /// How long a connection is used.
+    pub connections: ConnectionLimits,
+    /// Whether and when endpoints are probed; by default every 30 s.
+    pub keepalive: Option<Keepalive>,
     /// Where the endpoints come from.
     pub source: EndpointSource,
+}
+
+/// When a connection has been used enough: it finishes what it has and takes nothing new.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ConnectionLimits {
+    /// `max_requests_per_connection`; 0 is no limit.
+    pub requests: u32,
+    /// `max_connection_duration`.
+    pub longest: Option<Duration>,
 }
 
 /// How an endpoint is chosen.

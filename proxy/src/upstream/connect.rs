@@ -1,5 +1,6 @@
 //! A connection to an endpoint: TCP, TLS where the cluster has it, then the HTTP handshake. What fails here has sent nothing of a request.
 
+use std::cell::Cell;
 use std::future::Future;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -10,7 +11,7 @@ use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_rustls::client::TlsStream;
 
 use crate::error::Error;
@@ -18,7 +19,7 @@ use crate::gather;
 use crate::http::body::RequestBody;
 use crate::proxy_protocol::{self, Addresses};
 use crate::upstream::announced::{Announced, StreamLimit};
-use crate::upstream::cluster::{ClusterSettings, Endpoint};
+use crate::upstream::cluster::{ClusterSettings, ConnectionLimits, Endpoint};
 use crate::upstream::dial::{Dialer, classify};
 use crate::upstream::interim::{Ahead, Bounded};
 
@@ -35,7 +36,7 @@ const MAX_FRAME: u32 = 16 * 1024;
 /// Streams that we have reset and of which frames may still come. Above: the connection ends.
 const MAX_RESET_STREAMS: usize = 100;
 /// A peer that is gone without a word is found within the sum of the two.
-pub(super) const PING_INTERVAL: Duration = Duration::from_secs(30);
+pub(crate) const PING_INTERVAL: Duration = Duration::from_secs(30);
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Spawns onto the worker's own thread.
@@ -124,7 +125,7 @@ pub(crate) async fn stream(
 ) -> Result<Stream, Error> {
     let address = endpoint.address;
     let opening = async {
-        let mut stream = dialer.tcp(address, endpoint.source).await?;
+        let mut stream = dialer.tcp(address, endpoint.source, settings.keepalive).await?;
         if let Some(version) = settings.proxy_protocol {
             let header = proxy_protocol::header(version, client);
             stream.write_all(&header).await.map_err(|error| classify(&error))?;
@@ -140,11 +141,38 @@ pub(crate) async fn stream(
     timeout(settings.connect_timeout, opening).await.unwrap_or(Err(Error::ConnectTimeout))
 }
 
+/// How much longer a connection is used, by the settings that it was made under.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Wear {
+    ends: Option<Instant>,
+    /// Requests that it may still take.
+    left: u32,
+}
+
+impl Wear {
+    fn new(limits: ConnectionLimits) -> Wear {
+        let ends = limits.longest.map(|longest| Instant::now() + longest);
+        Wear { ends, left: if limits.requests == 0 { u32::MAX } else { limits.requests } }
+    }
+
+    /// One more request.
+    pub(crate) fn by_one(self) -> Wear {
+        let left = if self.left == u32::MAX { u32::MAX } else { self.left.saturating_sub(1) };
+        Wear { left, ..self }
+    }
+
+    /// Whether it takes no more.
+    pub(crate) fn is_out(self, now: Instant) -> bool {
+        self.left == 0 || self.ends.is_some_and(|ends| now >= ends)
+    }
+}
+
 /// What requests are sent on, over HTTP/1.1.
 #[derive(Debug)]
 pub(crate) struct Http1 {
     pub(crate) sender: http1::SendRequest<RequestBody>,
     pub(crate) ahead: Ahead,
+    pub(crate) wear: Wear,
 }
 
 /// An HTTP/1.1 connection; its driver runs until the sender is dropped or the peer closes.
@@ -162,7 +190,7 @@ pub(crate) async fn http1(
         .map_err(|_| Error::ConnectFailure)?;
     // How it ends is told to the request in flight; an idle one has nobody to tell.
     tokio::task::spawn_local(async move { drop(connection.with_upgrades().await) });
-    Ok(Http1 { sender, ahead })
+    Ok(Http1 { sender, ahead, wear: Wear::new(settings.connections) })
 }
 
 /// What streams are opened on, over HTTP/2.
@@ -170,6 +198,7 @@ pub(crate) async fn http1(
 pub(crate) struct Http2 {
     pub(crate) sender: http2::SendRequest<RequestBody>,
     pub(crate) limit: StreamLimit,
+    pub(crate) wear: Cell<Wear>,
 }
 
 /// An HTTP/2 connection: with prior knowledge, or as ALPN says.
@@ -201,5 +230,5 @@ pub(crate) async fn http2(
         .await
         .map_err(|_| Error::ConnectFailure)?;
     tokio::task::spawn_local(async move { drop(connection.await) });
-    Ok(Http2 { sender, limit })
+    Ok(Http2 { sender, limit, wear: Cell::new(Wear::new(settings.connections)) })
 }

@@ -7,11 +7,11 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use socket2::{Domain, SockRef, Socket, TcpKeepalive, Type};
+use socket2::{Domain, SockRef, Socket, Type};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::Instant;
 
-use super::connect::PING_INTERVAL;
+use crate::config::keepalive::Keepalive;
 use crate::error::Error;
 
 /// How connections are made.
@@ -41,7 +41,12 @@ impl Dialer {
         self.own.as_ref().is_some_and(|own| own.has(client, destination))
     }
 
-    pub(super) async fn tcp(&self, address: SocketAddr, source: Option<IpAddr>) -> Result<TcpStream, Error> {
+    pub(super) async fn tcp(
+        &self,
+        address: SocketAddr,
+        source: Option<IpAddr>,
+        keepalive: Option<Keepalive>,
+    ) -> Result<TcpStream, Error> {
         let connected = match (self.mark, source) {
             (None, None) => TcpStream::connect(address).await,
             (mark, source) => connect_as(address, mark, source).await,
@@ -50,9 +55,11 @@ impl Dialer {
         if let (Some(own), Ok(local)) = (&self.own, stream.local_addr()) {
             own.note(local, address, Instant::now());
         }
-        // Neither is worth failing a request for.
+        // Not worth failing a request for.
         let _ = stream.set_nodelay(true);
-        let _ = SockRef::from(&stream).set_tcp_keepalive(&TcpKeepalive::new().with_time(PING_INTERVAL));
+        if let Some(keepalive) = keepalive {
+            keepalive.set(&stream);
+        }
         Ok(stream)
     }
 }
@@ -130,7 +137,7 @@ mod tests {
         let (dialer, other) = (Dialer::new(None, true).unwrap(), Dialer::new(None, false).unwrap());
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let stream = dialer.tcp(address, None).await.unwrap();
+        let stream = dialer.tcp(address, None, None).await.unwrap();
         let local = stream.local_addr().unwrap();
         assert!(dialer.is_own(local, address));
         assert!(!dialer.is_own(address, local) && !other.is_own(local, address));

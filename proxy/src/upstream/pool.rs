@@ -47,6 +47,15 @@ struct Idle {
     timeout: Duration,
 }
 
+impl Idle {
+    /// Whether it may take one more request.
+    fn is_fresh(&self, now: Instant) -> bool {
+        !self.connection.sender.is_closed()
+            && now.saturating_duration_since(self.since) < self.timeout
+            && !self.connection.wear.is_out(now)
+    }
+}
+
 /// An HTTP/2 connection and the streams this worker has on it.
 #[derive(Debug)]
 struct Shared {
@@ -58,10 +67,11 @@ struct Shared {
 }
 
 impl Shared {
-    fn is_usable(&self, settings: &ClusterSettings) -> bool {
+    fn is_usable(&self, settings: &ClusterSettings, now: Instant) -> bool {
         same(self.tls.as_ref(), settings.tls.as_ref())
             && !self.connection.sender.is_closed()
             && self.streams.get() < self.connection.limit.get()
+            && !self.connection.wear.get().is_out(now)
     }
 }
 
@@ -120,10 +130,14 @@ impl EndpointPool {
     fn lend(
         self: &Rc<Self>,
         endpoint: &Arc<Endpoint>,
-        connection: Connection,
+        mut connection: Connection,
         reused: bool,
         settings: &ClusterSettings,
     ) -> Lease {
+        match &mut connection {
+            Connection::Http1(one) => one.wear = one.wear.by_one(),
+            Connection::Http2(shared) => shared.connection.wear.set(shared.connection.wear.get().by_one()),
+        }
         endpoint.active.fetch_add(1, Relaxed);
         endpoint.requests.fetch_add(1, Relaxed);
         Lease {
@@ -141,10 +155,7 @@ impl EndpointPool {
         let mut at = idle.len();
         while at > 0 {
             at -= 1;
-            if !same(idle[at].tls.as_ref(), settings.tls.as_ref())
-                || idle[at].connection.sender.is_closed()
-                || now.saturating_duration_since(idle[at].since) >= idle[at].timeout
-            {
+            if !same(idle[at].tls.as_ref(), settings.tls.as_ref()) || !idle[at].is_fresh(now) {
                 idle.remove(at);
             } else if idle[at].connection.sender.is_ready() {
                 return Some(idle.remove(at).connection);
@@ -160,8 +171,13 @@ impl EndpointPool {
         now: Instant,
     ) -> Result<(Rc<Shared>, bool), Error> {
         loop {
-            let found =
-                self.shared.borrow().iter().rev().find(|shared| shared.is_usable(settings)).map(Rc::clone);
+            let found = self
+                .shared
+                .borrow()
+                .iter()
+                .rev()
+                .find(|shared| shared.is_usable(settings, now))
+                .map(Rc::clone);
             if let Some(shared) = found {
                 return Ok((shared, true));
             }
@@ -169,7 +185,7 @@ impl EndpointPool {
                 break;
             }
             self.opened.notified().await;
-            let usable = self.shared.borrow().iter().any(|shared| shared.is_usable(settings));
+            let usable = self.shared.borrow().iter().any(|shared| shared.is_usable(settings, now));
             if let (false, Some(error)) = (usable, self.failed.get()) {
                 return Err(error);
             }
@@ -195,12 +211,11 @@ impl EndpointPool {
 
     /// Drops what has closed or idled too long. `false`: the endpoint has gone, drop the pool.
     pub(crate) fn sweep(&self, now: Instant) -> bool {
-        self.idle.borrow_mut().retain(|idle| {
-            !idle.connection.sender.is_closed() && now.saturating_duration_since(idle.since) < idle.timeout
-        });
+        self.idle.borrow_mut().retain(|idle| idle.is_fresh(now));
         self.shared.borrow_mut().retain(|shared| {
             let rested = shared.streams.get() == 0
-                && now.saturating_duration_since(shared.idle_since.get()) >= shared.timeout;
+                && (now.saturating_duration_since(shared.idle_since.get()) >= shared.timeout
+                    || shared.connection.wear.get().is_out(now));
             !shared.connection.sender.is_closed() && !rested
         });
         self.endpoint.strong_count() > 0
@@ -267,6 +282,7 @@ impl Lease {
         if let Some(Connection::Http1(connection)) =
             self.connection.take_if(|c| matches!(c, Connection::Http1(_)))
             && !connection.sender.is_closed()
+            && !connection.wear.is_out(now)
             && self.pool.endpoint.strong_count() > 1
         {
             let mut idle = self.pool.idle.borrow_mut();

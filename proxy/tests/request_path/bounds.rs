@@ -6,6 +6,7 @@ use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
 use pontoon_proxy::config::listener::HttpSettings;
+use pontoon_proxy::upstream::cluster::ConnectionLimits;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
@@ -186,4 +187,29 @@ async fn an_old_http2_connection_finishes_what_it_has() {
     let mut client = Client::connect(proxy.address, Http::Two).await;
     assert_eq!(text(client.get("/").await).await, "late");
     until("it is closed", || proxy.metric("pontoon_downstream_connections{listener=\"edge\"}") == 0).await;
+}
+
+/// What upstream connections a sequence of requests takes.
+async fn upstream_connections(back: Http, connections: ConnectionLimits, pause: Duration) -> usize {
+    let upstream = Upstream::named(back, "ok").await;
+    let setup = Setup { protocol: back.upstream(), connections, ..Setup::default() };
+    let proxy = Proxy::with(&[upstream.address], setup).await;
+    let mut client = Client::connect(proxy.address, Http::One).await;
+    for _ in 0..6 {
+        assert_eq!(text(client.get("/").await).await, "ok");
+        tokio::time::sleep(pause).await;
+    }
+    upstream.connections.load(std::sync::atomic::Ordering::Relaxed)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_upstream_connection_is_used_for_so_many_requests_and_so_long() {
+    for back in [Http::One, Http::Two] {
+        let limits = ConnectionLimits::default();
+        assert_eq!(upstream_connections(back, limits, Duration::ZERO).await, 1, "{back:?}");
+        let two = ConnectionLimits { requests: 2, ..limits };
+        assert_eq!(upstream_connections(back, two, Duration::ZERO).await, 3, "{back:?}");
+        let short = ConnectionLimits { longest: Some(Duration::from_millis(1)), ..limits };
+        assert_eq!(upstream_connections(back, short, Duration::from_millis(5)).await, 6, "{back:?}");
+    }
 }

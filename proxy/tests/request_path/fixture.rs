@@ -42,6 +42,7 @@ pub(crate) struct Setup {
     pub(crate) policy: BalancePolicy,
     pub(crate) connect_timeout: Duration,
     pub(crate) idle_timeout: Duration,
+    pub(crate) connections: ConnectionLimits,
     pub(crate) forward: Box<dyn FnOnce(&mut Forward)>,
     pub(crate) route: Box<dyn FnOnce(&mut Route)>,
     pub(crate) http: Box<dyn FnOnce(&mut HttpSettings)>,
@@ -55,6 +56,7 @@ impl Default for Setup {
             policy: BalancePolicy::RoundRobin,
             connect_timeout: Duration::from_secs(2),
             idle_timeout: Duration::from_secs(55),
+            connections: ConnectionLimits::default(),
             forward: Box::new(|_| {}),
             route: Box::new(|_| {}),
             http: Box::new(|_| {}),
@@ -100,7 +102,7 @@ pub(crate) fn one_chain(http: HttpSettings) -> Chains {
     };
     let serves = Serves::Http(Arc::new(ArcSwap::from_pointee(http)));
     let chain = Chain { name: "".into(), matches: ChainMatch::default(), tls: None, serves };
-    Chains { inspect, original: None, all: vec![Arc::new(chain)], default: None }
+    Chains { inspect, original: None, keepalive: None, all: vec![Arc::new(chain)], default: None }
 }
 
 impl Proxy {
@@ -119,6 +121,8 @@ impl Proxy {
                 proxy_protocol: None,
                 protocol: setup.protocol,
                 idle_timeout: setup.idle_timeout,
+                connections: setup.connections,
+                keepalive: None,
                 source: EndpointSource::Static,
             }),
             endpoints: ArcSwap::new(endpoints(upstreams)),

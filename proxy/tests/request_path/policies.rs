@@ -26,6 +26,8 @@ fn mirror(upstream: &Upstream, http: Http, millionths: u32, shadow_host: bool) -
             proxy_protocol: None,
             protocol: http.upstream(),
             idle_timeout: Duration::from_secs(55),
+            connections: Default::default(),
+            keepalive: None,
             source: EndpointSource::Static,
         }),
         endpoints: ArcSwap::new(endpoints(&[upstream.address])),

@@ -1,0 +1,117 @@
+//! `envoy.config.core.v3.TcpKeepalive`: probes by which the system finds a peer that is gone without a word.
+
+use std::time::Duration;
+
+use envoy_types::pb::envoy::config::core::v3::TcpKeepalive;
+use envoy_types::pb::google::protobuf::UInt32Value;
+use socket2::SockRef;
+
+use super::problem::Problem;
+use super::support::{Message, support};
+
+pub(super) const MESSAGES: &[Message] = &[KEEPALIVE];
+
+support! {
+    KEEPALIVE, keepalive: TcpKeepalive = "envoy.config.core.v3.TcpKeepalive";
+    read: keepalive_probes, keepalive_time, keepalive_interval;
+    ignored:;
+    refused: ;
+}
+
+/// Linux takes no more seconds, and no more probes.
+const MOST_SECONDS: u32 = 32_767;
+const MOST_PROBES: u32 = 127;
+
+/// When a connection is probed. What is not said is as the system has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Keepalive {
+    /// How long nothing has come before the first probe.
+    pub time: Option<Duration>,
+    /// Between two probes.
+    pub interval: Option<Duration>,
+    /// So many without an answer, and the connection is broken.
+    pub probes: Option<u32>,
+}
+
+/// `None`: there are to be no probes, as Envoy has it where one of the numbers is 0.
+pub(super) fn compile(message: &TcpKeepalive) -> Result<Option<Keepalive>, Problem> {
+    keepalive(message)?;
+    let number = |field: &str, value: Option<UInt32Value>, most: u32| match value.map(|value| value.value) {
+        Some(number) if number > most => {
+            Err(Problem::new(field, format!("is {number}; must be at most {most}")))
+        }
+        number => Ok(number),
+    };
+    let time = number("keepalive_time", message.keepalive_time, MOST_SECONDS)?;
+    let interval = number("keepalive_interval", message.keepalive_interval, MOST_SECONDS)?;
+    let probes = number("keepalive_probes", message.keepalive_probes, MOST_PROBES)?;
+    if [time, interval, probes].contains(&Some(0)) {
+        return Ok(None);
+    }
+    let seconds = |number: Option<u32>| number.map(|number| Duration::from_secs(number.into()));
+    Ok(Some(Keepalive { time: seconds(time), interval: seconds(interval), probes }))
+}
+
+impl Keepalive {
+    /// Has a connection probed. It is not worth a connection when the system will not.
+    pub(crate) fn set<'s, S>(self, socket: &'s S)
+    where
+        SockRef<'s>: From<&'s S>,
+    {
+        let mut options = socket2::TcpKeepalive::new();
+        if let Some(time) = self.time {
+            options = options.with_time(time);
+        }
+        if let Some(interval) = self.interval {
+            options = options.with_interval(interval);
+        }
+        if let Some(probes) = self.probes {
+            options = options.with_retries(probes);
+        }
+        let socket = SockRef::from(socket);
+        let _ = socket.set_keepalive(true);
+        let _ = socket.set_tcp_keepalive(&options);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(
+        probes: Option<u32>,
+        time: Option<u32>,
+        interval: Option<u32>,
+    ) -> Result<Option<Keepalive>, Problem> {
+        let value = |value: Option<u32>| value.map(|value| UInt32Value { value });
+        compile(&TcpKeepalive {
+            keepalive_probes: value(probes),
+            keepalive_time: value(time),
+            keepalive_interval: value(interval),
+        })
+    }
+
+    #[test]
+    fn zero_is_off_and_too_much_is_refused() {
+        assert_eq!(of(None, None, None).unwrap(), Some(Keepalive::default()));
+        assert_eq!(of(Some(3), Some(0), None).unwrap(), None);
+        assert_eq!(of(Some(200), None, None).unwrap_err().path, "keepalive_probes");
+        assert_eq!(of(None, None, Some(40_000)).unwrap_err().path, "keepalive_interval");
+    }
+
+    #[test]
+    fn a_socket_is_probed_as_it_is_said() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let stream = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        assert!(!SockRef::from(&stream).keepalive().unwrap());
+        of(Some(3), Some(7), Some(5)).unwrap().unwrap().set(&stream);
+        let socket = SockRef::from(&stream);
+        assert!(socket.keepalive().unwrap());
+        let seconds = Duration::from_secs;
+        assert_eq!(
+            (socket.tcp_keepalive_time().unwrap(), socket.tcp_keepalive_interval().unwrap()),
+            (seconds(7), seconds(5))
+        );
+        assert_eq!(socket.tcp_keepalive_retries().unwrap(), 3);
+    }
+}
