@@ -77,6 +77,10 @@ pub struct Args {
     /// TLS handshakes with clients in a second; more of them wait their turn. 0 is no limit. Default: 0.
     #[arg(long, env = "PONTOON_PROXY_MAX_HANDSHAKES_PER_SECOND", value_name = "N")]
     pub max_handshakes_per_second: Option<u32>,
+    /// Bytes in a second that the body of a request brings at least, where a listener is for strangers
+    /// (use_remote_address), after 20 s; 0 is no limit. Default: 500.
+    #[arg(long, env = "PONTOON_PROXY_MIN_BODY_RATE", value_name = "N")]
+    pub min_body_rate: Option<u32>,
     /// Be a sidecar: where the application sends its requests. Names are resolved when they are first asked for.
     #[arg(long, env = "PONTOON_PROXY_OUTBOUND", value_name = "ADDRESS")]
     pub outbound: Option<SocketAddr>,
@@ -215,6 +219,7 @@ struct File {
     max_memory_mib: Option<u64>,
     max_handshakes_per_second: Option<u32>,
     max_lag_ms: Option<u64>,
+    min_body_rate: Option<u32>,
     outbound: Option<Outbound>,
     #[serde(default)]
     inbound: Vec<Inbound>,
@@ -258,6 +263,8 @@ pub struct Bootstrap {
     pub max_lag: Duration,
     /// TLS handshakes in a second; 0 is no limit.
     pub max_handshakes: u32,
+    /// Bytes in a second of a request's body; 0 is no limit.
+    pub min_body_rate: u32,
     /// What it is beside an application; `None`: a gateway.
     pub sidecar: Option<Sidecar>,
     /// What connections to endpoints are marked with.
@@ -303,6 +310,8 @@ pub enum BootstrapError {
 
 /// Above this a worker a processor is never meant.
 const MOST_WORKERS: usize = 1024;
+/// Apache's (mod_reqtimeout), as is the time before it counts.
+const MIN_BODY_RATE: u32 = 500;
 /// Longer than anybody waits: a week, in seconds.
 const MOST_DRAIN: u64 = 604_800;
 
@@ -371,6 +380,7 @@ impl Bootstrap {
                 .or(file.max_handshakes_per_second)
                 .unwrap_or_default(),
             max_lag: Duration::from_millis(args.max_lag_ms.or(file.max_lag_ms).unwrap_or(1_000)),
+            min_body_rate: args.min_body_rate.or(file.min_body_rate).unwrap_or(MIN_BODY_RATE),
             mark: sidecar::mark(args.mark.or(file.mark), sidecar.as_ref()),
             sidecar,
             upgrade_socket: args.upgrade_socket.or(file.upgrade_socket).or_else(default_upgrade_socket),

@@ -85,6 +85,8 @@ errors! {
     HeaderTimeout: Downstream, REQUEST_TIMEOUT, "DPE", "request_header_timeout", "the request's headers did not arrive in time";
     /// The whole of a request did not arrive in time.
     RequestTimeout: Downstream, REQUEST_TIMEOUT, "-", "request_timeout", "the request did not arrive whole in the listener's request_timeout";
+    /// The body of a request comes drop by drop.
+    SlowBody: Downstream, REQUEST_TIMEOUT, "-", "slow_body", "the request's body came more slowly than --min-body-rate, for longer than is excused; a client that streams should be answered first, or speak gRPC";
     /// An exchange has lived as long as it may.
     StreamTooLong: Us, REQUEST_TIMEOUT, "-", "max_stream_duration", "the exchange lasted longer than the max_stream_duration of its route or listener";
     /// The request target is no path we would send on.

@@ -41,6 +41,18 @@ pub struct Limits {
     pub lag: Duration,
     /// TLS handshakes with clients in a second.
     pub handshakes: u32,
+    /// What a client's body brings at least.
+    pub body_rate: BodyRate,
+}
+
+/// How slowly the body of a request may come: whoever is waited for has the grace, and a second more for each so many
+/// bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct BodyRate {
+    /// 0: as slowly as it likes.
+    pub bytes_per_second: u32,
+    /// Before anything counts.
+    pub grace: Duration,
 }
 
 /// Whether a worker keeps up: how late its clock's ticks come, for they wait in the same queue as all its work.

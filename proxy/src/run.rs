@@ -33,6 +33,8 @@ const LAME_DUCK: Duration = Duration::from_millis(500);
 
 /// Between looks at the memory in use.
 const MEMORY_TICK: Duration = Duration::from_millis(250);
+/// Before the rate of a request's body counts: Apache's (mod_reqtimeout).
+const BODY_GRACE: Duration = Duration::from_secs(20);
 
 /// Changes what is logged while the process runs.
 pub type LogFilter = reload::Handle<Targets, tracing_subscriber::Registry>;
@@ -311,6 +313,7 @@ fn limits(bootstrap: &Bootstrap) -> overload::Limits {
         connections_per_source: bootstrap.max_connections_per_source,
         memory,
         lag: bootstrap.max_lag,
+        body_rate: overload::BodyRate { bytes_per_second: bootstrap.min_body_rate, grace: BODY_GRACE },
         handshakes: bootstrap.max_handshakes,
     }
 }

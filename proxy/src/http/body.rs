@@ -147,6 +147,7 @@ impl Stream {
             Poll::Pending => Poll::Pending,
         };
         let exchange = &self.exchange;
+        exchange.starved.set(polled.is_pending() && self.gate.is_none());
         if polled.is_pending() {
             exchange.body_waker.replace(Some(cx.waker().clone()));
         }

@@ -37,6 +37,8 @@ pub(crate) struct Exchange {
     pub(crate) sent: Cell<u64>,
     /// The request's body has been read to its end.
     pub(crate) request_done: Cell<bool>,
+    /// The rest of its body is wanted, and the client has not sent it.
+    pub(crate) starved: Cell<bool>,
     /// The answer has been given to the connection to its end.
     pub(crate) response_done: Cell<bool>,
     /// The client speaks gRPC: what we answer ourselves is an answer of that.
@@ -102,6 +104,7 @@ impl Exchange {
             received: Cell::new(0),
             sent: Cell::new(0),
             request_done: Cell::new(false),
+            starved: Cell::new(false),
             response_done: Cell::new(false),
             grpc: Cell::new(false),
             web: Cell::new(None),

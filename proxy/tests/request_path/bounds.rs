@@ -6,7 +6,9 @@ use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
 use pontoon_proxy::config::listener::HttpSettings;
+use pontoon_proxy::overload::{Admission, BodyRate, Limits};
 use pontoon_proxy::upstream::cluster::ConnectionLimits;
+use pontoon_proxy::worker::Options;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
@@ -187,6 +189,65 @@ async fn an_old_http2_connection_finishes_what_it_has() {
     let mut client = Client::connect(proxy.address, Http::Two).await;
     assert_eq!(text(client.get("/").await).await, "late");
     until("it is closed", || proxy.metric("pontoon_downstream_connections{listener=\"edge\"}") == 0).await;
+}
+
+/// A body of so many pieces, each after a pause.
+fn dripping(pieces: usize, pause: Duration) -> Body {
+    let frames = futures_util::stream::unfold(0, move |sent| async move {
+        tokio::time::sleep(pause).await;
+        (sent < pieces).then(|| (Ok::<_, std::io::Error>(Frame::data("x".into())), sent + 1))
+    });
+    StreamBody::new(frames).boxed_unsync()
+}
+
+fn minded() -> Setup {
+    let setup = Setup::default();
+    let body_rate = BodyRate { bytes_per_second: 500, grace: SHORT };
+    let admission = Admission::new(Limits { body_rate, ..Limits::default() });
+    Setup { options: Options { admission, ..setup.options }, ..setup }
+}
+
+on_all_protocols! {
+    async fn a_body_drop_by_drop_ends(front, back) {
+        let upstream = Upstream::echo(back).await;
+        let proxy = Proxy::with(&[upstream.address], Setup { protocol: back.upstream(), ..minded() }).await;
+        let drop = SHORT / 10;
+        let mut client = Client::connect(proxy.address, front).await;
+        let response = client.send(Request::post("/").body(dripping(1_000, drop)).unwrap()).await;
+        assert_eq!((response.status(), reason(&response)), (StatusCode::REQUEST_TIMEOUT, "slow_body"));
+        let mut client = Client::connect(proxy.address, front).await;
+        let stream = Request::post("/").header("content-type", "application/grpc").body(dripping(40, drop));
+        assert_eq!(text(client.send(stream.unwrap()).await).await.len(), 40, "gRPC may say little for long");
+        let large = vec![b'x'; 1 << 20];
+        let response = client.send(Request::post("/").body(full(large)).unwrap()).await;
+        assert_eq!(response.status(), StatusCode::OK);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_upstream_that_does_not_read_is_not_the_clients_fault() {
+    let upstream = Upstream::serving(Http::One, Default::default(), |request| async {
+        tokio::time::sleep(4 * SHORT).await;
+        let length = request.into_body().collect().await?.to_bytes().len();
+        Ok(Response::new(full(length.to_string())))
+    })
+    .await;
+    let proxy = Proxy::with(&[upstream.address], minded()).await;
+    let mut client = Client::connect(proxy.address, Http::One).await;
+    // More than the sockets between hold.
+    let large = vec![b'x'; 32 << 20];
+    let response = client.send(Request::post("/").body(full(large)).unwrap()).await;
+    assert_eq!(text(response).await, (32 << 20).to_string());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_application_may_send_as_slowly_as_it_likes() {
+    let upstream = Upstream::echo(Http::One).await;
+    let own = Setup { http: Box::new(|http| http.forwarded.use_remote_address = false), ..minded() };
+    let proxy = Proxy::with(&[upstream.address], own).await;
+    let mut client = Client::connect(proxy.address, Http::One).await;
+    let response = client.send(Request::post("/").body(dripping(40, SHORT / 10)).unwrap()).await;
+    assert_eq!(text(response).await.len(), 40);
 }
 
 /// What upstream connections a sequence of requests takes.
