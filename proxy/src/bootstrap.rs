@@ -2,6 +2,7 @@
 //! a YAML file, then defaults; the first that says something counts.
 
 mod sidecar;
+mod text;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -15,8 +16,10 @@ use pontoon_xds::{Resource, ResourceType, Variant};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
+use self::text::Text;
 use crate::allocator::apart;
 use crate::config::bootstrap as envoys;
+use crate::config::problem::Problem;
 use crate::discovery::{Sidecar, Unknown};
 use crate::intercept::Mode;
 
@@ -281,20 +284,23 @@ pub struct Bootstrap {
 #[derive(Debug, thiserror::Error)]
 pub enum BootstrapError {
     /// The file is not there or cannot be read.
-    #[error("cannot read {path}: {source}")]
+    #[error("cannot read {path}: {why}")]
     Read {
         /// Which file.
         path: PathBuf,
-        /// Why.
-        source: std::io::Error,
+        /// Why. Not as a source, which would be told twice.
+        why: std::io::Error,
     },
-    /// The file is not what it should be.
-    #[error("{path}: {message}")]
-    Parse {
-        /// Which file.
-        path: PathBuf,
-        /// Where and what.
-        message: String,
+    /// The file is not what it should be: its name, line and column, the field, what it is and should be.
+    #[error("{0}")]
+    Parse(String),
+    /// The same, of a value that is only found to be wrong beside others.
+    #[error("{at}: {error}")]
+    Placed {
+        /// File, line and column.
+        at: String,
+        /// What is wrong.
+        error: Box<BootstrapError>,
     },
     /// A value that cannot be used.
     #[error("{setting} is {value:?}: {expected}")]
@@ -321,6 +327,11 @@ impl Bootstrap {
     /// # Errors
     /// When the file cannot be read or a value cannot be used.
     pub fn from_args(args: Args) -> Result<Bootstrap, BootstrapError> {
+        let path = args.config.clone();
+        Self::of(args).map_err(|error| in_file(path.as_deref(), error))
+    }
+
+    fn of(args: Args) -> Result<Bootstrap, BootstrapError> {
         let (file, envoy) = apart(|| read(args.config.as_deref(), args.config_yaml.as_deref()))?;
         let sidecar = sidecar::sidecar(&args, file.outbound, file.inbound, file.dns)?;
         if envoy.is_some() && sidecar.is_some() {
@@ -415,31 +426,42 @@ type Static = (Vec<(ResourceType, Resource)>, Bytes);
 /// What a file and a text in its place say; with the static resources, where they are a bootstrap of Envoy's.
 fn read(path: Option<&Path>, text: Option<&str>) -> Result<(File, Option<Static>), BootstrapError> {
     let mut envoy: Option<Map<String, Value>> = None;
+    let mut texts = Vec::new();
     if let Some(path) = path {
-        let failed = |message: String| BootstrapError::Parse { path: path.to_owned(), message };
         let read = std::fs::read_to_string(path)
-            .map_err(|source| BootstrapError::Read { path: path.to_owned(), source })?;
+            .map_err(|why| BootstrapError::Read { path: path.to_owned(), why })?;
+        let located = Text::new(path, &read);
+        let failed = |error: &serde_saphyr::Error| BootstrapError::Parse(located.explain(error));
         match serde_saphyr::from_str::<Map<String, Value>>(&read) {
             Ok(fields) if is_envoys(&fields) => envoy = Some(fields),
             // Ours is read by its own type, which says the line of what is wrong.
-            _ => {
-                let file = serde_saphyr::from_str(&read).map_err(|error| failed(error.to_string()))?;
+            ours => {
+                let file = match (serde_saphyr::from_str(&read), ours) {
+                    (Ok(file), _) => file,
+                    (Err(error), Ok(_)) | (Err(_), Err(error)) => return Err(failed(&error)),
+                };
                 if text.is_none() {
                     return Ok((file, None));
                 }
-                return Err(failed("is no bootstrap of Envoy's, as --config-yaml is".into()));
+                let why = "is no bootstrap of Envoy's, as --config-yaml is";
+                return Err(BootstrapError::Parse(format!("{}: {why}", path.display())));
             }
         }
+        texts.push(located);
     }
-    let path = path.unwrap_or(Path::new("--config-yaml"));
-    let failed = |message: String| BootstrapError::Parse { path: path.to_owned(), message };
     if let Some(text) = text {
+        let located = Text::new(Path::new("--config-yaml"), text);
         let fields: Map<String, Value> =
-            serde_saphyr::from_str(text).map_err(|error| failed(error.to_string()))?;
+            serde_saphyr::from_str(text).map_err(|error| BootstrapError::Parse(located.explain(&error)))?;
         envoy.get_or_insert_default().extend(fields);
+        texts.push(located);
     }
     let Some(fields) = envoy else { return Ok((File::default(), None)) };
-    let written = envoys::read(Value::Object(fields)).map_err(|problem| failed(problem.to_string()))?;
+    let written = envoys::read(Value::Object(fields)).map_err(|problem| {
+        // Of a field in both the later counts.
+        let text = texts.iter().rev().find(|text| text.has(&problem.path)).or(texts.last());
+        BootstrapError::Parse(text.map_or_else(|| problem.to_string(), |text| text.place(&problem)))
+    })?;
     let file = File {
         xds_variant: written.ads.as_ref().map(|ads| ads.variant),
         xds_server: written.ads.map(|ads| ads.server),
@@ -449,6 +471,28 @@ fn read(path: Option<&Path>, text: Option<&str>) -> Result<(File, Option<Static>
         ..File::default()
     };
     Ok((file, Some((written.resources, written.encoded))))
+}
+
+/// Where in the file the value is that is found wrong, if it is from there.
+fn in_file(path: Option<&Path>, error: BootstrapError) -> BootstrapError {
+    let BootstrapError::Value { setting, value, .. } = &error else { return error };
+    let at = path.and_then(|path| {
+        let text = std::fs::read_to_string(path).ok()?;
+        Text::new(path, &text).place_of(setting, value)
+    });
+    match at {
+        Some(at) => BootstrapError::Placed { at, error: Box::new(error) },
+        None => error,
+    }
+}
+
+/// What is wrong with a resource of a bootstrap, with its file and line.
+pub(crate) fn placed(file: Option<&Path>, problem: &Problem) -> String {
+    let text = file.and_then(|file| Some((file, std::fs::read_to_string(file).ok()?)));
+    match text {
+        Some((file, text)) => Text::new(file, &text).place(problem),
+        None => problem.to_string(),
+    }
 }
 
 /// By what only Envoy's has: all of ours are other names, but for `admin`, which is no object there.
@@ -528,6 +572,88 @@ mod tests {
     fn a_setting_that_does_not_exist_is_named() {
         let error = with_file("worker: 7\n", Args::default()).unwrap_err().to_string();
         assert!(error.contains("worker") && error.contains("1"), "{error}");
+    }
+
+    /// What is said of such a file, without its name.
+    fn said(text: &str) -> String {
+        let error = with_file(text, Args::default()).unwrap_err().to_string();
+        let (name, rest) = error.split_once(':').unwrap();
+        assert!(Path::new(name).is_absolute(), "{error}");
+        rest.to_owned()
+    }
+
+    #[test]
+    fn a_mistake_in_envoys_bootstrap_has_line_path_value_and_what_would_be_right() {
+        let listener = "static_resources:\n  listeners:\n  - name: l\n";
+        for (rest, right) in [
+            (
+                "    address: {socket_address: {address: 127.0.0.1, port_value: 8x}}\n",
+                "4:64: static_resources.listeners[0].address.socket_address.port_value: is \"8x\"; must be a whole number of 0 to 4294967295",
+            ),
+            (
+                "    adress: {}\n",
+                "4:13: static_resources.listeners[0].adress: is no field of envoy.config.listener.v3.Listener; address is one",
+            ),
+            (
+                "dynamic_resources: {lds_config: {path: x}}\n",
+                "4:33: dynamic_resources.lds_config: must be ads: {}, beside an ads_config",
+            ),
+        ] {
+            let text = format!("{listener}{rest}");
+            // The path of a ConfigSource is deprecated, and may go from the types.
+            let said = said(&text);
+            assert!(said == right || rest.starts_with("dynamic"), "{said}");
+            assert!(said.starts_with(&right[..4]), "{said}");
+        }
+        let broken = said("static_resources:\n  listeners:\n  - name: l\n   address: {}\n");
+        assert!(broken.starts_with("4:"), "{broken}");
+    }
+
+    #[test]
+    fn a_mistake_in_our_own_settings_has_it_too() {
+        for (text, right) in [
+            (
+                "workers: seven\n",
+                "1:10: workers: is \"seven\": invalid u64; expected a whole number, not negative",
+            ),
+            (
+                "workers: 2\noutbound: {address: 127.0.0.1}\n",
+                "2:21: outbound.address: is \"127.0.0.1\": invalid socket address syntax; expected ADDRESS:PORT, as 127.0.0.1:15000 or '[::1]:15000'",
+            ),
+            ("workers: 0\n", "1:10: --workers is \"0\": expected 1 to 1024"),
+            (
+                "inbound:\n- {address: '1.2.3.4:5'}\n",
+                "2:13: inbound is \"1.2.3.4:5\": expected one of application and intercepted",
+            ),
+            ("workers: 3\nworkers: 4\n", "2:1: duplicate mapping key: workers"),
+        ] {
+            assert_eq!(said(text), right);
+        }
+        assert!(said("worker: 3\n").starts_with("1:1: unknown field `worker`, expected one of xdsServer"));
+    }
+
+    #[test]
+    fn what_cannot_be_read_says_why_once() {
+        let missing = Args { config: Some("/no/such/file".into()), ..Args::default() };
+        let error = anyhow::Error::from(Bootstrap::from_args(missing).unwrap_err());
+        let said = format!("{error:#}");
+        assert_eq!(said.matches("No such file").count(), 1, "{said}");
+        assert!(said.starts_with("cannot read /no/such/file: "), "{said}");
+    }
+
+    #[test]
+    fn a_resource_that_cannot_be_used_is_found_in_the_file() {
+        let text = "static_resources:\n  clusters: [{name: a}]\n  listeners:\n  - name: b\n  - name: c\n    address: {socket_address: {address: x, port_value: 1}}\n";
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(text.as_bytes()).unwrap();
+        let problem = Problem::new("LDS \"c\".address.socket_address.address", "is \"x\"");
+        let said = placed(Some(file.path()), &problem);
+        let right = format!(
+            "{}:6:41: static_resources.listeners[1].address.socket_address.address: is \"x\"",
+            file.path().display()
+        );
+        assert_eq!(said, right);
+        assert_eq!(placed(None, &problem), problem.to_string());
     }
 
     #[test]

@@ -4,7 +4,7 @@ use clap::{Parser, Subcommand};
 
 use tokio::time::Instant;
 
-use crate::bootstrap::{Args, Bootstrap, Purpose};
+use crate::bootstrap::{Args, Bootstrap, Purpose, placed};
 use crate::config::Store;
 use crate::intercept;
 
@@ -42,7 +42,8 @@ pub fn main(cli: Cli) -> anyhow::Result<()> {
 fn validate(args: Args) -> anyhow::Result<()> {
     let name = args.config.as_ref().map(|path| path.display().to_string()).unwrap_or_default();
     let bootstrap = Bootstrap::from_args(args)?;
-    Store::fixed(bootstrap.resources, bootstrap.xds_server.is_none(), Instant::now())?;
+    Store::fixed(bootstrap.resources, bootstrap.xds_server.is_none(), Instant::now())
+        .map_err(|problem| anyhow::anyhow!(placed(bootstrap.file.as_deref(), &problem)))?;
     println!("configuration '{name}' OK");
     Ok(())
 }

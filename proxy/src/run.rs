@@ -19,7 +19,7 @@ use tracing_subscriber::reload;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::admin::{Admin, Phase};
-use crate::bootstrap::Bootstrap;
+use crate::bootstrap::{Bootstrap, placed};
 use crate::discovery::Sidecar;
 use crate::dns::{self, Dns, Serving};
 use crate::upgrade::{Predecessor, Takeover};
@@ -96,7 +96,7 @@ async fn serve(bootstrap: Bootstrap, logging: LogFilter) -> anyhow::Result<()> {
         ..Config::new(server, node(&bootstrap))
     });
     let discovery = discovery::start(config, bootstrap.sidecar.clone(), bootstrap.resources.clone())
-        .map_err(|problem| anyhow::anyhow!("a resource of the bootstrap's: {problem}"))?;
+        .map_err(|problem| anyhow::anyhow!(placed(bootstrap.file.as_deref(), &problem)))?;
     let dns_settings = bootstrap.sidecar.as_ref().and_then(|sidecar| sidecar.dns.clone());
     let dns_settings = dns_settings.map(|settings| dns::Settings { mark: bootstrap.mark, ..settings });
     let dns = dns_settings.as_ref().and_then(|settings| Dns::new(settings, &discovery));

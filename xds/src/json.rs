@@ -2,6 +2,8 @@
 //! proto files, as in Envoy's own dumps; what the proto files mark as sensitive is left out. Costs eight
 //! megabytes from the first use until it is told to [`forget`].
 
+mod mistake;
+
 use std::io::Read;
 use std::sync::{Mutex, PoisonError};
 
@@ -16,6 +18,7 @@ use prost_reflect::{
 };
 use serde_json::{Map, Value, json};
 
+pub use self::mistake::Mistake;
 use crate::pb::google::protobuf::{Struct, Value as ProtoValue, value::Kind};
 
 /// Made by `cargo xtask descriptors`.
@@ -76,14 +79,16 @@ pub fn redacted(type_url: &str, bytes: &Bytes) -> Bytes {
 ///
 /// # Errors
 /// What is wrong: a field, a value or an extension's type that is not known here.
-pub fn from_json(type_url: &str, value: Value) -> Result<Vec<u8>, String> {
-    let descriptor = pool()?
+pub fn from_json(type_url: &str, value: &Value) -> Result<Vec<u8>, Mistake> {
+    let all = |reason| Mistake { path: String::new(), reason };
+    let descriptor = pool()
+        .map_err(all)?
         .get_message_by_name(type_name(type_url))
-        .ok_or_else(|| String::from("the type is not known here"))?;
+        .ok_or_else(|| all(String::from("the type is not known here")))?;
     let options = DeserializeOptions::new().deny_unknown_fields(true);
-    DynamicMessage::deserialize_with_options(descriptor, value, &options)
+    DynamicMessage::deserialize_with_options(descriptor.clone(), value, &options)
         .map(|message| message.encode_to_vec())
-        .map_err(|error| error.to_string())
+        .map_err(|error| mistake::find(&descriptor, value, error.to_string()))
 }
 
 /// Whether messages of this type can be shown.

@@ -133,7 +133,8 @@ pub struct Ads {
 /// When it is not a bootstrap, or says what this proxy does not support. The resources themselves are looked at by
 /// the store.
 pub fn read(value: serde_json::Value) -> Result<Written, Problem> {
-    let bytes = json::from_json(&Bootstrap::type_url(), value).map_err(|why| Problem::new("", why));
+    let bytes = json::from_json(&Bootstrap::type_url(), &value)
+        .map_err(|mistake| Problem::new(mistake.path, mistake.reason));
     json::forget();
     let bytes = bytes?;
     let message = Bootstrap::decoded(&bytes)

@@ -166,9 +166,58 @@ fn a_secret_is_shown_without_its_key() {
 fn what_is_written_for_people_is_read_again() {
     let ty = ResourceType::Cluster.type_url();
     let bytes =
-        from_json(ty, json!({"name": "shop", "connectTimeout": "0.25s", "lb_policy": "MAGLEV"})).unwrap();
+        from_json(ty, &json!({"name": "shop", "connectTimeout": "0.25s", "lb_policy": "MAGLEV"})).unwrap();
     let shown = to_json(ty, &bytes);
     assert_eq!((&shown["connect_timeout"], &shown["lb_policy"]), (&json!("0.250s"), &json!("MAGLEV")));
-    assert!(from_json(ty, json!({"nmae": "shop"})).unwrap_err().contains("nmae"));
-    assert!(from_json("type.googleapis.com/shop.Unknown", json!({})).is_err());
+    assert!(from_json("type.googleapis.com/shop.Unknown", &json!({})).is_err());
+}
+
+#[test]
+fn a_mistake_has_its_path_and_what_would_be_right() {
+    let mistake = |value: serde_json::Value| {
+        from_json(ResourceType::Listener.type_url(), &value).unwrap_err().to_string()
+    };
+    let manager = |field: &str| {
+        let ty = "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
+        json!({"filter_chains": [{}, {"filters": [{"typed_config": {"@type": ty, field: "AUTO"}}]}]})
+    };
+    let unknown = json!({"filter_chains": [{"filters": [{"typed_config": {"@type": "x/shop.Unknown"}}]}]});
+    let port = json!({"address": {"socket_address": {"address": "::", "portValue": "8x"}}});
+    for (value, right) in [
+        (json!({"nmae": "a"}), "nmae: is no field of envoy.config.listener.v3.Listener; name is one"),
+        (json!([]), ": is a list; must be a mapping, envoy.config.listener.v3.Listener"),
+        (port, "address.socket_address.portValue: is \"8x\"; must be a whole number of 0 to 4294967295"),
+        (json!({"filter_chains": {}}), "filter_chains: is a mapping; must be a list"),
+        (
+            json!({"filter_chains": ["a"]}),
+            "filter_chains[0]: is \"a\"; must be a mapping, envoy.config.listener.v3.FilterChain",
+        ),
+        (
+            json!({"listener_filters_timeout": "5 s"}),
+            "listener_filters_timeout: is \"5 s\"; must be seconds with an s behind them, as \"5s\" or \"0.25s\"",
+        ),
+        (
+            json!({"traffic_direction": "UP"}),
+            "traffic_direction: is \"UP\"; must be one of UNSPECIFIED, INBOUND, OUTBOUND",
+        ),
+        (json!({"transparent": "yes"}), "transparent: is \"yes\"; must be true or false"),
+        (
+            manager("codec_typ"),
+            "filter_chains[1].filters[0].typed_config.codec_typ: is no field of envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager; codec_type is one",
+        ),
+        (
+            unknown,
+            "filter_chains[0].filters[0].typed_config.@type: is \"x/shop.Unknown\", which is not known here",
+        ),
+    ] {
+        assert_eq!(mistake(value), right);
+    }
+    assert!(from_json(ResourceType::Listener.type_url(), &manager("codec_type")).is_ok());
+}
+
+#[test]
+fn a_mistake_does_not_show_a_secret() {
+    let key = json!({"name": "a", "tls_certificate": {"private_key": {"inline_string": 7}, "password": {"inline_string": 7}}});
+    let said = from_json(ResourceType::Secret.type_url(), &key).unwrap_err().to_string();
+    assert!(said.starts_with("tls_certificate.private_key.inline_string: is not shown; must be "), "{said}");
 }
