@@ -17,7 +17,7 @@ use pontoon_e2e::report::{Report, fresh_folder};
 use pontoon_e2e::wait::until;
 
 use self::hosts::{Host, Network};
-use self::traffic::{Conversation, Identity, dns_server, get, greet, greeter, http, resolve};
+use self::traffic::{Conversation, Identity, ask, dns_server, foo, get, greet, greeter, http, resolve};
 use super::place;
 
 const HTTP: u16 = 8080;
@@ -253,8 +253,13 @@ impl Lab {
             let answer = get(a, to, "example.net", NOBODY).await?;
             ensure!(answer.status == 200 && answer.proxied, "{to}: {answer:?}");
             ensure!(answer.local == to.ip().to_string(), "{to}: it went elsewhere: {answer:?}");
+            ensure!(!answer.told, "{to}: a third party is told what it was not sent: {answer:?}");
+            let answer = ask(a, to, "OPTIONS *", "example.net", NOBODY).await?;
+            ensure!(answer.status == 200 && answer.body.ends_with(" *"), "{to}: OPTIONS *: {answer:?}");
+            foo(a, to, "example.net").await.with_context(|| format!("{to}: another protocol"))?;
             let answer = get(a, to, "orders", NOBODY).await?;
             ensure!(answer.local == b.v4.to_string(), "{to}: not by the name's routes: {answer:?}");
+            ensure!(answer.told, "{to}: a service is not told who asks: {answer:?}");
         }
         for to in c.at(GREETER) {
             let before = self.redirected(a)?;

@@ -9,6 +9,7 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, Version, request, respons
 use hyper::upgrade::OnUpgrade;
 use sha1::{Digest as _, Sha1};
 
+use super::headers;
 use crate::error::Error;
 use crate::upstream::cluster::UpstreamProtocol;
 
@@ -51,6 +52,12 @@ impl Asked {
 /// Whether a listener passes this protocol on.
 pub(crate) fn is_allowed(protocol: &[u8], allowed: &[Box<str>]) -> bool {
     allowed.iter().any(|name| protocol.eq_ignore_ascii_case(name.as_bytes()))
+}
+
+/// Whether HTTP/2 is among what is asked for, as Java's client does with its first request. It is not granted: requests
+/// would go on where no route sees them, and a server may pass over the wish (RFC 9110, 7.8).
+pub(crate) fn is_http2(asked: &HeaderValue) -> bool {
+    headers::has_token(asked, "h2c") || headers::has_token(asked, "h2")
 }
 
 /// A change of protocol that is sent on.

@@ -29,6 +29,7 @@ mod fixture;
 mod forwarding;
 mod framing;
 mod grpc;
+mod intercepted;
 mod names;
 mod policies;
 mod sds;

@@ -17,6 +17,9 @@ const ANSWER: Duration = Duration::from_secs(15);
 /// A server's first words.
 const GREETING: &str = "220 at your service, ";
 
+/// To whoever asks for the protocol foo.
+const FOO_GRANTED: &[u8] = b"HTTP/1.1 101 Foo\r\nconnection: upgrade\r\nupgrade: foo\r\n\r\n";
+
 /// Whose a client is.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Identity {
@@ -33,8 +36,10 @@ pub(super) struct Answer {
     pub(super) peer: String,
     /// As whom the server was asked.
     pub(super) local: String,
-    /// The request came through a proxy.
+    /// The request came through a proxy: what belongs to its connection has gone.
     pub(super) proxied: bool,
+    /// The server was told more than the client said.
+    pub(super) told: bool,
     pub(super) body: String,
 }
 
@@ -48,8 +53,17 @@ pub(super) async fn http(host: &Host, port: u16) -> anyhow::Result<()> {
             ensure!(length > 0, "cut off");
             head.extend(&chunk[..length]);
         }
-        let proxied = String::from_utf8_lossy(&head).to_ascii_lowercase().contains("x-request-id:");
-        let body = format!("{peer} {local} {proxied}");
+        let head = String::from_utf8_lossy(&head).to_ascii_lowercase();
+        if head.contains("upgrade: foo\r\n") {
+            stream.write_all(FOO_GRANTED)?;
+            let mut word = [0; 4];
+            stream.read_exact(&mut word)?;
+            return Ok(stream.write_all(&word)?);
+        }
+        let proxied = !head.contains("connection: close");
+        let told = ["x-request-id:", "x-forwarded-", "x-envoy-"].iter().any(|name| head.contains(name));
+        let target = head.split(' ').nth(1).unwrap_or_default();
+        let body = format!("{peer} {local} {proxied} {told} {target}");
         write!(
             stream,
             "HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
@@ -160,7 +174,40 @@ fn question_end(message: &[u8]) -> Option<usize> {
 
 /// GET / with this `Host`.
 pub(super) async fn get(from: &Host, to: SocketAddr, host: &str, who: Identity) -> anyhow::Result<Answer> {
-    let request = format!("GET / HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n");
+    ask(from, to, "GET /", host, who).await
+}
+
+/// Changes to a protocol that no proxy knows, and has a word of it come back.
+pub(super) async fn foo(from: &Host, to: SocketAddr, host: &str) -> anyhow::Result<()> {
+    let request = format!("GET / HTTP/1.1\r\nhost: {host}\r\nconnection: upgrade\r\nupgrade: foo\r\n\r\n");
+    from.inside(move || {
+        let mut stream = connect(to, Identity::default())?;
+        stream.write_all(request.as_bytes())?;
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            stream.read_exact(&mut byte).context("no answer")?;
+            head.extend(byte);
+        }
+        ensure!(head.starts_with(b"HTTP/1.1 101"), "{}", String::from_utf8_lossy(&head));
+        stream.write_all(b"foo?")?;
+        let mut word = [0; 4];
+        stream.read_exact(&mut word)?;
+        ensure!(&word == b"foo?", "another word");
+        Ok(())
+    })
+    .await
+}
+
+/// A request without a body: this method and target.
+pub(super) async fn ask(
+    from: &Host,
+    to: SocketAddr,
+    what: &str,
+    host: &str,
+    who: Identity,
+) -> anyhow::Result<Answer> {
+    let request = format!("{what} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n");
     from.inside(move || {
         let mut stream = connect(to, who)?;
         stream.write_all(request.as_bytes())?;
@@ -174,6 +221,7 @@ pub(super) async fn get(from: &Host, to: SocketAddr, host: &str, who: Identity) 
             peer: words.next().unwrap_or_default(),
             local: words.next().unwrap_or_default(),
             proxied: words.next().as_deref() == Some("true"),
+            told: words.next().as_deref() == Some("true"),
             body,
         })
     })

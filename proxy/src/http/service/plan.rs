@@ -137,6 +137,10 @@ pub(super) fn plan(
         exchange.grpc.set(grpc::asks(request.headers()));
         return Err(overload);
     }
+    let conn = &exchange.conn;
+    let intercepted = conn.way.original().is_some();
+    // For nobody in the mesh: it goes to where it was going, as its sender wrote it.
+    let passes = settings.on_demand.is_some() && table.is_none();
     let tunnel = request.method() == Method::CONNECT && request.version() == Version::HTTP_2;
     let near = tunnel.then(|| hyper::upgrade::on(&mut request));
     let (mut parts, body) = request.into_parts();
@@ -152,39 +156,45 @@ pub(super) fn plan(
     let asked = Wanted::of(&mut parts, &settings.upgrades)?;
     let connect = matches!(asked, Wanted::Connect);
     let host = host(&parts, found.has_host()?, exchange.conn.way)?;
-    if !connect {
+    let whole_server = intercepted && is_whole_server(&parts);
+    if whole_server {
+        parts.uri = Uri::from_static("*");
+    } else if !connect {
         normalise(&mut parts, settings)?;
     } else if !body.is_end_stream() || parts.uri.path_and_query().is_some() {
         return Err(Error::BadPath);
     }
-    let conn = &exchange.conn;
     let origin = forwarded::origin(&settings.forwarded, conn.peer.ip(), found.forwarded, &parts.headers);
     let mut hop = headers::remove_hop(&mut parts.headers, &found, settings.underscores);
-    if found.envoy {
+    if found.envoy && !passes {
         let certificates = settings.client_certificates.keeps(conn.shown.as_ref());
         headers::remove_envoys(&mut parts.headers, origin.trusted, certificates);
     }
     // What a gRPC server wants to see before it sends trailers.
     hop.trailers |= exchange.web.get().is_some();
-    forwarded::set(
-        &mut parts.headers,
-        &settings.forwarded,
-        origin.trusted,
-        found.forwarded,
-        &conn.peer_value,
-        conn.scheme,
-        &host,
-    );
-    settings.client_certificates.tell(conn.shown.as_ref(), &mut parts.headers);
-    request_id(&mut parts.headers, settings, origin.trusted);
+    if !passes {
+        forwarded::set(
+            &mut parts.headers,
+            &settings.forwarded,
+            origin.trusted,
+            found.forwarded,
+            &conn.peer_value,
+            conn.scheme,
+            &host,
+        );
+        settings.client_certificates.tell(conn.shown.as_ref(), &mut parts.headers);
+        request_id(&mut parts.headers, settings, origin.trusted);
+    }
     exchange.note_head(&parts.uri, &host, origin.client, parts.headers.get(REQUEST_ID));
 
     let routes = settings.routes.table.load();
     let table = table.as_ref().or(routes.as_ref()).ok_or(Error::NoRouteTable)?;
     let host_text = host.to_str().map_err(|_| Error::BadHost)?;
+    // Routes know paths: what is for a whole server is matched as its root.
+    let root = whole_server.then(|| Uri::from_static("/"));
     let head = RequestHead {
         method: &parts.method,
-        uri: &parts.uri,
+        uri: root.as_ref().unwrap_or(&parts.uri),
         host: host_text,
         headers: &parts.headers,
         client: origin.client,
@@ -246,14 +256,16 @@ pub(super) fn plan(
             let cluster_settings = cluster.settings.load_full().ok_or(Error::NoCluster)?;
             let wanted = match asked {
                 Wanted::Extended(protocol) => Some(protocol),
-                Wanted::No => upgrade(&parts, &hop, settings),
+                Wanted::No => upgrade(&parts, &hop, settings, intercepted, cluster_settings.protocol),
                 Wanted::Connect => None,
             };
             if let Some(arm) = target.arm {
                 headers::mutate(&mut parts.headers, &arm.request_headers);
             }
             headers::mutate(&mut parts.headers, &route.request_headers);
-            rewrite(&mut parts, action, matched)?;
+            if !whole_server {
+                rewrite(&mut parts, action, matched)?;
+            }
             let host = action.host_rewrite.as_ref().unwrap_or(&host);
             let mirrors = match connect || wanted.is_some() || action.mirrors.is_empty() {
                 true => Vec::new(),
@@ -422,12 +434,25 @@ fn request_id(headers: &mut http::HeaderMap, settings: &HttpSettings, trusted: b
     }
 }
 
-/// The protocol that an HTTP/1.1 client asks for, where the listener passes it on.
-fn upgrade(parts: &request::Parts, hop: &Hop, settings: &HttpSettings) -> Option<HeaderValue> {
+/// `OPTIONS *`: it asks for no path, but for the server (RFC 9110, 9.3.7).
+fn is_whole_server(parts: &request::Parts) -> bool {
+    parts.method == Method::OPTIONS && parts.uri.path() == "*"
+}
+
+/// The protocol that an HTTP/1.1 client asks for, where the listener passes it on. What is intercepted may ask for any:
+/// its sender does not know that somebody listens.
+fn upgrade(
+    parts: &request::Parts,
+    hop: &Hop,
+    settings: &HttpSettings,
+    intercepted: bool,
+    upstream: UpstreamProtocol,
+) -> Option<HeaderValue> {
     let asked = hop.upgrade.as_ref()?;
     let passes = parts.version == Version::HTTP_11
         && !asked.as_bytes().eq_ignore_ascii_case(upgrade::CONNECT.as_bytes())
-        && upgrade::is_allowed(asked.as_bytes(), &settings.upgrades);
+        && (upgrade::is_allowed(asked.as_bytes(), &settings.upgrades)
+            || intercepted && upstream == UpstreamProtocol::Http1 && !upgrade::is_http2(asked));
     passes.then(|| asked.clone())
 }
 
