@@ -96,7 +96,9 @@ errors! {
     /// A header name has an underscore.
     UnderscoreHeader: Downstream, BAD_REQUEST, "DPE", "header_underscore", "a header name has an underscore; the listener refuses those";
     /// `Content-Length` beside HTTP/2 framing that contradicts it, `TE` with more than trailers, and the like.
-    BadHeader: Downstream, BAD_REQUEST, "DPE", "bad_header", "a header that frames the message is not valid here";
+    BadHeader: Downstream, BAD_REQUEST, "DPE", "bad_header", "a header that frames the message is not valid here, or a value has white space around it, which HTTP/2 forbids";
+    /// `ftp:` and the like.
+    BadScheme: Downstream, BAD_REQUEST, "DPE", "bad_scheme", "the scheme that the request names is neither http nor https";
     /// `CONNECT`.
     ConnectRefused: Downstream, METHOD_NOT_ALLOWED, "DPE", "connect_refused", "CONNECT is not served here";
     /// A change of protocol that the listener does not pass on.

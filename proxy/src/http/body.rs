@@ -154,8 +154,11 @@ impl Stream {
         match ready!(polled) {
             Some(Ok(mut frame)) => {
                 exchange.progressed();
-                if let Some(trailers) = frame.trailers_mut() {
-                    headers::clean_trailers(trailers, exchange.settings.http.underscores);
+                let underscores = exchange.settings.http.underscores;
+                if let Some(trailers) = frame.trailers_mut()
+                    && let Err(error) = headers::clean_trailers(trailers, underscores)
+                {
+                    return Poll::Ready(Some(Err(exchange.fail(error))));
                 }
                 if let Some(data) = frame.data_ref() {
                     let length = data.len() as u64;

@@ -59,15 +59,17 @@ pub(crate) struct Found {
 }
 
 /// Looks at each header once. Refuses too many, too large, and (as the listener says) underscores.
+/// What HTTP/2 forbids in values (RFC 9113, 8.2.1) and h2 lets pass is refused in any version: HTTP/1 has no such values.
 pub(crate) fn scan(headers: &HeaderMap, limits: &Limits, underscores: Underscores) -> Result<Found, Error> {
     if headers.len() > limits.max_headers as usize {
         return Err(Error::HeadersTooLarge);
     }
     let mut found = Found::default();
-    let mut bytes = 0;
+    let (mut bytes, mut padded) = (0, false);
     for (name, value) in headers {
         let text = name.as_str();
         bytes += text.len() + value.len() + 4;
+        padded |= is_padded(value);
         match text.as_bytes()[0] {
             b'c' if *name == CONNECTION => found.connection = true,
             b'c' if *name == CONTENT_TYPE => {
@@ -96,6 +98,9 @@ pub(crate) fn scan(headers: &HeaderMap, limits: &Limits, underscores: Underscore
     if bytes > limits.max_header_bytes as usize {
         return Err(Error::HeadersTooLarge);
     }
+    if padded {
+        return Err(Error::BadHeader);
+    }
     found.bytes = bytes as u32;
     if found.transfer_encoding && !is_chunked(headers) {
         return Err(Error::TransferCoding);
@@ -104,6 +109,13 @@ pub(crate) fn scan(headers: &HeaderMap, limits: &Limits, underscores: Underscore
         return Err(Error::UnderscoreHeader);
     }
     Ok(found)
+}
+
+/// White space at an end of a value: who trims it reads another value than who does not (` chunked`, `trusted `).
+fn is_padded(value: &HeaderValue) -> bool {
+    let is_white = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
+    let bytes = value.as_bytes();
+    is_white(bytes.first()) || is_white(bytes.last())
 }
 
 /// Whether `chunked` is the only coding. hyper undoes it where it stands last, and would hand on a body that is still
@@ -211,7 +223,10 @@ fn remove_listed(headers: &mut HeaderMap, hop: &mut Hop, upgrade: Option<HeaderV
 
 /// What may not come behind a request's body, where nobody has looked at the head with it: what frames or addresses the
 /// message, says who asks, or belongs to a hop (RFC 9110, 6.5.1).
-pub(crate) fn clean_trailers(trailers: &mut HeaderMap, underscores: Underscores) {
+pub(crate) fn clean_trailers(trailers: &mut HeaderMap, underscores: Underscores) -> Result<(), Error> {
+    if trailers.values().any(is_padded) {
+        return Err(Error::BadHeader);
+    }
     const FORBIDDEN: [HeaderName; 13] = [
         AUTHORIZATION,
         CONNECTION,
@@ -238,6 +253,7 @@ pub(crate) fn clean_trailers(trailers: &mut HeaderMap, underscores: Underscores)
     for name in names {
         trailers.remove(name);
     }
+    Ok(())
 }
 
 /// As [`remove_hop`], for an answer. One whose end could be read in two ways is none.
@@ -407,8 +423,22 @@ mod tests {
             ("grpc-status", "0"),
             ("x-checksum", "abc"),
         ]);
-        clean_trailers(&mut trailers, Underscores::Reject);
+        clean_trailers(&mut trailers, Underscores::Reject).unwrap();
         assert_eq!(trailers, map(&[("grpc-status", "0"), ("x-checksum", "abc")]));
+    }
+
+    #[test]
+    fn a_value_with_white_space_around_it_is_refused() {
+        for value in [" chunked", "chunked ", "\ta", "a\t", " "] {
+            let padded = map(&[("x-role", value)]);
+            assert_eq!(
+                scan(&padded, &limits(), Underscores::Allow).unwrap_err(),
+                Error::BadHeader,
+                "{value:?}"
+            );
+            assert_eq!(clean_trailers(&mut padded.clone(), Underscores::Allow), Err(Error::BadHeader));
+        }
+        assert!(scan(&map(&[("x-role", "a b\tc"), ("x-empty", "")]), &limits(), Underscores::Allow).is_ok());
     }
 
     #[test]

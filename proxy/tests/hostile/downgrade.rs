@@ -126,6 +126,18 @@ table! {
         only(&[(":method", "GET"), (":scheme", "http"), (":authority", "a"), (":path", "admin")]) => Malformed,
         only(&[(":method", "GET"), (":scheme", "http"), (":authority", "u@a"), (":path", "/")]) => Refused(400),
     ]
+    white_space_around_values: [
+        with(&[(b"x-role", b" admin")]) => Refused(400),
+        with(&[(b"x-role", b"admin ")]) => Refused(400),
+        with(&[(b"x-role", b"\tadmin")]) => Refused(400),
+        with(&[(b"content-length", b" 0")]) => Malformed,
+        with(&[(b"x-role", b"an admin"), (b"x-empty", b"")]) => Passed("GET /", "a", ""),
+    ]
+    schemes: [
+        only(&[(":method", "GET"), (":scheme", "ftp"), (":authority", "a"), (":path", "/")]) => Refused(400),
+        only(&[(":method", "GET"), (":scheme", "file"), (":authority", "a"), (":path", "/etc/passwd")]) => Refused(400),
+        only(&[(":method", "GET"), (":scheme", "https"), (":authority", "a"), (":path", "/")]) => Passed("GET /", "a", ""),
+    ]
     authority_and_host: [
         with(&[(b"host", b"a")]) => Passed("GET /", "a", ""),
         with(&[(b"host", b"b")]) => Refused(400),
@@ -176,6 +188,20 @@ async fn content_length_and_data() {
     check("two", &of(&[(b"content-length", b"3"), (b"content-length", b"4")]), Some(b"abc"), Malformed).await;
     check("none", &of(&[]), Some(b"abc"), Passed("POST /p", "a", "abc")).await;
     check("right", &of(&[(b"content-length", b"3")]), Some(b"abc"), Passed("POST /p", "a", "abc")).await;
+}
+
+/// A trailer whose value differs by who trims it: the request ends before the upstream has all of it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn white_space_around_a_trailers_value() {
+    let (upstream, recorded) = recorder(OK).await;
+    let proxy = Proxy::start(&[upstream]).await;
+    let mut client = Raw::connect(proxy.address, &[]).await;
+    let mut bytes = frame(HEADERS, END_HEADERS, 1, &request("POST", "/p"));
+    bytes.extend(frame(DATA, 0, 1, b"abc"));
+    bytes.extend(frame(HEADERS, END_HEADERS | END_STREAM, 1, &only(&[("x-late", " 1")])));
+    client.send(&bytes).await;
+    assert_eq!(client.outcome(1).await, Outcome::Status(400));
+    assert!(!recorded.text().contains("x-late"), "{}", recorded.text());
 }
 
 /// Trailers that frame, route or address a message do not become a head's fields upstream.

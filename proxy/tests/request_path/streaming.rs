@@ -87,6 +87,20 @@ async fn a_large_body_passes_upstream_in_pieces() {
 }
 
 /// The upstream decides about `Expect: 100-continue`, not the proxy.
+/// An upstream that takes an expectation for another than we do would wait for what nobody sends.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_expectation_that_is_not_known_is_not_sent_on() {
+    let upstream = Upstream::echo(Http::One).await;
+    let proxy = Proxy::start(&[upstream.address]).await;
+    for expectation in ["200-ok", "100-continue, 200-ok", "100-continue\r\nexpect: 200-ok"] {
+        let head =
+            format!("POST / HTTP/1.1\r\nhost: a\r\nexpect: {expectation}\r\ncontent-length: 5\r\n\r\nhello");
+        let (answer, _) = raw(proxy.address, head.as_bytes()).await;
+        assert!(answer.contains("HTTP/1.1 200") && answer.ends_with("hello"), "{expectation}: {answer}");
+        assert!(!upstream.last().headers.contains_key("expect"), "{expectation}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn h1_expect_100() {
     for agree in [true, false] {

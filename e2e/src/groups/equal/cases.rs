@@ -37,6 +37,7 @@ pub(super) const KNOWN: &[(&str, &str)] = &[
         "an upgrade that is not allowed is left out of the request",
     ),
     ("hops: GET / | Expect: 200-ok", "an expectation that is not known is not sent on"),
+    ("hops: POST / | Expect: 200-ok | = hello", "an expectation that is not known is not sent on"),
 ];
 
 const fn setup(
@@ -478,6 +479,7 @@ pub(super) const SETUPS: &[Setup] = &[
             "GET / | X-Empty: ",
             "GET / | Upgrade: websocket | Connection: upgrade",
             "GET / | Expect: 200-ok",
+            "POST / | Expect: 200-ok | = hello",
             "GET http://hops.test/absolute",
             "GET / | x-envoy-upstream-rq-timeout-ms: 5000",
             "GET / | x-envoy-upstream-rq-per-try-timeout-ms: 5000",

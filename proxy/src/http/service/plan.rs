@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::{CONNECTION, COOKIE, EXPECT, HOST, InvalidHeaderValue, TE};
-use http::uri::PathAndQuery;
+use http::uri::{PathAndQuery, Scheme};
 use http::{HeaderName, HeaderValue, Method, Request, Response, Uri, Version, request};
 use hyper::body::{Body as _, Incoming};
 
@@ -156,6 +156,10 @@ pub(super) fn plan(
     let asked = Wanted::of(&mut parts, &settings.upgrades)?;
     let connect = matches!(asked, Wanted::Connect);
     let host = host(&parts, found.has_host()?, exchange.conn.way)?;
+    // RFC 9113, 8.3.1. Another is for a gateway to another protocol.
+    if parts.uri.scheme().is_some_and(|scheme| *scheme != Scheme::HTTP && *scheme != Scheme::HTTPS) {
+        return Err(Error::BadScheme);
+    }
     let whole_server = intercepted && is_whole_server(&parts);
     if whole_server {
         parts.uri = Uri::from_static("*");
@@ -506,7 +510,7 @@ pub(in crate::http) fn address(
             let is_https = scheme(&parts.headers) == "https";
             let uri = std::mem::take(&mut parts.uri);
             let mut target = uri.into_parts();
-            target.scheme = Some(if is_https { http::uri::Scheme::HTTPS } else { http::uri::Scheme::HTTP });
+            target.scheme = Some(if is_https { Scheme::HTTPS } else { Scheme::HTTP });
             target.authority = Some(host.as_bytes().try_into().map_err(|_| Error::BadHost)?);
             parts.uri = Uri::from_parts(target).map_err(|_| Error::BadPath)?;
         }
@@ -524,7 +528,10 @@ fn gate(
     if !expect {
         return None;
     }
-    if cluster.protocol == UpstreamProtocol::Http2 || body.is_end_stream() {
+    // Another expectation nobody here can meet (RFC 9110, 10.1.1).
+    let mut expected = parts.headers.get_all(EXPECT).iter();
+    let known = expected.all(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
+    if !known || cluster.protocol == UpstreamProtocol::Http2 || body.is_end_stream() {
         parts.headers.remove(EXPECT);
         return None;
     }
