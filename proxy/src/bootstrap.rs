@@ -22,6 +22,7 @@ use crate::config::bootstrap as envoys;
 use crate::config::problem::Problem;
 use crate::discovery::{Sidecar, Unknown};
 use crate::intercept::Mode;
+use crate::overload::Shares;
 
 /// The flags of `pontoon-proxy`.
 #[derive(Debug, Clone, Default, Parser)]
@@ -231,6 +232,9 @@ struct File {
     dns: DnsFile,
     upgrade_socket: Option<PathBuf>,
     log: Option<String>,
+    /// Of a bootstrap of Envoy's alone.
+    #[serde(skip)]
+    memory_shares: Option<Shares>,
 }
 
 /// The settings in force.
@@ -262,6 +266,8 @@ pub struct Bootstrap {
     pub max_connections_per_source: usize,
     /// Resident memory in MiB; `None`: what the control group allows.
     pub max_memory_mib: Option<u64>,
+    /// What becomes of requests as it fills up.
+    pub memory_shares: Shares,
     /// How long work may wait for its worker; zero is no limit.
     pub max_lag: Duration,
     /// TLS handshakes in a second; 0 is no limit.
@@ -386,6 +392,7 @@ impl Bootstrap {
                 .or(file.max_connections_per_source)
                 .unwrap_or(0),
             max_memory_mib: args.max_memory_mib.or(file.max_memory_mib),
+            memory_shares: file.memory_shares.unwrap_or_default(),
             max_handshakes: args
                 .max_handshakes_per_second
                 .or(file.max_handshakes_per_second)
@@ -468,6 +475,9 @@ fn read(path: Option<&Path>, text: Option<&str>) -> Result<(File, Option<Static>
         node_id: written.node_id,
         cluster: written.cluster,
         admin: written.admin,
+        max_connections: written.overload.and_then(|overload| overload.connections),
+        max_memory_mib: written.overload.and_then(|overload| overload.memory_mib),
+        memory_shares: written.overload.map(|overload| overload.shares),
         ..File::default()
     };
     Ok((file, Some((written.resources, written.encoded))))
@@ -557,6 +567,23 @@ mod tests {
         assert!(with_file("workers: 7\n", own).is_err());
         let sidecar = Args { outbound: Some("127.0.0.1:15001".parse().unwrap()), ..Args::default() };
         assert!(with_file(file, sidecar).unwrap_err().to_string().contains("--outbound"));
+    }
+
+    #[test]
+    fn an_overload_manager_of_envoys_is_obeyed() {
+        let file = "node: {id: a}
+overload_manager:
+  resource_monitors:
+  - name: heap
+    typed_config: {'@type': type.googleapis.com/envoy.extensions.resource_monitors.fixed_heap.v3.FixedHeapConfig, max_heap_size_bytes: 67108864}
+  actions:
+  - {name: envoy.overload_actions.stop_accepting_requests, triggers: [{name: heap, threshold: {value: 0.98}}]}
+";
+        let bootstrap = with_file(file, Args::default()).unwrap();
+        assert_eq!(bootstrap.max_memory_mib, Some(64));
+        assert_eq!(bootstrap.memory_shares, Shares { no_keep_alive: None, shed: Some(980) });
+        let flag = Args { max_memory_mib: Some(32), ..Args::default() };
+        assert_eq!(with_file(file, flag).unwrap().max_memory_mib, Some(32));
     }
 
     #[test]

@@ -13,6 +13,7 @@ pub mod keepalive;
 mod lds;
 pub mod listener;
 mod matching;
+pub mod overload;
 pub mod problem;
 mod proxy_protocol;
 mod rds;

@@ -21,10 +21,6 @@ const SHARDS: usize = 32;
 /// Of all connections, one in so many is kept free where it can be: with less room than that, nobody may hold more
 /// than a share, and idle connections make room.
 const KEPT_FREE: usize = 10;
-/// Parts of the memory limit, in hundredths: from which answers close their connections, and from which nothing
-/// new is taken. Envoy's guide for the edge has 95 and 98 of the heap; resident memory is known later.
-const NO_KEEP_ALIVE: u64 = 90;
-const SHED: u64 = 95;
 /// Of handshakes, in nanoseconds of their rate.
 const BURST: u64 = 100_000_000;
 
@@ -37,12 +33,30 @@ pub struct Limits {
     pub connections_per_source: usize,
     /// Resident memory, in bytes.
     pub memory: u64,
+    /// What becomes of requests as it fills up.
+    pub shares: Shares,
     /// How long work may wait for its worker.
     pub lag: Duration,
     /// TLS handshakes with clients in a second.
     pub handshakes: u32,
     /// What a client's body brings at least.
     pub body_rate: BodyRate,
+}
+
+/// Parts of the memory limit, in thousandths; `None` is never.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shares {
+    /// From which answers close their connections.
+    pub no_keep_alive: Option<u32>,
+    /// From which nothing new is taken.
+    pub shed: Option<u32>,
+}
+
+impl Default for Shares {
+    /// Envoy's guide for the edge has 95 and 98 hundredths of the heap; resident memory is known later.
+    fn default() -> Self {
+        Self { no_keep_alive: Some(900), shed: Some(950) }
+    }
 }
 
 /// How slowly the body of a request may come: whoever is waited for has the grace, and a second more for each so many
@@ -211,11 +225,13 @@ impl Admission {
     pub fn observe(&self, used: u64) -> Option<Pressure> {
         self.memory.store(used, Relaxed);
         let limit = self.limits.memory;
-        let hundredths = used.saturating_mul(100).checked_div(limit).unwrap_or(0);
-        let pressure = match hundredths {
-            SHED.. => Pressure::Shed,
-            NO_KEEP_ALIVE.. => Pressure::NoKeepAlive,
-            _ => Pressure::None,
+        let thousandths = used.saturating_mul(1000).checked_div(limit).unwrap_or(0);
+        let reached = |share: Option<u32>| share.is_some_and(|share| thousandths >= share.into());
+        let shares = self.limits.shares;
+        let pressure = match (reached(shares.shed), reached(shares.no_keep_alive)) {
+            (true, _) => Pressure::Shed,
+            (false, true) => Pressure::NoKeepAlive,
+            (false, false) => Pressure::None,
         };
         let before = self.pressure.swap(pressure as u8, Relaxed);
         (before != pressure as u8).then_some(pressure)

@@ -312,6 +312,7 @@ fn limits(bootstrap: &Bootstrap) -> overload::Limits {
         connections: bootstrap.max_connections.unwrap_or(files / 2),
         connections_per_source: bootstrap.max_connections_per_source,
         memory,
+        shares: bootstrap.memory_shares,
         lag: bootstrap.max_lag,
         body_rate: overload::BodyRate { bytes_per_second: bootstrap.min_body_rate, grace: BODY_GRACE },
         handshakes: bootstrap.max_handshakes,

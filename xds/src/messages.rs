@@ -25,6 +25,8 @@ use crate::pb::envoy::extensions::filters::network::http_connection_manager::v3:
 use crate::pb::envoy::extensions::filters::network::tcp_proxy::v3::TcpProxy;
 use crate::pb::envoy::extensions::http::header_validators::envoy_default::v3::HeaderValidatorConfig;
 use crate::pb::envoy::extensions::path::r#match::uri_template::v3::UriTemplateMatchConfig;
+use crate::pb::envoy::extensions::resource_monitors::downstream_connections::v3::DownstreamConnectionsConfig;
+use crate::pb::envoy::extensions::resource_monitors::fixed_heap::v3::FixedHeapConfig;
 use crate::pb::envoy::extensions::transport_sockets::proxy_protocol::v3::ProxyProtocolUpstreamTransport;
 use crate::pb::envoy::extensions::transport_sockets::tls::v3::{
     DownstreamTlsContext, Secret, UpstreamTlsContext,
@@ -73,10 +75,12 @@ coded! {
     ClustersConfigDump,
     ConnectionLimit,
     CorsPolicy,
+    DownstreamConnectionsConfig,
     DownstreamTlsContext,
     EndpointsConfigDump,
     FileAccessLog,
     FilterConfig,
+    FixedHeapConfig,
     HeaderValidatorConfig,
     HttpConnectionManager,
     HttpInspector,

@@ -17,6 +17,7 @@ use pontoon_xds::{Resource, ResourceType, json};
 use prost::Name as _;
 
 use super::lds::{host_and_port, socket_address};
+use super::overload::{self, Overload};
 use super::problem::{Problem, Under};
 use super::support::{Message, support};
 use crate::bootstrap::XdsVariant;
@@ -26,7 +27,7 @@ pub(super) const MESSAGES: &[Message] =
 
 support! {
     BOOTSTRAP, bootstrap: Bootstrap = "envoy.config.bootstrap.v3.Bootstrap";
-    read: node, static_resources, dynamic_resources, admin;
+    read: node, static_resources, dynamic_resources, admin, overload_manager;
     ignored:
         node_context_params => "it is for names that begin with xdstp:",
         flags_path => "there is no runtime",
@@ -46,7 +47,7 @@ support! {
         inline_headers => "it only changes how headers are kept",
         enable_worker_cpu_affinity => "the kernel chooses a worker's processor",
         use_tcp_for_dns_lookups => "the resolver chooses";
-    refused: cluster_manager, hds_config, stats_sinks, tracing, header_prefix, fatal_actions, config_sources, default_socket_interface, application_log_config, overload_manager, dns_resolution_config, typed_dns_resolver_config, bootstrap_extensions, default_config_source, certificate_provider_instances, default_regex_engine, xds_delegate_extension, xds_config_tracker_extension, listener_manager;
+    refused: cluster_manager, hds_config, stats_sinks, tracing, header_prefix, fatal_actions, config_sources, default_socket_interface, application_log_config, dns_resolution_config, typed_dns_resolver_config, bootstrap_extensions, default_config_source, certificate_provider_instances, default_regex_engine, xds_delegate_extension, xds_config_tracker_extension, listener_manager;
 }
 
 support! {
@@ -112,6 +113,8 @@ pub struct Written {
     pub admin: Option<SocketAddr>,
     /// The ADS server.
     pub ads: Option<Ads>,
+    /// When load is shed.
+    pub overload: Option<Overload>,
     /// The static resources, what is referred to before what refers to it.
     pub resources: Vec<(ResourceType, Resource)>,
     /// All of it as protobuf, to be shown.
@@ -153,6 +156,12 @@ pub fn read(value: serde_json::Value) -> Result<Written, Problem> {
         cluster: given(node.cluster),
         admin: message.admin.as_ref().map(admin_address).transpose().under(|| "admin".into())?.flatten(),
         ads,
+        overload: message
+            .overload_manager
+            .as_ref()
+            .map(overload::compile)
+            .transpose()
+            .under(|| "overload_manager".into())?,
         resources: resources(statics),
         encoded: bytes.into(),
     })

@@ -50,7 +50,7 @@ support! {
         access_log_options => "a request is logged when it ends",
         proxy_100_continue => "100 Continue always comes from the upstream",
         always_set_request_id_in_response => "the id is in the log",
-        append_local_overload => "there is no overload manager",
+        append_local_overload => "an answer says by x-pontoon-reason that it is for overload",
         add_proxy_protocol_connection_state => "it only adds to what filters can ask for, and none here does";
     refused: add_user_agent, http3_protocol_options, server_header_transformation, scheme_header_transformation, stream_flush_timeout, drain_timeout_jitter, original_ip_detection_extensions, early_header_mutation_extensions, via, forward_client_cert_matcher, represent_ipv4_remote_address_as_ipv4_mapped_ipv6, request_id_extension, local_reply_config, stream_error_on_invalid_http_message, path_normalization_options, strip_trailing_host_dot, proxy_status_config, append_x_forwarded_port, forward_proto_config;
 }

@@ -115,6 +115,7 @@ pub(super) const MESSAGES: &[Message] = &[
 pub(super) const REFUSED: &[&str] = &[
     "envoy.config.cluster.v3.Cluster.CustomClusterType",
     "envoy.config.core.v3.EnvoyInternalAddress",
+    "envoy.config.overload.v3.ScaledTrigger",
     "envoy.config.core.v3.ExtensionConfigSource",
     "envoy.config.core.v3.Pipe",
     "envoy.config.core.v3.PathConfigSource",

@@ -4,8 +4,8 @@
 
 use super::problem::Problem;
 use super::{
-    bootstrap, cds, eds, filters, hcm, in_place, keepalive, lds, matching, proxy_protocol, rds, secrets,
-    tcp_proxy, tls, tls_upstream,
+    bootstrap, cds, eds, filters, hcm, in_place, keepalive, lds, matching, overload, proxy_protocol, rds,
+    secrets, tcp_proxy, tls, tls_upstream,
 };
 
 /// The treatment of one message's fields.
@@ -24,6 +24,7 @@ pub struct Message {
 /// Every message that is read.
 pub const MESSAGES: &[&[Message]] = &[
     bootstrap::MESSAGES,
+    overload::MESSAGES,
     lds::MESSAGES,
     keepalive::MESSAGES,
     lds::CHAIN_MESSAGES,
