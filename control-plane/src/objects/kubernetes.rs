@@ -93,7 +93,7 @@ impl ClusterSource {
             let doubted = match message {
                 Message::Object(kind, said) => self
                     .store
-                    .hear(kind, heard(*said, name, Raw::of), now)
+                    .hear(kind, heard(*said, name, |object| Raw::of(kind, object)), now)
                     .map(|doubted| (Some(kind), doubted)),
                 Message::Service(said) => {
                     let read = |service: core::Service| Service::of(&service).into();

@@ -53,14 +53,16 @@ pub struct Observation {
 pub type Observations = OrdMap<ObjectRef, Arc<Observation>>;
 
 impl Raw {
-    /// Takes an object apart.
-    pub fn of(object: DynamicObject) -> Raw {
+    /// Takes an object apart. Those of a list say neither kind nor version where they are Kubernetes's own.
+    pub fn of(kind: Kind, object: DynamicObject) -> Raw {
         let DynamicObject { types, mut metadata, data } = object;
         let (mut rest, mut status) = (serde_json::Map::new(), Json::Null);
-        if let Some(types) = types {
-            rest.insert("apiVersion".into(), types.api_version.into());
-            rest.insert("kind".into(), types.kind.into());
-        }
+        let (api_version, kind) = match types {
+            Some(types) => (types.api_version, types.kind),
+            None => (kind.api_version().to_owned(), kind.as_str().to_owned()),
+        };
+        rest.insert("apiVersion".into(), api_version.into());
+        rest.insert("kind".into(), kind.into());
         metadata.managed_fields = None;
         let spec = |field: &str| data.get("spec").and_then(|spec| spec.get(field));
         let (class, parent_refs) = (spec("gatewayClassName"), spec("parentRefs"));

@@ -15,7 +15,8 @@ fn raw(json: Json) -> (Kind, ObjectName, Raw) {
         object.metadata.namespace.clone().unwrap_or_default(),
         object.metadata.name.clone().unwrap(),
     );
-    (kind, name, Raw::of(object))
+    let raw = Raw::of(kind, object);
+    (kind, name, raw)
 }
 
 fn route(generation: i64, spec: Json) -> Json {
@@ -196,4 +197,33 @@ fn kinds_are_asked_for_as_the_api_server_spells_them() {
         plurals.contains(&"gateways".to_owned()) && plurals.contains(&"gatewayclasses".to_owned()),
         "{plurals:?}"
     );
+}
+
+/// Of a ConfigMap and a Namespace as they are in a list.
+#[test]
+fn kubernetes_own_kinds_are_read_from_a_list() {
+    let mut case = Case::new(&[]);
+    let now = Instant::now();
+    let metadata =
+        |name: &str| json!({ "name": name, "namespace": "shop", "uid": "u1", "resourceVersion": "1" });
+    for (kind, object) in [
+        (Kind::ConfigMap, json!({ "metadata": metadata("ca"), "data": { "ca.crt": "x" } })),
+        (
+            Kind::Namespace,
+            json!({
+                "metadata": { "name": "shop" }, "spec": { "finalizers": ["kubernetes"] },
+                "status": { "phase": "Active" },
+            }),
+        ),
+    ] {
+        let object: DynamicObject = serde_json::from_value(object).unwrap();
+        let name = ObjectName::new(
+            object.metadata.namespace.clone().unwrap_or_default(),
+            object.metadata.name.clone().unwrap(),
+        );
+        case.store.hear(kind, Some(Heard::Applied(name, Raw::of(kind, object))), now);
+    }
+    assert!(case.take());
+    assert!(case.loaded.problems.is_empty(), "{:?}", case.loaded.problems);
+    assert_eq!((case.loaded.objects.config_maps.len(), case.loaded.objects.namespaces.len()), (1, 1));
 }
