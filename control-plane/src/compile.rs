@@ -133,6 +133,8 @@ pub struct Compiler {
 struct Plan {
     objects: Arc<Objects>,
     migrations: Arc<BTreeMap<ObjectName, MigrationState>>,
+    /// See [`backend::Splits`].
+    registered: Option<BTreeSet<Arc<str>>>,
     views: BTreeMap<Arc<str>, PlannedView>,
     /// Every cluster in use, by name.
     upstreams: BTreeMap<Arc<str>, Upstream>,
@@ -160,6 +162,11 @@ struct Built {
     /// The same, for proxies that have a certificate to show; where that is not the same anyway.
     with_certificate: Option<Resource>,
     endpoints: Option<Resource>,
+}
+
+/// A cluster always has Services, and nothing else does.
+fn is_on_kubernetes(objects: &Objects) -> bool {
+    !objects.services.is_empty()
 }
 
 /// Whether applications came or went, or instances go by other names than before.
@@ -344,7 +351,9 @@ fn put<'r>(snapshot: &mut Snapshot, ty: ResourceType, wanted: impl IntoIterator<
 
 impl Plan {
     fn is_of(&self, model: &Model) -> bool {
-        Arc::ptr_eq(&self.objects, &model.objects) && self.migrations == model.migrations
+        Arc::ptr_eq(&self.objects, &model.objects)
+            && self.migrations == model.migrations
+            && self.registered.as_ref().is_none_or(|all| all.iter().eq(model.registry.applications.keys()))
     }
 
     fn new(model: &Model) -> (Self, sidecar::Sidecars) {
@@ -354,7 +363,7 @@ impl Plan {
         let mut on_the_wire: BTreeMap<ObjectName, OnTheWire> = BTreeMap::new();
 
         let splits = Self::splits(model, &mut statuses);
-        for (name, split) in &splits {
+        for (name, split) in &splits.migrations {
             upstreams.extend(split.upstreams().map(|upstream| (upstream.name.clone(), upstream.clone())));
             let [target, legacy] = split.names();
             on_the_wire.insert(name.clone(), OnTheWire { target, legacy, routes: BTreeSet::new() });
@@ -403,6 +412,7 @@ impl Plan {
         let plan = Self {
             objects: objects.clone(),
             migrations: model.migrations.clone(),
+            registered: splits.registered,
             views,
             upstreams,
             statuses: Arc::new(statuses),
@@ -413,7 +423,9 @@ impl Plan {
     }
 
     fn splits(model: &Model, statuses: &mut Statuses) -> backend::Splits {
-        let mut splits = backend::Splits::new();
+        let registered =
+            is_on_kubernetes(&model.objects).then(|| model.registry.applications.keys().cloned().collect());
+        let mut splits = backend::Splits { registered, ..backend::Splits::default() };
         for (name, object) in &model.objects.migrations {
             let status = ObjectRef { kind: Kind::Migration, name: name.clone() };
             let Some(state) = model.state_of(name) else { continue };
@@ -422,7 +434,7 @@ impl Plan {
                     for error in errors {
                         statuses.refuse(&status, ConditionType::ResolvedRefs, error);
                     }
-                    splits.insert(name.clone(), split);
+                    splits.migrations.insert(name.clone(), split);
                 }
                 Err(error) => statuses.refuse(&status, ConditionType::Accepted, error),
             }

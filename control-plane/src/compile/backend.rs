@@ -2,7 +2,8 @@
 //! where there is one, else the Kubernetes Service, else the Eureka application of that name: so a route need not
 //! change when a migration is added.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use super::INVALID;
 use super::filter::Headers;
@@ -42,8 +43,22 @@ impl Destination<'_> {
     }
 }
 
-/// All migrations, compiled, by name.
-pub(super) type Splits = BTreeMap<ObjectName, Split>;
+/// What a name may stand for beside objects.
+#[derive(Debug, Default)]
+pub(super) struct Splits {
+    /// All migrations, compiled, by name.
+    pub(super) migrations: BTreeMap<ObjectName, Split>,
+    /// On Kubernetes: the applications that are registered with Eureka. There a name of none of them and of no Service
+    /// is a mistake; elsewhere an application may be registered later.
+    pub(super) registered: Option<BTreeSet<Arc<str>>>,
+}
+
+impl Splits {
+    fn may_be_registered(&self, application: &str) -> bool {
+        let name = application.to_ascii_uppercase();
+        self.registered.as_ref().is_none_or(|registered| registered.contains(name.as_str()))
+    }
+}
 
 enum Found<'s> {
     Cluster(Upstream),
@@ -153,7 +168,7 @@ fn one<'s>(
     let upstream = match kind {
         "Service" => {
             if let Some((name, _)) = objects.migration_of(namespace, backend.name)
-                && let Some((name, split)) = splits.get_key_value(name)
+                && let Some((name, split)) = splits.migrations.get_key_value(name)
             {
                 return Ok(Found::Migration(name, split));
             }
@@ -165,6 +180,9 @@ fn one<'s>(
                         if error.reason == "PortNotFound" { "BackendNotFound" } else { error.reason };
                     FieldError::new(format!("{field}.{}", error.field), reason, error.message)
                 })?
+            } else if !splits.may_be_registered(backend.name) {
+                let known = objects.services.keys().filter(|k| &*k.namespace == namespace).map(|k| &*k.name);
+                return Err(not_found("Service", did_you_mean(backend.name, known)));
             } else {
                 let source = EurekaSource { application: backend.name.to_owned(), selector: BTreeMap::new() };
                 Upstream::of_eureka(&source)
@@ -182,8 +200,8 @@ fn one<'s>(
             })?
         }
         _ => {
-            let known = || splits.keys().filter(|k| &*k.namespace == namespace).map(|k| &*k.name);
-            let split = splits.get_key_value(&name);
+            let known = || splits.migrations.keys().filter(|k| &*k.namespace == namespace).map(|k| &*k.name);
+            let split = splits.migrations.get_key_value(&name);
             let (name, split) =
                 split.ok_or_else(|| not_found("Migration", did_you_mean(backend.name, known())))?;
             return Ok(Found::Migration(name, split));

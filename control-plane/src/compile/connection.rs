@@ -13,7 +13,7 @@ use crate::objects::{Kind, ObjectName, ObjectRef, Objects, TcpRoute, TlsRoute};
 pub(super) struct Compiled {
     /// Of two routes for the same connections the lesser counts: the older, then the first by name.
     pub(super) order: (jiff::Timestamp, ObjectName),
-    /// Clusters by weight; `None`: connections are closed.
+    /// Clusters by weight; `None`: there is no such route.
     pub(super) destination: Option<Vec<(Upstream, u32)>>,
     pub(super) errors: Vec<(ConditionType, FieldError)>,
 }
@@ -65,6 +65,8 @@ fn compile(
         }
         None => {}
     }
+    // It is taken and closed again: a client sees that somebody is there.
+    compiled.destination.get_or_insert_with(|| vec![(Upstream::unresolved(), 1)]);
     compiled.errors.extend(errors.into_iter().map(|error| (ConditionType::ResolvedRefs, error)));
     compiled
 }

@@ -232,7 +232,7 @@ pub(super) fn stand(
         };
         let own = ObjectRef { kind: Kind::Gateway, name: name.clone() };
         let mut conditions =
-            standing::of_listeners(parsed.listeners.iter().filter(|served| served.parent == own));
+            standing::of_gateway(parsed.listeners.iter().filter(|served| served.parent == own));
         if let Some(error) = parsed.errors.first() {
             conditions = vec![Said::no("Accepted", error), Said::no("Programmed", error)];
         }
@@ -247,7 +247,7 @@ pub(super) fn stand(
         }
         let sets = parsed.sets.keys().map(|set| ObjectRef { kind: Kind::ListenerSet, name: set.clone() });
         let is_accepted = |set: &ObjectRef| {
-            parsed.listeners.iter().any(|served| served.parent == *set && served.is_accepted())
+            parsed.listeners.iter().any(|served| served.parent == *set && served.is_programmed())
         };
         let standing = GatewayStanding {
             conditions,
@@ -265,7 +265,7 @@ pub(super) fn stand(
                 }
                 (None, Err(error)) => vec![Said::no("Accepted", error), Said::no("Programmed", error)],
                 (None, Ok(())) => {
-                    standing::of_listeners(parsed.listeners.iter().filter(|served| served.parent == parent))
+                    standing::of_set(parsed.listeners.iter().filter(|served| served.parent == parent))
                 }
             };
             let listeners = listeners_of(&parent);

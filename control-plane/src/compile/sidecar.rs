@@ -89,7 +89,7 @@ impl Sidecars {
                 namespace.write(&name.namespace, &name.name, Destination::to(upstream));
             }
         }
-        for (name, split) in splits {
+        for (name, split) in &splits.migrations {
             if let Some(service) = service_of(objects, name) {
                 let namespace = sidecars.namespaces.entry((&*name.namespace).into()).or_default();
                 namespace.write(&name.namespace, service, Destination::Migration(name, split));

@@ -230,11 +230,23 @@ pub(super) fn listener(served: &Served, attached: usize, overlapping: Option<&Se
     }
 }
 
-/// The `Accepted` and `Programmed` of whatever has listeners.
-pub(super) fn of_listeners<'s>(listeners: impl Iterator<Item = &'s Served> + Clone) -> Vec<Said> {
-    let accepted = listeners.clone().filter(|served| served.is_accepted()).count();
+/// The `Accepted` and `Programmed` of a gateway's own listeners. One without its certificate is accepted.
+pub(super) fn of_gateway<'s>(listeners: impl Iterator<Item = &'s Served> + Clone) -> Vec<Said> {
+    of_listeners(listeners, Served::is_accepted)
+}
+
+/// The same of a set's. To the API a set is good for nothing if none of its listeners can be served.
+pub(super) fn of_set<'s>(listeners: impl Iterator<Item = &'s Served> + Clone) -> Vec<Said> {
+    of_listeners(listeners, Served::is_programmed)
+}
+
+fn of_listeners<'s>(
+    listeners: impl Iterator<Item = &'s Served> + Clone,
+    is_valid: fn(&Served) -> bool,
+) -> Vec<Said> {
+    let accepted = listeners.clone().filter(|served| is_valid(served)).count();
     let all = listeners.clone().count();
-    let names = listeners.clone().filter(|served| !served.is_accepted()).map(|served| served.name.as_str());
+    let names = listeners.clone().filter(|served| !is_valid(served)).map(|served| served.name.as_str());
     let refused = format!("not accepted: {}", names.collect::<Vec<_>>().join(", "));
     let programmed = listeners.clone().any(Served::is_programmed);
     vec![

@@ -323,3 +323,26 @@ fn a_port_that_the_service_does_not_have_is_a_condition() {
     );
     assert_eq!(wrong.message, "the Service has no port 81; it has 80");
 }
+
+#[test]
+fn on_kubernetes_a_name_of_no_service_and_no_application_is_a_mistake_until_one_registers() {
+    let mut compiler = Compiler::default();
+    let registered = with_service(&["10.0.0.1:8080"]);
+    let mut view = (*registered.registry).clone();
+    view.applications.remove("S2");
+    let unregistered = Model { registry: Arc::new(view), ..registered.clone() };
+    let object = ObjectRef { kind: Kind::HttpRoute, name: ObjectName::new("default", "s2") };
+    for (model, expected) in [
+        (&unregistered, Some("BackendNotFound")),
+        (&registered, None),
+        (&unregistered, Some("BackendNotFound")),
+    ] {
+        let compiled = compiler.compile(model);
+        let wrong = compiled.statuses.of(&object).iter().find(|condition| !condition.status);
+        assert_eq!(wrong.map(|condition| condition.reason), expected);
+        assert_eq!(compiled.clusters.contains_key("eureka/S2"), expected.is_none());
+    }
+    // Without Kubernetes an application may be registered later.
+    let elsewhere = Model { registry: unregistered.registry, ..model() };
+    assert!(compile(&elsewhere).statuses.of(&object).iter().all(|condition| condition.status));
+}
