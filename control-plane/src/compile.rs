@@ -133,6 +133,7 @@ pub struct Compiler {
 struct Plan {
     objects: Arc<Objects>,
     migrations: Arc<BTreeMap<ObjectName, MigrationState>>,
+    in_pods: bool,
     /// See [`backend::Splits`].
     registered: Option<BTreeSet<Arc<str>>>,
     views: BTreeMap<Arc<str>, PlannedView>,
@@ -353,6 +354,7 @@ impl Plan {
     fn is_of(&self, model: &Model) -> bool {
         Arc::ptr_eq(&self.objects, &model.objects)
             && self.migrations == model.migrations
+            && self.in_pods == model.in_pods
             && self.registered.as_ref().is_none_or(|all| all.iter().eq(model.registry.applications.keys()))
     }
 
@@ -369,7 +371,7 @@ impl Plan {
             on_the_wire.insert(name.clone(), OnTheWire { target, legacy, routes: BTreeSet::new() });
         }
 
-        let gateways = gateway::parse_all(objects, &mut statuses);
+        let gateways = gateway::parse_all(objects, model.in_pods, &mut statuses);
         let mut standings = Standings::default();
         let routes::Hung { routes, attachments } =
             routes::hang(objects, &splits, &gateways, &mut statuses, &mut standings);
@@ -412,6 +414,7 @@ impl Plan {
         let plan = Self {
             objects: objects.clone(),
             migrations: model.migrations.clone(),
+            in_pods: model.in_pods,
             registered: splits.registered,
             views,
             upstreams,

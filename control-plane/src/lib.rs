@@ -4,6 +4,7 @@
 pub mod addresses;
 pub mod cli;
 pub mod compile;
+pub mod infrastructure;
 pub mod inject;
 pub mod kubernetes;
 pub mod migration;

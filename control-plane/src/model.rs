@@ -27,6 +27,9 @@ pub struct Model {
     pub migrations: Arc<BTreeMap<ObjectName, MigrationState>>,
     /// The virtual addresses of services, as far as they are assigned.
     pub addresses: Arc<Addresses>,
+    /// Whether the proxies of each Gateway run in pods that are made for it: there they listen on every address, and
+    /// those that the Gateway asks for are its Service's.
+    pub in_pods: bool,
 }
 
 impl Model {

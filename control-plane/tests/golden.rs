@@ -93,6 +93,7 @@ pub(crate) fn model(folder: &Path) -> Model {
         objects: loaded.objects.clone(),
         registry: Arc::new(registry),
         migrations: Arc::new(migrations.collect()),
+        in_pods: false,
     }
 }
 

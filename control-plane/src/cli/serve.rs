@@ -10,6 +10,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 use super::CliError;
+use crate::infrastructure::provision::{ServiceType, Settings};
 use crate::kubernetes;
 use crate::model::addresses::Ranges;
 use crate::registry::eureka::Options as EurekaOptions;
@@ -30,6 +31,27 @@ pub(super) struct ServeArgs {
     /// The name of this replica among those in Kubernetes. Default: made up.
     #[arg(long, env = "POD_NAME", value_name = "NAME")]
     replica: Option<String>,
+    /// Give each Gateway pods of its own, of this image of pontoon-proxy. Default: who starts the proxies is somebody
+    /// else's matter.
+    #[arg(long, env = "PONTOON_GATEWAY_IMAGE", value_name = "IMAGE", requires = "kubernetes")]
+    gateway_image: Option<String>,
+    /// The xDS server as those pods reach it.
+    #[arg(
+        long,
+        env = "PONTOON_GATEWAY_XDS_SERVER",
+        value_name = "URI",
+        default_value = "http://pontoon.pontoon-system.svc:18000"
+    )]
+    gateway_xds_server: String,
+    /// The type of their Services, where a Gateway's parameters say none.
+    #[arg(
+        long,
+        env = "PONTOON_GATEWAY_SERVICE_TYPE",
+        value_enum,
+        value_name = "TYPE",
+        default_value_t = ServiceType::LoadBalancer
+    )]
+    gateway_service_type: ServiceType,
     /// The folder of everything that is kept; made where it is missing.
     #[arg(long, env = "PONTOON_DATA", value_name = "DIR", default_value = "data")]
     data: PathBuf,
@@ -137,7 +159,13 @@ pub(super) async fn run(args: ServeArgs) -> Result<(), CliError> {
             let (client, namespace) =
                 kubernetes::connect().await.map_err(|e| CliError::Other(e.to_string()))?;
             let replica = args.replica.unwrap_or_else(|| format!("pontoon-{:08x}", fastrand::u32(..)));
-            Objects::Kubernetes(Cluster { client, namespace: args.namespace.unwrap_or(namespace), replica })
+            let gateways = args.gateway_image.map(|image| Settings {
+                image,
+                xds_server: args.gateway_xds_server,
+                service_type: args.gateway_service_type,
+            });
+            let namespace = args.namespace.unwrap_or(namespace);
+            Objects::Kubernetes(Cluster { client, namespace, replica, gateways })
         }
     };
     let options = Options {

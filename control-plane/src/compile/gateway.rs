@@ -12,6 +12,7 @@ use super::selector::Selector;
 use super::standing::{self, GatewayStanding, Said, Standings};
 use super::status::{ConditionType, Statuses};
 use super::trust;
+use crate::infrastructure::parameters;
 use crate::objects::problem::FieldError;
 use crate::objects::secret::{Pair, TLS};
 use crate::objects::{DEFAULT_NAMESPACE, Gateway, Kind, ListenerSet, ObjectName, ObjectRef, Objects};
@@ -28,7 +29,8 @@ pub fn is_ours(objects: &Objects, class: &str) -> bool {
 }
 
 /// Reads all gateways.
-pub(super) fn parse_all(objects: &Objects, statuses: &mut Statuses) -> Gateways {
+pub(super) fn parse_all(objects: &Objects, in_pods: bool, statuses: &mut Statuses) -> Gateways {
+    classes(objects, statuses);
     let mut gateways = Gateways::new();
     for (name, gateway) in &objects.gateways {
         let object = ObjectRef { kind: Kind::Gateway, name: name.clone() };
@@ -41,7 +43,7 @@ pub(super) fn parse_all(objects: &Objects, statuses: &mut Statuses) -> Gateways 
             statuses.refuse(&object, ConditionType::Effective, error);
             continue;
         }
-        gateways.insert(name.clone(), listener::parse(gateway));
+        gateways.insert(name.clone(), listener::parse(gateway, in_pods));
     }
     add_sets(objects, &mut gateways, statuses);
     for (name, parsed) in &mut gateways {
@@ -187,24 +189,29 @@ fn backend_certificate(objects: &Objects, gateway: &Gateway, parsed: &mut Parsed
     }
 }
 
-/// What a gateway's proxies run in is made in a cluster only; that what it names is there is checked here.
+/// What a gateway's proxies run in is made in a cluster only; whether that is said well is checked here.
 fn infrastructure(objects: &Objects, gateway: &Gateway, parsed: &mut Parsed) {
-    let Some(written) = &gateway.spec.infrastructure else { return };
-    let Some(parameters) = &written.parameters_ref else { return };
-    let namespace = gateway.metadata.namespace.as_deref().unwrap_or(DEFAULT_NAMESPACE);
-    let name = ObjectName::new(namespace, parameters.name.as_str());
-    let message = match (parameters.group.as_str(), parameters.kind.as_str()) {
-        ("", "ConfigMap") if objects.config_maps.contains_key(&name) => return,
-        ("", "ConfigMap") => format!("there is no ConfigMap {name}"),
-        _ => "expected a ConfigMap".to_owned(),
-    };
-    let error = FieldError::new("spec.infrastructure.parametersRef", "InvalidParameters", message);
-    parsed.errors.push(error);
+    if let Err(message) = parameters::of_gateway(objects, gateway) {
+        let error = FieldError::new("spec.infrastructure.parametersRef", "InvalidParameters", message);
+        parsed.errors.push(error);
+    }
+}
+
+/// Says of our classes whose parameters cannot be used that they are not accepted.
+fn classes(objects: &Objects, statuses: &mut Statuses) {
+    let ours = objects.gateway_classes.iter().filter(|(_, class)| class.spec.controller_name == CONTROLLER);
+    for (name, class) in ours {
+        if let Err(message) = parameters::of_class(objects, class) {
+            let error = FieldError::new("spec.parametersRef", "InvalidParameters", message);
+            let object = ObjectRef { kind: Kind::GatewayClass, name: name.clone() };
+            statuses.refuse(&object, ConditionType::Accepted, error);
+        }
+    }
 }
 
 /// What no version could serve of a gateway's listeners.
 pub(super) fn invalid(gateway: &Gateway) -> Vec<FieldError> {
-    let parsed = listener::parse(gateway);
+    let parsed = listener::parse(gateway, false);
     let faults = parsed.listeners.into_iter().flat_map(|served| served.faults).map(|(_, error)| error);
     parsed.errors.into_iter().chain(faults).filter(|error| error.reason == INVALID).collect()
 }
@@ -219,7 +226,14 @@ pub(super) fn stand(
 ) {
     for (name, class) in &objects.gateway_classes {
         if class.spec.controller_name == CONTROLLER {
-            standings.classes.insert(name.clone(), vec![Said::yes("Accepted", "Accepted")]);
+            let said = match parameters::of_class(objects, class) {
+                Ok(_) => Said::yes("Accepted", "Accepted"),
+                Err(message) => {
+                    let error = FieldError::new("spec.parametersRef", "InvalidParameters", message);
+                    Said::no("Accepted", &error)
+                }
+            };
+            standings.classes.insert(name.clone(), vec![said]);
         }
     }
     for (name, parsed) in gateways {
@@ -230,6 +244,10 @@ pub(super) fn stand(
             own.map(|(index, served)| standing::listener(served, count(index), overlapping(parsed, index)))
                 .collect::<Vec<_>>()
         };
+        if parsed.errors.is_empty() {
+            let accepted = parsed.listeners.iter().filter(|served| served.is_accepted());
+            standings.ports.insert(name.clone(), accepted.map(|served| served.port).collect());
+        }
         let own = ObjectRef { kind: Kind::Gateway, name: name.clone() };
         let mut conditions =
             standing::of_gateway(parsed.listeners.iter().filter(|served| served.parent == own));

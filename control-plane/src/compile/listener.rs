@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 
 use gateway_api::gateways::{
-    GatewayListeners, GatewayListenersAllowedRoutesNamespacesFrom as AllowedFrom, GatewayListenersTls,
-    GatewayListenersTlsMode,
+    GatewayAddresses, GatewayListeners, GatewayListenersAllowedRoutesNamespacesFrom as AllowedFrom,
+    GatewayListenersTls, GatewayListenersTlsMode,
 };
 
 use super::INVALID;
@@ -163,15 +163,23 @@ pub(super) struct Parsed {
     pub(super) unresolved: Vec<FieldError>,
 }
 
-/// Reads a gateway of our class.
-pub(super) fn parse(gateway: &Gateway) -> Parsed {
+/// Reads a gateway of our class. Its proxies in pods of their own listen on every address that they have; elsewhere on
+/// those that it says.
+pub(super) fn parse(gateway: &Gateway, in_pods: bool) -> Parsed {
     let mut parsed = Parsed::default();
     let spec = &gateway.spec;
     let namespace = gateway.metadata.namespace.as_deref().unwrap_or(DEFAULT_NAMESPACE);
     let name = gateway.metadata.name.as_deref().unwrap_or_default();
     let parent = ObjectRef { kind: Kind::Gateway, name: ObjectName::new(namespace, name) };
-    parsed.ip = match spec.addresses.as_deref().unwrap_or_default() {
+    let addresses = spec.addresses.as_deref().unwrap_or_default();
+    let is_address = |address: &GatewayAddresses| {
+        let value = address.value.as_deref().filter(|value| !value.is_empty());
+        address.r#type.as_deref().unwrap_or("IPAddress") == "IPAddress"
+            && value.is_none_or(|value| value.parse::<IpAddr>().is_ok())
+    };
+    parsed.ip = match addresses {
         [] => Some(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
+        all if in_pods => Some(IpAddr::V4(Ipv4Addr::UNSPECIFIED)).filter(|_| all.iter().all(is_address)),
         [only] => {
             let kind = only.r#type.as_deref().unwrap_or("IPAddress");
             match only.value.as_deref().filter(|value| !value.is_empty()) {
@@ -183,8 +191,12 @@ pub(super) fn parse(gateway: &Gateway) -> Parsed {
         _ => None,
     };
     if parsed.ip.is_none() {
-        let message =
-            "expected one address of type IPAddress to listen on; without any, every address is used";
+        let message = match in_pods {
+            true => "expected addresses of type IPAddress, for the Service",
+            false => {
+                "expected one address of type IPAddress to listen on; without any, every address is used"
+            }
+        };
         parsed.errors.push(FieldError::new("spec.addresses", "UnsupportedAddress", message));
     }
     for (index, listener) in spec.listeners.iter().enumerate() {

@@ -2,7 +2,7 @@
 //! generations, which whoever writes it adds. What is wrong with fields of an object is in [`super::status`] too, in
 //! one form for all kinds; a condition here sums it up.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 use serde::ser::Serializer;
@@ -14,7 +14,7 @@ use crate::objects::problem::FieldError;
 use crate::objects::{Kind, ObjectName, ObjectRef};
 
 /// The features of the API that gateways have by what is compiled here, as a class's `supportedFeatures` names them:
-/// in order. What comes of addresses and of the proxies' infrastructure is for whoever makes these to add.
+/// in order.
 pub const FEATURES: &[&str] = &[
     "BackendTLSPolicy",
     "BackendTLSPolicySANValidation",
@@ -60,6 +60,9 @@ pub const FEATURES: &[&str] = &[
     "TLSRouteModeMixed",
     "TLSRouteModeTerminate",
 ];
+
+/// Those that come of addresses, and of the pods that gateways are given.
+pub const FEATURES_OF_PODS: &[&str] = &["GatewayInfrastructure", "GatewayStaticAddresses"];
 
 /// One condition.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -111,6 +114,8 @@ pub struct Standings {
     pub classes: BTreeMap<ObjectName, Vec<Said>>,
     /// Of the gateways of these.
     pub gateways: BTreeMap<ObjectName, GatewayStanding>,
+    /// The ports of those that are accepted, their sets' too.
+    pub ports: BTreeMap<ObjectName, BTreeSet<u16>>,
     /// Of the sets of listeners that belong to these.
     pub listener_sets: BTreeMap<ObjectName, GatewayStanding>,
     /// Of routes: by each parent that is ours, in the order in which they are written.

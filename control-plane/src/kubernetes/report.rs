@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::status::{to_apply, wanted};
 use crate::compile::status::Statuses;
+use crate::infrastructure::Standings;
 use crate::objects::problem::Problem;
 use crate::objects::{Kind, ObjectRef, Observation, Observations};
 use crate::serve::world::{Proxies, World};
@@ -46,6 +47,8 @@ pub struct Reporter {
     pub observations: watch::Receiver<Observations>,
     /// What proxies have made of it.
     pub proxies: Proxies,
+    /// What Gateways run in; `None`: that is not made here.
+    pub infrastructure: Option<watch::Receiver<Arc<Standings>>>,
 }
 
 impl Reporter {
@@ -59,6 +62,7 @@ impl Reporter {
                     changed = self.leads.changed() => changed.is_ok(),
                     changed = self.world.changed() => changed.is_ok(),
                     changed = self.observations.changed() => changed.is_ok(),
+                    changed = next(&mut self.infrastructure) => changed.is_ok(),
                     changed = proxies.changed() => {
                         tokio::time::sleep(PROXIES).await;
                         changed.is_ok()
@@ -77,8 +81,11 @@ impl Reporter {
             let leads = *self.leads.borrow_and_update();
             if leads {
                 let made_of = MadeOf::of(&self.world.borrow(), &self.observations.borrow());
-                // Endpoints come and go all day, and are said of these only.
-                let moves = |kind| matches!(kind, Kind::Migration | Kind::Pool);
+                // Endpoints come and go all day, and are said of these only; so do the proxies of Gateways.
+                let in_pods = self.infrastructure.is_some();
+                let moves = move |kind| {
+                    matches!(kind, Kind::Migration | Kind::Pool) || in_pods && kind == Kind::Gateway
+                };
                 let unchanged = !again && last.as_ref().is_some_and(|last| last.is_same(&made_of));
                 again = self.write(|kind| !unchanged || moves(kind)).await > 0;
                 last = Some(made_of);
@@ -92,8 +99,11 @@ impl Reporter {
     async fn write(&mut self, kinds: impl Fn(Kind) -> bool) -> usize {
         let world = self.world.borrow_and_update().clone();
         let observations = self.observations.borrow_and_update().clone();
+        let infrastructure = self.infrastructure.as_mut().map(|of| of.borrow_and_update().clone());
         let now = Timestamp::now();
-        let all = wanted(&world, &self.proxies, kinds, |object| observations.get(object).cloned());
+        let all = wanted(&world, &self.proxies, infrastructure.as_deref(), kinds, |object| {
+            observations.get(object).cloned()
+        });
         let patches: Vec<(ObjectRef, Arc<Observation>, Json)> = all
             .into_iter()
             .filter_map(|(object, (generation, wanted))| {
@@ -110,6 +120,14 @@ impl Reporter {
             .collect();
         let written: Vec<bool> = stream::iter(writes).buffer_unordered(AT_ONCE).collect().await;
         written.iter().filter(|written| !**written).count()
+    }
+}
+
+/// Waits for the next value of what there may not be.
+pub(crate) async fn next<T>(of: &mut Option<watch::Receiver<T>>) -> Result<(), watch::error::RecvError> {
+    match of {
+        Some(of) => of.changed().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -1,13 +1,17 @@
 //! What the status of each object should say, from what is served: no I/O. Conditions are those of the compiler, in the
 //! places where the Gateway API and Kubernetes look for them. What others wrote is left as it is.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use jiff::Timestamp;
+use pontoon_xds::ResourceType;
 use serde_json::{Map, Value as Json, json};
 
 use crate::compile::status::{Condition, ConditionType};
 use crate::compile::{CONTROLLER, standing};
+use crate::infrastructure::provision::asked;
+use crate::infrastructure::{Standing, Standings};
 use crate::objects::problem::{Problem, Severity};
 use crate::objects::{Kind, ObjectRef, Observation};
 use crate::serve::api::types::Progress;
@@ -36,14 +40,17 @@ pub struct Wanted {
     parents: Option<Vec<(Json, Vec<Said>)>>,
     /// By the gateway that a policy concerns.
     ancestors: Option<Vec<(Json, Vec<Said>)>>,
-    /// Fields of our own kinds.
+    /// Other fields.
     fields: Map<String, Json>,
+    /// Whether its kind has an `observedGeneration` beside its conditions' own.
+    is_counted: bool,
 }
 
 /// What is to be said of all objects of certain kinds that are ours to speak of.
 pub fn wanted(
     world: &World,
     proxies: &Proxies,
+    infrastructure: Option<&Standings>,
     kinds: impl Fn(Kind) -> bool,
     observed: impl Fn(&ObjectRef) -> Option<std::sync::Arc<Observation>>,
 ) -> BTreeMap<ObjectRef, (i64, Wanted)> {
@@ -65,10 +72,13 @@ pub fn wanted(
             problems: problems.get(object).map_or(&[][..], Vec::as_slice),
         };
         let wanted = match object.kind {
-            Kind::GatewayClass => about.class(),
+            Kind::GatewayClass => about.class(infrastructure.is_some()),
             Kind::Gateway => {
                 let standing = world.compiled.standings.gateways.get(&object.name);
-                standing.map(|standing| about.gateway(standing))
+                standing.map(|standing| about.gateway(standing)).map(|wanted| match infrastructure {
+                    Some(all) => about.in_pods(wanted, all.get(&object.name), proxies),
+                    None => wanted,
+                })
             }
             Kind::ListenerSet => {
                 let standing = world.compiled.standings.listener_sets.get(&object.name);
@@ -123,13 +133,70 @@ impl About<'_> {
         ]
     }
 
-    fn class(&self) -> Option<Wanted> {
+    fn class(&self, in_pods: bool) -> Option<Wanted> {
         let class = self.world.model.objects.gateway_classes.get(&self.object.name)?;
         if class.spec.controller_name != CONTROLLER {
             return None;
         }
         let conditions = vec![self.say(ConditionType::Accepted, "Accepted", |_| true)];
-        Some(Wanted { conditions, ..Wanted::default() })
+        let of_pods = if in_pods { standing::FEATURES_OF_PODS } else { &[] };
+        let features: BTreeSet<&str> = standing::FEATURES.iter().chain(of_pods).copied().collect();
+        let features: Vec<Json> = features.into_iter().map(|name| json!({ "name": name })).collect();
+        let fields = Map::from_iter([("supportedFeatures".to_owned(), json!(features))]);
+        Some(Wanted { conditions, fields, ..Wanted::default() })
+    }
+
+    /// Adds where a Gateway is reached; and it is programmed when one of its pods serves what it says by now.
+    fn in_pods(&self, mut wanted: Wanted, standing: Option<&Standing>, proxies: &Proxies) -> Wanted {
+        let addresses = standing.map_or(&[][..], |standing| &standing.addresses);
+        wanted.fields.insert("addresses".to_owned(), json!(addresses));
+        let programmed = wanted.conditions.iter_mut().find(|said| said.kind == "Programmed");
+        if let Some(programmed) = programmed.filter(|said| said.status)
+            && let Err((reason, message)) = self.is_served(standing, proxies)
+        {
+            (programmed.status, programmed.reason, programmed.message) = (false, reason.to_owned(), message);
+        }
+        wanted
+    }
+
+    fn is_served(
+        &self,
+        standing: Option<&Standing>,
+        proxies: &Proxies,
+    ) -> Result<(), (&'static str, String)> {
+        let Some(standing) = standing else {
+            return Err(("Pending", "its Deployment and Service are not there yet".to_owned()));
+        };
+        if let Some((reason, message)) = &standing.problem {
+            return Err((reason, message.clone()));
+        }
+        if standing.addresses.is_empty() {
+            return Err(("AddressNotAssigned", "its Service has no address yet".to_owned()));
+        }
+        let gateway = self.world.model.objects.gateways.get(&self.object.name);
+        let asked = gateway.map(|gateway| asked(gateway)).unwrap_or_default();
+        let has = |address: &IpAddr| {
+            standing.addresses.iter().any(|has| has.value.parse().is_ok_and(|has: IpAddr| has == *address))
+        };
+        if let Some(missing) = asked.iter().find(|address| !has(address)) {
+            return Err(("AddressNotUsable", format!("its Service does not have the address {missing}")));
+        }
+        let view = self.object.name.to_string();
+        if let Some((node, message)) =
+            proxies.server.refusals(&view, ResourceType::Listener).into_iter().min()
+        {
+            return Err(("Invalid", format!("proxy {node} refuses its listeners: {}", message.trim_end())));
+        }
+        let listeners = self.world.compiled.views.get(view.as_str());
+        let listeners =
+            listeners.into_iter().flat_map(|view| view.resources(ResourceType::Listener).values());
+        let mut listeners = listeners.map(|listener| {
+            proxies.server.acknowledged(&view, ResourceType::Listener, &listener.name, &listener.version)
+        });
+        if !standing.is_available || !listeners.all(|by| !by.yes.is_empty()) {
+            return Err(("Pending", "none of its pods serves it yet".to_owned()));
+        }
+        Ok(())
     }
 
     /// What the compiler says; a document that is refused goes before it.
@@ -189,7 +256,13 @@ impl About<'_> {
         let endpoints =
             self.world.compiled.clusters.get(cluster.as_str()).and_then(|status| status.endpoints);
         let fields = endpoints.map(|endpoints| ("endpoints".to_owned(), json!(endpoints)));
-        Wanted { conditions: self.usual(), fields: fields.into_iter().collect(), ..Wanted::default() }
+        let is_counted = fields.is_some();
+        Wanted {
+            conditions: self.usual(),
+            fields: fields.into_iter().collect(),
+            is_counted,
+            ..Wanted::default()
+        }
     }
 
     fn migration(&self, proxies: &Proxies) -> Wanted {
@@ -290,11 +363,7 @@ pub fn to_apply(wanted: &Wanted, generation: i64, status: &Json, now: Timestamp)
     for (key, value) in &wanted.fields {
         put(key, value.clone(), status.get(key));
     }
-    if wanted.parents.is_none()
-        && wanted.ancestors.is_none()
-        && wanted.listeners.is_empty()
-        && !wanted.fields.is_empty()
-    {
+    if wanted.is_counted {
         put("observedGeneration", json!(generation), status.get("observedGeneration"));
     }
     (!same).then_some(Json::Object(fields))

@@ -14,6 +14,7 @@ use super::world::{Proxies, World, version_of};
 use crate::addresses::plan::{Plan, Slots};
 use crate::addresses::store::{Store, StoreError};
 use crate::compile::{Compiled, Compiler};
+use crate::kubernetes::report::next;
 use crate::migration::book::{Book, Draft, OrderError};
 use crate::migration::keeper::Keeper;
 use crate::migration::ledger::LedgerError;
@@ -39,6 +40,8 @@ pub struct Sources {
     pub leads: Option<watch::Receiver<bool>>,
     /// The user's objects.
     pub folder: watch::Receiver<Loaded>,
+    /// Whether Gateways are given pods.
+    pub in_pods: bool,
     /// What the API wants.
     pub commands: mpsc::Receiver<Command>,
 }
@@ -152,14 +155,6 @@ impl Assigner {
             self.in_model = Arc::new(in_model);
         }
         changed
-    }
-}
-
-/// Waits for the next value of what there may not be.
-async fn next<T>(of: &mut Option<watch::Receiver<T>>) -> Result<(), watch::error::RecvError> {
-    match of {
-        Some(of) => of.changed().await,
-        None => std::future::pending().await,
     }
 }
 
@@ -303,6 +298,7 @@ impl Bridge {
             registry,
             migrations: self.in_model.clone(),
             addresses: self.assigner.in_model.clone(),
+            in_pods: self.sources.in_pods,
         }
     }
 

@@ -19,11 +19,13 @@ use super::api::auth::{DEFAULT_FILE, TokenError, Tokens};
 use super::bridge::{Assigner, Bridge, QUEUE, Sources};
 use super::http::{Limits, serve};
 use super::roster::Roster;
-use super::tenants::{Tenants, TenantsError};
+use super::tenants::{Tenants, TenantsError, Visibility};
 use super::world::{Proxies, World};
 use crate::addresses::plan::Slots;
 use crate::addresses::store::{Store as AddressStore, StoreError as AddressError};
 use crate::compile::{NO_NAMESPACE, is_gateway};
+use crate::infrastructure::provision::Settings;
+use crate::kubernetes::gateways::Provisioner;
 use crate::kubernetes::lease;
 use crate::kubernetes::report::Reporter;
 use crate::migration::book::Book;
@@ -86,14 +88,17 @@ pub struct Cluster {
     pub namespace: String,
     /// The name of this replica, which no other has.
     pub replica: String,
+    /// What Gateways are given to run in; `None`: their proxies are somebody else's to start.
+    pub gateways: Option<Settings>,
 }
 
 impl std::fmt::Debug for Cluster {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Cluster { namespace, replica, .. } = self;
+        let Cluster { namespace, replica, gateways, .. } = self;
         f.debug_struct("Cluster")
             .field("namespace", namespace)
             .field("replica", replica)
+            .field("gateways", gateways)
             .finish_non_exhaustive()
     }
 }
@@ -114,6 +119,7 @@ enum Source {
         client: kube::Client,
         objects: Box<ClusterSource>,
         endpoints: Box<Endpoints>,
+        gateways: Option<Box<Provisioner>>,
         leads: watch::Receiver<bool>,
     },
 }
@@ -228,7 +234,7 @@ pub async fn start(options: Options) -> Result<Running, StartError> {
             let book = Book::new(states.collect());
             (Source::Directory(folder.clone()), Keeper::Database(ledger), book)
         }
-        Objects::Kubernetes(Cluster { client, namespace, replica }) => {
+        Objects::Kubernetes(Cluster { client, namespace, replica, gateways }) => {
             let objects = ClusterSource::watch(client);
             let endpoints = Endpoints::watch(client.clone());
             let keeper = Keeper::in_kubernetes(client.clone(), objects.observations());
@@ -237,15 +243,21 @@ pub async fn start(options: Options) -> Result<Running, StartError> {
                 lease::run(client.clone(), namespace.clone(), replica.clone(), leads, stop_rest.clone());
             rest_tasks.push(tokio::spawn(electing));
             let (objects, endpoints) = (Box::new(objects), Box::new(endpoints));
-            let source = Source::Kubernetes { client: client.clone(), objects, endpoints, leads: leads_out };
+            let gateways = gateways.clone().map(|settings| Box::new(Provisioner::watch(client, settings)));
+            let client = client.clone();
+            let source = Source::Kubernetes { client, objects, endpoints, gateways, leads: leads_out };
             (source, keeper, Book::default())
         }
     };
 
+    let pods = match &source {
+        Source::Kubernetes { gateways: Some(gateways), .. } => Some(gateways.proxies()),
+        _ => None,
+    };
+    let visibility = Visibility { tenants, pods };
     let view_of = XdsOptions::by_caller(move |caller| {
         let view = &caller.node.cluster;
-        tenants.as_ref().map_or(Ok(()), |tenants| tenants.check(view, caller.address))?;
-        Ok(view.clone())
+        visibility.check(view, caller.address).map(|()| view.clone())
     });
     let stand_in = |view: &str| (!is_gateway(view)).then_some(NO_NAMESPACE);
     let server = Server::new(XdsOptions { stand_in, ..view_of });
@@ -262,6 +274,7 @@ pub async fn start(options: Options) -> Result<Running, StartError> {
     let mut request_tasks =
         vec![tokio::spawn(serve(api_listener, api_router, Limits::API, stop_requests.clone()))];
 
+    let mut in_pods = false;
     let (objects, services, leads) = match source {
         Source::Directory(folder) => {
             let folder = DirectorySource::open(&folder).await;
@@ -269,16 +282,25 @@ pub async fn start(options: Options) -> Result<Running, StartError> {
             rest_tasks.push(until(stop_rest.clone(), folder.run()));
             (objects, None, None)
         }
-        Source::Kubernetes { client, mut objects, mut endpoints, leads } => {
+        Source::Kubernetes { client, mut objects, mut endpoints, gateways, leads } => {
             tracing::info!("waiting for the API server's objects and endpoints");
             tokio::join!(objects.complete(), endpoints.complete());
             let (loaded, services) = (objects.loaded(), endpoints.views());
+            let mut infrastructure = None;
+            if let Some(mut gateways) = gateways {
+                gateways.complete().await;
+                in_pods = true;
+                infrastructure = Some(gateways.standings());
+                let running = gateways.run(world.subscribe(), leads.clone(), stop_rest.clone());
+                rest_tasks.push(tokio::spawn(running));
+            }
             let reporter = Reporter {
                 client,
                 leads: leads.clone(),
                 world: world.subscribe(),
                 observations: objects.observations(),
                 proxies: proxies.clone(),
+                infrastructure,
             };
             rest_tasks.push(tokio::spawn(reporter.run(stop_rest.clone())));
             rest_tasks.push(until(stop_rest.clone(), objects.run()));
@@ -287,7 +309,8 @@ pub async fn start(options: Options) -> Result<Running, StartError> {
         }
     };
     let registered = registry.views();
-    let sources = Sources { registry: registered, services, leads, folder: objects, commands: commands_in };
+    let sources =
+        Sources { registry: registered, services, leads, folder: objects, in_pods, commands: commands_in };
     let mut bridge = Bridge::new(sources, keeper, book, assigner, proxies, world);
     bridge.refresh().await;
 

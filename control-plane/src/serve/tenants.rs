@@ -8,6 +8,9 @@ use std::path::{Path, PathBuf};
 use ipnet::IpNet;
 use serde::Deserialize;
 
+use crate::compile::is_gateway;
+use crate::kubernetes::gateways::Proxies;
+
 /// What a file of tenants says.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -93,9 +96,46 @@ impl Tenants {
     }
 }
 
+/// Who is told what, by all that is known of callers.
+#[derive(Debug, Default)]
+pub struct Visibility {
+    /// What the operator says.
+    pub tenants: Option<Tenants>,
+    /// The pods that Gateways were given, each with its Gateway; `None`: Gateways are given none.
+    pub pods: Option<Proxies>,
+}
+
+impl Visibility {
+    /// Whether a client from `address` may be told of a view. A pod that was made for a Gateway is told of that one, and
+    /// of nothing else; of a Gateway are told its pods, and whoever a tenant's networks let in.
+    ///
+    /// # Errors
+    /// With what the client is told.
+    pub fn check(&self, view: &str, address: Option<IpAddr>) -> Result<(), String> {
+        // One that listens for both families sees IPv4 written as IPv6.
+        let address = address.map(|address| address.to_canonical());
+        let Some(pods) = &self.pods else {
+            return self.tenants.as_ref().map_or(Ok(()), |tenants| tenants.check(view, address));
+        };
+        let own = address.and_then(|address| pods.load().get(&address).map(ToString::to_string));
+        match (own, &self.tenants) {
+            (Some(own), _) if own == view => Ok(()),
+            (None, Some(tenants)) => tenants.check(view, address),
+            (None, None) if !is_gateway(view) => Ok(()),
+            _ => Err(format!(
+                "a pod is told of the Gateway that it was made for, and this one is not Gateway {view}'s; a pod that \
+                 has just been made may have to ask again"
+            )),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use std::collections::HashMap;
+
     use super::*;
+    use crate::objects::ObjectName;
 
     const FILE: &str = "
 tenants:
@@ -124,6 +164,27 @@ tenants:
         assert!(tenants.check("shop", None).is_err());
         let told = |view| tenants.check(view, Some([10, 1, 0, 1].into())).unwrap_err().replace(view, "?");
         assert_eq!(told("bank"), told("nowhere"), "who may not see it does not learn whether it exists");
+    }
+
+    #[test]
+    fn a_pod_is_told_of_its_own_gateway_only() {
+        let pods = HashMap::from([(IpAddr::from([10, 1, 0, 1]), ObjectName::new("shop", "edge"))]);
+        let pods = || Some(Proxies::new(arc_swap::ArcSwap::from_pointee(pods.clone())));
+        let visibility = Visibility { tenants: None, pods: pods() };
+        let check = |visibility: &Visibility, view: &str, address: &str| {
+            visibility.check(view, Some(address.parse().unwrap())).is_ok()
+        };
+        assert!(check(&visibility, "shop/edge", "10.1.0.1"));
+        assert!(check(&visibility, "shop/edge", "::ffff:10.1.0.1"));
+        assert!(!check(&visibility, "shop/other", "10.1.0.1"));
+        assert!(!check(&visibility, "bank", "10.1.0.1"), "a gateway is no sidecar");
+        assert!(!check(&visibility, "shop/edge", "10.1.0.2"), "another pod");
+        assert!(check(&visibility, "shop", "10.1.0.2"), "a sidecar");
+        let tenants = Some(Tenants::parse(FILE).unwrap());
+        let visibility = Visibility { tenants, pods: pods() };
+        assert!(check(&visibility, "shop/edge", "10.1.0.2"), "the operator lets its network in");
+        assert!(!check(&visibility, "bank/edge", "10.1.0.2"));
+        assert!(!check(&visibility, "shop/other", "10.1.0.1"), "a Gateway's pod stays that");
     }
 
     #[test]

@@ -102,8 +102,14 @@ impl Rig {
         let stop = CancellationToken::new();
 
         let (services, leads) = (None, None);
-        let sources =
-            Sources { registry: registry_in, services, leads, folder: folder_in, commands: commands_in };
+        let sources = Sources {
+            registry: registry_in,
+            services,
+            leads,
+            folder: folder_in,
+            in_pods: false,
+            commands: commands_in,
+        };
         let keeper = Keeper::Database(ledger);
         let mut bridge =
             Bridge::new(sources, keeper.clone(), Book::default(), assigner, proxies.clone(), world);

@@ -1,0 +1,463 @@
+//! Makes what Gateways run in, while this replica leads, by server-side apply: a Deployment and a Service each, with
+//! what belongs to them. What is made is [`provision`]'s to say; what has become of it is watched, and told in the
+//! Gateways' status and to the xDS server, which tells each pod of its own Gateway only.
+
+mod seen;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use futures_util::{FutureExt, StreamExt, stream};
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::{Pod, Service};
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
+use kube::core::{ApiResource, DynamicObject, GroupVersionKind};
+use kube::runtime::watcher::{self, Event};
+use kube::{Api, Client, ResourceExt};
+use serde_json::{Value, json};
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use twox_hash::XxHash64;
+
+use self::seen::{Made, News, Seen};
+use super::mirror::Heard;
+use super::watch::{QUEUE, Relist, Said, follow};
+use crate::compile::is_our_class;
+use crate::infrastructure::parameters::{of_class, of_gateway};
+use crate::infrastructure::provision::{
+    GATEWAY_NAME, MANAGED_BY, REPLICAS, Settings, asked, name_of, provision,
+};
+use crate::infrastructure::{Standings, parameters::Parameters};
+use crate::objects::{Gateway, ObjectName, Objects};
+use crate::serve::world::World;
+
+/// Who applies, as the API server keeps it.
+const MANAGER: &str = "pontoon-gateway";
+/// Who says how many pods there are at first: not the same, so that it is nobody's to say after that.
+const FIRST_MANAGER: &str = "pontoon-gateway-first";
+/// A burst of changes is one.
+const SETTLE: Duration = Duration::from_millis(100);
+/// After what failed.
+const RETRY: Duration = Duration::from_secs(2);
+/// Gateways at a time.
+const AT_ONCE: usize = 8;
+/// For one request.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Which Gateway each pod serves, by its address.
+pub type Proxies = Arc<ArcSwap<HashMap<IpAddr, ObjectName>>>;
+
+/// The task.
+pub struct Provisioner {
+    client: Client,
+    settings: Settings,
+    news: mpsc::Receiver<Option<News>>,
+    relist: [Relist; 3],
+    seen: Seen,
+    proxies: Proxies,
+    standings: watch::Sender<Arc<Standings>>,
+    applied: BTreeMap<ObjectName, Applied>,
+    problems: BTreeMap<ObjectName, (&'static str, String)>,
+}
+
+/// What was applied last for a Gateway, and what the API server had then.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Applied {
+    wanted: u64,
+    deployment: Option<u64>,
+    service: Option<u64>,
+}
+
+/// What one Gateway should have.
+#[derive(Debug)]
+struct Wanted {
+    gateway: ObjectName,
+    uid: String,
+    objects: Vec<Value>,
+}
+
+impl Provisioner {
+    /// Begins to watch.
+    pub fn watch(client: &Client, settings: Settings) -> Provisioner {
+        let (hand_on, news) = mpsc::channel(QUEUE);
+        let relist: [Relist; 3] = Default::default();
+        let config = || {
+            let (key, value) = MANAGED_BY;
+            watcher::Config::default().labels(&format!("{key}={value},{GATEWAY_NAME}"))
+        };
+        // They end when nobody listens to them any more.
+        tokio::spawn(follow(
+            Api::<Deployment>::all(client.clone()),
+            config(),
+            "Deployment",
+            relist[0].clone(),
+            hand_on.clone(),
+            |said| heard(said, Made::deployment).map(News::Deployment),
+        ));
+        tokio::spawn(follow(
+            Api::<Service>::all(client.clone()),
+            config(),
+            "Service",
+            relist[1].clone(),
+            hand_on.clone(),
+            |said| heard(said, Made::service).map(News::Service),
+        ));
+        tokio::spawn(follow(
+            Api::<Pod>::all(client.clone()),
+            config(),
+            "Pod",
+            relist[2].clone(),
+            hand_on,
+            |said| heard(said, seen::proxy).map(News::Pod),
+        ));
+        Provisioner {
+            client: client.clone(),
+            settings,
+            news,
+            relist,
+            seen: Seen::default(),
+            proxies: Proxies::default(),
+            standings: watch::Sender::default(),
+            applied: BTreeMap::new(),
+            problems: BTreeMap::new(),
+        }
+    }
+
+    /// How what was made stands; a new value as that changes.
+    pub fn standings(&self) -> watch::Receiver<Arc<Standings>> {
+        self.standings.subscribe()
+    }
+
+    /// The pods; always the newest.
+    pub fn proxies(&self) -> Proxies {
+        self.proxies.clone()
+    }
+
+    /// Waits until everything was listed once.
+    pub async fn complete(&mut self) {
+        while !self.seen.is_complete() && self.listen().await {}
+        self.say();
+    }
+
+    /// Makes and watches until `stop`.
+    pub async fn run(
+        mut self,
+        mut world: watch::Receiver<Arc<World>>,
+        mut leads: watch::Receiver<bool>,
+        stop: CancellationToken,
+    ) {
+        let mut again = false;
+        loop {
+            let goes_on = tokio::select! {
+                () = stop.cancelled() => false,
+                changed = world.changed() => changed.is_ok(),
+                changed = leads.changed() => changed.is_ok(),
+                heard = self.listen() => heard,
+                () = tokio::time::sleep(RETRY), if again => true,
+            };
+            if !goes_on {
+                return;
+            }
+            self.say();
+            tokio::time::sleep(SETTLE).await;
+            if *leads.borrow_and_update() {
+                let world = world.borrow_and_update().clone();
+                again = !self.make(&world).await;
+                self.say();
+            } else {
+                // Another's work; what it has done is not known here.
+                again = false;
+                self.applied.clear();
+                self.problems.clear();
+            }
+        }
+    }
+
+    /// Takes up what was said since.
+    async fn listen(&mut self) -> bool {
+        let mut news = Vec::new();
+        if self.news.recv_many(&mut news, QUEUE).await == 0 {
+            return false;
+        }
+        let now = Instant::now();
+        for news in news.into_iter().flatten() {
+            let (relist, ends) = match &news {
+                News::Deployment(heard) => (&self.relist[0], matches!(heard, Heard::ListEnds)),
+                News::Service(heard) => (&self.relist[1], matches!(heard, Heard::ListEnds)),
+                News::Pod(heard) => (&self.relist[2], matches!(heard, Heard::ListEnds)),
+            };
+            if self.seen.hear(news, now) > 0 && ends {
+                relist.ask();
+            }
+        }
+        true
+    }
+
+    fn say(&self) {
+        let mut standings = self.seen.standings();
+        for (gateway, problem) in &self.problems {
+            standings.entry(gateway.clone()).or_default().problem = Some(problem.clone());
+        }
+        self.standings.send_if_modified(|before| {
+            let changed = **before != standings;
+            if changed {
+                *before = Arc::new(standings);
+            }
+            changed
+        });
+        let proxies = self.seen.proxies();
+        if **self.proxies.load() != proxies {
+            self.proxies.store(Arc::new(proxies));
+        }
+    }
+
+    /// False: something is to be tried again.
+    async fn make(&mut self, world: &World) -> bool {
+        let objects = &world.model.objects;
+        let ours = objects.gateways.iter().filter(|(_, g)| is_our_class(objects, &g.spec.gateway_class_name));
+        let ours: BTreeMap<&ObjectName, &Arc<Gateway>> = ours.collect();
+        self.applied.retain(|name, _| ours.contains_key(name));
+        self.problems.retain(|name, _| ours.contains_key(name));
+        let mut wanted = Vec::new();
+        for (name, gateway) in &ours {
+            // One that is not accepted, or has nothing to serve, stays as it is.
+            let ports = world.compiled.standings.ports.get(*name).filter(|ports| !ports.is_empty());
+            let (Some(ports), Ok(parameters)) = (ports, parameters(objects, gateway)) else { continue };
+            wanted.push(Wanted {
+                gateway: (*name).clone(),
+                uid: gateway.metadata.uid.clone().unwrap_or_default(),
+                objects: provision(gateway, ports, &self.settings, &parameters),
+            });
+        }
+        let mut outcomes = Vec::new();
+        let due: Vec<_> = wanted
+            .into_iter()
+            .filter_map(|wanted| {
+                let now = self.now(&wanted);
+                let due = self.applied.get(&wanted.gateway) != Some(&now);
+                due.then(|| apply(self.client.clone(), wanted, now.wanted).boxed())
+            })
+            .collect();
+        let mut applying = stream::iter(due).buffer_unordered(AT_ONCE);
+        while let Some(outcome) = applying.next().await {
+            outcomes.push(outcome);
+        }
+        drop(applying);
+        let mut all_well = self.clear(objects, &ours).await;
+        for (gateway, outcome) in outcomes {
+            match outcome {
+                Ok(applied) => {
+                    self.problems.remove(&gateway);
+                    self.applied.insert(gateway, applied);
+                }
+                Err(error) => {
+                    all_well = false;
+                    let has_asked = ours.get(&gateway).is_some_and(|gateway| !asked(gateway).is_empty());
+                    let problem = error.problem(has_asked);
+                    if self.problems.get(&gateway) != Some(&problem) {
+                        tracing::warn!(%gateway, reason = problem.0, "{}", problem.1);
+                    }
+                    self.problems.insert(gateway, problem);
+                }
+            }
+        }
+        all_well
+    }
+
+    /// What would be applied, and what there is.
+    fn now(&self, wanted: &Wanted) -> Applied {
+        let bytes = serde_json::to_vec(&wanted.objects).unwrap_or_default();
+        let name = |kind: &str| {
+            let object = wanted.objects.iter().find(|object| object["kind"] == kind)?;
+            Some(ObjectName::new(&*wanted.gateway.namespace, object["metadata"]["name"].as_str()?))
+        };
+        let sum = |made: Option<&Option<Made>>| made.and_then(|made| made.as_ref()).map(|made| made.sum);
+        Applied {
+            wanted: XxHash64::oneshot(0, &bytes),
+            deployment: name("Deployment").and_then(|name| sum(self.seen.deployments.get(&name))),
+            service: name("Service").and_then(|name| sum(self.seen.services.get(&name))),
+        }
+    }
+
+    /// Takes away what was made for a Gateway that is of another class by now. What belongs to one that is deleted goes
+    /// with it.
+    async fn clear(&self, objects: &Objects, ours: &BTreeMap<&ObjectName, &Arc<Gateway>>) -> bool {
+        let made = self.seen.deployments.iter().chain(self.seen.services.iter());
+        let mut left = BTreeSet::new();
+        for (name, made) in made.filter_map(|(name, made)| Some((name, made.as_ref()?))) {
+            let Some(gateway) = objects.gateways.get(&made.gateway) else { continue };
+            let is_its = gateway.metadata.uid.as_deref() == Some(made.owner.as_str());
+            let is_wanted = ours.contains_key(&made.gateway)
+                && *name.name == *name_of(&made.gateway.name, &gateway.spec.gateway_class_name);
+            if is_its && !is_wanted {
+                left.insert(name.clone());
+            }
+        }
+        let mut all_well = true;
+        for name in left {
+            for (version, kind) in [
+                ("apps/v1", "Deployment"),
+                ("v1", "Service"),
+                ("policy/v1", "PodDisruptionBudget"),
+                ("v1", "ServiceAccount"),
+            ] {
+                let api = api(&self.client, version, kind, &name.namespace);
+                let parameters = DeleteParams::background();
+                let deleting = tokio::time::timeout(PATIENCE, api.delete(&name.name, &parameters));
+                match deleting.await {
+                    Ok(Ok(_)) => {}
+                    Ok(Err(kube::Error::Api(status))) if status.code == 404 => {}
+                    Ok(Err(error)) => {
+                        tracing::warn!(%name, kind, %error, "what no Gateway needs any more cannot be deleted");
+                        all_well = false;
+                    }
+                    Err(_) => all_well = false,
+                }
+            }
+        }
+        all_well
+    }
+}
+
+/// A class's first: what a Gateway says goes before it.
+fn parameters(objects: &Objects, gateway: &Gateway) -> Result<Vec<Parameters>, String> {
+    let class = objects.gateway_classes.get(&ObjectName::new("", gateway.spec.gateway_class_name.as_str()));
+    let class = class.map(|class| of_class(objects, class)).transpose()?.flatten();
+    Ok(class.into_iter().chain(of_gateway(objects, gateway)?).collect())
+}
+
+/// Why a Gateway does not have what it should.
+#[derive(Debug, thiserror::Error)]
+enum ApplyError {
+    /// The name is taken.
+    #[error(
+        "{kind} {name} is there already and is not this Gateway's; delete it, or call the Gateway otherwise"
+    )]
+    Taken {
+        /// Of what.
+        kind: String,
+        /// Which.
+        name: String,
+    },
+    /// The API server does not take it.
+    #[error("{kind} {name}: {}", words(source))]
+    Refused {
+        /// What.
+        kind: String,
+        /// Which.
+        name: String,
+        /// Why.
+        source: Box<kube::Error>,
+    },
+    /// It does not answer.
+    #[error("the API server does not answer")]
+    Late,
+}
+
+/// Without what the API server says to machines.
+fn words(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) => status.message.clone(),
+        error => error.to_string(),
+    }
+}
+
+impl ApplyError {
+    /// In the Gateway API's words.
+    fn problem(self, has_asked: bool) -> (&'static str, String) {
+        let is_invalid =
+            |source: &kube::Error| matches!(source, kube::Error::Api(status) if status.code == 422);
+        let reason = match &self {
+            ApplyError::Refused { kind, source, .. }
+                if kind == "Service" && has_asked && is_invalid(source) =>
+            {
+                "AddressNotUsable"
+            }
+            ApplyError::Refused { source, .. } if is_invalid(source) => "Invalid",
+            _ => "Pending",
+        };
+        (reason, self.to_string())
+    }
+}
+
+async fn apply(client: Client, wanted: Wanted, sum: u64) -> (ObjectName, Result<Applied, ApplyError>) {
+    let mut applied = Applied { wanted: sum, deployment: None, service: None };
+    for object in &wanted.objects {
+        let one = apply_one(&client, &wanted, object);
+        let written = match tokio::time::timeout(PATIENCE, one).await {
+            Ok(Ok(written)) => written,
+            Ok(Err(error)) => return (wanted.gateway, Err(error)),
+            Err(_) => return (wanted.gateway, Err(ApplyError::Late)),
+        };
+        let sum = |made: Option<Made>| made.map(|made| made.sum);
+        match object["kind"].as_str() {
+            Some("Deployment") => {
+                applied.deployment = sum(written.try_parse().ok().as_ref().and_then(Made::deployment));
+            }
+            Some("Service") => {
+                applied.service = sum(written.try_parse().ok().as_ref().and_then(Made::service));
+            }
+            _ => {}
+        }
+    }
+    (wanted.gateway, Ok(applied))
+}
+
+async fn apply_one(client: &Client, wanted: &Wanted, object: &Value) -> Result<DynamicObject, ApplyError> {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let (version, kind) = (text(&object["apiVersion"]), text(&object["kind"]));
+    let name = text(&object["metadata"]["name"]);
+    let api = api(client, &version, &kind, &wanted.gateway.namespace);
+    let refused = |source: kube::Error| ApplyError::Refused {
+        kind: kind.clone(),
+        name: name.clone(),
+        source: Box::new(source),
+    };
+    match api.get_opt(&name).await.map_err(refused)? {
+        Some(there) => {
+            let mut owners = there.metadata.owner_references.iter().flatten();
+            if !owners.any(|owner| owner.uid == wanted.uid) {
+                return Err(ApplyError::Taken { kind, name });
+            }
+        }
+        None if kind == "Deployment" && object["spec"]["replicas"].is_null() => {
+            let mut first = object.clone();
+            first["spec"]["replicas"] = json!(REPLICAS);
+            let first: DynamicObject =
+                serde_json::from_value(first).map_err(|error| refused(kube::Error::SerdeError(error)))?;
+            let parameters =
+                PostParams { field_manager: Some(FIRST_MANAGER.to_owned()), ..PostParams::default() };
+            api.create(&parameters, &first).await.map_err(refused)?;
+        }
+        None => {}
+    }
+    let parameters = PatchParams::apply(MANAGER).force();
+    api.patch(&name, &parameters, &Patch::Apply(object)).await.map_err(refused)
+}
+
+fn api(client: &Client, version: &str, kind: &str, namespace: &str) -> Api<DynamicObject> {
+    let (group, version) = version.rsplit_once('/').unwrap_or(("", version));
+    let plural = format!("{}s", kind.to_ascii_lowercase());
+    let resource = ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(group, version, kind), &plural);
+    Api::namespaced_with(client.clone(), namespace, &resource)
+}
+
+fn heard<T: ResourceExt, V>(
+    said: Said<T>,
+    read: impl Fn(&T) -> Option<V>,
+) -> Option<Heard<ObjectName, Option<V>>> {
+    let name = |object: &T| ObjectName::new(object.namespace().unwrap_or_default(), object.name_any());
+    Some(match said {
+        Said::Event(Event::Init) => Heard::ListBegins,
+        Said::Event(Event::InitApply(object)) => Heard::Listed(name(&object), read(&object)),
+        Said::Event(Event::InitDone) => Heard::ListEnds,
+        Said::Event(Event::Apply(object)) => Heard::Applied(name(&object), read(&object)),
+        Said::Event(Event::Delete(object)) => Heard::Deleted(name(&object)),
+        // They are a part of every Kubernetes.
+        Said::Absent => return None,
+    })
+}

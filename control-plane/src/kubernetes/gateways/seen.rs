@@ -1,0 +1,227 @@
+//! What the API server has of the infrastructure of Gateways, of ours only: events in, standings out, no I/O.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::{Pod, Service};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use serde::Serialize;
+use tokio::time::Instant;
+use twox_hash::XxHash64;
+
+use crate::infrastructure::provision::GATEWAY;
+use crate::infrastructure::{Address, Standing, Standings};
+use crate::kubernetes::mirror::{Heard, Mirror};
+use crate::objects::ObjectName;
+
+/// Of one Deployment or Service, what matters here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Made {
+    /// Whose it is.
+    pub(super) gateway: ObjectName,
+    /// The `uid` of its controller.
+    pub(super) owner: String,
+    /// The sum of what is asked for in it: changes when anybody changes that.
+    pub(super) sum: u64,
+    /// Of a Service: where it is reached.
+    addresses: Vec<Address>,
+    /// Of a Deployment: whether a pod is available.
+    is_available: bool,
+}
+
+impl Made {
+    pub(super) fn deployment(deployment: &Deployment) -> Option<Made> {
+        let status = deployment.status.as_ref();
+        let available = status.and_then(|status| status.available_replicas).unwrap_or_default();
+        let made = Made::of(&deployment.metadata, &deployment.spec)?;
+        Some(Made { is_available: available > 0, ..made })
+    }
+
+    pub(super) fn service(service: &Service) -> Option<Made> {
+        Some(Made { addresses: addresses(service), ..Made::of(&service.metadata, &service.spec)? })
+    }
+
+    fn of(metadata: &ObjectMeta, spec: &impl Serialize) -> Option<Made> {
+        let owner = metadata.owner_references.iter().flatten().find(|owner| owner.controller == Some(true));
+        let asked = serde_json::to_vec(&(&metadata.labels, spec)).unwrap_or_default();
+        Some(Made {
+            gateway: gateway_of(metadata)?,
+            owner: owner.map(|owner| owner.uid.clone()).unwrap_or_default(),
+            sum: XxHash64::oneshot(0, &asked),
+            addresses: Vec::new(),
+            is_available: false,
+        })
+    }
+}
+
+fn gateway_of(metadata: &ObjectMeta) -> Option<ObjectName> {
+    let name = metadata.annotations.as_ref()?.get(GATEWAY)?;
+    Some(ObjectName::new(metadata.namespace.as_deref()?, name.as_str()))
+}
+
+/// At which a Service is reached, the widest first.
+fn addresses(service: &Service) -> Vec<Address> {
+    let ip = |value: &String| Address { kind: "IPAddress", value: value.clone() };
+    let Some(spec) = &service.spec else { return Vec::new() };
+    if spec.type_.as_deref() == Some("LoadBalancer") {
+        let ingress = service.status.iter().filter_map(|status| status.load_balancer.as_ref());
+        let ingress = ingress.flat_map(|balancer| balancer.ingress.iter().flatten());
+        return ingress
+            .filter_map(|one| match (&one.ip, &one.hostname) {
+                (Some(value), _) => Some(ip(value)),
+                (None, Some(name)) => Some(Address { kind: "Hostname", value: name.clone() }),
+                (None, None) => None,
+            })
+            .collect();
+    }
+    // `None` is a Service without an address.
+    spec.cluster_ips.iter().flatten().filter(|value| value.parse::<IpAddr>().is_ok()).map(ip).collect()
+}
+
+/// A pod with an address, and the Gateway that it serves.
+pub(super) type Proxy = (IpAddr, ObjectName);
+
+/// Reads a pod.
+pub(super) fn proxy(pod: &Pod) -> Option<Proxy> {
+    let ip = pod.status.as_ref()?.pod_ip.as_deref()?.parse().ok()?;
+    Some((ip, gateway_of(&pod.metadata)?))
+}
+
+/// All of it.
+#[derive(Debug, Default)]
+pub(super) struct Seen {
+    pub(super) deployments: Mirror<ObjectName, Option<Made>>,
+    pub(super) services: Mirror<ObjectName, Option<Made>>,
+    pods: Mirror<ObjectName, Option<Proxy>>,
+}
+
+/// What is heard of one of the three.
+#[derive(Debug)]
+pub(super) enum News {
+    Deployment(Heard<ObjectName, Option<Made>>),
+    Service(Heard<ObjectName, Option<Made>>),
+    Pod(Heard<ObjectName, Option<Proxy>>),
+}
+
+impl Seen {
+    pub(super) fn is_complete(&self) -> bool {
+        self.deployments.is_complete() && self.services.is_complete() && self.pods.is_complete()
+    }
+
+    /// Gives how many are kept that a list that ended now does not have.
+    pub(super) fn hear(&mut self, news: News, now: Instant) -> usize {
+        match news {
+            News::Deployment(heard) => self.deployments.hear(heard, now).doubted,
+            News::Service(heard) => self.services.hear(heard, now).doubted,
+            News::Pod(heard) => self.pods.hear(heard, now).doubted,
+        }
+    }
+
+    pub(super) fn standings(&self) -> Standings {
+        let mut standings = Standings::new();
+        let of = |standings: &mut Standings, made: &Made, with: &dyn Fn(&mut Standing)| {
+            with(standings.entry(made.gateway.clone()).or_default());
+        };
+        for made in self.deployments.iter().filter_map(|(_, made)| made.as_ref()) {
+            of(&mut standings, made, &|standing| standing.is_available |= made.is_available);
+        }
+        for made in self.services.iter().filter_map(|(_, made)| made.as_ref()) {
+            of(&mut standings, made, &|standing| standing.addresses.extend(made.addresses.iter().cloned()));
+        }
+        standings
+    }
+
+    /// Which Gateway's each address is.
+    pub(super) fn proxies(&self) -> HashMap<IpAddr, ObjectName> {
+        self.pods.iter().filter_map(|(_, proxy)| proxy.clone()).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn metadata(gateway: &str) -> Value {
+        json!({
+            "name": format!("{gateway}-pontoon"), "namespace": "shop",
+            "annotations": { GATEWAY: gateway },
+            "ownerReferences": [{
+                "apiVersion": "gateway.networking.k8s.io/v1", "kind": "Gateway", "name": gateway, "uid": "u-1",
+                "controller": true,
+            }],
+        })
+    }
+
+    fn service(spec: Value, status: Value) -> Option<Made> {
+        let service = json!({ "metadata": metadata("edge"), "spec": spec, "status": status });
+        Made::service(&serde_json::from_value(service).unwrap())
+    }
+
+    fn said(made: Option<Made>) -> Vec<(&'static str, String)> {
+        made.unwrap().addresses.into_iter().map(|address| (address.kind, address.value)).collect()
+    }
+
+    #[test]
+    fn a_gateway_is_reached_where_its_service_is() {
+        let ips = json!(["10.96.0.7", "fd00::7"]);
+        let cluster = service(json!({ "type": "ClusterIP", "clusterIPs": ips }), json!({}));
+        assert_eq!(
+            said(cluster),
+            [("IPAddress", "10.96.0.7".to_owned()), ("IPAddress", "fd00::7".to_owned())]
+        );
+        assert_eq!(said(service(json!({ "type": "ClusterIP", "clusterIPs": ["None"] }), json!({}))), []);
+        let spec = json!({ "type": "LoadBalancer", "clusterIPs": ips });
+        assert_eq!(said(service(spec.clone(), json!({}))), [], "the balancer has none yet");
+        let ingress =
+            json!({ "loadBalancer": { "ingress": [{ "ip": "192.0.2.1" }, { "hostname": "lb.example" }] } });
+        let wanted = [("IPAddress", "192.0.2.1".to_owned()), ("Hostname", "lb.example".to_owned())];
+        assert_eq!(said(service(spec, ingress)), wanted);
+    }
+
+    #[test]
+    fn only_what_is_asked_for_is_a_change() {
+        let with = |ports: Value, status: Value| {
+            service(json!({ "clusterIPs": ["10.96.0.7"], "ports": ports }), status).unwrap().sum
+        };
+        let ports = json!([{ "port": 80 }]);
+        let before = with(ports.clone(), json!({}));
+        assert_eq!(before, with(ports, json!({ "loadBalancer": { "ingress": [{ "ip": "192.0.2.1" }] } })));
+        assert_ne!(before, with(json!([{ "port": 81 }]), json!({})));
+    }
+
+    #[test]
+    fn a_gateways_standing_is_that_of_both() {
+        let mut seen = Seen::default();
+        let now = Instant::now();
+        let name = ObjectName::new("shop", "edge-pontoon");
+        let made = service(json!({ "clusterIPs": ["10.96.0.7"] }), json!({}));
+        seen.hear(News::Service(Heard::Applied(name.clone(), made)), now);
+        let deployment = |available: i32| {
+            let status = json!({ "availableReplicas": available });
+            let deployment = json!({ "metadata": metadata("edge"), "status": status });
+            Made::deployment(&serde_json::from_value(deployment).unwrap())
+        };
+        let gateway = ObjectName::new("shop", "edge");
+        for (available, is_available) in [(0, false), (1, true), (0, false)] {
+            seen.hear(News::Deployment(Heard::Applied(name.clone(), deployment(available))), now);
+            let standing = &seen.standings()[&gateway];
+            assert_eq!((standing.is_available, standing.addresses.len()), (is_available, 1));
+        }
+        seen.hear(News::Service(Heard::Deleted(name)), now);
+        assert!(seen.standings()[&gateway].addresses.is_empty());
+    }
+
+    #[test]
+    fn a_pod_without_an_address_is_nobody() {
+        let pod = |status: Value, metadata: Value| {
+            proxy(&serde_json::from_value(json!({ "metadata": metadata, "status": status })).unwrap())
+        };
+        assert_eq!(pod(json!({}), metadata("edge")), None);
+        let of_edge = (IpAddr::from([10, 1, 0, 1]), ObjectName::new("shop", "edge"));
+        assert_eq!(pod(json!({ "podIP": "10.1.0.1" }), metadata("edge")), Some(of_edge));
+        assert_eq!(pod(json!({ "podIP": "10.1.0.1" }), json!({ "name": "x", "namespace": "shop" })), None);
+    }
+}
