@@ -346,3 +346,64 @@ fn on_kubernetes_a_name_of_no_service_and_no_application_is_a_mistake_until_one_
     let elsewhere = Model { registry: unregistered.registry, ..model() };
     assert!(compile(&elsewhere).statuses.of(&object).iter().all(|condition| condition.status));
 }
+
+/// The gateway `edge` with one listener of TLS that is passed through, in a cluster.
+fn passing_through(route: serde_json::Value) -> Compiled {
+    let name = |name: &str| ObjectName::new("default", name);
+    let gateway: Gateway = serde_json::from_value(json!({
+        "metadata": { "name": "edge" },
+        "spec": {
+            "gatewayClassName": "pontoon", "allowedListeners": { "namespaces": { "from": "Same" } },
+            "listeners": [{ "name": "tls", "port": 443, "protocol": "TLS", "tls": { "mode": "Passthrough" } }],
+        }
+    }))
+    .expect("a gateway");
+    let mut objects = (*with_service(&[]).objects).clone();
+    objects.gateways.insert(name("edge"), Arc::new(gateway));
+    let route = serde_json::from_value(route).expect("a route");
+    objects.tls_routes.insert(name("tls"), Arc::new(route));
+    let set = serde_json::from_value(json!({
+        "metadata": { "name": "set" },
+        "spec": {
+            "parentRef": { "name": "edge" },
+            "listeners": [{
+                "name": "https", "port": 8443, "protocol": "HTTPS",
+                "tls": { "certificateRefs": [{ "name": "nowhere" }] },
+            }],
+        }
+    }));
+    objects.listener_sets.insert(name("set"), Arc::new(set.expect("a set")));
+    compile(&Model { objects: Arc::new(objects), ..Model::default() })
+}
+
+#[test]
+fn a_connection_that_has_nowhere_to_go_is_taken_and_closed() {
+    let compiled = passing_through(json!({
+        "metadata": { "name": "tls" },
+        "spec": {
+            "parentRefs": [{ "name": "edge" }], "hostnames": ["a.test"],
+            "rules": [{ "backendRefs": [{ "name": "nowhere", "port": 443 }] }],
+        }
+    }));
+    let view = &compiled.views["default/edge"];
+    assert!(view.get(ResourceType::Listener, "default/edge/tls").is_some());
+    assert!(view.get(ResourceType::Cluster, "unresolved").is_some());
+}
+
+#[test]
+fn a_set_of_which_no_listener_can_be_served_is_not_accepted() {
+    let compiled = passing_through(json!({
+        "metadata": { "name": "tls" },
+        "spec": { "parentRefs": [{ "name": "edge" }], "hostnames": ["a.test"], "rules": [{ "backendRefs": [] }] }
+    }));
+    let standings = &compiled.standings;
+    let said = |conditions: &[standing::Said]| -> Vec<(&str, bool, &str)> {
+        conditions.iter().map(|said| (said.kind, said.status, said.reason)).collect()
+    };
+    let set = &standings.listener_sets[&ObjectName::new("default", "set")];
+    let refused = [("Accepted", false, "ListenersNotValid"), ("Programmed", false, "ListenersNotValid")];
+    assert_eq!(said(&set.conditions), refused);
+    let edge = ObjectName::new("default", "edge");
+    assert_eq!(standings.gateways[&edge].attached_listener_sets, Some(0));
+    assert_eq!(standings.ports[&edge], BTreeSet::from([443, 8443]), "its certificate may come yet");
+}

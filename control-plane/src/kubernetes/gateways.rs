@@ -60,6 +60,8 @@ pub struct Provisioner {
     seen: Seen,
     proxies: Proxies,
     standings: watch::Sender<Arc<Standings>>,
+    /// Somebody has changed what was made since it was looked at.
+    is_due: bool,
     applied: BTreeMap<ObjectName, Applied>,
     problems: BTreeMap<ObjectName, (&'static str, String)>,
 }
@@ -122,6 +124,7 @@ impl Provisioner {
             seen: Seen::default(),
             proxies: Proxies::default(),
             standings: watch::Sender::default(),
+            is_due: true,
             applied: BTreeMap::new(),
             problems: BTreeMap::new(),
         }
@@ -151,6 +154,7 @@ impl Provisioner {
         stop: CancellationToken,
     ) {
         let mut again = false;
+        let mut made_of = None;
         loop {
             let goes_on = tokio::select! {
                 () = stop.cancelled() => false,
@@ -166,11 +170,20 @@ impl Provisioner {
             tokio::time::sleep(SETTLE).await;
             if *leads.borrow_and_update() {
                 let world = world.borrow_and_update().clone();
-                again = !self.make(&world).await;
-                self.say();
+                let of = (world.model.objects.clone(), world.compiled.standings.clone());
+                // Endpoints come and go all day, and are no part of this.
+                let is_same = made_of.as_ref().is_some_and(|(objects, standings)| {
+                    Arc::ptr_eq(objects, &of.0) && Arc::ptr_eq(standings, &of.1)
+                });
+                if again || !is_same || std::mem::take(&mut self.is_due) {
+                    self.is_due = false;
+                    again = !self.make(&world).await;
+                    made_of = Some(of);
+                    self.say();
+                }
             } else {
                 // Another's work; what it has done is not known here.
-                again = false;
+                (again, made_of) = (false, None);
                 self.applied.clear();
                 self.problems.clear();
             }
@@ -190,7 +203,11 @@ impl Provisioner {
                 News::Service(heard) => (&self.relist[1], matches!(heard, Heard::ListEnds)),
                 News::Pod(heard) => (&self.relist[2], matches!(heard, Heard::ListEnds)),
             };
-            if self.seen.hear(news, now) > 0 && ends {
+            // Which pods there are changes nothing about what is to be made.
+            let matters = !matches!(news, News::Pod(_));
+            let change = self.seen.hear(news, now);
+            self.is_due |= matters && !change.keys.is_empty();
+            if change.doubted > 0 && ends {
                 relist.ask();
             }
         }
@@ -223,7 +240,9 @@ impl Provisioner {
         self.applied.retain(|name, _| ours.contains_key(name));
         self.problems.retain(|name, _| ours.contains_key(name));
         let mut wanted = Vec::new();
-        for (name, gateway) in &ours {
+        // One that is about to go waits for what belongs to it to go first, so nothing of that is made again.
+        let stays = |gateway: &Gateway| gateway.metadata.deletion_timestamp.is_none();
+        for (name, gateway) in ours.iter().filter(|(_, gateway)| stays(gateway)) {
             // One that is not accepted, or has nothing to serve, stays as it is.
             let ports = world.compiled.standings.ports.get(*name).filter(|ports| !ports.is_empty());
             let (Some(ports), Ok(parameters)) = (ports, parameters(objects, gateway)) else { continue };

@@ -12,7 +12,7 @@ use twox_hash::XxHash64;
 
 use crate::infrastructure::provision::GATEWAY;
 use crate::infrastructure::{Address, Standing, Standings};
-use crate::kubernetes::mirror::{Heard, Mirror};
+use crate::kubernetes::mirror::{Change, Heard, Mirror};
 use crate::objects::ObjectName;
 
 /// Of one Deployment or Service, what matters here.
@@ -109,12 +109,11 @@ impl Seen {
         self.deployments.is_complete() && self.services.is_complete() && self.pods.is_complete()
     }
 
-    /// Gives how many are kept that a list that ended now does not have.
-    pub(super) fn hear(&mut self, news: News, now: Instant) -> usize {
+    pub(super) fn hear(&mut self, news: News, now: Instant) -> Change<ObjectName> {
         match news {
-            News::Deployment(heard) => self.deployments.hear(heard, now).doubted,
-            News::Service(heard) => self.services.hear(heard, now).doubted,
-            News::Pod(heard) => self.pods.hear(heard, now).doubted,
+            News::Deployment(heard) => self.deployments.hear(heard, now),
+            News::Service(heard) => self.services.hear(heard, now),
+            News::Pod(heard) => self.pods.hear(heard, now),
         }
     }
 
