@@ -1,5 +1,6 @@
 //! One file a group.
 
+pub(crate) mod conformance;
 pub(crate) mod envoy;
 pub(crate) mod equal;
 pub(crate) mod go_control_plane;

@@ -122,6 +122,9 @@ impl Cluster {
     /// # Errors
     /// When the API server does not take them.
     pub async fn install_gateway_api(&self, channel: &str) -> anyhow::Result<usize> {
+        // Where another channel was installed before, this one lets no other in.
+        let policy = "validatingadmissionpolicybinding/safe-upgrades.gateway.networking.k8s.io";
+        self.kubectl(&["delete", policy, "--ignore-not-found"]).await?;
         let folder = self.built("gateway-api").join(channel);
         let path = folder.display().to_string();
         let arguments = ["apply", "--server-side", "--force-conflicts", "-o", "name", "-f", &path];

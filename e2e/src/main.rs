@@ -13,6 +13,7 @@ async fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
     let group = arguments.next().unwrap_or_default();
     let result = match group.as_str() {
+        "conformance" => groups::conformance::run(arguments.collect()).await,
         "envoy" => groups::envoy::run(arguments.collect()).await,
         "equal" => groups::equal::run(arguments.collect()).await,
         "go-control-plane" => groups::go_control_plane::run(arguments.collect()).await,
@@ -35,6 +36,6 @@ async fn main() -> ExitCode {
 
 fn usage(group: &str) -> anyhow::Result<bool> {
     bail!(
-        "there is no group {group:?}; there are: envoy, equal, go-control-plane, grpc, h2spec, kubernetes, network, spring"
+        "there is no group {group:?}; there are: conformance, envoy, equal, go-control-plane, grpc, h2spec, kubernetes, network, spring"
     );
 }

@@ -21,6 +21,8 @@ pub struct ControlPlane {
     folder: PathBuf,
     /// A kubeconfig and a namespace: the objects are there.
     kubernetes: Option<(PathBuf, String)>,
+    /// The image that Gateways are given pods of.
+    gateways: Option<String>,
     /// The Eureka side.
     pub eureka: SocketAddr,
     /// The HTTP API.
@@ -42,6 +44,7 @@ impl ControlPlane {
             program: program.to_owned(),
             folder: folder.to_owned(),
             kubernetes: None,
+            gateways: None,
             eureka: local()?,
             api: local()?,
             xds: local()?,
@@ -51,6 +54,11 @@ impl ControlPlane {
     /// The same with the objects of a cluster, and its Lease in a namespace there.
     pub fn on_kubernetes(self, kubeconfig: &Path, namespace: &str) -> ControlPlane {
         ControlPlane { kubernetes: Some((kubeconfig.to_owned(), namespace.to_owned())), ..self }
+    }
+
+    /// The same, and Gateways are given pods of this image.
+    pub fn with_gateways(self, image: &str) -> ControlPlane {
+        ControlPlane { gateways: Some(image.to_owned()), ..self }
     }
 
     /// Starts it, and waits until it answers.
@@ -65,6 +73,10 @@ impl ControlPlane {
                 command.args(["--kubernetes", "--namespace", namespace]).env("KUBECONFIG", kubeconfig);
             }
             None => drop(command.args(["--objects", "objects"])),
+        }
+        if let Some(image) = &self.gateways {
+            let server = format!("http://{}", self.xds);
+            command.args(["--gateway-image", image, "--gateway-xds-server", &server]);
         }
         command.arg(format!("--eureka-listen={}", self.eureka));
         command.arg(format!("--api-listen={}", self.api));

@@ -28,7 +28,11 @@ impl Report {
     pub async fn case(&mut self, name: &str, case: impl Future<Output = anyhow::Result<String>>) -> bool {
         let started = Instant::now();
         let result = case.await;
-        let seconds = started.elapsed().as_secs_f64();
+        self.note(name, started.elapsed().as_secs_f64(), result)
+    }
+
+    /// Notes a case that was run by somebody else.
+    pub fn note(&mut self, name: &str, seconds: f64, result: anyhow::Result<String>) -> bool {
         let passed = result.is_ok();
         let said = match result {
             Ok(said) => {

@@ -15,6 +15,8 @@ use crate::tools::Tools;
 /// The groups, each with its own peers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Group {
+    /// The official conformance suite of the Gateway API, on a real cluster. Needs root.
+    Conformance,
     /// Envoy as a client of the xDS server, and as a gateway beside our own.
     Envoy,
     /// Envoy and our proxy with one bootstrap: what they do must be the same.
@@ -38,6 +40,7 @@ pub(crate) enum Group {
 impl Group {
     pub(crate) fn name(self) -> &'static str {
         match self {
+            Group::Conformance => "conformance",
             Group::Envoy => "envoy",
             Group::Equal => "equal",
             Group::GoControlPlane => "go-control-plane",
@@ -87,7 +90,7 @@ pub(crate) fn run(
     }
     let program = target.join("pontoon-e2e");
     let cluster = match group {
-        Group::Kubernetes => Some(ForGroup::up(workspace, steps, tools)?),
+        Group::Conformance | Group::Kubernetes => Some(ForGroup::up(workspace, steps, tools)?),
         _ => None,
     };
     let mut command = match &cluster {
@@ -109,7 +112,7 @@ pub(crate) fn run(
         Group::Grpc => command
             .env("PONTOON_E2E_GRPC_GO", tools.grpc_go(steps, workspace)?)
             .env("PONTOON_E2E_GRPC_JAVA", tools.grpc_java(steps, workspace)?),
-        Group::Kubernetes | Group::Network | Group::Xds => &mut command,
+        Group::Conformance | Group::Kubernetes | Group::Network | Group::Xds => &mut command,
     };
     // A person follows the cases as they end; the results come by a file.
     let status = command.status().context("pontoon-e2e does not start")?;

@@ -6,6 +6,7 @@ use anyhow::{Context, ensure};
 use pontoon_e2e::kubernetes::{Cluster, NODE, Namespace, PATIENCE};
 use pontoon_e2e::pontoon::ControlPlane;
 use pontoon_e2e::ports;
+use pontoon_e2e::process::Process;
 use pontoon_e2e::wait::{get, until};
 use serde_json::Value;
 
@@ -28,6 +29,10 @@ pub(super) async fn lifecycle(cluster: &Cluster, folder: &Path) -> anyhow::Resul
         .with_gateways(PROXY);
     plane.xds = (NODE, ports::free()?).into();
     let _serving = plane.start().await?;
+    namespace.wait_for("condition=Available", &["deployment/hello"]).await?;
+    // What is made is let in where little is, with ports below 1024.
+    let restricted = "pod-security.kubernetes.io/enforce=restricted";
+    cluster.kubectl(&["label", "namespace", &namespace.name, restricted]).await?;
     namespace.apply(&parameters("10m")).await?;
     namespace.apply(&gateway(80)).await?;
     namespace.kubectl(&["patch", "gateway", "edge", "--type=merge", "-p", PARAMETERS_REF]).await?;
@@ -36,6 +41,19 @@ pub(super) async fn lifecycle(cluster: &Cluster, folder: &Path) -> anyhow::Resul
     let said = until("a pod to answer", PATIENCE, async || get(&url).await).await?;
     ensure!(said.contains("hello from"), "{said}");
     ensure!(replicas(&namespace).await? == 2, "not two pods at first");
+
+    // Whoever is not one of its pods is told nothing of it.
+    let mut command = std::process::Command::new(place("PONTOON_E2E_PROXY")?);
+    command.arg(format!("--cluster={}/edge", namespace.name)).arg("--admin=127.0.0.1:0");
+    command.arg(format!("--xds-server=http://{}", plane.xds));
+    let stranger = Process::start("stranger", command, &folder)?;
+    until("a stranger to be refused", PATIENCE, async || {
+        let log = std::fs::read_to_string(stranger.log_path())?;
+        ensure!(log.contains("is not Gateway gateways/edge's"), "{log}");
+        Ok(())
+    })
+    .await?;
+    drop(stranger);
 
     // Another's number of pods stays, while we write all else.
     namespace.kubectl(&["scale", "deployment", MADE, "--replicas=3"]).await?;
@@ -64,7 +82,7 @@ pub(super) async fn lifecycle(cluster: &Cluster, folder: &Path) -> anyhow::Resul
     let ours = r#"{"spec":{"gatewayClassName":"pontoon"}}"#;
     namespace.kubectl(&["patch", "gateway", "edge", "--type=merge", "-p", ours]).await?;
     programmed(&namespace).await?;
-    namespace.delete(&["gateway", "edge"]).await?;
+    namespace.delete(&["gateway", "edge", "--cascade=foreground"]).await?;
     gone(&namespace).await?;
     Ok(format!("{requests} requests during a rolling update, none failed"))
 }

@@ -37,13 +37,7 @@ struct Rig {
 
 impl Rig {
     async fn start(cluster: &Cluster, folder: &Path, name: &str) -> anyhow::Result<Rig> {
-        cluster.install_gateway_api("standard").await?;
-        let pontoon = place("PONTOON_E2E_PONTOON")?;
-        let crds = tokio::process::Command::new(&pontoon).arg("crds").output().await?;
-        cluster.apply(&String::from_utf8(crds.stdout)?).await?;
-        let ours =
-            ["customresourcedefinition/migrations.pontoon.dev", "customresourcedefinition/pools.pontoon.dev"];
-        cluster.wait_for("condition=Established", &ours).await?;
+        install(cluster, "standard").await?;
         cluster.apply(CLASS).await?;
 
         let namespace = cluster.namespace(name, &[]).await?;
@@ -89,12 +83,23 @@ impl Rig {
     }
 }
 
+/// All kinds that a control plane reads.
+pub(crate) async fn install(cluster: &Cluster, channel: &str) -> anyhow::Result<()> {
+    cluster.install_gateway_api(channel).await?;
+    let pontoon = place("PONTOON_E2E_PONTOON")?;
+    let crds = tokio::process::Command::new(&pontoon).arg("crds").output().await?;
+    cluster.apply(&String::from_utf8(crds.stdout)?).await?;
+    let ours =
+        ["customresourcedefinition/migrations.pontoon.dev", "customresourcedefinition/pools.pontoon.dev"];
+    cluster.wait_for("condition=Established", &ours).await
+}
+
 fn plane(cluster: &Cluster, folder: &Path, namespace: &str) -> anyhow::Result<ControlPlane> {
     let plane = ControlPlane::prepare(&place("PONTOON_E2E_PONTOON")?, folder, "")?;
     Ok(plane.on_kubernetes(&cluster.kubeconfig(), namespace))
 }
 
-fn condition<'v>(conditions: &'v Value, kind: &str) -> Option<&'v Value> {
+pub(super) fn condition<'v>(conditions: &'v Value, kind: &str) -> Option<&'v Value> {
     conditions.as_array()?.iter().find(|condition| condition["type"] == kind)
 }
 
@@ -241,13 +246,13 @@ pub(super) async fn outage(cluster: &Cluster, folder: &Path) -> anyhow::Result<S
 }
 
 /// Requests one after another; each must be answered 200.
-struct Steady {
+pub(super) struct Steady {
     stop: CancellationToken,
     sending: tokio::task::JoinHandle<anyhow::Result<usize>>,
 }
 
 impl Steady {
-    fn start(url: &str) -> anyhow::Result<Steady> {
+    pub(super) fn start(url: &str) -> anyhow::Result<Steady> {
         let client = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(10)).build()?;
         let (stop, url) = (CancellationToken::new(), url.to_owned());
         let until = stop.clone();
@@ -267,13 +272,13 @@ impl Steady {
         Ok(Steady { stop, sending })
     }
 
-    async fn finish(self) -> anyhow::Result<usize> {
+    pub(super) async fn finish(self) -> anyhow::Result<usize> {
         self.stop.cancel();
         self.sending.await?
     }
 }
 
-const CLASS: &str = "
+pub(super) const CLASS: &str = "
 apiVersion: gateway.networking.k8s.io/v1
 kind: GatewayClass
 metadata: {name: pontoon}
@@ -290,7 +295,7 @@ spec:
   target: {service: {name: hello, port: 80}}
 ";
 
-fn gateway(port: u16) -> String {
+pub(super) fn gateway(port: u16) -> String {
     format!(
         "
 apiVersion: gateway.networking.k8s.io/v1
