@@ -2,6 +2,7 @@
 //! what belongs to them. What is made is [`provision`]'s to say; what has become of it is watched, and told in the
 //! Gateways' status and to the xDS server, which tells each pod of its own Gateway only.
 
+mod apply;
 mod seen;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -13,32 +14,26 @@ use arc_swap::ArcSwap;
 use futures_util::{FutureExt, StreamExt, stream};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{Pod, Service};
-use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
-use kube::core::{ApiResource, DynamicObject, GroupVersionKind};
+use kube::api::DeleteParams;
 use kube::runtime::watcher::{self, Event};
 use kube::{Api, Client, ResourceExt};
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use twox_hash::XxHash64;
 
+use self::apply::{api, apply};
 use self::seen::{Made, News, Seen};
 use super::mirror::Heard;
 use super::watch::{QUEUE, Relist, Said, follow};
 use crate::compile::is_our_class;
 use crate::infrastructure::parameters::{of_class, of_gateway};
-use crate::infrastructure::provision::{
-    GATEWAY_NAME, MANAGED_BY, REPLICAS, Settings, asked, name_of, provision,
-};
+use crate::infrastructure::provision::{GATEWAY_NAME, MANAGED_BY, Settings, asked, name_of, provision};
 use crate::infrastructure::{Standings, parameters::Parameters};
 use crate::objects::{Gateway, ObjectName, Objects};
 use crate::serve::world::World;
 
-/// Who applies, as the API server keeps it.
-const MANAGER: &str = "pontoon-gateway";
-/// Who says how many pods there are at first: not the same, so that it is nobody's to say after that.
-const FIRST_MANAGER: &str = "pontoon-gateway-first";
 /// A burst of changes is one.
 const SETTLE: Duration = Duration::from_millis(100);
 /// After what failed.
@@ -347,122 +342,6 @@ fn parameters(objects: &Objects, gateway: &Gateway) -> Result<Vec<Parameters>, S
     let class = objects.gateway_classes.get(&ObjectName::new("", gateway.spec.gateway_class_name.as_str()));
     let class = class.map(|class| of_class(objects, class)).transpose()?.flatten();
     Ok(class.into_iter().chain(of_gateway(objects, gateway)?).collect())
-}
-
-/// Why a Gateway does not have what it should.
-#[derive(Debug, thiserror::Error)]
-enum ApplyError {
-    /// The name is taken.
-    #[error(
-        "{kind} {name} is there already and is not this Gateway's; delete it, or call the Gateway otherwise"
-    )]
-    Taken {
-        /// Of what.
-        kind: String,
-        /// Which.
-        name: String,
-    },
-    /// The API server does not take it.
-    #[error("{kind} {name}: {}", words(source))]
-    Refused {
-        /// What.
-        kind: String,
-        /// Which.
-        name: String,
-        /// Why.
-        source: Box<kube::Error>,
-    },
-    /// It does not answer.
-    #[error("the API server does not answer")]
-    Late,
-}
-
-/// Without what the API server says to machines.
-fn words(error: &kube::Error) -> String {
-    match error {
-        kube::Error::Api(status) => status.message.clone(),
-        error => error.to_string(),
-    }
-}
-
-impl ApplyError {
-    /// In the Gateway API's words.
-    fn problem(self, has_asked: bool) -> (&'static str, String) {
-        let is_invalid =
-            |source: &kube::Error| matches!(source, kube::Error::Api(status) if status.code == 422);
-        let reason = match &self {
-            ApplyError::Refused { kind, source, .. }
-                if kind == "Service" && has_asked && is_invalid(source) =>
-            {
-                "AddressNotUsable"
-            }
-            ApplyError::Refused { source, .. } if is_invalid(source) => "Invalid",
-            _ => "Pending",
-        };
-        (reason, self.to_string())
-    }
-}
-
-async fn apply(client: Client, wanted: Wanted, sum: u64) -> (ObjectName, Result<Applied, ApplyError>) {
-    let mut applied = Applied { wanted: sum, deployment: None, service: None };
-    for object in &wanted.objects {
-        let one = apply_one(&client, &wanted, object);
-        let written = match tokio::time::timeout(PATIENCE, one).await {
-            Ok(Ok(written)) => written,
-            Ok(Err(error)) => return (wanted.gateway, Err(error)),
-            Err(_) => return (wanted.gateway, Err(ApplyError::Late)),
-        };
-        let sum = |made: Option<Made>| made.map(|made| made.sum);
-        match object["kind"].as_str() {
-            Some("Deployment") => {
-                applied.deployment = sum(written.try_parse().ok().as_ref().and_then(Made::deployment));
-            }
-            Some("Service") => {
-                applied.service = sum(written.try_parse().ok().as_ref().and_then(Made::service));
-            }
-            _ => {}
-        }
-    }
-    (wanted.gateway, Ok(applied))
-}
-
-async fn apply_one(client: &Client, wanted: &Wanted, object: &Value) -> Result<DynamicObject, ApplyError> {
-    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    let (version, kind) = (text(&object["apiVersion"]), text(&object["kind"]));
-    let name = text(&object["metadata"]["name"]);
-    let api = api(client, &version, &kind, &wanted.gateway.namespace);
-    let refused = |source: kube::Error| ApplyError::Refused {
-        kind: kind.clone(),
-        name: name.clone(),
-        source: Box::new(source),
-    };
-    match api.get_opt(&name).await.map_err(refused)? {
-        Some(there) => {
-            let mut owners = there.metadata.owner_references.iter().flatten();
-            if !owners.any(|owner| owner.uid == wanted.uid) {
-                return Err(ApplyError::Taken { kind, name });
-            }
-        }
-        None if kind == "Deployment" && object["spec"]["replicas"].is_null() => {
-            let mut first = object.clone();
-            first["spec"]["replicas"] = json!(REPLICAS);
-            let first: DynamicObject =
-                serde_json::from_value(first).map_err(|error| refused(kube::Error::SerdeError(error)))?;
-            let parameters =
-                PostParams { field_manager: Some(FIRST_MANAGER.to_owned()), ..PostParams::default() };
-            api.create(&parameters, &first).await.map_err(refused)?;
-        }
-        None => {}
-    }
-    let parameters = PatchParams::apply(MANAGER).force();
-    api.patch(&name, &parameters, &Patch::Apply(object)).await.map_err(refused)
-}
-
-fn api(client: &Client, version: &str, kind: &str, namespace: &str) -> Api<DynamicObject> {
-    let (group, version) = version.rsplit_once('/').unwrap_or(("", version));
-    let plural = format!("{}s", kind.to_ascii_lowercase());
-    let resource = ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(group, version, kind), &plural);
-    Api::namespaced_with(client.clone(), namespace, &resource)
 }
 
 fn heard<T: ResourceExt, V>(

@@ -1,0 +1,136 @@
+//! Applies what one Gateway should have, object by object; what is somebody else's is left alone.
+
+use kube::api::{Patch, PatchParams, PostParams};
+use kube::core::{ApiResource, DynamicObject, GroupVersionKind};
+use kube::{Api, Client};
+use serde_json::{Value, json};
+
+use super::seen::Made;
+use super::{Applied, PATIENCE, Wanted};
+use crate::infrastructure::provision::REPLICAS;
+use crate::objects::ObjectName;
+
+/// Who applies, as the API server keeps it.
+const MANAGER: &str = "pontoon-gateway";
+/// Who says how many pods there are at first: not the same, so that it is nobody's to say after that.
+const FIRST_MANAGER: &str = "pontoon-gateway-first";
+
+/// Why a Gateway does not have what it should.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ApplyError {
+    /// The name is taken.
+    #[error(
+        "{kind} {name} is there already and is not this Gateway's; delete it, or call the Gateway otherwise"
+    )]
+    Taken {
+        /// Of what.
+        kind: String,
+        /// Which.
+        name: String,
+    },
+    /// The API server does not take it.
+    #[error("{kind} {name}: {}", words(source))]
+    Refused {
+        /// What.
+        kind: String,
+        /// Which.
+        name: String,
+        /// Why.
+        source: Box<kube::Error>,
+    },
+    /// It does not answer.
+    #[error("the API server does not answer")]
+    Late,
+}
+
+/// Without what the API server says to machines.
+fn words(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) => status.message.clone(),
+        error => error.to_string(),
+    }
+}
+
+impl ApplyError {
+    /// In the Gateway API's words.
+    pub(super) fn problem(self, has_asked: bool) -> (&'static str, String) {
+        let is_invalid =
+            |source: &kube::Error| matches!(source, kube::Error::Api(status) if status.code == 422);
+        let reason = match &self {
+            ApplyError::Refused { kind, source, .. }
+                if kind == "Service" && has_asked && is_invalid(source) =>
+            {
+                "AddressNotUsable"
+            }
+            ApplyError::Refused { source, .. } if is_invalid(source) => "Invalid",
+            _ => "Pending",
+        };
+        (reason, self.to_string())
+    }
+}
+
+pub(super) async fn apply(
+    client: Client,
+    wanted: Wanted,
+    sum: u64,
+) -> (ObjectName, Result<Applied, ApplyError>) {
+    let mut applied = Applied { wanted: sum, deployment: None, service: None };
+    for object in &wanted.objects {
+        let one = apply_one(&client, &wanted, object);
+        let written = match tokio::time::timeout(PATIENCE, one).await {
+            Ok(Ok(written)) => written,
+            Ok(Err(error)) => return (wanted.gateway, Err(error)),
+            Err(_) => return (wanted.gateway, Err(ApplyError::Late)),
+        };
+        let sum = |made: Option<Made>| made.map(|made| made.sum);
+        match object["kind"].as_str() {
+            Some("Deployment") => {
+                applied.deployment = sum(written.try_parse().ok().as_ref().and_then(Made::deployment));
+            }
+            Some("Service") => {
+                applied.service = sum(written.try_parse().ok().as_ref().and_then(Made::service));
+            }
+            _ => {}
+        }
+    }
+    (wanted.gateway, Ok(applied))
+}
+
+async fn apply_one(client: &Client, wanted: &Wanted, object: &Value) -> Result<DynamicObject, ApplyError> {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let (version, kind) = (text(&object["apiVersion"]), text(&object["kind"]));
+    let name = text(&object["metadata"]["name"]);
+    let api = api(client, &version, &kind, &wanted.gateway.namespace);
+    let refused = |source: kube::Error| ApplyError::Refused {
+        kind: kind.clone(),
+        name: name.clone(),
+        source: Box::new(source),
+    };
+    match api.get_opt(&name).await.map_err(refused)? {
+        Some(there) => {
+            let mut owners = there.metadata.owner_references.iter().flatten();
+            if !owners.any(|owner| owner.uid == wanted.uid) {
+                return Err(ApplyError::Taken { kind, name });
+            }
+        }
+        None if kind == "Deployment" && object["spec"]["replicas"].is_null() => {
+            let mut first = object.clone();
+            first["spec"]["replicas"] = json!(REPLICAS);
+            let first: DynamicObject =
+                serde_json::from_value(first).map_err(|error| refused(kube::Error::SerdeError(error)))?;
+            let parameters =
+                PostParams { field_manager: Some(FIRST_MANAGER.to_owned()), ..PostParams::default() };
+            api.create(&parameters, &first).await.map_err(refused)?;
+        }
+        None => {}
+    }
+    let parameters = PatchParams::apply(MANAGER).force();
+    api.patch(&name, &parameters, &Patch::Apply(object)).await.map_err(refused)
+}
+
+pub(super) fn api(client: &Client, version: &str, kind: &str, namespace: &str) -> Api<DynamicObject> {
+    let (group, version) = version.rsplit_once('/').unwrap_or(("", version));
+    let plural = format!("{}s", kind.to_ascii_lowercase());
+    let resource = ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(group, version, kind), &plural);
+    Api::namespaced_with(client.clone(), namespace, &resource)
+}
