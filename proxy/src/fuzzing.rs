@@ -70,7 +70,7 @@ pub fn forwarded(trusted: bool, hops: u32, lines: &[(u8, &str)]) -> Option<Seen>
         max_concurrent_streams: 1,
         max_requests: 0,
     };
-    let found = headers::scan(&map, &limits, Underscores::Reject).ok()?;
+    let found = headers::scan(&map, &limits, Underscores::Reject, http::Version::HTTP_2).ok()?;
     let origin = trust::origin(&settings, peer, found.forwarded, &map);
     headers::remove_hop(&mut map, &found, Underscores::Reject);
     let (own, host) = (HeaderValue::from_static("192.0.2.1"), HeaderValue::from_static("shop"));

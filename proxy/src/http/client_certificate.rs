@@ -54,6 +54,7 @@ impl ClientCertificates {
     }
 
     /// Adds what we know ourselves. What may not be kept has gone.
+    #[inline]
     pub(crate) fn tell(self, shown: Option<&Rc<Shown>>, headers: &mut HeaderMap) {
         let (ClientCertificates::AppendForward(details) | ClientCertificates::SanitizeSet(details)) = self
         else {

@@ -5,7 +5,7 @@ use http::header::{
     AUTHORIZATION, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, COOKIE,
     FORWARDED, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
 };
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue, Version};
 
 use crate::config::listener::{Limits, Underscores};
 use crate::error::Error;
@@ -59,17 +59,24 @@ pub(crate) struct Found {
 }
 
 /// Looks at each header once. Refuses too many, too large, and (as the listener says) underscores.
-/// What HTTP/2 forbids in values (RFC 9113, 8.2.1) and h2 lets pass is refused in any version: HTTP/1 has no such values.
-pub(crate) fn scan(headers: &HeaderMap, limits: &Limits, underscores: Underscores) -> Result<Found, Error> {
+///
+/// What HTTP/2 forbids in values (RFC 9113, 8.2.1) h2 lets pass, and it is refused here; of HTTP/1 no value comes so.
+pub(crate) fn scan(
+    headers: &HeaderMap,
+    limits: &Limits,
+    underscores: Underscores,
+    version: Version,
+) -> Result<Found, Error> {
     if headers.len() > limits.max_headers as usize {
         return Err(Error::HeadersTooLarge);
     }
     let mut found = Found::default();
     let (mut bytes, mut padded) = (0, false);
+    let may_be_padded = version == Version::HTTP_2;
     for (name, value) in headers {
         let text = name.as_str();
         bytes += text.len() + value.len() + 4;
-        padded |= is_padded(value);
+        padded |= may_be_padded && is_padded(value);
         match text.as_bytes()[0] {
             b'c' if *name == CONNECTION => found.connection = true,
             b'c' if *name == CONTENT_TYPE => {
@@ -363,7 +370,7 @@ mod tests {
             ("upgrade", "websocket"),
             ("x-kept", "1"),
         ]);
-        let found = scan(&headers, &limits(), Underscores::Reject).unwrap();
+        let found = scan(&headers, &limits(), Underscores::Reject, Version::HTTP_2).unwrap();
         let hop = remove_hop(&mut headers, &found, Underscores::Reject);
         assert!(hop.trailers);
         assert_eq!(hop.upgrade.unwrap(), "websocket");
@@ -373,7 +380,7 @@ mod tests {
     #[test]
     fn an_upgrade_that_connection_does_not_list_is_none() {
         let mut headers = map(&[("upgrade", "websocket")]);
-        let found = scan(&headers, &limits(), Underscores::Reject).unwrap();
+        let found = scan(&headers, &limits(), Underscores::Reject, Version::HTTP_2).unwrap();
         assert!(remove_hop(&mut headers, &found, Underscores::Reject).upgrade.is_none());
         assert!(headers.is_empty());
     }
@@ -383,13 +390,22 @@ mod tests {
         let many: HeaderMap = (0..11)
             .map(|n| (HeaderName::try_from(format!("x-{n}")).unwrap(), HeaderValue::from(n)))
             .collect();
-        assert_eq!(scan(&many, &limits(), Underscores::Reject).unwrap_err(), Error::HeadersTooLarge);
+        assert_eq!(
+            scan(&many, &limits(), Underscores::Reject, Version::HTTP_2).unwrap_err(),
+            Error::HeadersTooLarge
+        );
         let mut long = HeaderMap::new();
         long.insert("x-long", HeaderValue::try_from("a".repeat(1024)).unwrap());
-        assert_eq!(scan(&long, &limits(), Underscores::Reject).unwrap_err(), Error::HeadersTooLarge);
+        assert_eq!(
+            scan(&long, &limits(), Underscores::Reject, Version::HTTP_2).unwrap_err(),
+            Error::HeadersTooLarge
+        );
         let mut odd = map(&[("x_forwarded_proto", "https"), ("x-a", "1")]);
-        assert_eq!(scan(&odd, &limits(), Underscores::Reject).unwrap_err(), Error::UnderscoreHeader);
-        let found = scan(&odd, &limits(), Underscores::Drop).unwrap();
+        assert_eq!(
+            scan(&odd, &limits(), Underscores::Reject, Version::HTTP_2).unwrap_err(),
+            Error::UnderscoreHeader
+        );
+        let found = scan(&odd, &limits(), Underscores::Drop, Version::HTTP_2).unwrap();
         remove_hop(&mut odd, &found, Underscores::Drop);
         assert_eq!(odd, map(&[("x-a", "1")]));
     }
@@ -398,7 +414,7 @@ mod tests {
     fn a_client_gives_no_orders_to_envoys_behind_and_shows_no_certificate_by_a_header() {
         let made_up = ("x-forwarded-client-cert", "By=me");
         let sent = map(&[("x-envoy-max-retries", "9"), ("x-envoy-peer", "a"), ("x-env", "b"), made_up]);
-        assert!(scan(&sent, &limits(), Underscores::Allow).unwrap().envoy);
+        assert!(scan(&sent, &limits(), Underscores::Allow, Version::HTTP_2).unwrap().envoy);
         for (trusted, left) in
             [(true, map(&[("x-envoy-peer", "a"), ("x-env", "b")])), (false, map(&[("x-env", "b")]))]
         {
@@ -432,13 +448,21 @@ mod tests {
         for value in [" chunked", "chunked ", "\ta", "a\t", " "] {
             let padded = map(&[("x-role", value)]);
             assert_eq!(
-                scan(&padded, &limits(), Underscores::Allow).unwrap_err(),
+                scan(&padded, &limits(), Underscores::Allow, Version::HTTP_2).unwrap_err(),
                 Error::BadHeader,
                 "{value:?}"
             );
             assert_eq!(clean_trailers(&mut padded.clone(), Underscores::Allow), Err(Error::BadHeader));
         }
-        assert!(scan(&map(&[("x-role", "a b\tc"), ("x-empty", "")]), &limits(), Underscores::Allow).is_ok());
+        assert!(
+            scan(
+                &map(&[("x-role", "a b\tc"), ("x-empty", "")]),
+                &limits(),
+                Underscores::Allow,
+                Version::HTTP_2
+            )
+            .is_ok()
+        );
     }
 
     #[test]

@@ -144,7 +144,7 @@ pub(super) fn plan(
     let tunnel = request.method() == Method::CONNECT && request.version() == Version::HTTP_2;
     let near = tunnel.then(|| hyper::upgrade::on(&mut request));
     let (mut parts, body) = request.into_parts();
-    let found = headers::scan(&parts.headers, &settings.limits, settings.underscores)
+    let found = headers::scan(&parts.headers, &settings.limits, settings.underscores, parts.version)
         .inspect_err(|_| exchange.grpc.set(grpc::asks(&parts.headers)))?;
     exchange.grpc.set(found.grpc);
     exchange.hold_head(found.bytes)?;
