@@ -9,6 +9,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use rustls::HandshakeKind;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
@@ -108,7 +109,15 @@ pub(super) async fn serve(listener: Rc<ListenerLocal>, socket: TcpStream, peer: 
     };
     let worker = Rc::clone(&listener.worker);
     let shown = shown(&transport, &chain);
-    let client = shown.as_ref().map(|shown| worker.clients.add(&chain, &shown.certificates));
+    let client = match &shown {
+        None => None,
+        Some(shown) => {
+            let Some(client) = worker.clients.add(&chain, &shown.certificates, is_resumed(&transport)) else {
+                return;
+            };
+            Some(client)
+        }
+    };
     // Pinned where it is: what is awaited in two places by value has its room twice.
     let mut serving = pin!(async {
         match &chain.serves {
@@ -147,6 +156,14 @@ fn shown(transport: &Transport, chain: &ChainLocal) -> Option<Rc<Shown>> {
     let server = chain.chain.tls.as_ref().and_then(|tls| tls.server.load_full());
     let by = server.map(|server| server.uris(session.server_name())).unwrap_or_default();
     Some(Shown::new(certificates.into(), by))
+}
+
+/// Whether its handshake took a ticket's or a session's word for who the client is.
+fn is_resumed(transport: &Transport) -> bool {
+    match transport {
+        Transport::Tls(tls) => tls.get_ref().1.handshake_kind() == Some(HandshakeKind::Resumed),
+        Transport::Plain(_) => false,
+    }
 }
 
 /// A connection of which it is known who takes it.

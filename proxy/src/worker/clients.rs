@@ -36,29 +36,35 @@ pub(crate) struct Known<'c> {
 }
 
 impl Clients {
-    /// One more, with the certificates that it has shown, its own first.
+    /// One more, with the certificates that it has shown, its own first. `None`: they were good in the session that
+    /// was `resumed`, and are no longer.
     pub(crate) fn add(
         &self,
         chain: &Rc<ChainLocal>,
         certificates: &Rc<[CertificateDer<'static>]>,
-    ) -> Known<'_> {
+        resumed: bool,
+    ) -> Option<Known<'_>> {
         let number = self.next.replace(self.next.get() + 1);
-        let client = Client {
+        let mut client = Client {
             certificates: Rc::clone(certificates),
             // rustls has read it; were it unreadable, it would have ended.
             not_after: certificates.first().map_or(Ok(0), material::not_after).unwrap_or(0),
             chain: Rc::clone(chain),
-            // Checked at the next look: a resumed session was not.
+            // The listener may trust others by now than when the handshake began.
             trust: 0,
             waker: Waker::noop().clone(),
         };
+        // rustls takes a ticket's word for them.
+        if resumed && !client.is_good(since_1970()) {
+            return None;
+        }
         self.connections.borrow_mut().insert(number, client);
-        Known { of: self, number }
+        Some(Known { of: self, number })
     }
 
     /// Looks at all. Checks only what has reached its end or whose listener trusts others than before.
     pub(crate) fn sweep(&self) {
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO);
+        let now = since_1970();
         self.connections.borrow_mut().retain(|_, client| {
             let good = client.is_good(now);
             if !good {
@@ -67,6 +73,10 @@ impl Clients {
             good
         });
     }
+}
+
+fn since_1970() -> Duration {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO)
 }
 
 impl Client {

@@ -21,6 +21,7 @@ macro_rules! on_all_protocols {
     )+ };
 }
 
+mod beginnings;
 mod bounds;
 mod client_certificates;
 mod draining;
@@ -29,9 +30,11 @@ mod fixture;
 mod forwarding;
 mod framing;
 mod grpc;
+mod identity;
 mod intercepted;
 mod names;
 mod policies;
+mod scheme;
 mod sds;
 mod streaming;
 mod tcp;

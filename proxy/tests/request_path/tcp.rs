@@ -96,7 +96,7 @@ fn tcp(proxy: &TcpProxy, matches: FilterChainMatch) -> FilterChain {
     }
 }
 
-fn filter<M: Message + Name>(message: &M) -> ListenerFilter {
+pub(crate) fn filter<M: Message + Name>(message: &M) -> ListenerFilter {
     ListenerFilter {
         name: M::NAME.into(),
         config_type: Some(listener_filter::ConfigType::TypedConfig(any(message))),

@@ -246,11 +246,21 @@ impl Edge {
 
 /// A client that trusts one authority.
 pub(crate) fn client(authority: &Authority, own: Option<&Pair>, protocols: &[&str]) -> Arc<ClientConfig> {
+    client_speaking(authority, own, protocols, rustls::DEFAULT_VERSIONS)
+}
+
+/// The same, with these versions of TLS.
+pub(crate) fn client_speaking(
+    authority: &Authority,
+    own: Option<&Pair>,
+    protocols: &[&str],
+    versions: &[&'static rustls::SupportedProtocolVersion],
+) -> Arc<ClientConfig> {
     let mut roots = RootCertStore::empty();
     roots.add(authority.0.der().clone()).unwrap();
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let builder = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
+        .with_protocol_versions(versions)
         .unwrap()
         .with_root_certificates(roots);
     let mut config = match own {

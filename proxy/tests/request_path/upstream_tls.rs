@@ -42,12 +42,8 @@ struct Shaken {
     with_certificate: bool,
 }
 
-/// An endpoint that speaks TLS and answers "hello".
-async fn serve(
-    http: Http,
-    pair: &Pair,
-    clients: Option<&Authority>,
-) -> (SocketAddr, Arc<Mutex<Vec<Shaken>>>) {
+/// The TLS of an endpoint.
+pub(crate) fn server(http: Http, pair: &Pair, clients: Option<&Authority>) -> ServerConfig {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
@@ -68,7 +64,16 @@ async fn serve(
         Http::One => vec![b"http/1.1".to_vec()],
         Http::Two => vec![b"h2".to_vec()],
     };
-    let acceptor = TlsAcceptor::from(Arc::new(config));
+    config
+}
+
+/// An endpoint that speaks TLS and answers "hello".
+async fn serve(
+    http: Http,
+    pair: &Pair,
+    clients: Option<&Authority>,
+) -> (SocketAddr, Arc<Mutex<Vec<Shaken>>>) {
+    let acceptor = TlsAcceptor::from(Arc::new(server(http, pair, clients)));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let seen = Arc::<Mutex<Vec<Shaken>>>::default();
@@ -104,7 +109,7 @@ async fn serve(
     (address, seen)
 }
 
-fn context(authority: &Authority, sni: &str) -> UpstreamTlsContext {
+pub(crate) fn context(authority: &Authority, sni: &str) -> UpstreamTlsContext {
     let trust = CertificateValidationContext {
         trusted_ca: inline(&authority.pem()),
         ..CertificateValidationContext::default()
@@ -132,9 +137,7 @@ fn uri(value: &str) -> SubjectAltNameMatcher {
     }
 }
 
-fn cluster(http: Http, tls: &UpstreamTlsContext) -> Cluster {
-    use http_protocol_options::explicit_http_config::ProtocolConfig;
-    use http_protocol_options::{ExplicitHttpConfig, UpstreamProtocolOptions};
+pub(crate) fn cluster(http: Http, tls: &UpstreamTlsContext) -> Cluster {
     let mut cluster = Cluster {
         name: "shop".into(),
         transport_socket: Some(TransportSocket {
@@ -144,15 +147,21 @@ fn cluster(http: Http, tls: &UpstreamTlsContext) -> Cluster {
         ..Cluster::default()
     };
     if http == Http::Two {
-        let config = ProtocolConfig::Http2ProtocolOptions(Http2ProtocolOptions::default());
-        let explicit = ExplicitHttpConfig { protocol_config: Some(config) };
-        let options = HttpProtocolOptions {
-            upstream_protocol_options: Some(UpstreamProtocolOptions::ExplicitHttpConfig(explicit)),
-            ..HttpProtocolOptions::default()
-        };
-        cluster.typed_extension_protocol_options.insert(OPTIONS.into(), any(&options));
+        speak_http2(&mut cluster);
     }
     cluster
+}
+
+pub(crate) fn speak_http2(cluster: &mut Cluster) {
+    use http_protocol_options::explicit_http_config::ProtocolConfig;
+    use http_protocol_options::{ExplicitHttpConfig, UpstreamProtocolOptions};
+    let config = ProtocolConfig::Http2ProtocolOptions(Http2ProtocolOptions::default());
+    let explicit = ExplicitHttpConfig { protocol_config: Some(config) };
+    let options = HttpProtocolOptions {
+        upstream_protocol_options: Some(UpstreamProtocolOptions::ExplicitHttpConfig(explicit)),
+        ..HttpProtocolOptions::default()
+    };
+    cluster.typed_extension_protocol_options.insert(OPTIONS.into(), any(&options));
 }
 
 fn apply(store: &mut Store, cluster: &Cluster) -> Vec<Rejected> {
