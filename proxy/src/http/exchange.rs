@@ -72,6 +72,9 @@ struct LogHead {
     first_byte: Option<Instant>,
 }
 
+/// Longer than a busy worker takes to come to a timer that has run out.
+const LATE: Duration = Duration::from_millis(500);
+
 impl Exchange {
     pub(crate) fn begin<B>(conn: Rc<ConnState>, request: &http::Request<B>) -> Rc<Self> {
         let settings = conn.settings();
@@ -126,14 +129,15 @@ impl Exchange {
         self.conn.frames.set(self.conn.frames.get().wrapping_add(1));
     }
 
-    /// Which of its bounds is broken, `rested` after its last progress. Bodies see to it themselves while they are asked
-    /// for; a client that opens no window asks for nothing.
+    /// Which of its bounds is broken, `rested` after its last progress. The exchange and its bodies see to it themselves
+    /// while they are asked for, with an answer where that is still possible, and have [`LATE`] for it; a client that
+    /// opens no window asks for nothing.
     pub(crate) fn overdue(&self, now: Instant, rested: Duration) -> Option<Error> {
         let (total, idle) = self.bounds.get();
-        if let Some((_, error)) = total.filter(|(total, _)| now >= *total) {
+        if let Some((_, error)) = total.filter(|(total, _)| now.saturating_duration_since(*total) >= LATE) {
             return Some(error);
         }
-        idle.is_some_and(|idle| rested >= idle).then_some(Error::StreamIdle)
+        idle.is_some_and(|idle| rested.saturating_sub(LATE) >= idle).then_some(Error::StreamIdle)
     }
 
     /// Takes the head's bytes from the connection's budget, until the exchange has ended. A head is held in several
