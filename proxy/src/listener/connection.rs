@@ -544,6 +544,7 @@ async fn serve_http2(conn: &Rc<ConnState>, mut io: Box<Io>) {
     let mut tick = pin!(tokio::time::sleep(TICK));
     let mut busy = (conn.started.get(), Instant::now());
     let mut progress = (conn.work(), Instant::now());
+    let mut moved = (conn.progress(), Instant::now());
     let mut closing = false;
     let mut place = None;
     poll_fn(|cx| {
@@ -573,6 +574,14 @@ async fn serve_http2(conn: &Rc<ConnState>, mut io: Box<Io>) {
             conn.streams.tick(now);
             if conn.work() != progress.0 {
                 progress = (conn.work(), now);
+            }
+            if conn.progress() != moved.0 {
+                moved = (conn.progress(), now);
+            }
+            // What a client does not read may be no answer, and nothing else ends then: not even by a GOAWAY.
+            let patience = if closing { LINGER } else { conn.stalled_after(timeouts) };
+            if conn.in_flight.get() == 0 && conn.write_blocked.get() && now - moved.1 >= patience {
+                return Poll::Ready(());
             }
             if conn.in_flight.get() > 0 || conn.started.get() != busy.0 {
                 busy = (conn.started.get(), now);

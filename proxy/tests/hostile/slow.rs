@@ -117,3 +117,29 @@ async fn slow_reader() {
     }
     assert!(seen, "{}", proxy.metrics());
 }
+
+/// A client that asks for answers to frames which carry nothing, few enough at a time, and reads none of them: once the
+/// kernel takes no more, the connection ends as if it were idle, and so it does for others to have its place.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn slow_reader_of_frames_that_carry_nothing() {
+    let (upstream, _) = recorder(OK).await;
+    let proxy = Proxy::with(&[upstream], impatient()).await;
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    // Small windows and segments, so that the kernel takes little.
+    socket.set_recv_buffer_size(4_096).unwrap();
+    socket2::SockRef::from(&socket).set_tcp_mss(536).unwrap();
+    let mut client = Raw::over(socket.connect(proxy.address).await.unwrap());
+    client.send(&[PREFACE, &frame(SETTINGS, 0, 0, &[])].concat()).await;
+    let open = r#"pontoon_downstream_connections{listener="edge"}"#;
+    until("it is there", || proxy.metric(open) == 1).await;
+    // More than the kernel takes on the way back, and not so many at a time that they are a flood.
+    let pings = frame(PING, 0, 0, &[7; 8]).repeat(200);
+    for _ in 0..80 {
+        if proxy.metric(open) == 0 || !client.push(&pings, Duration::from_millis(100)).await {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(250)).await;
+    }
+    until("its end", || proxy.metric(open) == 0).await;
+    assert!(!proxy.metrics().contains(r#"reason="control_flood""#), "{}", proxy.metrics());
+}
