@@ -159,6 +159,12 @@ table! {
         request("GET", "/public/..;/admin") => Refused(400),
         request("GET", "/%00") => Refused(400),
         request("GET", "*") => Refused(400),
+        request("OPTIONS", "*") => Refused(400),
+        request("OPTIONS", "*/x") => Malformed,
+        request("GET", "?x") => Refused(400),
+        // Nothing but a fragment, which is nobody's but the client's.
+        request("GET", "#x") => Passed("GET /", "a", ""),
+        request("GET", "/x#y") => Passed("GET /x", "a", ""),
     ]
     cookie_crumbs: [
         with(&[(b"cookie", b"a=1"), (b"cookie", b"b=2")]) => Passed("GET /", "a", ""),

@@ -249,11 +249,32 @@ table! {
         "GET http://b HTTP/1.1\r\nHost: a\r\n\r\n" => Passed(&[("GET /", "b", "")]),
     ]
     request_target: [
+        // The forms of RFC 9112, 3.2, each with the methods that it is not for: HAProxy's h1_request_target_validation.
         "GET * HTTP/1.1\r\nHost: a\r\n\r\n" => PATH,
         "GET admin HTTP/1.1\r\nHost: a\r\n\r\n" => PATH,
+        "GET a:443 HTTP/1.1\r\nHost: a:443\r\n\r\n" => PATH,
+        "OPTIONS admin HTTP/1.1\r\nHost: a\r\n\r\n" => PATH,
+        "OPTIONS */x HTTP/1.1\r\nHost: a\r\n\r\n" => MALFORMED,
+        "OPTIONS *?x HTTP/1.1\r\nHost: a\r\n\r\n" => MALFORMED,
+        // It asks the server as a whole, which here is none of those behind.
+        "OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n" => PATH,
+        "OPTIONS /x HTTP/1.1\r\nHost: a\r\n\r\n" => Passed(&[("OPTIONS /x", "a", "")]),
+        "CONNECT b HTTP/1.1\r\nHost: b\r\n\r\n" => Refused(405, "connect_refused", false),
+        "CONNECT * HTTP/1.1\r\nHost: b\r\n\r\n" => Refused(405, "connect_refused", false),
+        "CONNECT /admin HTTP/1.1\r\nHost: b\r\n\r\n" => Refused(405, "connect_refused", false),
+        "CONNECT http://b/ HTTP/1.1\r\nHost: b\r\n\r\n" => Refused(405, "connect_refused", false),
+        "GET #x HTTP/1.1\r\nHost: a\r\n\r\n" => MALFORMED,
+        "GET http://b?x HTTP/1.1\r\nHost: b\r\n\r\n" => Passed(&[("GET /?x", "b", "")]),
+        "GET http://b#x HTTP/1.1\r\nHost: b\r\n\r\n" => Passed(&[("GET /", "b", "")]),
+        "GET http://b#@c/ HTTP/1.1\r\nHost: b\r\n\r\n" => Passed(&[("GET /", "b", "")]),
+        "GET http://b\\@c/ HTTP/1.1\r\nHost: b\r\n\r\n" => MALFORMED,
+        "GET http:///x HTTP/1.1\r\nHost: b\r\n\r\n" => MALFORMED,
+        "GET http: HTTP/1.1\r\nHost: b\r\n\r\n" => PATH,
         "GET //b/x HTTP/1.1\r\nHost: a\r\n\r\n" => Passed(&[("GET //b/x", "a", "")]),
         "CONNECT b:443 HTTP/1.1\r\nHost: b:443\r\n\r\n" => Refused(405, "connect_refused", false),
+        // A fragment is nobody's but the client's: it is neither matched nor sent on.
         "GET /x#y HTTP/1.1\r\nHost: a\r\n\r\n" => Passed(&[("GET /x", "a", "")]),
+        "GET /x?q#/../admin HTTP/1.1\r\nHost: a\r\n\r\n" => Passed(&[("GET /x?q", "a", "")]),
     ]
     path_normalise_once: [
         "GET /public/../admin HTTP/1.1\r\nHost: a\r\n\r\n" => Passed(&[("GET /admin", "a", "")]),

@@ -406,8 +406,16 @@ fn normalise(parts: &mut request::Parts, settings: &HttpSettings) -> Result<(), 
     let changed = path::normalise(target.path(), settings.path)?;
     if let Some(path) = changed {
         parts.uri = origin_form(&path, target.query())?;
+    } else if !target.as_str().starts_with('/') {
+        // Behind an authority a path may be left out (RFC 9112, 3.2.2); `:path` begins with it (RFC 9113, 8.3.1).
+        if parts.version == Version::HTTP_2 {
+            return Err(Error::BadPath);
+        }
+        parts.uri = origin_form("/", target.query())?;
     } else if parts.uri.authority().is_some() {
-        parts.uri = Uri::from(target.clone());
+        // A path that is left out reads as `/` only behind an authority.
+        let left_out = target.as_str() == "/";
+        parts.uri = Uri::from(if left_out { PathAndQuery::from_static("/") } else { target.clone() });
     }
     Ok(())
 }
