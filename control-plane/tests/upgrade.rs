@@ -16,6 +16,8 @@ use tokio::net::{TcpListener, TcpStream, UnixDatagram};
 use tokio::process::{Child, Command};
 use tokio::task::JoinHandle;
 
+#[path = "upgrade/protocols.rs"]
+mod protocols;
 #[path = "rig/served.rs"]
 mod rig;
 
@@ -28,15 +30,26 @@ async fn free_port() -> u16 {
     }
 }
 
-/// Answers every request of every connection with two bytes.
-async fn upstream() -> SocketAddr {
+/// Answers every request of every connection with two bytes; one that asks for another protocol gets its bytes back.
+/// Counts the requests.
+async fn upstream() -> (SocketAddr, Arc<AtomicU64>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
+    let requests = Arc::<AtomicU64>::default();
+    let count = requests.clone();
     tokio::spawn(async move {
         loop {
             let (mut stream, _) = listener.accept().await.unwrap();
+            let count = count.clone();
             tokio::spawn(async move {
-                while head(&mut stream).await.is_ok_and(|head| !head.is_empty()) {
+                while let Ok(head) = head(&mut stream).await {
+                    if head.is_empty() {
+                        return;
+                    }
+                    if String::from_utf8_lossy(&head).to_ascii_lowercase().contains("upgrade: websocket") {
+                        return protocols::echo(stream).await;
+                    }
+                    count.fetch_add(1, Ordering::Relaxed);
                     if stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await.is_err() {
                         return;
                     }
@@ -44,7 +57,7 @@ async fn upstream() -> SocketAddr {
             });
         }
     });
-    address
+    (address, requests)
 }
 
 /// A head up to its empty line, without what a body may add; empty at an end between two.
@@ -60,6 +73,13 @@ async fn head(stream: &mut TcpStream) -> std::io::Result<Vec<u8>> {
     Ok(head)
 }
 
+#[derive(Debug, Clone, Copy)]
+enum Protocol {
+    Http1,
+    Http2,
+    WebSocket,
+}
+
 /// Connections that send one request after another, and connect again when they are told to close.
 struct Load {
     stop: Arc<AtomicBool>,
@@ -69,13 +89,21 @@ struct Load {
 
 impl Load {
     fn start(address: SocketAddr, connections: usize) -> Load {
+        Load::by(Protocol::Http1, address, connections)
+    }
+
+    fn by(protocol: Protocol, address: SocketAddr, connections: usize) -> Load {
         let (stop, done) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let tasks = (0..connections)
             .map(|_| {
                 let (stop, done) = (stop.clone(), done.clone());
                 tokio::spawn(async move {
                     while !stop.load(Ordering::Relaxed) {
-                        connection(address, &stop, &done).await?;
+                        match protocol {
+                            Protocol::Http1 => connection(address, &stop, &done).await?,
+                            Protocol::Http2 => protocols::http2(address, &stop, &done).await?,
+                            Protocol::WebSocket => protocols::websocket(address, &stop, &done).await?,
+                        }
                     }
                     Ok(())
                 })
@@ -127,15 +155,21 @@ async fn connection(address: SocketAddr, stop: &AtomicBool, done: &AtomicU64) ->
 }
 
 struct Chain {
-    served: Served,
+    /// `None`: it is gone.
+    served: Option<Served>,
+    xds: String,
+    dir: PathBuf,
     gateway: SocketAddr,
     admin: u16,
     socket: PathBuf,
+    /// That came to the upstream.
+    requests: Arc<AtomicU64>,
 }
 
 impl Chain {
     async fn start() -> Chain {
-        let (gateway, admin, upstream) = (free_port().await, free_port().await, upstream().await);
+        let (gateway, admin) = (free_port().await, free_port().await);
+        let (upstream, requests) = upstream().await;
         let served = Served::start(&format!(
             "apiVersion: gateway.networking.k8s.io/v1
 kind: Gateway
@@ -161,8 +195,9 @@ spec: {{ endpoints: [{{ address: {}, port: {} }}] }}
             upstream.port()
         ))
         .await;
-        let socket = served.dir.path().join("upgrade.sock");
-        Chain { served, gateway: ([127, 0, 0, 1], gateway).into(), admin, socket }
+        let (xds, dir) = (served.xds.clone(), served.dir.path().to_owned());
+        let (gateway, socket) = (([127, 0, 0, 1], gateway).into(), dir.join("upgrade.sock"));
+        Chain { served: Some(served), xds, dir, gateway, admin, socket, requests }
     }
 
     fn proxy(&self, cluster: &str, workers: usize) -> Child {
@@ -173,7 +208,7 @@ spec: {{ endpoints: [{{ address: {}, port: {} }}] }}
         program
             .args(["proxy", "--cluster", cluster, "--workers", &workers.to_string(), "--drain-seconds", "10"])
             .args(["--admin", &format!("127.0.0.1:{}", self.admin)])
-            .args(["--xds-server", &format!("http://{}", self.served.xds)])
+            .args(["--xds-server", &format!("http://{}", self.xds)])
             .arg("--upgrade-socket")
             .arg(&self.socket)
             .env_clear()
@@ -289,7 +324,7 @@ async fn told(notified: &UnixDatagram, words: &[&str]) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn systemd_hears_who_is_ready_and_passes_its_sockets() {
     let chain = Chain::start().await;
-    let path = chain.served.dir.path().join("notify.sock");
+    let path = chain.dir.join("notify.sock");
     let notified = UnixDatagram::bind(&path).unwrap();
     // The listener's socket is passed as the third descriptor, which is where systemd's begin.
     let socket = std::net::TcpListener::bind(chain.gateway).unwrap();

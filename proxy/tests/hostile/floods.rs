@@ -151,7 +151,7 @@ async fn settings_ping_priority_window_and_reset_floods() {
     }
 }
 
-/// Nor does a client that reads nothing hold answers to them.
+/// Nor does a client that reads nothing hold answers to them, or its connection.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn settings_ping_and_window_floods_of_one_that_does_not_read() {
     for piece in idle_frames() {
@@ -163,7 +163,14 @@ async fn settings_ping_and_window_floods_of_one_that_does_not_read() {
                 break;
             }
         }
+        // A reset of a stream that never was is an error before it is a flood.
+        if piece[3] != RST_STREAM {
+            until("the count", || proxy.metrics().contains(r#"reason="control_flood"} 1"#)).await;
+        }
+        let open = r#"pontoon_downstream_connections{listener="edge"}"#;
+        until("its end", || proxy.metric(open) == 0).await;
         assert_serves(&proxy).await;
+        drop(client);
     }
 }
 

@@ -222,7 +222,7 @@ fn emfile_on_accept_does_not_spin() {
 }
 
 /// The processor time of a process, in hundredths of a second.
-fn cpu_ticks(pid: u32) -> u64 {
+pub(crate) fn cpu_ticks(pid: u32) -> u64 {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
     let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
     fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
@@ -249,4 +249,71 @@ fn few_files() {
             .unwrap();
         println!("failures {}", proxy.metric(r#"pontoon_accept_failures_total{listener="edge"}"#));
     });
+}
+
+/// A process that is short of memory from the start: it takes nothing new, and its admin port says so. The program as it
+/// is shipped.
+#[test]
+fn overload_heap_leaves_the_admin_port() {
+    let free = || std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let (listener, admin) = (free(), free());
+    let bootstrap = format!(
+        r#"
+admin: {{ address: {{ socket_address: {{ address: 127.0.0.1, port_value: {} }} }} }}
+static_resources:
+  listeners:
+  - name: edge
+    address: {{ socket_address: {{ address: 127.0.0.1, port_value: {} }} }}
+    filter_chains:
+    - filters:
+      - name: http
+        typed_config:
+          "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
+          stat_prefix: edge
+          route_config:
+            name: r
+            virtual_hosts:
+            - name: all
+              domains: ["*"]
+              routes: [{{ match: {{ prefix: / }}, direct_response: {{ status: 200 }} }}]
+          http_filters:
+          - name: router
+            typed_config: {{ "@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router }}
+"#,
+        admin.port(),
+        listener.port()
+    );
+    let mut child = Command::new(env!("CARGO_BIN_EXE_pontoon-proxy"))
+        .args(["--max-memory-mib", "1", "--workers", "1", "--config-yaml", &bootstrap])
+        .env_clear()
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let ask = |address: SocketAddr, path: &str| -> std::io::Result<String> {
+        let mut stream = TcpStream::connect(address)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        Ok(answer)
+    };
+    let deadline = std::time::SystemTime::now() + PATIENCE;
+    let until = |what: &str, condition: &dyn Fn() -> bool| {
+        while !condition() {
+            assert!(std::time::SystemTime::now() < deadline, "never came: {what}");
+            std::thread::yield_now();
+        }
+    };
+    until("pressure", &|| {
+        ask(admin, "/metrics").is_ok_and(|text| text.contains("\npontoon_overload_pressure 2\n"))
+    });
+    for _ in 0..20 {
+        // Closed at once, or with a reset.
+        assert!(ask(listener, "/").map_or(true, |answer| answer.is_empty()));
+        assert!(ask(admin, "/live").unwrap().starts_with("HTTP/1.1 200 "));
+    }
+    let metrics = ask(admin, "/metrics").unwrap();
+    assert!(metrics.contains(r#"flag="OM",reason="overload"} "#), "{metrics}");
+    child.kill().unwrap();
+    child.wait().unwrap();
 }

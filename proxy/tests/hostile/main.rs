@@ -2,6 +2,9 @@
 //! exactly what arrives. Nothing here goes through a library that would refuse to send it.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // clippy.toml exempts #[test] functions, not their helpers
 
+mod amplify;
+mod chaos;
+mod costs;
 mod downgrade;
 #[path = "../request_path/fixture.rs"]
 #[allow(dead_code, reason = "shared with the request path's tests")]
@@ -11,6 +14,7 @@ mod frames;
 mod limits;
 mod named;
 mod origin;
+mod pipeline;
 mod recorder;
 mod slow;
 mod smuggling;

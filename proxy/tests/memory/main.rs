@@ -32,8 +32,10 @@ const GIB: usize = 1 << 30;
 /// Which attack a child process runs.
 const CHILD: &str = "PONTOON_TEST_ATTACK";
 
-const ATTACKS: [(&str, &str); 6] = [
+const ATTACKS: [(&str, &str); 8] = [
     ("bomb", "headers by reference, streams held open"),
+    ("crumbs", "cookies by reference, joined for the upstream, streams held open"),
+    ("unread", "answers to frames that carry nothing, never read"),
     ("stalled", "answers that no window takes"),
     ("uploads", "bodies that the upstream does not read"),
     ("heads", "heads that never end"),
@@ -66,6 +68,8 @@ fn what_clients_cost() {
 async fn child(name: &str) {
     let cost = match name {
         "bomb" => attack(silent().await, bomb, 30, None).await,
+        "crumbs" => attack(silent().await, crumbs, 30, None).await,
+        "unread" => attack(silent().await, unread, 100, None).await,
         "stalled" => attack(endless().await, stalled, 100, None).await,
         "uploads" => attack(deaf().await, uploads, 100, None).await,
         "heads" => attack(silent().await, heads, 0, None).await,
@@ -172,8 +176,17 @@ async fn serve<F: Future<Output = ()> + Send + 'static>(
 
 /// As many streams as there may be, each with as many and as large headers as there may be, told by one byte each.
 async fn bomb(address: SocketAddr) -> Box<dyn Send> {
+    by_reference(address, b"x").await
+}
+
+/// The same of cookies.
+async fn crumbs(address: SocketAddr) -> Box<dyn Send> {
+    by_reference(address, b"cookie").await
+}
+
+async fn by_reference(address: SocketAddr, name: &[u8]) -> Box<dyn Send> {
     let mut client = Raw::connect(address, &[]).await;
-    let mut field = literal(b"x", &[b'y'; 590]);
+    let mut field = literal(name, &[b'y'; 585]);
     field[0] = 0x40;
     for number in 0..100_u32 {
         let mut block = request("GET", "/");
@@ -182,6 +195,18 @@ async fn bomb(address: SocketAddr) -> Box<dyn Send> {
         }
         block.extend(vec![0xbe; 95]);
         client.send(&frame(HEADERS, END_HEADERS | END_STREAM, 2 * number + 1, &block)).await;
+    }
+    Box::new(client)
+}
+
+/// As many requests as may be open, as many PINGs and SETTINGS as may come at once, and nothing read.
+async fn unread(address: SocketAddr) -> Box<dyn Send> {
+    let mut client = Raw::connect(address, &[]).await;
+    for number in 0..100_u32 {
+        let mut bytes = frame(HEADERS, END_HEADERS | END_STREAM, 2 * number + 1, &request("GET", "/"));
+        bytes.extend(frame(PING, 0, 0, &[7; 8]).repeat(4));
+        bytes.extend(frame(SETTINGS, 0, 0, &[0, 3, 0, 0, 0, 100]).repeat(4));
+        client.send(&bytes).await;
     }
     Box::new(client)
 }

@@ -1,0 +1,135 @@
+//! Many requests at once on one connection: their answers come in their order, one at a time is worked on, and none
+//! begins where another's body has not ended.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use http::Response;
+use http_body_util::BodyExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::fixture::*;
+use crate::recorder::{OK, recorder};
+
+const REQUESTS: usize = 100;
+
+/// A hundred requests, every third with a body, sent as fast as they are taken. The upstream takes its time with the
+/// first of them, so that it would answer the others first.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hundred_are_answered_in_order() {
+    for back in [Http::One, Http::Two] {
+        let (now, most) = (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
+        let (working, peak) = (Arc::clone(&now), Arc::clone(&most));
+        let upstream = Upstream::serving(back, Default::default(), move |request| {
+            let (now, most) = (Arc::clone(&working), Arc::clone(&peak));
+            async move {
+                most.fetch_max(now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                let path = request.uri().path().to_owned();
+                let body = request.into_body().collect().await?.to_bytes();
+                let number: usize = path[1..].parse().unwrap();
+                for _ in 0..(REQUESTS - number) {
+                    tokio::task::yield_now().await;
+                }
+                now.fetch_sub(1, Ordering::SeqCst);
+                let said = format!("<{number}:{}>", body.len());
+                Ok(Response::builder().header("x-number", number).body(full(said)).unwrap())
+            }
+        })
+        .await;
+        let setup = Setup { protocol: back.upstream(), ..Setup::default() };
+        let proxy = Proxy::with(&[upstream.address], setup).await;
+        let mut stream = TcpStream::connect(proxy.address).await.unwrap();
+        let mut bytes = Vec::new();
+        for number in 0..REQUESTS {
+            let last = if number + 1 == REQUESTS { "Connection: close\r\n" } else { "" };
+            let body = if number % 3 == 0 { "GET /99 HTTP/1.1\r\n" } else { "" };
+            let head = format!(
+                "POST /{number} HTTP/1.1\r\nHost: a\r\n{last}Content-Length: {}\r\n\r\n{body}",
+                body.len()
+            );
+            bytes.extend(head.into_bytes());
+        }
+        stream.write_all(&bytes).await.unwrap();
+        let mut answer = String::new();
+        tokio::time::timeout(PATIENCE, stream.read_to_string(&mut answer)).await.expect("an end").unwrap();
+        let got: Vec<&str> = answer.split(['<', '>']).skip(1).step_by(2).collect();
+        let length = |number| if number % 3 == 0 { "GET /99 HTTP/1.1\r\n".len() } else { 0 };
+        let expected: Vec<String> =
+            (0..REQUESTS).map(|number| format!("{number}:{}", length(number))).collect();
+        assert_eq!(got, expected, "{back:?}: {answer}");
+        assert_eq!(answer.matches("HTTP/1.1 200 ").count(), REQUESTS);
+        assert_eq!(most.load(Ordering::SeqCst), 1, "{back:?}: one in flight");
+    }
+}
+
+/// All answers to these bytes, the last of which ask for the connection's end.
+async fn answers(address: std::net::SocketAddr, bytes: &str) -> String {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(bytes.as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    let read = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut answer)).await;
+    assert!(read.is_ok(), "never closed: {bytes:?}");
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+const NEXT: &str = "GET /next HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+
+/// `Expect` in disguise: whatever is made of it, the body is the request's, and what follows is the next request.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn expect_disguised() {
+    let lines = [
+        "Expect: 100-continue",
+        "Expect: 100-CONTINUE",
+        "Expect: y 100-continue",
+        "Expect:\t100-continue , x",
+        "Expect: 100-continue\r\nExpect: 100-continue",
+        "Expect: 200-ok",
+        "Expect:",
+    ];
+    let cases = lines.iter().map(async |line| {
+        for (length, body) in
+            [("Content-Length: 3", "abc"), ("Transfer-Encoding: chunked", "3\r\nabc\r\n0\r\n\r\n")]
+        {
+            let (upstream, recorded) = recorder(OK).await;
+            let proxy = Proxy::start(&[upstream]).await;
+            let bytes = format!("POST /p HTTP/1.1\r\nHost: a\r\n{line}\r\n{length}\r\n\r\n{body}{NEXT}");
+            let answer = answers(proxy.address, &bytes).await;
+            let messages = recorded.messages();
+            let got: Vec<_> = messages.iter().map(|message| (message.line(), &message.body[..])).collect();
+            let expected = [("POST /p HTTP/1.1", &b"abc"[..]), ("GET /next HTTP/1.1", b"")];
+            assert_eq!(got, expected, "{line:?} {length}: {answer}");
+            assert_eq!(answer.matches("HTTP/1.1 200 ").count(), 2, "{line:?}: {answer}");
+        }
+    });
+    futures_util::future::join_all(cases).await;
+}
+
+/// Trailers that frame, address or authenticate are left out, in HTTP/1.1 as in HTTP/2, and those without end are not
+/// waited for.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn trailers_of_chunks() {
+    let forbidden = "Content-Length: 9\r\nTransfer-Encoding: chunked\r\nHost: evil\r\nAuthorization: evil\r\n\
+                     X-Forwarded-For: evil\r\nX-Late: 1\r\n";
+    let head = "POST /p HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n";
+    let (upstream, recorded) = recorder(OK).await;
+    let proxy = Proxy::start(&[upstream]).await;
+    let answer = answers(proxy.address, &format!("{head}{forbidden}\r\n{NEXT}")).await;
+    assert_eq!(answer.matches("HTTP/1.1 200 ").count(), 2, "{answer}");
+    let lines: Vec<String> = recorded.messages().iter().map(|message| message.line().to_owned()).collect();
+    assert_eq!(lines, ["POST /p HTTP/1.1", "GET /next HTTP/1.1"]);
+    assert!(
+        !recorded.text().contains("evil") && !recorded.text().contains("Content-Length: 9"),
+        "{}",
+        recorded.text()
+    );
+
+    // More bytes, and more fields, than a head may have.
+    for (line, times) in [(format!("X-Late: {}\r\n", "y".repeat(1_000)), 70), ("X: y\r\n".to_owned(), 101)] {
+        let (upstream, recorded) = recorder(OK).await;
+        let proxy = Proxy::start(&[upstream]).await;
+        let answer = answers(proxy.address, &format!("{head}{}\r\n{NEXT}", line.repeat(times))).await;
+        assert!(!answer.contains(" 200 "), "{answer}");
+        assert!(!recorded.text().contains("/next"), "{}", recorded.text());
+    }
+}
