@@ -31,6 +31,18 @@ pub fn put<M: ResourceMessage>(store: &mut Store, message: &M) -> Result<(), Str
     first
 }
 
+/// The same bytes in pieces.
+pub fn cut<'b>(mut bytes: &'b [u8], cuts: &[u8]) -> Vec<&'b [u8]> {
+    let mut pieces = Vec::new();
+    for cut in cuts {
+        let (now, later) = bytes.split_at(usize::from(*cut).min(bytes.len()));
+        pieces.push(now);
+        bytes = later;
+    }
+    pieces.push(bytes);
+    pieces
+}
+
 /// A listener on port 80 whose routes are `r`'s.
 pub fn listener() -> Listener {
     let router = http_filter::ConfigType::TypedConfig(any(&Router::default()));

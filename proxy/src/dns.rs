@@ -6,6 +6,8 @@
 
 mod cache;
 mod forward;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 mod mesh;
 mod metrics;
 mod serve;

@@ -3,14 +3,21 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
+use rustls::pki_types::CertificateDer;
 
 use crate::config::chains::{Announced, Inspect};
 use crate::config::listener::{ForwardedTrust, Limits, Underscores};
+pub use crate::dns::fuzzing::{Resolver, kept};
 use crate::error::Error;
-use crate::http::{forwarded as trust, headers};
+use crate::http::{forwarded as trust, grpc_web, headers};
+use crate::listener::frames::Frames;
 use crate::listener::guard::Guard;
 use crate::listener::inspect::Inspector;
+use crate::tls::material;
+pub use crate::upgrade::fuzzing::lines;
+pub use crate::upstream::announced::fuzzing::streams;
 
 /// Reads a connection's bytes in these pieces. Gives where, counted over all of them, and why they are refused.
 pub fn guard(pieces: &[&[u8]]) -> Option<(usize, Error)> {
@@ -105,4 +112,61 @@ pub fn beginning(pieces: &[&[u8]]) -> (String, Vec<u8>) {
     let mut rest = inspector.into_bytes();
     pieces.for_each(|piece| rest.extend_from_slice(piece));
     (said, rest)
+}
+
+/// How many frames of an HTTP/2 client, from its preface on, carry nothing of a request; read in these pieces.
+pub fn frames(pieces: &[&[u8]]) -> u32 {
+    let mut frames = Frames::new();
+    pieces.iter().map(|piece| frames.read(piece)).sum()
+}
+
+/// A gRPC-Web request's body in base64, read in these pieces: what is decoded of it, and whether that is all. `None`:
+/// it is no base64.
+pub fn web_request(pieces: &[&[u8]]) -> Option<(Vec<u8>, bool)> {
+    let mut decoder = grpc_web::Decoder::default();
+    let mut decoded = Vec::new();
+    for piece in pieces {
+        decoded.extend_from_slice(&decoder.data(piece)?);
+    }
+    Some((decoded, decoder.is_whole()))
+}
+
+/// A gRPC request's or answer's content type, and a body with these trailers, as a gRPC-Web client gets them; `None`
+/// where it asked for something else.
+pub fn web_answer(
+    asked: &str,
+    accepted: &str,
+    answered: &str,
+    pieces: &[&[u8]],
+    trailers: &[(u8, &str)],
+) -> Option<(bool, Vec<u8>)> {
+    const NAMES: [&str; 3] = ["grpc-status", "grpc-message", "x-other-bin"];
+    let headers = |accepted: Option<&str>, content_type: &str| {
+        let mut headers = HeaderMap::new();
+        headers.insert(http::header::CONTENT_TYPE, HeaderValue::from_str(content_type).ok()?);
+        if let Some(accepted) = accepted {
+            headers.insert(http::header::ACCEPT, HeaderValue::from_str(accepted).ok()?);
+        }
+        Some(headers)
+    };
+    let mut request = headers(Some(accepted), asked)?;
+    let web = grpc_web::translate_request(&http::Method::POST, &mut request)?;
+    let mut encoder = grpc_web::translate_response(web, &mut headers(None, answered)?)?;
+    let mut encoded = Vec::new();
+    for piece in pieces {
+        encoded.extend_from_slice(&encoder.data(Bytes::copy_from_slice(piece)));
+    }
+    let mut map = HeaderMap::new();
+    for (name, value) in trailers.iter().take(16) {
+        map.append(NAMES[usize::from(*name) % NAMES.len()], HeaderValue::from_str(value).ok()?);
+    }
+    encoded.extend_from_slice(&encoder.end(Some(&map)));
+    Some((web.text_out, encoded))
+}
+
+/// The names and the end of a certificate, where it is one.
+pub fn certificate(der: &[u8]) -> Option<(Vec<String>, i64)> {
+    let der = CertificateDer::from(der);
+    let names = material::names(&der).ok()?;
+    Some((names.into_iter().map(|(_, name)| name).collect(), material::not_after(&der).ok()?))
 }

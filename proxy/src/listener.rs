@@ -4,7 +4,7 @@
 pub(crate) mod arrival;
 pub(crate) mod chain;
 pub(crate) mod connection;
-mod frames;
+pub(crate) mod frames;
 pub(crate) mod guard;
 pub(crate) mod inspect;
 pub(crate) mod io;

@@ -5,6 +5,8 @@
 //! Both ends check that the other runs as the same user or as root.
 
 mod channel;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 mod give;
 
 use std::fmt::Write as _;

@@ -2,6 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
+use pontoon_fuzz::cut;
 use pontoon_proxy::fuzzing::beginning;
 
 fuzz_target!(|input: (Vec<u8>, u8, &[u8])| {
@@ -15,18 +16,11 @@ fuzz_target!(|input: (Vec<u8>, u8, &[u8])| {
     };
     let bytes = [start, bytes].concat();
     let whole = beginning(&[&bytes]);
-    let mut pieces = Vec::new();
-    let mut rest = bytes.as_slice();
-    for cut in cuts {
-        let (now, later) = rest.split_at(usize::from(cut).min(rest.len()));
-        pieces.push(now);
-        rest = later;
-    }
-    pieces.push(rest);
-    let cut = beginning(&pieces);
-    assert_eq!(cut.0, whole.0);
+    let pieces = cut(&bytes, &cuts);
+    let again = beginning(&pieces);
+    assert_eq!(again.0, whole.0);
     if whole.0.starts_with("Ok") {
-        assert_eq!(cut.1, whole.1);
+        assert_eq!(again.1, whole.1);
         assert!(bytes.ends_with(&whole.1));
     }
 });

@@ -2,18 +2,12 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
+use pontoon_fuzz::cut;
 use pontoon_proxy::fuzzing::guard;
 
 fuzz_target!(|input: (Vec<u8>, &[u8])| {
     let (cuts, bytes) = input;
     let whole = guard(&[bytes]);
-    let mut pieces = Vec::new();
-    let mut rest = bytes;
-    for cut in cuts {
-        let (now, later) = rest.split_at(usize::from(cut).min(rest.len()));
-        pieces.push(now);
-        rest = later;
-    }
-    pieces.push(rest);
+    let pieces = cut(bytes, &cuts);
     assert_eq!(guard(&pieces).map(|(_, error)| error), whole.map(|(_, error)| error));
 });

@@ -235,7 +235,7 @@ pub(super) fn parse<'c>(certificate: &'c CertificateDer<'_>) -> Result<X509Certi
 }
 
 /// The subject alternative names of the kinds that can be matched.
-pub(super) fn names(certificate: &CertificateDer<'_>) -> Result<Vec<(NameKind, String)>, Unusable> {
+pub(crate) fn names(certificate: &CertificateDer<'_>) -> Result<Vec<(NameKind, String)>, Unusable> {
     let parsed = parse(certificate)?;
     let extension = parsed
         .subject_alternative_name()

@@ -111,7 +111,7 @@ fn converse(
     }
 }
 
-fn asked_for(question: &str) -> Option<(SocketAddr, &str)> {
+pub(super) fn asked_for(question: &str) -> Option<(SocketAddr, &str)> {
     let (address, name) = question.strip_prefix("socket ")?.split_once(' ')?;
     Some((address.parse().ok()?, name))
 }

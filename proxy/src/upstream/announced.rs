@@ -95,6 +95,17 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Announced<S> {
     }
 }
 
+/// What is fuzzed of this room.
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing {
+    /// How many streams a server takes that begins with these bytes, read in these pieces.
+    pub fn streams(pieces: &[&[u8]]) -> usize {
+        let (mut announced, limit) = super::Announced::new(());
+        pieces.iter().for_each(|piece| announced.look(piece));
+        limit.get()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
