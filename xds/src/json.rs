@@ -13,19 +13,21 @@ use bytes::Bytes;
 use flate2::read::GzDecoder;
 use prost::Message;
 use prost_reflect::{
-    DescriptorPool, DeserializeOptions, DynamicMessage, FieldDescriptor, ReflectMessage, SerializeOptions,
-    Value as Field,
+    DescriptorPool, DeserializeOptions, DynamicMessage, FieldDescriptor, MessageDescriptor, ReflectMessage,
+    SerializeOptions, Value as Field,
 };
 use serde_json::{Map, Value, json};
 
 pub use self::mistake::Mistake;
-use crate::pb::google::protobuf::{Struct, Value as ProtoValue, value::Kind};
+use crate::pb::google::protobuf::{Any, Struct, Value as ProtoValue, value::Kind};
 
 /// Made by `cargo xtask descriptors`.
 static DESCRIPTORS: &[u8] = include_bytes!("../descriptors.bin.gz");
 /// `Any` in `Any` in `Any`: deeper is shown as bytes.
 const MAX_DEPTH: usize = 32;
 const ANY: &str = "google.protobuf.Any";
+/// What stands for an extension whose fields are not known here: its type's URL, and its fields as a `Struct`.
+const TYPED_STRUCT_URL: &str = "type.googleapis.com/xds.type.v3.TypedStruct";
 const STRUCT_URL: &str = "type.googleapis.com/google.protobuf.Struct";
 /// The option that marks a secret.
 const SENSITIVE: &str = "udpa.annotations.sensitive";
@@ -75,20 +77,75 @@ pub fn redacted(type_url: &str, bytes: &Bytes) -> Bytes {
 }
 
 /// The bytes of a message written as JSON (or YAML read as such): field names as in the proto files or in
-/// camelCase, extensions with their `@type`.
+/// camelCase, extensions with their `@type`. An extension of a type that is not known here becomes an
+/// `xds.type.v3.TypedStruct`: whoever reads it decides whether one may go without it.
 ///
 /// # Errors
-/// What is wrong: a field, a value or an extension's type that is not known here.
+/// What is wrong: a field or a value that is not known here.
 pub fn from_json(type_url: &str, value: &Value) -> Result<Vec<u8>, Mistake> {
     let all = |reason| Mistake { path: String::new(), reason };
-    let descriptor = pool()
-        .map_err(all)?
+    let pool = pool().map_err(all)?;
+    let descriptor = pool
         .get_message_by_name(type_name(type_url))
         .ok_or_else(|| all(String::from("the type is not known here")))?;
+    let mut value = value.clone();
+    wrap_unknown(&pool, &descriptor, &mut value);
     let options = DeserializeOptions::new().deny_unknown_fields(true);
-    DynamicMessage::deserialize_with_options(descriptor.clone(), value, &options)
+    DynamicMessage::deserialize_with_options(descriptor.clone(), &value, &options)
         .map(|message| message.encode_to_vec())
-        .map_err(|error| mistake::find(&descriptor, value, error.to_string()))
+        .map_err(|error| mistake::find(&descriptor, &value, error.to_string()))
+}
+
+/// The type of an extension, also where it is only told by its fields.
+pub fn type_of(any: &Any) -> String {
+    #[derive(prost::Message)]
+    struct TypedStruct {
+        #[prost(string, tag = "1")]
+        type_url: String,
+    }
+    match TypedStruct::decode(any.value.as_slice()) {
+        Ok(of) if any.type_url == TYPED_STRUCT_URL => of.type_url,
+        _ => any.type_url.clone(),
+    }
+}
+
+/// Puts extensions of unknown types into `TypedStruct`s. What is not shaped as its message is left for the
+/// deserializer to refuse.
+fn wrap_unknown(pool: &DescriptorPool, message: &MessageDescriptor, value: &mut Value) {
+    let Value::Object(fields) = value else { return };
+    let any = message.full_name() == ANY;
+    let of_type = fields.get("@type").filter(|_| any).and_then(Value::as_str).map(str::to_owned);
+    let message = match of_type {
+        None if any => return,
+        None => message.clone(),
+        Some(url) => match pool.get_message_by_name(type_name(&url)) {
+            Some(known) => known,
+            None => {
+                fields.remove("@type");
+                let inner = Value::Object(std::mem::take(fields));
+                *value = json!({ "@type": TYPED_STRUCT_URL, "type_url": url, "value": inner });
+                return;
+            }
+        },
+    };
+    for (name, value) in fields {
+        let field = message.get_field_by_name(name).or_else(|| message.get_field_by_json_name(name));
+        let Some(field) = field else { continue };
+        let inner = if field.is_map() { map_value(&field) } else { field.kind().as_message().cloned() };
+        let Some(inner) = inner else { continue };
+        match value {
+            Value::Array(items) => items.iter_mut().for_each(|item| wrap_unknown(pool, &inner, item)),
+            Value::Object(entries) if field.is_map() => {
+                entries.values_mut().for_each(|entry| wrap_unknown(pool, &inner, entry));
+            }
+            one => wrap_unknown(pool, &inner, one),
+        }
+    }
+}
+
+/// The message that a map's entries hold, where they hold one.
+fn map_value(field: &FieldDescriptor) -> Option<MessageDescriptor> {
+    field.kind().as_message()?.map_entry_value_field().kind().as_message().cloned()
 }
 
 /// Whether messages of this type can be shown.
@@ -111,9 +168,9 @@ pub struct Member {
 pub fn members(message: &str) -> Option<Vec<Member>> {
     let descriptor = pool().ok()?.get_message_by_name(message)?;
     // Of a map, the messages are its values.
-    let inner = |field: &FieldDescriptor| match field.kind().as_message() {
-        Some(entry) if field.is_map() => entry.map_entry_value_field().kind().as_message().cloned(),
-        message => message.cloned(),
+    let inner = |field: &FieldDescriptor| match field.is_map() {
+        true => map_value(field),
+        false => field.kind().as_message().cloned(),
     };
     let member = |field: FieldDescriptor| {
         let oneof = field.containing_oneof().filter(|oneof| !oneof.is_synthetic());

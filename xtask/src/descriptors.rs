@@ -16,9 +16,12 @@ const TARGET: &str = "xds/descriptors.bin.gz";
 const INCLUDES: [&str; 6] =
     ["cel-spec/proto", "client_model", "data-plane-api", "googleapis", "protoc-gen-validate", "xds"];
 
+/// What the crate does not ship, beside this crate's sources.
+const OWN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/proto");
+
 /// The resources, and what may stand in an `Any` inside them. A type that is not listed (nor imported by one
 /// that is) is shown by its type URL and bytes.
-const ROOTS: [&str; 41] = [
+const ROOTS: [&str; 43] = [
     "envoy/admin/v3/config_dump.proto",
     "envoy/config/bootstrap/v3/bootstrap.proto",
     "envoy/config/cluster/v3/cluster.proto",
@@ -60,6 +63,8 @@ const ROOTS: [&str; 41] = [
     "envoy/extensions/transport_sockets/raw_buffer/v3/raw_buffer.proto",
     "envoy/extensions/transport_sockets/tls/v3/tls.proto",
     "envoy/extensions/upstreams/http/v3/http_protocol_options.proto",
+    "udpa/type/v1/typed_struct.proto",
+    "xds/type/v3/typed_struct.proto",
 ];
 
 /// Writes the file anew.
@@ -74,7 +79,8 @@ pub(crate) fn write(workspace: &Path) -> anyhow::Result<()> {
 /// The descriptor set, without comments and positions.
 fn compile() -> anyhow::Result<Vec<u8>> {
     let protos = proto_folder()?;
-    let mut compiler = protox::Compiler::new(INCLUDES.map(|folder| protos.join(folder)))?;
+    let folders = INCLUDES.iter().map(|folder| protos.join(folder));
+    let mut compiler = protox::Compiler::new(folders.chain([OWN.into()]))?;
     compiler.include_imports(true).include_source_info(false);
     compiler.open_files(ROOTS)?;
     // With the options: they tell which fields are sensitive.

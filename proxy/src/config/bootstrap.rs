@@ -250,6 +250,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::config::Store;
 
     fn ads_cluster() -> serde_json::Value {
         json!({"name": "xds", "load_assignment": {"cluster_name": "xds", "endpoints": [{"lb_endpoints": [{
@@ -296,12 +297,51 @@ mod tests {
         assert!(read(json!({"static_resource": {}})).unwrap_err().to_string().contains("static_resource"));
     }
 
+    /// Whether a bootstrap can be used whose one listener has these HTTP filters before the router.
+    fn with_listener(filters: &[serde_json::Value], route_config: serde_json::Value) -> Result<(), Problem> {
+        let of = |name: &str| format!("type.googleapis.com/envoy.extensions.filters.{name}");
+        let mut filters = filters.to_vec();
+        filters.push(json!({"name": "router", "typed_config": {"@type": of("http.router.v3.Router")}}));
+        let manager = json!({
+            "@type": of("network.http_connection_manager.v3.HttpConnectionManager"), "stat_prefix": "l",
+            "http_filters": filters, "route_config": route_config,
+        });
+        let address = json!({"socket_address": {"address": "127.0.0.1", "port_value": 1}});
+        let listener = json!({"name": "l", "address": address,
+            "filter_chains": [{"filters": [{"name": "http", "typed_config": manager}]}]});
+        let written = read(json!({"static_resources":
+            {"listeners": [listener], "clusters": [{"name": "there", "type": "STATIC"}]}}))?;
+        Store::fixed(written.resources, true, tokio::time::Instant::now()).map(drop)
+    }
+
+    fn routes(route: serde_json::Value) -> serde_json::Value {
+        json!({"virtual_hosts": [{"name": "h", "domains": ["*"], "routes": [route]}]})
+    }
+
+    fn with_filter(filter: serde_json::Value, of_route: serde_json::Value) -> Result<(), Problem> {
+        let route = json!({"match": {"prefix": "/"}, "direct_response": {"status": 200},
+            "typed_per_filter_config": of_route});
+        with_listener(&[filter], routes(route))
+    }
+
     #[test]
-    fn an_extension_of_a_type_that_is_not_known_is_refused() {
-        let config = json!({"@type": "type.googleapis.com/shop.Unknown"});
-        let filters = json!([{"name": "shop", "typed_config": config}]);
-        let listener = json!({"name": "l", "filter_chains": [{"filters": filters}]});
-        assert!(read(json!({"static_resources": {"listeners": [listener]}})).is_err());
+    fn an_extension_of_a_type_that_is_not_known_is_refused_unless_it_is_optional() {
+        let config = json!({"@type": "type.googleapis.com/shop.Unknown", "text": "x"});
+        let filter =
+            |is_optional| json!({"name": "shop", "is_optional": is_optional, "typed_config": config});
+        let of_route = |is_optional| {
+            let url = "type.googleapis.com/envoy.config.route.v3.FilterConfig";
+            json!({"shop": {"@type": url, "is_optional": is_optional, "config": config}})
+        };
+        assert_eq!(with_filter(filter(true), json!({})), Ok(()));
+        assert_eq!(with_filter(filter(true), of_route(true)), Ok(()));
+        let refused = with_filter(filter(false), json!({})).unwrap_err();
+        assert!(refused.path.ends_with("http_filters[0].name"), "{refused}");
+        let refused = with_filter(filter(true), of_route(false)).unwrap_err();
+        assert!(refused.path.ends_with("typed_per_filter_config[shop].config"), "{refused}");
+        assert!(refused.reason.contains("shop.Unknown"), "{refused}");
+        let refused = with_filter(filter(true), json!({"shop": config})).unwrap_err();
+        assert!(refused.reason.contains("shop.Unknown"), "{refused}");
     }
 
     #[test]

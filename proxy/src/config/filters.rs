@@ -17,6 +17,7 @@ use envoy_types::pb::envoy::extensions::filters::network::http_connection_manage
 };
 use envoy_types::pb::google::protobuf::Any;
 use http::HeaderValue;
+use pontoon_xds::json::type_of;
 use prost::Name as _;
 
 use super::lds::unpack;
@@ -232,10 +233,12 @@ fn unwrapped(any: &Any) -> Result<Option<Cow<'_, Any>>, Problem> {
     let message: FilterConfig = unpack(any)?;
     filter_config(&message)?;
     match message.config {
-        Some(inner) if inner.type_url == BufferPerRoute::type_url() => Ok(Some(Cow::Owned(inner))),
+        Some(inner) if [BufferPerRoute::type_url(), CorsPolicy::type_url()].contains(&inner.type_url) => {
+            Ok(Some(Cow::Owned(inner)))
+        }
         _ if message.is_optional => Ok(None),
         inner => {
-            let of = inner.map_or(String::from("nothing"), |inner| inner.type_url);
+            let of = inner.map_or(String::from("nothing"), |inner| type_of(&inner));
             let reason =
                 format!("is of {of}, which this proxy does not have; mark it is_optional to go without");
             Err(Problem::new("config", reason))

@@ -16,6 +16,7 @@ use envoy_types::pb::envoy::extensions::filters::listener::proxy_protocol::v3::P
 use envoy_types::pb::envoy::extensions::filters::listener::tls_inspector::v3::TlsInspector;
 use envoy_types::pb::google::protobuf::{Any, BoolValue};
 use ipnet::IpNet;
+use pontoon_xds::json::type_of;
 use pontoon_xds::messages::Coded;
 use prost::Name as _;
 
@@ -230,7 +231,7 @@ fn inspector(message: &ListenerFilter) -> Result<Inspector, Problem> {
 /// Decodes an extension that must be of this type.
 pub(super) fn unpack<M: Coded>(any: &Any) -> Result<M, Problem> {
     if any.type_url != M::type_url() {
-        let reason = format!("is a {}; this proxy supports {} here", any.type_url, M::full_name());
+        let reason = format!("is a {}; this proxy supports {} here", type_of(any), M::full_name());
         return Err(Problem::new("typed_config", reason));
     }
     M::decoded(&any.value).map_err(|e| Problem::new("typed_config", format!("cannot be decoded: {e}")))

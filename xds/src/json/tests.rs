@@ -181,7 +181,6 @@ fn a_mistake_has_its_path_and_what_would_be_right() {
         let ty = "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
         json!({"filter_chains": [{}, {"filters": [{"typed_config": {"@type": ty, field: "AUTO"}}]}]})
     };
-    let unknown = json!({"filter_chains": [{"filters": [{"typed_config": {"@type": "x/shop.Unknown"}}]}]});
     let port = json!({"address": {"socket_address": {"address": "::", "portValue": "8x"}}});
     for (value, right) in [
         (json!({"nmae": "a"}), "nmae: is no field of envoy.config.listener.v3.Listener; name is one"),
@@ -205,10 +204,6 @@ fn a_mistake_has_its_path_and_what_would_be_right() {
             manager("codec_typ"),
             "filter_chains[1].filters[0].typed_config.codec_typ: is no field of envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager; codec_type is one",
         ),
-        (
-            unknown,
-            "filter_chains[0].filters[0].typed_config.@type: is \"x/shop.Unknown\", which is not known here",
-        ),
     ] {
         assert_eq!(mistake(value), right);
     }
@@ -220,4 +215,28 @@ fn a_mistake_does_not_show_a_secret() {
     let key = json!({"name": "a", "tls_certificate": {"private_key": {"inline_string": 7}, "password": {"inline_string": 7}}});
     let said = from_json(ResourceType::Secret.type_url(), &key).unwrap_err().to_string();
     assert!(said.starts_with("tls_certificate.private_key.inline_string: is not shown; must be "), "{said}");
+}
+
+#[test]
+fn an_extension_of_an_unknown_type_is_kept_with_its_type_and_its_fields() {
+    let ty = ResourceType::Listener.type_url();
+    let unknown = json!({"@type": "type.googleapis.com/shop.Unknown", "text": "x",
+        "inner": {"@type": "type.googleapis.com/shop.Other"}});
+    let manager = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
+    let manager = json!({"@type": format!("type.googleapis.com/{manager}"),
+        "httpFilters": [{"name": "shop", "typed_config": unknown}]});
+    let per_route = json!({"typed_per_filter_config": {"shop": unknown}});
+    let written = json!({"name": "l", "filter_chains": [{"filters": [{"name": "m", "typed_config": manager}]}],
+        // Not an `Any`: what it holds is the user's.
+        "metadata": {"filter_metadata": {"shop": {"@type": "type.googleapis.com/shop.Unknown"}}}});
+    let shown = to_json(ty, &from_json(ty, &written).unwrap());
+    let kept = json!({"@type": "type.googleapis.com/xds.type.v3.TypedStruct",
+        "type_url": "type.googleapis.com/shop.Unknown",
+        "value": {"text": "x", "inner": {"@type": "type.googleapis.com/shop.Other"}}});
+    let manager = &shown["filter_chains"][0]["filters"][0]["typed_config"];
+    assert_eq!(manager["http_filters"][0]["typed_config"], kept);
+    assert_eq!(shown["metadata"], written["metadata"]);
+
+    let url = "type.googleapis.com/envoy.config.route.v3.VirtualHost";
+    assert_eq!(to_json(url, &from_json(url, &per_route).unwrap())["typed_per_filter_config"]["shop"], kept);
 }
