@@ -35,6 +35,15 @@ const PURPOSES: [&str; 12] = [
     "tcp-half",
 ];
 
+/// For `--mode validate`, and whether it can be used.
+const VALIDATED: &[(&str, &str, bool)] = &[
+    ("valid", "static_resources: {clusters: []}", true),
+    ("invalid", "static_resources: {clusterz: []}", false),
+    ("a route to a cluster", include_str!("equal/route.yaml"), true),
+    ("a route to no cluster", include_str!("equal/route-to-no-cluster.yaml"), false),
+    ("a route to no cluster, unchecked", include_str!("equal/route-unchecked.yaml"), true),
+];
+
 /// Runs the group. True: all cases passed.
 pub(crate) async fn run(only: Vec<String>) -> anyhow::Result<bool> {
     let folder = fresh_folder("equal")?;
@@ -49,8 +58,8 @@ pub(crate) async fn run(only: Vec<String>) -> anyhow::Result<bool> {
     let envoy_program = place("PONTOON_E2E_ENVOY")?;
     let envoy = Proxy::start("envoy", &envoy_program, &upstreams, &folder).await?;
     let ours = Proxy::start("pontoon-proxy", &place("PONTOON_E2E_PROXY")?, &upstreams, &folder).await?;
-    for (name, wanted) in [("valid.yaml", true), ("invalid.yaml", false)] {
-        report.case(&format!("--mode validate: {name}"), validates(name, wanted, &folder)).await;
+    for (name, config, wanted) in VALIDATED {
+        report.case(&format!("--mode validate: {name}"), validates(name, config, *wanted, &folder)).await;
     }
     for setup in SETUPS {
         for request in setup.requests {
@@ -238,10 +247,9 @@ async fn through(
 }
 
 /// Both programs' words and exit codes are alike.
-async fn validates(name: &str, wanted: bool, folder: &Path) -> anyhow::Result<String> {
-    let config = folder.join(name);
-    let field = if wanted { "clusters" } else { "clusterz" };
-    std::fs::write(&config, format!("static_resources: {{{field}: []}}\n"))?;
+async fn validates(name: &str, content: &str, wanted: bool, folder: &Path) -> anyhow::Result<String> {
+    let config = folder.join(format!("{}.yaml", name.replace(' ', "-")));
+    std::fs::write(&config, content.replace("HTTP_MANAGER", HTTP_MANAGER).replace("ROUTER", ROUTER))?;
     for variable in ["PONTOON_E2E_ENVOY", "PONTOON_E2E_PROXY"] {
         let mut command = tokio::process::Command::new(place(variable)?);
         command.args(["--mode", "validate", "-c"]).arg(&config).kill_on_drop(true);

@@ -325,6 +325,25 @@ mod tests {
     }
 
     #[test]
+    fn a_static_route_to_a_cluster_that_does_not_exist_is_refused() {
+        let to = |route: serde_json::Value| routes(json!({"match": {"prefix": "/"}, "route": route}));
+        let refused = |route| with_listener(&[], to(route)).unwrap_err().to_string();
+        assert_eq!(with_listener(&[], to(json!({"cluster": "there"}))), Ok(()));
+        let at = "route_config.virtual_hosts[0].routes[0].route";
+        let one = refused(json!({"cluster": "nowhere"}));
+        assert!(one.contains(&format!("{at}.cluster: is \"nowhere\"")), "{one}");
+        let arms = json!([{"name": "there", "weight": 1}, {"name": "nowhere", "weight": 0}]);
+        let arm = refused(json!({"weighted_clusters": {"clusters": arms}}));
+        assert!(arm.contains(&format!("{at}.weighted_clusters.clusters[1].name")), "{arm}");
+        let mirrors = json!([{"cluster": "nowhere"}]);
+        let mirror = refused(json!({"cluster": "there", "request_mirror_policies": mirrors}));
+        assert!(mirror.contains(&format!("{at}.request_mirror_policies[0].cluster")), "{mirror}");
+        let mut unchecked = to(json!({"cluster": "nowhere"}));
+        unchecked["validate_clusters"] = false.into();
+        assert_eq!(with_listener(&[], unchecked), Ok(()));
+    }
+
+    #[test]
     fn an_extension_of_a_type_that_is_not_known_is_refused_unless_it_is_optional() {
         let config = json!({"@type": "type.googleapis.com/shop.Unknown", "text": "x"});
         let filter =

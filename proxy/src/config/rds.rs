@@ -57,9 +57,8 @@ pub(super) const MESSAGES: &[Message] = &[
 
 support! {
     ROUTE_CONFIGURATION, route_configuration: RouteConfiguration = "envoy.config.route.v3.RouteConfiguration";
-    read: name, virtual_hosts, response_headers_to_add, response_headers_to_remove, request_headers_to_add, request_headers_to_remove, most_specific_header_mutations_wins, ignore_port_in_host_matching;
+    read: name, virtual_hosts, response_headers_to_add, response_headers_to_remove, request_headers_to_add, request_headers_to_remove, most_specific_header_mutations_wins, ignore_port_in_host_matching, validate_clusters;
     ignored:
-        validate_clusters => "a cluster may arrive after the route",
         max_direct_response_body_size_bytes => "the limit is this proxy’s own",
         metadata => "no filter here reads it";
     refused: vhds, internal_only_headers, cluster_specifier_plugins, request_mirror_policies, vhost_header, ignore_path_parameters_in_path_matching, typed_per_filter_config, route_specifiers;
@@ -209,8 +208,8 @@ const DEFAULT_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(15);
 /// A body of our own is held in memory for every route that has one.
 const LARGEST_DIRECT_BODY: usize = 64 * 1024;
 
-/// Gives the handle of a cluster, made when it is first named.
-pub(super) type Clusters<'c> = dyn Fn(&str) -> Arc<Cluster> + 'c;
+/// Gives the handle of a cluster, made when it is first named; or says that there must be such a cluster already.
+pub(super) type Clusters<'c> = dyn Fn(&str) -> Result<Arc<Cluster>, Problem> + 'c;
 
 pub(super) fn compile(
     message: &RouteConfiguration,
@@ -326,7 +325,9 @@ fn compile_route(message: &Route, position: usize, around: &Around<'_>) -> Resul
 fn forward(message: &RouteAction, around: &Around<'_>) -> Result<compiled::Forward, Problem> {
     route_action(message)?;
     let targets = match &message.cluster_specifier {
-        Some(ClusterSpecifier::Cluster(name)) => compiled::Targets::One((around.clusters)(name)),
+        Some(ClusterSpecifier::Cluster(name)) => {
+            compiled::Targets::One((around.clusters)(name).under(|| "cluster".into())?)
+        }
         Some(ClusterSpecifier::WeightedClusters(weighted)) => {
             targets(weighted, around.clusters).under(|| "weighted_clusters".into())?
         }
@@ -393,7 +394,7 @@ fn mirror(message: &RequestMirrorPolicy, clusters: &Clusters<'_>) -> Result<comp
         }
     };
     Ok(compiled::Mirror {
-        cluster: clusters(&message.cluster),
+        cluster: clusters(&message.cluster).under(|| "cluster".into())?,
         millionths,
         shadow_host: !message.disable_shadow_host_suffix_append,
     })
@@ -489,7 +490,7 @@ fn targets(message: &WeightedCluster, clusters: &Clusters<'_>) -> Result<compile
 fn arm_of(message: &ClusterWeight, clusters: &Clusters<'_>) -> Result<compiled::WeightedCluster, Problem> {
     cluster_weight(message)?;
     Ok(compiled::WeightedCluster {
-        cluster: clusters(&message.name),
+        cluster: clusters(&message.name).under(|| "name".into())?,
         weight: message.weight.map_or(0, |n| n.value),
         request_headers: mutations(
             "request_headers",

@@ -244,27 +244,35 @@ impl Store {
     fn put_routes(&mut self, resource: Resource, now: Instant) -> Result<(), Problem> {
         let message: RouteConfiguration = decode(&resource)?;
         named(&resource, &message.name)?;
-        let pending = self.compile_routes(&message, resource.version.clone(), now)?;
+        let pending = self.compile_routes(&message, false, resource.version.clone(), now)?;
         let entry = self.route_entry(&resource.name);
         entry.pending = Some(pending);
         entry.current = Some(Entry::new(resource, ()));
         Ok(())
     }
 
+    /// `validated`: the clusters must be there, where the message says nothing of it. A sidecar asks for clusters
+    /// when a route names them, so there they cannot be.
     fn compile_routes(
         &mut self,
         message: &RouteConfiguration,
+        validated: bool,
         version: Arc<str>,
         now: Instant,
     ) -> Result<Pending, Problem> {
+        let validated = message.validate_clusters.map_or(validated, |said| said.value) && !self.is_sidecar();
         // Handles that a refused table named are dropped when nothing holds them.
         let handles = std::cell::RefCell::new(std::mem::take(&mut self.handles));
         let compiled = rds::compile(message, version, &|name| {
-            handles
-                .borrow_mut()
-                .entry(name.into())
-                .or_insert_with_key(|n| Arc::new(Cluster::named(n.clone())))
-                .clone()
+            let waiting = || self.waiting.contains_key(&(ResourceType::Cluster, name.into()));
+            if validated && !self.clusters.contains_key(name) && !waiting() {
+                let reason = format!("is {name:?}, and there is no such cluster; see validate_clusters");
+                return Err(Problem::new("", reason));
+            }
+            let mut handles = handles.borrow_mut();
+            let handle =
+                handles.entry(name.into()).or_insert_with_key(|n| Arc::new(Cluster::named(n.clone())));
+            Ok(handle.clone())
         });
         self.handles = handles.into_inner();
         Ok(Pending::new(compiled?, now + WARM_TIMEOUT))
@@ -300,13 +308,16 @@ impl Store {
                 server.transpose().under(|| format!("{path}.transport_socket.typed_config"))?.map(Arc::new);
             drafts.push((path, chain, kept, server));
         }
+        // As Envoy, for which the clusters of a bootstrap are there before its listeners. Of the control plane's, a
+        // cluster may come later: a table waits for it.
+        let validated = self.fixed.contains(&(ResourceType::Listener, resource.name.clone()));
         let (mut all, mut downstream) = (Vec::with_capacity(drafts.len()), Vec::with_capacity(drafts.len()));
         for (position, (path, chain, kept, server)) in drafts.into_iter().enumerate() {
             let inline = inline_name(&resource.name, position);
             let serves = match chain.reader {
                 Reader::Http(manager) => {
                     let routes = self
-                        .routes_of(&manager.routes, &inline, &resource.version, now)
+                        .routes_of(&manager.routes, validated, &inline, &resource.version, now)
                         .under(|| format!("{path}.filters[0].typed_config.route_config"))?;
                     let mut http = http_settings(*manager, routes);
                     self.sidecar_settings(&resource.name, compiled.original.is_some(), &mut http);
@@ -373,7 +384,7 @@ impl Store {
         now: Instant,
     ) -> Result<TcpSettings, Problem> {
         Ok(TcpSettings {
-            routes: self.routes_of(&Routes::Inline(proxy.routes), inline, version, now)?,
+            routes: self.routes_of(&Routes::Inline(proxy.routes), false, inline, version, now)?,
             idle: proxy.idle,
             longest: proxy.longest,
             max_connections: proxy.max_connections,
@@ -385,6 +396,7 @@ impl Store {
     fn routes_of(
         &mut self,
         routes: &Routes,
+        validated: bool,
         inline: &Arc<str>,
         version: &Arc<str>,
         now: Instant,
@@ -392,7 +404,7 @@ impl Store {
         match routes {
             Routes::Named(name) => Ok(self.route_entry(&name.as_str().into()).handle.clone()),
             Routes::Inline(message) => {
-                let pending = self.compile_routes(message, version.clone(), now)?;
+                let pending = self.compile_routes(message, validated, version.clone(), now)?;
                 let entry = self.route_entry(inline);
                 entry.pending = Some(pending);
                 Ok(entry.handle.clone())

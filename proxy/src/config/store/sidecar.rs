@@ -101,7 +101,7 @@ impl Store {
         let (routes, address) = api_listener::compile(message)?;
         let inline = inline_name(&resource.name, 0);
         let routes = self
-            .routes_of(&routes, &inline, &resource.version, now)
+            .routes_of(&routes, false, &inline, &resource.version, now)
             .under(|| "api_listener.api_listener.route_config".into())?;
         // The same handle while it is the same, by which others see that nothing changed.
         let earlier = self.apis.get(&resource.name).and_then(|entry| entry.value.address.clone());

@@ -11,6 +11,7 @@ use envoy_types::pb::envoy::extensions::filters::network::http_connection_manage
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::{
     HttpConnectionManager, HttpFilter, Rds, http_filter,
 };
+use envoy_types::pb::google::protobuf::BoolValue;
 use envoy_types::util::pack_any;
 use pontoon_xds::resource::ResourceMessage;
 
@@ -241,6 +242,17 @@ fn a_listener_at_another_address_is_another_listener() {
     assert!(!Arc::ptr_eq(&before[0], &given.store.live_listeners()[0]));
     given.remove(ResourceType::Listener, "l");
     assert!(given.store.live_listeners().is_empty());
+}
+
+#[test]
+fn routes_of_the_control_plane_need_their_clusters_only_where_they_say_so() {
+    let mut given = Given::serving();
+    given.put(&routes("later"));
+    let mut strict = routes("never");
+    strict.validate_clusters = Some(BoolValue { value: true });
+    let reason = given.try_put(&strict).remove(0).reason;
+    assert!(reason.starts_with("virtual_hosts[0].routes[0].route.cluster: is \"never\""), "{reason}");
+    given.put(&cluster("never")).put(&strict);
 }
 
 #[test]
