@@ -133,6 +133,8 @@ errors! {
     OwnConnection: Us, SERVICE_UNAVAILABLE, "NR", "own_connection", "the connection is this proxy's own, brought back to it by interception; do the rules leave alone its --mark, or its user?";
     /// The cluster is named but unknown.
     NoCluster: Us, SERVICE_UNAVAILABLE, "NC", "no_cluster", "the route names a cluster that the control plane has not given";
+    /// The cluster holds as much as it may.
+    UpstreamOverflow: Us, SERVICE_UNAVAILABLE, "UO", "upstream_overflow", "the cluster has as many requests or connections as its circuit_breakers allow";
     /// Nobody to send it to.
     NoHealthyUpstream: Upstream, SERVICE_UNAVAILABLE, "UH", "no_healthy_upstream", "the cluster has no endpoint that takes requests; look at the registry";
     /// The connection was refused or failed.

@@ -105,6 +105,8 @@ pub struct Forward {
     pub max_body_bytes: Option<u64>,
     /// Where copies go, whose answers nobody reads.
     pub mirrors: Vec<Mirror>,
+    /// Its requests count against the cluster's circuit breakers of high priority.
+    pub high_priority: bool,
 }
 
 /// A path in place of what an expression matches.

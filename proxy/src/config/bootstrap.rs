@@ -31,7 +31,6 @@ support! {
     ignored:
         node_context_params => "it is for names that begin with xdstp:",
         flags_path => "there is no runtime",
-        layered_runtime => "there is no runtime",
         deferred_stat_options => "it only changes statistics",
         stats_config => "it only changes statistics",
         stats_flush => "it only changes statistics",
@@ -40,13 +39,15 @@ support! {
         grpc_async_client_manager_config => "the client of the control plane keeps one connection",
         stats_eviction => "it only changes statistics",
         enable_dispatcher_stats => "it only changes statistics",
-        watchdog => "a worker that stands still is told to systemd",
-        watchdogs => "a worker that stands still is told to systemd",
         perf_tracing_file_path => "it is for Envoy's developers",
         memory_allocator_manager => "the allocator is another",
         inline_headers => "it only changes how headers are kept",
-        enable_worker_cpu_affinity => "the kernel chooses a worker's processor",
-        use_tcp_for_dns_lookups => "the resolver chooses";
+        enable_worker_cpu_affinity => "the kernel chooses a worker's processor";
+    differs:
+        layered_runtime => "Envoy’s runtime can change what other fields say; here they count as they are",
+        watchdog => "Envoy ends itself where a worker stands still; here systemd is told",
+        watchdogs => "Envoy ends itself where a worker stands still; here systemd is told",
+        use_tcp_for_dns_lookups => "the system’s resolver chooses";
     refused: cluster_manager, hds_config, stats_sinks, tracing, header_prefix, fatal_actions, config_sources, default_socket_interface, application_log_config, dns_resolution_config, typed_dns_resolver_config, bootstrap_extensions, default_config_source, certificate_provider_instances, default_regex_engine, xds_delegate_extension, xds_config_tracker_extension, listener_manager;
 }
 
@@ -96,9 +97,10 @@ support! {
     ENVOY_GRPC, envoy_grpc: EnvoyGrpc = "envoy.config.core.v3.GrpcService.EnvoyGrpc";
     read: cluster_name;
     ignored:
-        retry_policy => "it is tried again for ever, after a random wait",
-        max_receive_message_length => "the limit is this proxy’s own",
         skip_envoy_headers => "no x-envoy headers are added";
+    differs:
+        retry_policy => "the control plane is tried again for ever, after a random wait of up to 10 s",
+        max_receive_message_length => "64 MiB";
     refused: authority;
 }
 

@@ -1,49 +1,56 @@
 //! `envoy.config.cluster.v3.Cluster`.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use envoy_types::pb::envoy::config::cluster::v3::cluster::{ClusterDiscoveryType, DiscoveryType, LbPolicy};
-use envoy_types::pb::envoy::config::cluster::v3::{Cluster, UpstreamConnectionOptions};
-use envoy_types::pb::envoy::config::core::v3::HttpProtocolOptions as CommonOptions;
+use envoy_types::pb::envoy::config::cluster::v3::circuit_breakers::Thresholds;
+use envoy_types::pb::envoy::config::cluster::v3::cluster::common_lb_config::LocalityConfigSpecifier;
+use envoy_types::pb::envoy::config::cluster::v3::cluster::{
+    ClusterDiscoveryType, CommonLbConfig, DiscoveryType, LbPolicy,
+};
+use envoy_types::pb::envoy::config::cluster::v3::{CircuitBreakers, Cluster, UpstreamConnectionOptions};
+use envoy_types::pb::envoy::config::core::v3::{HttpProtocolOptions as CommonOptions, RoutingPriority};
 use envoy_types::pb::envoy::config::endpoint::v3::lb_endpoint::HostIdentifier;
 use envoy_types::pb::envoy::extensions::upstreams::http::v3::HttpProtocolOptions;
 use envoy_types::pb::envoy::extensions::upstreams::http::v3::http_protocol_options::UpstreamProtocolOptions;
 use envoy_types::pb::envoy::extensions::upstreams::http::v3::http_protocol_options::explicit_http_config::ProtocolConfig;
+use envoy_types::pb::google::protobuf::UInt32Value;
 
 use super::eds::{self, Compiled as Endpoints};
 use super::hcm::{check_common, duration, limit, set};
 use super::keepalive::{self, Keepalive};
 use super::lds::{host_and_port, unpack};
-use super::problem::{Problem, Under};
+use super::problem::{Problem, Under, each};
 use super::support::{Message, refuse, support};
 use super::{proxy_protocol, tls_upstream};
 use crate::proxy_protocol::Version;
+use crate::resilience::breakers::{self, Breaker, Breakers, Load};
 use crate::upstream::cluster::{BalancePolicy, ConnectionLimits, EndpointSource, UpstreamProtocol};
 use crate::upstream::connect::PING_INTERVAL;
 
-pub(super) const MESSAGES: &[Message] = &[CLUSTER, CONNECTION_OPTIONS, UPSTREAM_OPTIONS];
+pub(super) const MESSAGES: &[Message] =
+    &[CLUSTER, CONNECTION_OPTIONS, UPSTREAM_OPTIONS, BREAKERS, THRESHOLDS, COMMON_LB];
 
 support! {
     CLUSTER, cluster: Cluster = "envoy.config.cluster.v3.Cluster";
-    read: name, eds_cluster_config, connect_timeout, lb_policy, load_assignment, transport_socket, typed_extension_protocol_options, dns_refresh_rate, max_requests_per_connection, upstream_connection_options, cluster_discovery_type;
+    read: name, eds_cluster_config, connect_timeout, lb_policy, load_assignment, transport_socket, typed_extension_protocol_options, dns_refresh_rate, max_requests_per_connection, upstream_connection_options, cluster_discovery_type, circuit_breakers, common_lb_config;
     ignored:
         alt_stat_name => "it only names statistics",
         stats_matcher => "it only names statistics",
         track_cluster_stats => "it only names statistics",
         track_timeout_budgets => "it only names statistics",
         metadata => "no filter here reads it",
-        per_connection_buffer_limit_bytes => "buffers here are bounded anyway",
-        circuit_breakers => "thresholds are not enforced by this version",
-        respect_dns_ttl => "the system looks up, which does not tell the TTL",
-        dns_lookup_family => "every address of both families is used",
-        dns_failure_refresh_rate => "after a failure the last addresses stay",
-        dns_jitter => "look-ups are spread anyway",
+        ignore_health_on_host_removal => "a removed endpoint takes nothing new";
+    differs:
+        per_connection_buffer_limit_bytes => "64 KiB over HTTP/1.1, 256 KiB a stream over HTTP/2",
+        respect_dns_ttl => "names are looked up each dns_refresh_rate: the system does not tell the TTL",
+        dns_lookup_family => "addresses of both families are used",
+        dns_failure_refresh_rate => "a name that could not be looked up is looked up at the next dns_refresh_rate",
+        dns_jitter => "look-ups are spread by themselves",
         wait_for_warm_on_init => "a cluster is always waited for",
         close_connections_on_host_health_failure => "an endpoint that goes finishes what it has",
-        ignore_health_on_host_removal => "a removed endpoint takes nothing new",
         cleanup_interval => "an original destination is forgotten after a minute without connections",
-        common_lb_config => "panic thresholds and zones are not used by this version",
-        use_tcp_for_dns_lookups => "the resolver chooses";
+        use_tcp_for_dns_lookups => "the system’s resolver chooses";
     refused: http2_protocol_options, transport_socket_matches, transport_socket_matcher, per_connection_buffer_high_watermark_timeout, health_checks, upstream_http_protocol_options, common_http_protocol_options, http_protocol_options, dns_resolvers, dns_resolution_config, typed_dns_resolver_config, outlier_detection, upstream_bind_config, lb_subset_config, protocol_selection, filters, load_balancing_policy, lrs_server, lrs_report_endpoint_metrics, upstream_config, preconnect_policy, connection_pool_per_downstream_connection, queuing_policies, lb_config;
 }
 
@@ -62,6 +69,34 @@ support! {
     ignored:
         outlier_detection => "an endpoint that refuses connections is always ejected for a while";
     refused: upstream_http_protocol_options, http_filters, header_validation_config, request_mirror_policies, hash_policy, retry_policy;
+}
+
+support! {
+    BREAKERS, circuit_breakers: CircuitBreakers = "envoy.config.cluster.v3.CircuitBreakers";
+    read: thresholds;
+    ignored:;
+    refused: per_host_thresholds;
+}
+
+support! {
+    THRESHOLDS, thresholds: Thresholds = "envoy.config.cluster.v3.CircuitBreakers.Thresholds";
+    read: priority, max_connections, max_pending_requests, max_requests, max_retries;
+    ignored:
+        track_remaining => "it only changes statistics";
+    refused: retry_budget, max_connection_pools;
+}
+
+support! {
+    COMMON_LB, common_lb: CommonLbConfig = "envoy.config.cluster.v3.Cluster.CommonLbConfig";
+    read: locality_config_specifier;
+    ignored:
+        ignore_new_hosts_until_first_hc => "it is for active health checks, which are refused",
+        consistent_hashing_lb_config => "it is for RING_HASH and MAGLEV, which are refused",
+        override_host_status => "it is for sessions that name their endpoint, which are refused";
+    differs:
+        healthy_panic_threshold => "where less than half of the endpoints are healthy, Envoy sends to all; the proxy sends to those that are",
+        update_merge_window => "Envoy waits up to a second for more changes of weights and health; the proxy takes each at once";
+    refused: close_connections_on_host_set_change;
 }
 
 /// Envoy's default.
@@ -87,6 +122,21 @@ pub(super) struct Compiled {
     pub(super) source: EndpointSource,
     /// The endpoints of a static cluster.
     pub(super) endpoints: Option<Endpoints>,
+    pub(super) breakers: Limits,
+}
+
+/// The circuit breakers of default and of high priority.
+#[derive(Debug, Default)]
+pub(super) struct Limits([Option<breakers::Thresholds>; 2]);
+
+impl Limits {
+    /// With what is held already.
+    pub(super) fn of(self, load: &[Arc<Load>; 2]) -> Breakers {
+        let breaker = |at: usize| {
+            self.0[at].map(|thresholds| Arc::new(Breaker { thresholds, load: Arc::clone(&load[at]) }))
+        };
+        Breakers { default: breaker(0), high: breaker(1) }
+    }
 }
 
 pub(super) fn compile(message: &Cluster) -> Result<Compiled, Problem> {
@@ -119,7 +169,15 @@ pub(super) fn compile(message: &Cluster) -> Result<Compiled, Problem> {
         "transport_socket"
     };
     let tls = tls_upstream::compile(socket.as_ref(), protocol).under(|| at.into())?;
+    let breakers = match &message.circuit_breakers {
+        Some(given) => limits(given).under(|| "circuit_breakers".into())?,
+        None => Limits::default(),
+    };
+    if let Some(common) = &message.common_lb_config {
+        balancing(common).under(|| "common_lb_config".into())?;
+    }
     Ok(Compiled {
+        breakers,
         connect_timeout: duration("connect_timeout", message.connect_timeout)?
             .unwrap_or(DEFAULT_CONNECT_TIMEOUT),
         policy,
@@ -133,6 +191,42 @@ pub(super) fn compile(message: &Cluster) -> Result<Compiled, Problem> {
         source,
         endpoints,
     })
+}
+
+/// Of a priority that is there twice the first counts, as in Envoy.
+fn limits(message: &CircuitBreakers) -> Result<Limits, Problem> {
+    circuit_breakers(message)?;
+    let mut limits = Limits::default();
+    each("thresholds", &message.thresholds, |given| {
+        thresholds(given)?;
+        let [default, high] = &mut limits.0;
+        let slot = match given.priority() {
+            RoutingPriority::Default => default,
+            RoutingPriority::High => high,
+        };
+        let usual = breakers::Thresholds::default();
+        let said = |value: Option<UInt32Value>, usual: u32| value.map_or(usual, |n| n.value);
+        slot.get_or_insert(breakers::Thresholds {
+            connections: said(given.max_connections, usual.connections),
+            pending: said(given.max_pending_requests, usual.pending),
+            requests: said(given.max_requests, usual.requests),
+            retries: said(given.max_retries, usual.retries),
+        });
+        Ok(())
+    })?;
+    Ok(limits)
+}
+
+/// Zones count only beside a cluster that is named as the proxy's own, which the bootstrap cannot do here.
+fn balancing(message: &CommonLbConfig) -> Result<(), Problem> {
+    common_lb(message)?;
+    match &message.locality_config_specifier {
+        Some(LocalityConfigSpecifier::LocalityWeightedLbConfig(_)) => {
+            let reason = "is set, but this proxy does not weigh localities";
+            Err(Problem::new("locality_weighted_lb_config", reason))
+        }
+        Some(LocalityConfigSpecifier::ZoneAwareLbConfig(_)) | None => Ok(()),
+    }
 }
 
 /// Without a word they are as they always are.

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use envoy_types::pb::envoy::config::core::v3::HealthStatus;
+use envoy_types::pb::envoy::config::endpoint::v3::cluster_load_assignment::Policy;
 use envoy_types::pb::envoy::config::endpoint::v3::lb_endpoint::HostIdentifier;
 use envoy_types::pb::envoy::config::endpoint::v3::{
     ClusterLoadAssignment, Endpoint, LbEndpoint, LocalityLbEndpoints,
@@ -13,24 +14,34 @@ use super::problem::{Problem, Under, each};
 use super::support::{Message, support};
 use crate::upstream::cluster::EndpointHealth;
 
-pub(super) const MESSAGES: &[Message] = &[LOAD_ASSIGNMENT, LOCALITY, LB_ENDPOINT, ENDPOINT];
+pub(super) const MESSAGES: &[Message] = &[LOAD_ASSIGNMENT, POLICY, LOCALITY, LB_ENDPOINT, ENDPOINT];
 
 support! {
     LOAD_ASSIGNMENT, load_assignment: ClusterLoadAssignment = "envoy.config.endpoint.v3.ClusterLoadAssignment";
-    read: cluster_name, endpoints;
-    ignored:
-        policy => "drop rates and overprovisioning are not used by this version";
+    read: cluster_name, endpoints, policy;
+    ignored:;
     refused: named_endpoints;
+}
+
+support! {
+    POLICY, policy: Policy = "envoy.config.endpoint.v3.ClusterLoadAssignment.Policy";
+    read: ;
+    ignored:
+        overprovisioning_factor => "it is for several priorities, which are refused",
+        weighted_priority_health => "it is for several priorities, which are refused";
+    differs:
+        endpoint_stale_after => "Envoy drops endpoints of which it has heard nothing for so long; the proxy goes on with the last it was told";
+    refused: drop_overloads;
 }
 
 support! {
     LOCALITY, locality: LocalityLbEndpoints = "envoy.config.endpoint.v3.LocalityLbEndpoints";
     read: lb_endpoints, priority;
     ignored:
-        locality => "localities are not weighed by this version",
+        locality => "it is for zones and weights of localities, which a cluster cannot ask for here",
         metadata => "no filter here reads it",
-        load_balancing_weight => "localities are not weighed by this version",
-        proximity => "localities are not weighed by this version";
+        load_balancing_weight => "it counts where a cluster has locality_weighted_lb_config, which is refused",
+        proximity => "it is for several priorities, which are refused";
     refused: lb_config;
 }
 
@@ -46,8 +57,8 @@ support! {
     ENDPOINT, endpoint: Endpoint = "envoy.config.endpoint.v3.Endpoint";
     read: address;
     ignored:
-        hostname => "it is only used for health checks and host rewriting",
-        health_check_config => "there are no active health checks in this version",
+        hostname => "it is for active health checks and auto_host_rewrite, which are refused",
+        health_check_config => "it is for active health checks, which are refused",
         observability_name => "it only names statistics";
     refused: additional_addresses;
 }
@@ -57,6 +68,7 @@ pub(super) type Compiled = Vec<(SocketAddr, u32, EndpointHealth)>;
 
 pub(super) fn compile(message: &ClusterLoadAssignment) -> Result<Compiled, Problem> {
     load_assignment(message)?;
+    message.policy.as_ref().map_or(Ok(()), policy).under(|| "policy".into())?;
     let localities = each("endpoints", &message.endpoints, |l| {
         locality(l)?;
         if l.priority != 0 {

@@ -51,12 +51,13 @@ support! {
     read: ;
     ignored:
         dynamic_stats => "it only names statistics",
-        start_child_span => "spans are not reported by this version",
-        suppress_envoy_headers => "no x-envoy headers are added",
-        respect_expected_rq_timeout => "no x-envoy headers are read",
         suppress_grpc_request_failure_code_stats => "it only names statistics",
-        upstream_log_options => "there is no upstream log",
-        reject_connect_request_early_data => "what a client sends before the answer is sent on after it";
+        upstream_log_options => "there is no upstream log";
+    differs:
+        start_child_span => "spans are not reported",
+        suppress_envoy_headers => "Envoy adds x-envoy headers unless it is set; the proxy never does",
+        respect_expected_rq_timeout => "a client’s x-envoy headers are never followed",
+        reject_connect_request_early_data => "what a client sends before the answer to CONNECT is sent on after it";
     refused: upstream_log, strict_check_headers, upstream_http_filters;
 }
 
@@ -78,11 +79,17 @@ const GRPC_WEB: Message = Message {
     name: "envoy.extensions.filters.http.grpc_web.v3.GrpcWeb",
     read: &[],
     ignored: &[],
+    differs: &[],
     refused: &[],
 };
 
-const CORS: Message =
-    Message { name: "envoy.extensions.filters.http.cors.v3.Cors", read: &[], ignored: &[], refused: &[] };
+const CORS: Message = Message {
+    name: "envoy.extensions.filters.http.cors.v3.Cors",
+    read: &[],
+    ignored: &[],
+    differs: &[],
+    refused: &[],
+};
 
 support! {
     CORS_POLICY, cors_policy: CorsPolicy = "envoy.extensions.filters.http.cors.v3.CorsPolicy";
@@ -102,7 +109,8 @@ support! {
     CONNECTION_LIMIT, connection_limit: ConnectionLimit = "envoy.extensions.filters.network.connection_limit.v3.ConnectionLimit";
     read: max_connections;
     ignored:
-        stat_prefix => "it only names statistics",
+        stat_prefix => "it only names statistics";
+    differs:
         delay => "a connection above the limit is closed at once";
     refused: runtime_enabled;
 }

@@ -42,16 +42,17 @@ support! {
     read: codec_type, http_filters, common_http_protocol_options, http_protocol_options, http2_protocol_options, server_name, max_request_headers_kb, stream_idle_timeout, request_headers_timeout, drain_timeout, access_log, use_remote_address, xff_num_trusted_hops, internal_address_config, generate_request_id, preserve_external_request_id, upgrade_configs, normalize_path, merge_slashes, request_timeout, skip_xff_append, forward_client_cert_details, set_current_client_cert_details, http1_safe_max_connection_duration, path_with_escaped_slashes_action, strip_port_mode, route_specifier, typed_header_validation_config;
     ignored:
         stat_prefix => "it only names statistics",
-        tracing => "spans are not reported by this version",
-        strip_matching_host_port => "a route configuration says whether ports count",
-        delayed_close_timeout => "a connection is closed once its last answer is flushed",
-        access_log_flush_interval => "a request is logged when it ends",
-        flush_access_log_on_new_request => "a request is logged when it ends",
-        access_log_options => "a request is logged when it ends",
-        proxy_100_continue => "100 Continue always comes from the upstream",
-        always_set_request_id_in_response => "the id is in the log",
         append_local_overload => "an answer says by x-pontoon-reason that it is for overload",
         add_proxy_protocol_connection_state => "it only adds to what filters can ask for, and none here does";
+    differs:
+        tracing => "spans are not reported",
+        delayed_close_timeout => "a connection is closed once its last answer is flushed",
+        access_log_flush_interval => "a request is logged once, when it ends",
+        flush_access_log_on_new_request => "a request is logged once, when it ends",
+        access_log_options => "a request is logged once, when it ends",
+        proxy_100_continue => "100 Continue always comes from the endpoint",
+        always_set_request_id_in_response => "the id is in the log alone",
+        strip_matching_host_port => "ignore_port_in_host_matching of the route configuration says whether ports count; a host is sent on as it came";
     refused: add_user_agent, http3_protocol_options, server_header_transformation, scheme_header_transformation, stream_flush_timeout, drain_timeout_jitter, original_ip_detection_extensions, early_header_mutation_extensions, via, forward_client_cert_matcher, represent_ipv4_remote_address_as_ipv4_mapped_ipv6, request_id_extension, local_reply_config, stream_error_on_invalid_http_message, path_normalization_options, strip_trailing_host_dot, proxy_status_config, append_x_forwarded_port, forward_proto_config;
 }
 
@@ -65,8 +66,9 @@ support! {
 support! {
     RDS, rds: Rds = "envoy.extensions.filters.network.http_connection_manager.v3.Rds";
     read: route_config_name;
-    ignored:
-        config_source => "there is one server for everything";
+    ignored:;
+    differs:
+        config_source => "routes are asked of the one ADS server";
     refused: ;
 }
 
@@ -104,23 +106,24 @@ support! {
     HTTP2_OPTIONS, http2_options: Http2ProtocolOptions = "envoy.config.core.v3.Http2ProtocolOptions";
     read: max_concurrent_streams, allow_connect;
     ignored:
-        hpack_table_size => "a fixed limit of our own holds",
-        initial_stream_window_size => "a fixed limit of our own holds",
-        initial_connection_window_size => "a fixed limit of our own holds",
-        max_outbound_frames => "a fixed limit of our own holds",
-        max_outbound_control_frames => "a fixed limit of our own holds",
-        max_consecutive_inbound_frames_with_empty_payload => "a fixed limit of our own holds",
-        max_inbound_priority_frames_per_stream => "a fixed limit of our own holds",
-        max_inbound_window_update_frames_per_data_frame_sent => "a fixed limit of our own holds",
-        connection_keepalive => "a fixed limit of our own holds",
-        use_oghttp2_codec => "a fixed limit of our own holds",
-        max_metadata_size => "a fixed limit of our own holds",
-        enable_huffman_encoding => "a fixed limit of our own holds",
-        max_header_field_size_kb => "a fixed limit of our own holds",
-        stream_reset_burst => "a fixed limit of our own holds",
-        stream_reset_rate => "a fixed limit of our own holds",
-        stream_error_on_invalid_http_messaging => "a fixed limit of our own holds",
-        override_stream_error_on_invalid_http_message => "a fixed limit of our own holds";
+        use_oghttp2_codec => "it only changes how frames are coded",
+        enable_huffman_encoding => "it only changes how frames are coded";
+    differs:
+        max_header_field_size_kb => "a fixed limit of the proxy’s own",
+        stream_reset_burst => "a fixed limit of the proxy’s own",
+        stream_reset_rate => "a fixed limit of the proxy’s own",
+        hpack_table_size => "a fixed limit of the proxy’s own",
+        initial_stream_window_size => "a fixed limit of the proxy’s own",
+        initial_connection_window_size => "a fixed limit of the proxy’s own",
+        max_outbound_frames => "a fixed limit of the proxy’s own",
+        max_outbound_control_frames => "a fixed limit of the proxy’s own",
+        max_consecutive_inbound_frames_with_empty_payload => "a fixed limit of the proxy’s own",
+        max_inbound_priority_frames_per_stream => "a fixed limit of the proxy’s own",
+        max_inbound_window_update_frames_per_data_frame_sent => "a fixed limit of the proxy’s own",
+        connection_keepalive => "a fixed limit of the proxy’s own",
+        max_metadata_size => "a fixed limit of the proxy’s own",
+        stream_error_on_invalid_http_messaging => "a fixed limit of the proxy’s own",
+        override_stream_error_on_invalid_http_message => "a fixed limit of the proxy’s own";
     refused: allow_metadata, custom_settings_parameters, disallow_obs_text;
 }
 
@@ -128,8 +131,9 @@ support! {
     HTTP1_OPTIONS, http1_options: Http1ProtocolOptions = "envoy.config.core.v3.Http1ProtocolOptions";
     read: accept_http_10, enable_trailers;
     ignored:
+        use_balsa_parser => "the parser is hyper’s";
+    differs:
         allow_absolute_url => "the absolute form is always taken",
-        use_balsa_parser => "the parser is hyper’s",
         override_stream_error_on_invalid_http_message => "an invalid message always ends its connection",
         allow_custom_methods => "any token is a method";
     refused: default_host_for_http_10, header_key_format, allow_chunked_length, send_fully_qualified_url, ignore_http_11_upgrade;

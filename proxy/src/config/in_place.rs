@@ -10,31 +10,31 @@ const fn message(
     ignored: &'static [(&'static str, &'static str)],
     refused: &'static [&'static str],
 ) -> Message {
-    Message { name, read, ignored, refused }
+    Message { name, read, ignored, differs: &[], refused }
 }
 
-const ONE_SERVER: &str = "there is one server for everything";
+const NO_ZONES: &str = "it is for a proxy that has a cluster of its own (cluster_manager, which is refused)";
 const BY_TYPE: &str = "the type says what it is";
 const ANOTHER: &str = "the node is told as this proxy knows it";
 
 /// Read in place.
 pub(super) const MESSAGES: &[Message] = &[
-    message(
-        "envoy.config.cluster.v3.Cluster.EdsClusterConfig",
-        &["service_name"],
-        &[("eds_config", ONE_SERVER)],
-        &[],
-    ),
-    message(
-        "envoy.config.core.v3.ConfigSource",
-        &["config_source_specifier"],
-        &[
-            ("authorities", "they are for names that begin with xdstp:"),
-            ("initial_fetch_timeout", "how long is waited is this proxy’s own"),
-            ("resource_api_version", "there is only v3"),
-        ],
-        &[],
-    ),
+    Message {
+        differs: &[("eds_config", "endpoints are asked of the one ADS server")],
+        ..message("envoy.config.cluster.v3.Cluster.EdsClusterConfig", &["service_name"], &[], &[])
+    },
+    Message {
+        differs: &[("initial_fetch_timeout", "5 s for what routes name, 15 s for secrets")],
+        ..message(
+            "envoy.config.core.v3.ConfigSource",
+            &["config_source_specifier"],
+            &[
+                ("authorities", "they are for names that begin with xdstp:"),
+                ("resource_api_version", "there is only v3"),
+            ],
+            &[],
+        )
+    },
     message("envoy.config.core.v3.AggregatedConfigSource", &[], &[], &[]),
     message(
         "envoy.config.core.v3.SelfConfigSource",
@@ -108,11 +108,18 @@ pub(super) const MESSAGES: &[Message] = &[
         &[],
         &[],
     ),
+    message(
+        "envoy.config.cluster.v3.Cluster.CommonLbConfig.ZoneAwareLbConfig",
+        &[],
+        &[("routing_enabled", NO_ZONES), ("min_cluster_size", NO_ZONES), ("fail_traffic_on_panic", NO_ZONES)],
+        &[],
+    ),
     message("envoy.type.v3.Int64Range", &["start", "end"], &[], &[]),
 ];
 
 /// Refused whole: what they are in may say something else.
 pub(super) const REFUSED: &[&str] = &[
+    "envoy.config.cluster.v3.Cluster.CommonLbConfig.LocalityWeightedLbConfig",
     "envoy.config.cluster.v3.Cluster.CustomClusterType",
     "envoy.config.core.v3.EnvoyInternalAddress",
     "envoy.config.overload.v3.ScaledTrigger",

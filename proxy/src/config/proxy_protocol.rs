@@ -18,9 +18,10 @@ support! {
     PROXY_PROTOCOL, listener_filter: ProxyProtocol = "envoy.extensions.filters.listener.proxy_protocol.v3.ProxyProtocol";
     read: allow_requests_without_proxy_protocol, disallowed_versions;
     ignored:
-        pass_through_tlvs => "extensions are not sent on",
         tlv_location => "extensions are not kept",
         stat_prefix => "it only names statistics";
+    differs:
+        pass_through_tlvs => "TLVs are not sent on";
     refused: rules;
 }
 

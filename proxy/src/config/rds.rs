@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use envoy_types::pb::envoy::config::core::v3::header_value_option::HeaderAppendAction;
 use envoy_types::pb::envoy::config::core::v3::{
-    DataSource, HeaderValue as HeaderMessage, HeaderValueOption, RuntimeFractionalPercent, data_source,
+    DataSource, HeaderValue as HeaderMessage, HeaderValueOption, RoutingPriority, RuntimeFractionalPercent,
+    data_source,
 };
 use envoy_types::pb::envoy::config::route::v3::redirect_action::{
     PathRewriteSpecifier, RedirectResponseCode, SchemeRewriteSpecifier,
@@ -59,8 +60,9 @@ support! {
     ROUTE_CONFIGURATION, route_configuration: RouteConfiguration = "envoy.config.route.v3.RouteConfiguration";
     read: name, virtual_hosts, response_headers_to_add, response_headers_to_remove, request_headers_to_add, request_headers_to_remove, most_specific_header_mutations_wins, ignore_port_in_host_matching, validate_clusters;
     ignored:
-        max_direct_response_body_size_bytes => "the limit is this proxy’s own",
         metadata => "no filter here reads it";
+    differs:
+        max_direct_response_body_size_bytes => "64 KiB";
     refused: vhds, internal_only_headers, cluster_specifier_plugins, request_mirror_policies, vhost_header, ignore_path_parameters_in_path_matching, typed_per_filter_config, route_specifiers;
 }
 
@@ -69,9 +71,10 @@ support! {
     read: name, domains, routes, request_headers_to_add, request_headers_to_remove, response_headers_to_add, response_headers_to_remove, retry_policy;
     ignored:
         virtual_clusters => "it only names statistics",
-        metadata => "no filter here reads it",
-        per_request_buffer_limit_bytes => "requests are not buffered",
-        request_body_buffer_limit => "requests are not buffered";
+        metadata => "no filter here reads it";
+    differs:
+        per_request_buffer_limit_bytes => "a request is not held back to be sent again: only one without a body is",
+        request_body_buffer_limit => "a request is not held back to be sent again: only one without a body is";
     refused: matcher, require_tls, rate_limits, cors, typed_per_filter_config, include_request_attempt_count, include_attempt_count_in_response, retry_policy_typed_config, hedge_policy, include_is_timeout_retry_header, request_mirror_policies, route_specifiers;
 }
 
@@ -80,22 +83,23 @@ support! {
     read: name, r#match, request_headers_to_add, request_headers_to_remove, response_headers_to_add, response_headers_to_remove, action, typed_per_filter_config;
     ignored:
         metadata => "no filter here reads it",
-        decorator => "spans are not reported by this version",
-        tracing => "spans are not reported by this version",
-        stat_prefix => "it only names statistics",
-        per_request_buffer_limit_bytes => "requests are not buffered",
-        request_body_buffer_limit => "requests are not buffered";
+        stat_prefix => "it only names statistics";
+    differs:
+        decorator => "spans are not reported",
+        tracing => "spans are not reported",
+        per_request_buffer_limit_bytes => "a request is not held back to be sent again: only one without a body is",
+        request_body_buffer_limit => "a request is not held back to be sent again: only one without a body is";
     refused: route_specifiers;
 }
 
 support! {
     ROUTE_ACTION, route_action: RouteAction = "envoy.config.route.v3.RouteAction";
-    read: prefix_rewrite, regex_rewrite, timeout, idle_timeout, max_stream_duration, retry_policy, request_mirror_policies, hash_policy, cluster_specifier, host_rewrite_specifier, upgrade_configs;
+    read: priority, prefix_rewrite, regex_rewrite, timeout, idle_timeout, max_stream_duration, retry_policy, request_mirror_policies, hash_policy, cluster_specifier, host_rewrite_specifier, upgrade_configs;
     ignored:
-        priority => "there are no circuit breakers yet that know it",
-        early_data_policy => "there is no early data without TLS",
+        include_vh_rate_limits => "rate limits are refused";
+    differs:
+        early_data_policy => "there is no early data",
         append_x_forwarded_host => "X-Forwarded-Host is always kept",
-        include_vh_rate_limits => "rate limits are refused",
         flush_timeout => "the idle timeout bounds it";
     refused: metadata_match, path_rewrite_policy, path_rewrite, retry_policy_typed_config, rate_limits, cors, max_grpc_timeout, grpc_timeout_offset, internal_redirect_policy, internal_redirect_action, max_internal_redirects, hedge_policy, cluster_not_found_response_code;
 }
@@ -125,7 +129,8 @@ support! {
 support! {
     RETRY_POLICY, retry_policy: RetryPolicy = "envoy.config.route.v3.RetryPolicy";
     read: retry_on, num_retries, per_try_timeout, retriable_status_codes, retry_back_off;
-    ignored:
+    ignored:;
+    differs:
         host_selection_retry_max_attempts => "another endpoint is always taken where there is one",
         refresh_cluster_on_retry => "the route is decided once";
     refused: per_try_idle_timeout, retry_priority, retry_host_predicate, retry_options_predicates, rate_limited_retry_back_off, retriable_headers, retriable_request_headers;
@@ -141,8 +146,9 @@ support! {
 support! {
     MIRROR, mirror_policy: RequestMirrorPolicy = "envoy.config.route.v3.RouteAction.RequestMirrorPolicy";
     read: cluster, runtime_fraction, disable_shadow_host_suffix_append;
-    ignored:
-        trace_sampled => "spans are not reported by this version";
+    ignored:;
+    differs:
+        trace_sampled => "spans are not reported";
     refused: cluster_header, request_headers_mutations, host_rewrite_literal;
 }
 
@@ -361,6 +367,7 @@ fn forward(message: &RouteAction, around: &Around<'_>) -> Result<compiled::Forwa
         host_rewrite,
         connect: connect(message)?,
         max_body_bytes: None,
+        high_priority: message.priority() == RoutingPriority::High,
         mirrors: each("request_mirror_policies", &message.request_mirror_policies, |policy| {
             mirror(policy, around.clusters)
         })?,

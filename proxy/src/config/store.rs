@@ -205,6 +205,7 @@ impl Store {
             connections: compiled.connections,
             keepalive: compiled.keepalive,
             source: compiled.source,
+            breakers: compiled.breakers.of(&handle.load),
         };
         if let Some(endpoints) = compiled.endpoints {
             endpoints::swap(&handle, resource.version.clone(), &endpoints);

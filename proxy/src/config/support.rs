@@ -17,6 +17,9 @@ pub struct Message {
     pub read: &'static [&'static str],
     /// Set without effect, and why that changes nothing for traffic.
     pub ignored: &'static [(&'static str, &'static str)],
+    /// Set without effect here, though not in Envoy, and what is done in its place: control planes send these, and to
+    /// refuse them would refuse all that comes with them.
+    pub differs: &'static [(&'static str, &'static str)],
     /// Refused when set to anything but the default.
     pub refused: &'static [&'static str],
 }
@@ -56,18 +59,20 @@ macro_rules! support {
         $table:ident, $check:ident: $message:ident = $name:literal;
         read: $($read:ident),*;
         ignored: $($ignored:ident => $why:literal),*;
+        $(differs: $($differs:ident => $how:literal),*;)?
         refused: $($refused:ident),*;
     ) => {
         const $table: crate::config::support::Message = crate::config::support::Message {
             name: $name,
             read: &[$(stringify!($read)),*],
             ignored: &[$((stringify!($ignored), $why)),*],
+            differs: &[$($((stringify!($differs), $how)),*)?],
             refused: &[$(stringify!($refused)),*],
         };
 
         #[allow(deprecated, reason = "a deprecated field is refused too")]
         fn $check(message: &$message) -> Result<(), crate::config::problem::Problem> {
-            let $message { $($read: _,)* $($ignored: _,)* $($refused,)* } = message;
+            let $message { $($read: _,)* $($ignored: _,)* $($($differs: _,)*)? $($refused,)* } = message;
             $(crate::config::support::refuse(stringify!($refused), $refused)?;)*
             Ok(())
         }
@@ -81,7 +86,9 @@ pub fn markdown() -> String {
         "# Supported fields\n\n",
         "Made from the code that reads them (`UPDATE=1 cargo test -p pontoon-proxy supported_fields`). A field ",
         "that is *refused* makes its resource a NACK with the field's path when it is set; one that is *ignored* ",
-        "has no effect on traffic here, for the reason given.\n",
+        "changes nothing that the proxy would do, for the reason given. One that is *ignored, unlike Envoy* does have ",
+        "an effect there that it has not here: control planes send it as a matter of course, and what is done in its ",
+        "place is said.\n",
     ));
     for message in MESSAGES.iter().copied().flatten() {
         text.push_str(&format!("\n## {}\n\n| field | |\n|---|---|\n", message.name));
@@ -90,6 +97,9 @@ pub fn markdown() -> String {
         }
         for (field, why) in message.ignored {
             text.push_str(&format!("| {field} | ignored: {why} |\n"));
+        }
+        for (field, how) in message.differs {
+            text.push_str(&format!("| {field} | ignored, unlike Envoy: {how} |\n"));
         }
         for field in message.refused {
             text.push_str(&format!("| {} | refused |\n", field.trim_start_matches("r#")));
@@ -121,7 +131,7 @@ mod tests {
                 continue;
             };
             let treated: BTreeSet<&str> = (message.read.iter().chain(message.refused).copied())
-                .chain(message.ignored.iter().map(|(field, _)| *field))
+                .chain(message.ignored.iter().chain(message.differs).map(|(field, _)| *field))
                 .map(|field| field.trim_start_matches("r#"))
                 .collect();
             let there: BTreeSet<&str> = members.iter().map(|member| &*member.name).collect();

@@ -263,6 +263,10 @@ pub(crate) struct ResponseBody {
     web: Option<Box<Encoder>>,
 }
 
+#[allow(
+    clippy::large_enum_variant,
+    reason = "the usual answer is the large one: a box would be an allocation a request"
+)]
 enum Kind {
     /// All of it is here: our own words, or an upstream's answer that came in one piece.
     Whole(Option<Bytes>),

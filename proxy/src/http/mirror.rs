@@ -89,7 +89,11 @@ async fn one(
     let now = Instant::now();
     let local = worker.cluster(cluster);
     let endpoint = open::pick(worker, (cluster, &local, settings), || None, now, &[]).ok()?;
-    let mut lease = worker.pool(&endpoint).lease(&endpoint, settings, false, now).await.ok()?;
+    let mut lease = worker
+        .pool(&endpoint)
+        .lease(&endpoint, settings, settings.breakers.of(false), false, now)
+        .await
+        .ok()?;
     let response = lease.send(request).await.ok()?;
     lease.answered();
     let mut answer = response.into_body();

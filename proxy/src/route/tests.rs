@@ -38,6 +38,7 @@ fn forward(targets: Targets, hash: Vec<HashPolicy>) -> Action {
         connect: false,
         max_body_bytes: None,
         mirrors: Vec::new(),
+        high_priority: false,
     })
 }
 

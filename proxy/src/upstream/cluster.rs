@@ -10,6 +10,7 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 
 use crate::config::keepalive::Keepalive;
 use crate::proxy_protocol::Version;
+use crate::resilience::breakers::{Breakers, Load};
 use crate::resilience::outlier::Outlier;
 use crate::tls::client::ClientTls;
 
@@ -22,12 +23,19 @@ pub struct Cluster {
     pub settings: ArcSwapOption<ClusterSettings>,
     /// The endpoints in force.
     pub endpoints: ArcSwap<EndpointSet>,
+    /// What is held by requests of routes of default and of high priority, where there are circuit breakers.
+    pub load: [Arc<Load>; 2],
 }
 
 impl Cluster {
     /// A handle without settings: what a route can name before the resource is there.
     pub fn named(name: Arc<str>) -> Cluster {
-        Cluster { name, settings: ArcSwapOption::empty(), endpoints: ArcSwap::default() }
+        Cluster {
+            name,
+            settings: ArcSwapOption::empty(),
+            endpoints: ArcSwap::default(),
+            load: Default::default(),
+        }
     }
 }
 
@@ -56,6 +64,8 @@ pub struct ClusterSettings {
     pub keepalive: Option<Keepalive>,
     /// Where the endpoints come from.
     pub source: EndpointSource,
+    /// What it may hold at a time.
+    pub breakers: Breakers,
 }
 
 /// When a connection has been used enough: it finishes what it has and takes nothing new.

@@ -22,6 +22,7 @@ use crate::upstream::announced::{Announced, StreamLimit};
 use crate::upstream::cluster::{ClusterSettings, ConnectionLimits, Endpoint};
 use crate::upstream::dial::{Dialer, classify};
 use crate::upstream::interim::{Ahead, Bounded};
+use crate::upstream::pool::Open;
 
 /// HTTP/2 upstreams: streams on one connection, as Envoy's edge settings have it.
 pub(crate) const MAX_STREAMS: usize = 100;
@@ -173,6 +174,8 @@ pub(crate) struct Http1 {
     pub(crate) sender: http1::SendRequest<RequestBody>,
     pub(crate) ahead: Ahead,
     pub(crate) wear: Wear,
+    /// Counts while it lives, where the cluster has circuit breakers.
+    pub(super) open: Option<Box<Open>>,
 }
 
 /// An HTTP/1.1 connection; its driver runs until the sender is dropped or the peer closes.
@@ -190,7 +193,7 @@ pub(crate) async fn http1(
         .map_err(|_| Error::ConnectFailure)?;
     // How it ends is told to the request in flight; an idle one has nobody to tell.
     tokio::task::spawn_local(async move { drop(connection.with_upgrades().await) });
-    Ok(Http1 { sender, ahead, wear: Wear::new(settings.connections) })
+    Ok(Http1 { sender, ahead, wear: Wear::new(settings.connections), open: None })
 }
 
 /// What streams are opened on, over HTTP/2.
@@ -199,6 +202,8 @@ pub(crate) struct Http2 {
     pub(crate) sender: http2::SendRequest<RequestBody>,
     pub(crate) limit: StreamLimit,
     pub(crate) wear: Cell<Wear>,
+    /// Counts while it lives, where the cluster has circuit breakers.
+    pub(super) open: Option<Box<Open>>,
 }
 
 /// An HTTP/2 connection: with prior knowledge, or as ALPN says.
@@ -230,5 +235,5 @@ pub(crate) async fn http2(
         .await
         .map_err(|_| Error::ConnectFailure)?;
     tokio::task::spawn_local(async move { drop(connection.await) });
-    Ok(Http2 { sender, limit, wear: Cell::new(Wear::new(settings.connections)) })
+    Ok(Http2 { sender, limit, wear: Cell::new(Wear::new(settings.connections)), open: None })
 }

@@ -11,6 +11,7 @@ use super::connect::{self, Stream};
 use super::original::Original;
 use crate::error::Error;
 use crate::proxy_protocol::Addresses;
+use crate::resilience::breakers::Held;
 use crate::worker::local::{ClusterLocal, Worker};
 
 /// An open connection.
@@ -20,14 +21,14 @@ pub(crate) struct Opened {
     pub(crate) endpoint: InUse,
 }
 
-/// An endpoint that has a connection of ours.
-pub(crate) struct InUse(Arc<Endpoint>);
+/// An endpoint that has a connection of ours, and what counts it against the cluster's circuit breakers.
+pub(crate) struct InUse(Arc<Endpoint>, #[allow(dead_code, reason = "for its end")] Option<Held>);
 
 impl InUse {
-    fn new(endpoint: &Arc<Endpoint>) -> Self {
+    fn new(endpoint: &Arc<Endpoint>, held: Option<Held>) -> Self {
         endpoint.active.fetch_add(1, Relaxed);
         endpoint.requests.fetch_add(1, Relaxed);
-        Self(Arc::clone(endpoint))
+        Self(Arc::clone(endpoint), held)
     }
 }
 
@@ -77,11 +78,14 @@ pub(crate) async fn open(
     for number in 0..tries.max(1) {
         let original = || original.map(Original::endpoint);
         let endpoint = pick(worker, (cluster, local, settings), original, Instant::now(), &tried)?;
+        let breaker = settings.breakers.of(false);
+        let held =
+            breaker.map(|breaker| breaker.connection(false).ok_or(Error::UpstreamOverflow)).transpose()?;
         note(&endpoint);
         if number > 0 {
             local.cells.retries.add(1);
         }
-        let in_use = InUse::new(&endpoint);
+        let in_use = InUse::new(&endpoint, held);
         match connect::stream(&worker.dialer, &endpoint, settings, client).await {
             Ok(stream) => {
                 endpoint.outlier.connected();

@@ -20,6 +20,7 @@ use super::connect::{self, Http1, Http2};
 use super::dial::Dialer;
 use crate::error::Error;
 use crate::http::body::RequestBody;
+use crate::resilience::breakers::{Breaker, Held};
 use crate::tls::client::ClientTls;
 
 /// Idle HTTP/1.1 connections that a worker keeps to one endpoint.
@@ -36,6 +37,29 @@ pub(crate) struct EndpointPool {
     opened: Notify,
     /// Why the last opening failed, for those who waited for it.
     failed: Cell<Option<Error>>,
+    held: Rc<HeldOpen>,
+}
+
+/// What of the cluster's circuit breakers a pool has.
+#[derive(Debug, Default)]
+struct HeldOpen {
+    connections: Cell<usize>,
+    /// A connection has become free, or may be made.
+    freed: Notify,
+}
+
+/// A connection that counts, until it is dropped.
+#[derive(Debug)]
+pub(super) struct Open {
+    pool: Rc<HeldOpen>,
+    _held: Held,
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.pool.connections.set(self.pool.connections.get() - 1);
+        self.pool.freed.notify_one();
+    }
 }
 
 #[derive(Debug)]
@@ -99,6 +123,7 @@ impl EndpointPool {
             opening: Cell::new(false),
             opened: Notify::new(),
             failed: Cell::new(None),
+            held: Rc::default(),
         }
     }
 
@@ -107,24 +132,71 @@ impl EndpointPool {
         self: &Rc<Self>,
         endpoint: &Arc<Endpoint>,
         settings: &ClusterSettings,
+        breaker: Option<&Arc<Breaker>>,
         fresh: bool,
         now: Instant,
     ) -> Result<Lease, Error> {
-        match settings.protocol {
+        let (connection, reused) = match settings.protocol {
             UpstreamProtocol::Http1 => {
-                if !fresh && let Some(idle) = self.take_idle(settings, now) {
-                    return Ok(self.lend(endpoint, Connection::Http1(idle), true, settings));
+                let idle = if fresh { None } else { self.take_idle(settings, now) };
+                match idle {
+                    Some(idle) => (Connection::Http1(idle), true),
+                    // Boxed, here and below, so that requests that find a connection do not carry room for making one.
+                    None => Box::pin(self.http1(endpoint, settings, breaker, fresh, now)).await?,
                 }
-                // Boxed, here and below, so that requests that find a connection do not carry room for making one.
-                let new = Box::pin(connect::http1(&self.dialer, endpoint, settings)).await?;
-                Ok(self.lend(endpoint, Connection::Http1(new), false, settings))
             }
             UpstreamProtocol::Http2 => {
-                let (shared, reused) = self.shared(endpoint, settings, now).await?;
+                let (shared, reused) = self.shared(endpoint, settings, breaker, now).await?;
                 shared.streams.set(shared.streams.get() + 1);
-                Ok(self.lend(endpoint, Connection::Http2(shared), reused, settings))
+                (Connection::Http2(shared), reused)
+            }
+        };
+        let mut lease = self.lend(endpoint, connection, reused, settings);
+        if let Some(breaker) = breaker {
+            match breaker.request() {
+                Ok(held) => lease.held = Some(Box::new(held)),
+                Err(error) => {
+                    lease.give_back(now);
+                    return Err(error);
+                }
             }
         }
+        Ok(lease)
+    }
+
+    /// A new connection, or one that others give back where no more may be made. `fresh`: a new one.
+    async fn http1(
+        &self,
+        endpoint: &Arc<Endpoint>,
+        settings: &ClusterSettings,
+        breaker: Option<&Arc<Breaker>>,
+        fresh: bool,
+        now: Instant,
+    ) -> Result<(Connection, bool), Error> {
+        let _pending = breaker.map(Breaker::pending).transpose()?;
+        let open = loop {
+            match self.may_open(breaker) {
+                Some(open) => break open,
+                // One that rests makes room for a new one.
+                None if fresh && self.idle.borrow_mut().pop().is_some() => continue,
+                None => self.held.freed.notified().await,
+            }
+            if !fresh && let Some(idle) = self.take_idle(settings, now) {
+                return Ok((Connection::Http1(idle), true));
+            }
+        };
+        let mut new = connect::http1(&self.dialer, endpoint, settings).await?;
+        new.open = open;
+        Ok((Connection::Http1(new), false))
+    }
+
+    /// Whether a connection may be made, and what counts it. As in Envoy a pool without any may always make one: nobody
+    /// would give it one back.
+    fn may_open(&self, breaker: Option<&Arc<Breaker>>) -> Option<Option<Box<Open>>> {
+        let Some(breaker) = breaker else { return Some(None) };
+        let held = breaker.connection(self.held.connections.get() == 0)?;
+        self.held.connections.set(self.held.connections.get() + 1);
+        Some(Some(Box::new(Open { pool: Rc::clone(&self.held), _held: held })))
     }
 
     fn lend(
@@ -141,6 +213,7 @@ impl EndpointPool {
         endpoint.active.fetch_add(1, Relaxed);
         endpoint.requests.fetch_add(1, Relaxed);
         Lease {
+            held: None,
             connection: Some(connection),
             endpoint: Arc::clone(endpoint),
             pool: Rc::clone(self),
@@ -168,9 +241,11 @@ impl EndpointPool {
         &self,
         endpoint: &Arc<Endpoint>,
         settings: &ClusterSettings,
+        breaker: Option<&Arc<Breaker>>,
         now: Instant,
     ) -> Result<(Rc<Shared>, bool), Error> {
-        loop {
+        let mut pending = None;
+        let open = loop {
             let found = self
                 .shared
                 .borrow()
@@ -181,19 +256,27 @@ impl EndpointPool {
             if let Some(shared) = found {
                 return Ok((shared, true));
             }
+            if let (None, Some(breaker)) = (&pending, breaker) {
+                pending = Some(breaker.pending()?);
+            }
             if !self.opening.get() {
-                break;
+                match self.may_open(breaker) {
+                    Some(open) => break open,
+                    None => self.held.freed.notified().await,
+                }
+                continue;
             }
             self.opened.notified().await;
             let usable = self.shared.borrow().iter().any(|shared| shared.is_usable(settings, now));
             if let (false, Some(error)) = (usable, self.failed.get()) {
                 return Err(error);
             }
-        }
+        };
         let opening = Opening::new(self);
         let result = Box::pin(connect::http2(&self.dialer, endpoint, settings)).await;
         self.failed.set(result.as_ref().err().copied());
-        let shared = result.map(|connection| {
+        let shared = result.map(|mut connection| {
+            connection.open = open;
             Rc::new(Shared {
                 connection,
                 tls: settings.tls.clone(),
@@ -247,6 +330,8 @@ pub(crate) struct Lease {
     pool: Rc<EndpointPool>,
     idle_timeout: Duration,
     tls: Option<Arc<ClientTls>>,
+    /// Counts the request, where the cluster has circuit breakers.
+    held: Option<Box<Held>>,
     /// The connection has carried a request before.
     pub(crate) reused: bool,
 }
@@ -288,7 +373,11 @@ impl Lease {
             let mut idle = self.pool.idle.borrow_mut();
             if idle.len() < MAX_IDLE {
                 let (tls, timeout) = (self.tls.take(), self.idle_timeout);
+                let counts = connection.open.is_some();
                 idle.push(Idle { connection, tls, since: now, timeout });
+                if counts {
+                    self.pool.held.freed.notify_one();
+                }
             }
         }
     }
@@ -300,6 +389,9 @@ impl Drop for Lease {
         if let Some(Connection::Http2(shared)) = &self.connection {
             shared.streams.set(shared.streams.get() - 1);
             shared.idle_since.set(Instant::now());
+            if shared.connection.open.is_some() {
+                self.pool.held.freed.notify_one();
+            }
         }
     }
 }

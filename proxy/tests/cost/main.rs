@@ -136,6 +136,7 @@ fn many_routes(http: &mut pontoon_proxy::config::listener::HttpSettings) {
             connect: false,
             max_body_bytes: None,
             mirrors: Vec::new(),
+            high_priority: false,
         }),
         request_headers: Vec::new(),
         response_headers: Vec::new(),

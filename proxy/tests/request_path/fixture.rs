@@ -15,6 +15,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use pontoon_proxy::config::chains::{Chain, ChainMatch, Chains, Inspect, Serves};
 use pontoon_proxy::config::listener::*;
 use pontoon_proxy::overload::Admission;
+use pontoon_proxy::resilience::breakers::Breakers;
 use pontoon_proxy::route::matching::{PathMatcher, RouteMatcher};
 use pontoon_proxy::route::*;
 use pontoon_proxy::upstream::cluster::*;
@@ -43,6 +44,7 @@ pub(crate) struct Setup {
     pub(crate) connect_timeout: Duration,
     pub(crate) idle_timeout: Duration,
     pub(crate) connections: ConnectionLimits,
+    pub(crate) breakers: Breakers,
     pub(crate) forward: Box<dyn FnOnce(&mut Forward)>,
     pub(crate) route: Box<dyn FnOnce(&mut Route)>,
     pub(crate) http: Box<dyn FnOnce(&mut HttpSettings)>,
@@ -57,6 +59,7 @@ impl Default for Setup {
             connect_timeout: Duration::from_secs(2),
             idle_timeout: Duration::from_secs(55),
             connections: ConnectionLimits::default(),
+            breakers: Breakers::default(),
             forward: Box::new(|_| {}),
             route: Box::new(|_| {}),
             http: Box::new(|_| {}),
@@ -124,8 +127,10 @@ impl Proxy {
                 connections: setup.connections,
                 keepalive: None,
                 source: EndpointSource::Static,
+                breakers: setup.breakers,
             }),
             endpoints: ArcSwap::new(endpoints(upstreams)),
+            load: Default::default(),
         });
         let mut forward = Forward {
             targets: Targets::One(Arc::clone(&cluster)),
@@ -148,6 +153,7 @@ impl Proxy {
             connect: false,
             max_body_bytes: None,
             mirrors: Vec::new(),
+            high_priority: false,
         };
         (setup.forward)(&mut forward);
         let mut route = Route {

@@ -23,6 +23,7 @@ macro_rules! on_all_protocols {
 
 mod beginnings;
 mod bounds;
+mod breakers;
 mod client_certificates;
 mod draining;
 mod failing;

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use http::{HeaderValue, Request, Response, StatusCode};
+use pontoon_proxy::resilience::breakers::Breakers;
 use pontoon_proxy::route::cors::Cors;
 use pontoon_proxy::route::matching::ValueMatcher;
 use pontoon_proxy::route::{Mirror, RegexRewrite};
@@ -29,8 +30,10 @@ fn mirror(upstream: &Upstream, http: Http, millionths: u32, shadow_host: bool) -
             connections: Default::default(),
             keepalive: None,
             source: EndpointSource::Static,
+            breakers: Breakers::default(),
         }),
         endpoints: ArcSwap::new(endpoints(&[upstream.address])),
+        load: Default::default(),
     };
     Mirror { cluster: Arc::new(cluster), millionths, shadow_host }
 }

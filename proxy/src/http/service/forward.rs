@@ -25,6 +25,7 @@ use crate::http::receiving::Receiving;
 use crate::http::tunnel::{Far, Tunnel};
 use crate::http::upgrade::Change;
 use crate::http::{grpc_web, headers};
+use crate::resilience::breakers::{Breaker, Held};
 use crate::resilience::retry::{self, Failure, Repeatable};
 use crate::tcp::copy;
 use crate::upstream::cluster::Endpoint;
@@ -68,6 +69,13 @@ pub(super) fn forward(
         let mut tried: Vec<Arc<Endpoint>> = Vec::new();
         let mut now = exchange.start;
         let mut tries = 0;
+        // Counts as a retry for as long as there is one.
+        let mut retrying: Option<Held> = None;
+        let mut may_retry = |breaker: Option<&Arc<Breaker>>| {
+            retrying = None;
+            retrying = breaker.and_then(Breaker::retry);
+            breaker.is_none() || retrying.is_some()
+        };
         loop {
             let Some(request) = slot.as_ref() else { return Err(Error::UpstreamReset) };
             let repeatable = Repeatable {
@@ -99,7 +107,10 @@ pub(super) fn forward(
             let failure = match (result, received) {
                 (Ok(()), Some(received)) => {
                     let status = received.response.status();
-                    if copy.is_none() || !retry::again_after(&policy, status, repeatable, tries) {
+                    if copy.is_none()
+                        || !retry::again_after(&policy, status, repeatable, tries)
+                        || !may_retry(plan.breaker())
+                    {
                         return answer(exchange, plan, received, bounds, timer);
                     }
                     // Its connection is not used again: the rest of the answer may be long.
@@ -126,7 +137,7 @@ pub(super) fn forward(
             if let Some(error) = exchange.error.get() {
                 return Err(error);
             }
-            if !retry::again(&policy, failure, repeatable, tries) {
+            if !retry::again(&policy, failure, repeatable, tries) || !may_retry(plan.breaker()) {
                 return Err(failure.error);
             }
             if slot.is_none() {
@@ -210,14 +221,17 @@ async fn try_once(
 ) -> Result<Answer, Error> {
     exchange.note_endpoint(endpoint);
     let worker = exchange.worker();
-    let leased = worker.pool(endpoint).lease(endpoint, &plan.settings, fresh, now).await;
+    let breaker = plan.breaker();
+    let leased = worker.pool(endpoint).lease(endpoint, &plan.settings, breaker, fresh, now).await;
     let mut lease = match leased {
         Ok(lease) => lease,
         Err(error) => {
             if error.is_connect() {
                 endpoint.outlier.connect_failed(worker.since_epoch_ms(Instant::now()));
             }
-            if let Some(cluster) = exchange.cluster.borrow().as_ref() {
+            if let Some(cluster) =
+                exchange.cluster.borrow().as_ref().filter(|_| error != Error::UpstreamOverflow)
+            {
                 cluster.cells.connect_failures.add(1);
             }
             return Err(error);

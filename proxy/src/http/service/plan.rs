@@ -19,6 +19,7 @@ use crate::http::headers::{self, Hop};
 use crate::http::upgrade::{self, Asked as Wanted, Change};
 use crate::http::{forwarded, grpc, grpc_web, mirror, path, respond};
 use crate::listener::original::Way;
+use crate::resilience::breakers::Breaker;
 use crate::route::cors::Asked;
 use crate::route::{
     Action, Forward, NoRoute, RegexRewrite, RequestHead, Route, RouteTable, Targets, WeightedCluster,
@@ -70,6 +71,11 @@ impl ForwardPlan {
             Action::Forward(forward) => Some(forward),
             _ => None,
         }
+    }
+
+    /// Where the cluster has one for the route's priority.
+    pub(super) fn breaker(&self) -> Option<&Arc<Breaker>> {
+        self.settings.breakers.of(self.action().is_some_and(|action| action.high_priority))
     }
 
     pub(super) fn arm(&self) -> Option<&WeightedCluster> {
