@@ -3,6 +3,7 @@
 //! see. Bookkeeping is in [`stream`], without I/O; `service` feeds it.
 
 mod away;
+mod connections;
 mod service;
 mod status;
 pub mod stream;
@@ -17,13 +18,13 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tonic::service::Routes;
-use tonic::transport::server::TcpIncoming;
 
 use crate::pb::envoy::config::core::v3::Node;
 use crate::resource::ResourceType;
 use crate::snapshot::Snapshot;
 
 use away::Away;
+pub use connections::{Connection, Limits, Peer, within};
 pub use status::{Acknowledged, Client, Nack, NodeStatus, Standing, TypeStatus};
 use stream::Stream;
 pub use views::StandIn;
@@ -316,10 +317,11 @@ pub fn grpc_server() -> tonic::transport::Server {
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
 }
 
-/// The connections of such a server: what is written goes at once. (tonic's setting of that name is for servers that
-/// bind by themselves; without it each response that is longer than a packet waits for the 40 ms of a delayed ACK.)
-pub fn incoming(listener: TcpListener) -> TcpIncoming {
-    TcpIncoming::from(listener).with_nodelay(Some(true))
+/// The connections of such a server, within the default [`Limits`].
+pub fn incoming(
+    listener: TcpListener,
+) -> impl futures_util::Stream<Item = std::io::Result<Connection>> + Send {
+    connections::within(listener, Limits::default())
 }
 
 /// A client needs one, and one more for what else it reports; each may hold a whole request.

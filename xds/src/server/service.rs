@@ -15,7 +15,7 @@ use tonic::service::Routes;
 use tonic::{Request, Status, Streaming};
 
 use super::stream::{Outcome, Response, Stream, TooMuch};
-use super::{Caller, Server, lock};
+use super::{Caller, Peer, Server, lock};
 use crate::pb::envoy::config::core::v3::Node;
 use crate::pb::envoy::service::cluster::v3::cluster_discovery_service_server as cds;
 use crate::pb::envoy::service::discovery::v3::aggregated_discovery_service_server as ads;
@@ -66,7 +66,10 @@ impl Discovery {
         request: Request<Streaming<P::Request>>,
         only: Option<ResourceType>,
     ) -> Result<Outbound<P::Response>, Status> {
-        let address = request.remote_addr().map(|address| address.ip().to_canonical());
+        let peer = request.extensions().get::<Peer>();
+        let in_use = peer.map(Peer::stream);
+        let address = peer.map(|peer| peer.address).or_else(|| request.remote_addr());
+        let address = address.map(|address| address.ip().to_canonical());
         let inbound = request.into_inner();
         let stream = Stream::new(P::VARIANT, only, &self.server.shared.options);
         let (id, stream) = self.server.open(stream).ok_or_else(|| {
@@ -76,6 +79,7 @@ impl Discovery {
         let (sender, receiver) = mpsc::channel(OUTBOUND);
         let server = self.server.clone();
         tokio::spawn(async move {
+            let _in_use = in_use;
             let ended = {
                 let mut close = CloseStream { server: &server, id, left: false };
                 let ended = run::<P>(&server, &stream, address, inbound, &sender).await;

@@ -1,19 +1,23 @@
 //! Clients that do harm, meant or not, and many at once: what they cost the server, and that the others do not notice.
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod rig;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use bytes::{Buf, BufMut};
 use pontoon_xds::messages::Coded;
 use pontoon_xds::pb::envoy::config::cluster::v3::Cluster;
 use pontoon_xds::resource::ResourceMessage;
+use pontoon_xds::server::Limits;
 use pontoon_xds::{ResourceType, Snapshot};
 use prost::encoding::{DecodeContext, WireType};
 use prost::{DecodeError, Message, Name};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 
 use rig::*;
 
@@ -274,6 +278,48 @@ fn a_thousand_clients_that_return_at_once_are_sent_nothing_and_nothing_is_encode
         assert_eq!(received(), CLIENTS * RESOURCES + CLIENTS, "nothing but the change was sent");
         assert_eq!(ENCODED.load(Ordering::SeqCst), 2 * RESOURCES + 1);
     });
+}
+
+/// What is behind a port scan, a health check that stays, or somebody who means harm.
+#[tokio::test]
+async fn connections_without_a_stream_are_closed_and_there_are_only_so_many() {
+    let limits = Limits { connections: 9, of_address: 5, unused: Duration::from_millis(300) };
+    let running = Running::within(0, limits).await;
+    running.server.publish(VIEW, world(1, 10));
+    async fn ended(mut stream: TcpStream) {
+        let mut left = Vec::new();
+        // The end, or a reset.
+        let _ = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut left)).await.expect("it was closed");
+    }
+    let healthy = Follower::start(running.port, "healthy");
+    healthy.until_it_has(&world(1, 10), "cluster-00000").await;
+
+    let silent = TcpStream::connect(("127.0.0.1", running.port)).await.unwrap();
+    let mut polite = TcpStream::connect(("127.0.0.1", running.port)).await.unwrap();
+    // It speaks HTTP/2, and says no more.
+    polite.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
+    tokio::join!(ended(silent), ended(polite));
+
+    let peers = [
+        Peer::open(running.port, "one", CDS, &[]).await,
+        Peer::open(running.port, "two", CDS, &[]).await,
+        Peer::open(running.port, "three", CDS, &[]).await,
+    ];
+    eventually("all are known", || running.server.nodes().len() == 4).await;
+    // The fifth of the address may say nothing for a while; the sixth is closed at once.
+    let fifth = TcpStream::connect(("127.0.0.1", running.port)).await.unwrap();
+    let mut fifth = tokio::spawn(ended(fifth));
+    tokio::select! {
+        () = ended(TcpStream::connect(("127.0.0.1", running.port)).await.unwrap()) => {}
+        _ = &mut fifth => panic!("the fifth was closed first"),
+    }
+    fifth.await.unwrap();
+    // Streams outlive that time.
+    assert_eq!(running.server.nodes().len(), 4);
+    // With one that goes comes room for another.
+    drop(peers);
+    eventually("they have gone", || running.server.nodes().len() == 1).await;
+    Peer::open(running.port, "four", CDS, &[]).await.next().await;
 }
 
 /// Replicas that came to the same state by different ways are one to a client.

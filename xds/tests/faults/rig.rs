@@ -19,7 +19,7 @@ use pontoon_xds::pb::envoy::service::discovery::v3::{
     DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
 };
 use pontoon_xds::pb::google::rpc::Status as RpcStatus;
-use pontoon_xds::server::{Options, Server, grpc_server, incoming};
+use pontoon_xds::server::{Limits, Options, Server, grpc_server, within};
 use pontoon_xds::{ResourceType, Snapshot};
 use prost::Message as _;
 use tokio::net::{TcpListener, TcpStream};
@@ -36,7 +36,7 @@ pub const CDS: ResourceType = ResourceType::Cluster;
 pub const EDS: ResourceType = ResourceType::Endpoint;
 /// The view of all clients here.
 pub const VIEW: &str = "edge";
-const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 /// In a process that is measured, this names the test that it runs.
 const CHILD: &str = "PONTOON_TEST_ALONE";
 
@@ -70,6 +70,10 @@ pub struct Running {
 
 impl Running {
     pub async fn start(port: u16) -> Running {
+        Running::within(port, Limits::default()).await
+    }
+
+    pub async fn within(port: u16, limits: Limits) -> Running {
         let server = Server::new(Options::new(|node| Ok(node.cluster.clone())));
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
@@ -78,7 +82,7 @@ impl Running {
         runtime.spawn(async move {
             let listener = TcpListener::bind(("127.0.0.1", port)).await.unwrap();
             bound.send(listener.local_addr().unwrap().port()).unwrap();
-            let served = grpc_server().add_routes(routes).serve_with_incoming(incoming(listener));
+            let served = grpc_server().add_routes(routes).serve_with_incoming(within(listener, limits));
             served.await.unwrap();
         });
         Running { server, port: port_of.await.unwrap(), runtime: Some(runtime) }
