@@ -6,9 +6,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use pontoon_xds::ResourceType;
 use pontoon_xds::client::{self, Config, Handler, Rejected, Status, Subscriptions, Update};
 use pontoon_xds::pb::envoy::config::core::v3::Node;
+use pontoon_xds::{ResourceType, Variant};
 use rig::{PATIENCE, Served};
 use tokio::sync::watch;
 
@@ -32,6 +32,15 @@ kind: Pool
 metadata: { name: vault, namespace: b }
 spec: { endpoints: [{ address: 192.0.2.3, port: 80 }] }
 ";
+/// A gateway of `a`; that of `default`, with secrets, is another folder's.
+const GATEWAY: &str = "
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: { name: edge, namespace: a }
+spec: { gatewayClassName: pontoon, listeners: [{ name: http, port: 8080, protocol: HTTP }] }
+---
+";
 const TENANTS: &str = "tenants: [{name: a, namespaces: [a], networks: [127.0.0.0/8]}]";
 
 type Answers = BTreeMap<(ResourceType, Arc<str>), bool>;
@@ -54,10 +63,12 @@ impl Handler for Told {
 fn ask(
     served: &Served,
     namespace: &str,
+    variant: Variant,
     asked: &[(ResourceType, &str)],
 ) -> (watch::Receiver<Answers>, watch::Receiver<Status>) {
     let node = Node { id: "probe".into(), cluster: namespace.into(), ..Node::default() };
-    let config = Config::new(format!("http://{}", served.xds).parse().unwrap(), node);
+    let mut config = Config::new(format!("http://{}", served.xds).parse().unwrap(), node);
+    config.variant = variant;
     let subscriptions = Subscriptions::default();
     for ty in ResourceType::ALL {
         let names: BTreeSet<Arc<str>> =
@@ -74,23 +85,81 @@ fn ask(
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_not_to_be_seen_is_answered_as_what_is_not_there() {
-    let served = Served::start(OBJECTS).await;
-    let (listener, route) = (ResourceType::Listener, ResourceType::Route);
-    let asked = [
-        (listener, "orders"),
-        (listener, "orders.a"),
-        (route, "a/orders"),
-        (listener, "orders.b"),
-        (listener, "vault"),
-        (listener, "nowhere"),
-        (route, "b/vault"),
-        (route, "b/nowhere"),
+    let golden = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/https/objects.yaml");
+    let secrets = std::fs::read_to_string(golden).unwrap();
+    let served = Served::start(&format!("{OBJECTS}{GATEWAY}{secrets}")).await;
+    use ResourceType::{Cluster, Endpoint, Listener, Route, Secret};
+    // For whom, what is there and what is not: another's, nobody's.
+    type Names<'n> = &'n [(ResourceType, &'n str)];
+    let all: [(&str, Names<'_>, Names<'_>); 3] = [
+        (
+            "a",
+            &[
+                (Listener, "orders"),
+                (Listener, "orders.a"),
+                (Route, "a/orders"),
+                (Cluster, "pool/a/orders"),
+                (Endpoint, "pool/a/orders"),
+            ],
+            &[
+                (Listener, "orders.b"),
+                (Listener, "vault"),
+                (Listener, "nowhere"),
+                (Listener, "a/edge/http"),
+                (Route, "b/vault"),
+                (Route, "b/nowhere"),
+                (Cluster, "pool/b/vault"),
+                (Cluster, "pool/b/nowhere"),
+                (Endpoint, "pool/b/vault"),
+                (Endpoint, "pool/b/nowhere"),
+                (Secret, "default/shop"),
+            ],
+        ),
+        (
+            "a/edge",
+            &[(Listener, "a/edge/http"), (Route, "a/edge/http")],
+            &[
+                (Listener, "default/edge/shop"),
+                (Route, "default/edge/shop"),
+                (Cluster, "pool/default/shop"),
+                (Endpoint, "pool/default/shop"),
+                (Secret, "default/shop"),
+                (Secret, "default/nowhere"),
+            ],
+        ),
+        (
+            "default/edge",
+            &[
+                (Listener, "default/edge/shop"),
+                (Route, "default/edge/shop"),
+                (Cluster, "pool/default/shop"),
+                (Endpoint, "pool/default/shop"),
+                (Secret, "default/shop"),
+            ],
+            &[(Listener, "a/edge/http"), (Cluster, "pool/a/orders"), (Secret, "b/shop")],
+        ),
     ];
-    let (mut told, _) = ask(&served, "a", &asked);
-    let all = told.wait_for(|told| told.len() == asked.len());
-    let all = tokio::time::timeout(PATIENCE, all).await.expect("not all is answered").unwrap().clone();
-    for (position, (ty, name)) in asked.into_iter().enumerate() {
-        assert_eq!(all[&(ty, name.into())], position < 3, "{ty:?} {name}");
+    for (node, there, absent) in all {
+        let asked: Vec<_> = there.iter().chain(absent).copied().collect();
+        for variant in [Variant::Delta, Variant::Sotw] {
+            let (mut told, _) = ask(&served, node, variant, &asked);
+            // In state of the world what does not exist is left out of the response that brings what does.
+            let answered = match variant {
+                Variant::Delta => asked.as_slice(),
+                Variant::Sotw => there,
+            };
+            let is_answered = |told: &Answers| {
+                answered.iter().all(|(ty, name)| told.contains_key(&(*ty, Arc::from(*name))))
+            };
+            let waited = tokio::time::timeout(PATIENCE, told.wait_for(is_answered)).await;
+            let waited = waited.map(|answers| answers.map(drop));
+            let said = told.borrow().clone();
+            waited.unwrap_or_else(|_| panic!("{node} in {variant:?} is told only {said:?}")).unwrap();
+            for (ty, name) in &asked {
+                let is_there = said.get(&(*ty, Arc::from(*name))).copied().unwrap_or_default();
+                assert_eq!(is_there, there.contains(&(*ty, name)), "{node}, {variant:?}: {ty:?} {name}");
+            }
+        }
     }
 }
 
@@ -104,13 +173,13 @@ async fn a_namespace_is_for_its_tenants_networks() {
     let args = ["--eureka-listen", any, "--xds-listen", any, "--xds-tenants", "tenants.yaml"];
     let served = Served::with(dir, &args).await;
     let orders = [(ResourceType::Listener, "orders")];
-    let (mut told, _) = ask(&served, "a", &orders);
+    let (mut told, _) = ask(&served, "a", Variant::Delta, &orders);
     let own = told.wait_for(|told| told.get(&(ResourceType::Listener, "orders".into())) == Some(&true));
     tokio::time::timeout(PATIENCE, own).await.expect("its own is not given").unwrap();
 
     // Also where there is no such namespace: it is not told which there are.
     for namespace in ["b", "b/edge", "nowhere", ""] {
-        let (told, mut status) = ask(&served, namespace, &orders);
+        let (told, mut status) = ask(&served, namespace, Variant::Delta, &orders);
         let refused = status.wait_for(|status| {
             let error = status.last_error.as_deref().unwrap_or_default();
             error.contains("PermissionDenied") && error.contains("--xds-tenants")

@@ -19,6 +19,8 @@ use tonic_prost::ProstCodec;
 
 use crate::world::{Failed, Held, Target, read};
 
+const QUIET: Duration = Duration::from_millis(100);
+
 /// The one variant and transport of a test.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct On {
@@ -279,7 +281,15 @@ impl Peer {
         Ok(got)
     }
 
-    /// The same, accepted.
+    /// No response comes, for as long as one that is sent at once would take many times over.
+    pub(crate) async fn is_told_nothing(&mut self) -> Result<(), Failed> {
+        match tokio::time::timeout(QUIET, self.receive()).await {
+            Err(_) => Ok(()),
+            Ok(got) => Err(format!("{:?}: a response came that nothing calls for", got?)),
+        }
+    }
+
+    /// The next response, accepted.
     pub(crate) async fn next_accepted(&mut self) -> Result<Got, Failed> {
         let got = self.next().await?;
         self.ack(&got).await?;

@@ -40,7 +40,7 @@ macro_rules! suite {
                 versions_change_with_the_content_and_only_then, each_response_has_a_nonce_of_its_own,
                 what_was_accepted_is_not_sent_again, a_refused_version_is_not_sent_again,
                 after_a_refusal_the_next_version_is_sent, the_very_first_response_may_be_refused,
-                an_answer_with_an_old_nonce_is_none, who_resumes_with_the_newest_goes_on,
+                an_answer_with_an_old_nonce_is_none, the_next_response_waits_for_the_answer, who_resumes_with_the_newest_goes_on,
                 streams_of_one_node_do_not_disturb_each_other;
             sotw: a_missing_endpoint_set_is_no_removal, by_version_info_what_changed_is_sent;
             delta:

@@ -78,19 +78,41 @@ pub(crate) async fn the_very_first_response_may_be_refused(target: &Target, on: 
     Ok(())
 }
 
-/// A request that answers an earlier response says nothing about the last one.
+/// A request that answers an earlier response says nothing about the last one, which is neither sent again, as it might
+/// be to one who refuses it, nor held to be refused.
 pub(crate) async fn an_answer_with_an_old_nonce_is_none(target: &Target, on: On) -> Checked {
     for ty in ALL {
         target.publish(&[(ty, "a", 1)]).await;
         let (mut peer, first) = with(target, on, ty, &["a"]).await?;
         target.publish(&[(ty, "a", 2)]).await;
         let second = peer.next().await?;
-        peer.answer(ty, &first.nonce, Some("too late")).await?;
-        peer.answer(ty, "never given", None).await?;
+        for (nonce, refusal) in
+            [(&*first.nonce, Some("too late")), (&*first.nonce, None), ("never given", None)]
+        {
+            peer.answer(ty, nonce, refusal).await?;
+            peer.is_told_nothing().await?;
+        }
         peer.ack(&second).await?;
         target.publish(&[(ty, "a", 3)]).await;
         let third = peer.next_accepted().await?;
         ensure!(third.resources == held(&[("a", 3)]), "{}: {:?}", ty.short_name(), third.resources);
+    }
+    Ok(())
+}
+
+/// Who has not answered is sent no more, and an answer to something else is none.
+pub(crate) async fn the_next_response_waits_for_the_answer(target: &Target, on: On) -> Checked {
+    for ty in ALL {
+        target.publish(&[(ty, "a", 1)]).await;
+        let (mut peer, first) = with(target, on, ty, &["a"]).await?;
+        target.publish(&[(ty, "a", 2)]).await;
+        let second = peer.next().await?;
+        target.publish(&[(ty, "a", 3)]).await;
+        peer.answer(ty, &first.nonce, None).await?;
+        peer.answer(ty, "never given", None).await?;
+        peer.is_told_nothing().await?;
+        peer.ack(&second).await?;
+        peer.until_held(ty, &[("a", 3)]).await?;
     }
     Ok(())
 }
