@@ -4,6 +4,7 @@
 
 mod cases;
 mod dump;
+mod known;
 mod streams;
 mod wire;
 
@@ -20,20 +21,25 @@ use pontoon_e2e::wait::{get, until};
 use serde_json::{Value, json};
 
 use super::place;
-use cases::{KNOWN, SETUPS, Setup};
+use cases::{SETUPS, Setup};
+use known::KNOWN;
 use wire::{Exchange, Upstream, exchange};
 
 const START: Duration = Duration::from_secs(20);
 const HTTP_MANAGER: &str =
     "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
 const ROUTER: &str = "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router";
+const CORS: &str = "type.googleapis.com/envoy.extensions.filters.http.cors.v3.Cors";
 const TCP_PROXY: &str = "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy";
 
 /// What the ports of a proxy are for: its listeners, its admin, and one where nobody listens.
-const PURPOSES: [&str; 12] = [
+const PURPOSES: [&str; 13] = [
     "http", "admin", "dead", "https", "mutual", "told", "told-too", "names", "tcp", "tcp-dead", "tcp-none",
-    "tcp-half",
+    "tcp-half", "tcp-full",
 ];
+
+/// The requests of the table's mirrors of which a copy arrives somewhere.
+const MIRRORED: [&str; 2] = [" /all", " /as-it-is"];
 
 /// For `--mode validate`, and whether it can be used.
 const VALIDATED: &[(&str, &str, bool)] = &[
@@ -163,7 +169,7 @@ fn bootstrap(ports: &[u16], upstreams: &Upstreams) -> anyhow::Result<Value> {
         "@type": HTTP_MANAGER, "stat_prefix": "http", "normalize_path": true, "merge_slashes": true,
         "route_config": {"name": "routes", "virtual_hosts": hosts,
             "request_headers_to_add": [{"header": {"key": "x-table", "value": "t"}}]},
-        "http_filters": [{"name": "envoy.filters.http.router",
+        "http_filters": [{"name": "envoy.filters.http.cors", "typed_config": {"@type": CORS}}, {"name": "envoy.filters.http.router",
             "typed_config": {"@type": ROUTER, "suppress_envoy_headers": true}}],
     });
     let manager = json!({"name": "envoy.filters.network.http_connection_manager", "typed_config": manager});
@@ -179,6 +185,9 @@ fn bootstrap(ports: &[u16], upstreams: &Upstreams) -> anyhow::Result<Value> {
         cluster("half", &[port("dead"), a.port()]),
         cluster("passed", &[secure.port()]),
     ];
+    let mut full = cluster("full", &[a.port()]);
+    full["circuit_breakers"] = json!({"thresholds": [{"max_requests": 0, "max_connections": 0}]});
+    clusters.push(full);
     clusters.extend(upstreams.keys.clusters(secure.port()));
     Ok(json!({
         "admin": {"address": socket(port("admin"))},
@@ -225,12 +234,14 @@ async fn same(
         true => (theirs.without_words(), our.without_words()),
         false => (theirs, our),
     };
-    let known = KNOWN.iter().find(|(case, _)| name == *case);
-    match (theirs == our, known) {
-        (true, None) => Ok(format!("{}", theirs.status)),
-        (true, Some(_)) => bail!("is the same, but on the list of what differs"),
-        (false, Some((_, why))) => Ok(format!("(known: {why})")),
-        (false, None) => bail!("Envoy: {theirs:#?}\npontoon-proxy: {our:#?}"),
+    let known = KNOWN.iter().find(|known| name == known.case);
+    let differences = theirs.differences(&our);
+    match known {
+        None if differences.is_empty() => Ok(format!("{}", theirs.status)),
+        Some(known) if differences == known.how => Ok(format!("(known: {})", known.why)),
+        Some(_) if differences.is_empty() => bail!("is the same, but on the list of what differs"),
+        Some(known) => bail!("differs otherwise than is known ({:?}): {differences:#?}", known.how),
+        None => bail!("{differences:#?}\nEnvoy: {theirs:#?}\npontoon-proxy: {our:#?}"),
     }
 }
 
@@ -243,6 +254,24 @@ async fn through(
     upstreams.take();
     let mut exchange = exchange(proxy.at("http"), host, request).await?;
     exchange.received = upstreams.take();
+    if MIRRORED.iter().any(|target| host == "mirrors.test" && request.contains(target)) {
+        // The copy is on its own way.
+        until("the copy to arrive", START, async || {
+            exchange.received.extend(upstreams.take());
+            ensure!(exchange.received.len() == 2, "{:?}", exchange.received);
+            Ok(())
+        })
+        .await?;
+        exchange.received.sort();
+        // Envoy names its machine in it.
+        for copy in &mut exchange.received {
+            let lines = copy.lines().map(|line| match line.split_once("x-forwarded-for: ") {
+                Some(_) => "x-forwarded-for: ...",
+                None => line,
+            });
+            *copy = lines.collect::<Vec<_>>().join("\n");
+        }
+    }
     Ok(exchange)
 }
 

@@ -346,6 +346,17 @@ mod tests {
     }
 
     #[test]
+    fn conditions_of_retries() {
+        let of = |retry_on: &str| {
+            let policy = json!({"retry_on": retry_on, "retriable_status_codes": [418]});
+            let route = json!({"cluster": "there", "retry_policy": policy});
+            with_listener(&[], routes(json!({"match": {"prefix": "/"}, "route": route})))
+        };
+        assert_eq!(of("5xx,reset, gateway-error,retriable-4xx,retriable-status-codes"), Ok(()));
+        assert!(of("5xx,cancelled").unwrap_err().reason.contains("\"cancelled\""));
+    }
+
+    #[test]
     fn an_extension_of_a_type_that_is_not_known_is_refused_unless_it_is_optional() {
         let config = json!({"@type": "type.googleapis.com/shop.Unknown", "text": "x"});
         let filter =

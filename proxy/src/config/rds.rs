@@ -578,27 +578,41 @@ fn retry(message: Option<&RetryPolicy>) -> Result<compiled::RetryPolicy, Problem
             Some(given) => pauses(given).under(|| "retry_back_off".into())?,
         },
     };
+    let status = |code: u32| {
+        let status = u16::try_from(code).ok().and_then(|code| StatusCode::from_u16(code).ok());
+        status.ok_or_else(|| Problem::new("", format!("is {code}, which is no status")))
+    };
+    let mut statuses: Vec<StatusCode> = Vec::new();
     for condition in message.retry_on.split(',').map(str::trim).filter(|c| !c.is_empty()) {
+        // These three are also for what ended without an answer.
+        if matches!(condition, "5xx" | "gateway-error" | "reset") {
+            policy.on_connect_failure = true;
+            policy.on_refused_stream = true;
+            policy.on_broken_connection = true;
+        }
         match condition {
             "connect-failure" => policy.on_connect_failure = true,
             "refused-stream" => policy.on_refused_stream = true,
             "reset-before-request" => policy.on_broken_connection = true,
+            "reset" => {}
+            "5xx" => statuses.extend((500..600).filter_map(|code| status(code).ok())),
+            "gateway-error" => statuses.extend((502..505).filter_map(|code| status(code).ok())),
+            "retriable-4xx" => statuses.push(StatusCode::CONFLICT),
             "retriable-status-codes" => {
-                let codes = each("retriable_status_codes", &message.retriable_status_codes, |code| {
-                    let status = u16::try_from(*code).ok().and_then(|code| StatusCode::from_u16(code).ok());
-                    status.ok_or_else(|| Problem::new("", format!("is {code}, which is no status")))
-                })?;
-                policy.on_status = Some(codes.into());
+                statuses.extend(each("retriable_status_codes", &message.retriable_status_codes, |code| {
+                    status(*code)
+                })?);
             }
             other => {
                 let reason = format!(
-                    "names {other:?}; this proxy supports connect-failure, refused-stream, reset-before-request and \
-                     retriable-status-codes"
+                    "names {other:?}; this proxy supports 5xx, gateway-error, reset, connect-failure, refused-stream, \
+                     reset-before-request, retriable-4xx and retriable-status-codes"
                 );
                 return Err(Problem::new("retry_on", reason));
             }
         }
     }
+    policy.on_status = (!statuses.is_empty()).then(|| statuses.into());
     Ok(policy)
 }
 

@@ -10,36 +10,6 @@ pub(super) struct Setup {
     pub(super) requests: &'static [&'static str],
 }
 
-/// What is not the same, and why. One that has become the same fails.
-pub(super) const KNOWN: &[(&str, &str)] = &[
-    ("methods: OPTIONS /", "no content-length is added to a request without a body"),
-    ("normal: GET /../a/x", "what leads out of the root, or hides a slash, is refused"),
-    ("normal: GET /a/..%2fb", "what leads out of the root, or hides a slash, is refused"),
-    ("headers: POST /post | = x", "a connection is kept where its request was read to the end"),
-    ("rewrites: GET /strip/a", "no two slashes are made by a rewrite that ends with one"),
-    ("redirects: POST /other | = x", "a connection is kept where its request was read to the end"),
-    ("redirects: POST /temp | = x", "a connection is kept where its request was read to the end"),
-    ("redirects: HEAD /https", "no transfer-encoding is said where there is no body"),
-    ("direct: POST /text | = x", "a connection is kept where its request was read to the end"),
-    (
-        "failures: GET /close | x-do: close",
-        "the endpoint may have done what was asked: 502, as clients repeat a 503; and a safe request is tried once more",
-    ),
-    (
-        "failures: GET /again | x-do: close",
-        "the endpoint may have done what was asked: 502, as clients repeat a 503; and a safe request is tried once more",
-    ),
-    ("domains: GET / | Host: exact.test.", "a host's trailing dot is the root's, and no part of the name"),
-    ("hops: GET / | TE: trailers", "te is a hop's, so connection names it"),
-    ("hops: GET / | Cookie: a=1 | Cookie: b=2", "cookies are joined, as HTTP/2 wants it"),
-    (
-        "hops: GET / | Upgrade: websocket | Connection: upgrade",
-        "an upgrade that is not allowed is left out of the request",
-    ),
-    ("hops: GET / | Expect: 200-ok", "an expectation that is not known is not sent on"),
-    ("hops: POST / | Expect: 200-ok | = hello", "an expectation that is not known is not sent on"),
-];
-
 const fn setup(
     name: &'static str,
     routes: &'static str,
@@ -495,5 +465,88 @@ pub(super) const SETUPS: &[Setup] = &[
             "GET / | x-envoy-decorator-operation: x",
             "GET / | x-envoy-attempt-count: 7",
         ],
+    ),
+    setup(
+        "rewritten",
+        r#"[
+            {"match": {"prefix": "/shop/"}, "route": {"cluster": "a", "regex_rewrite": {"pattern": {"regex": "^/shop/([^/]+)/(.*)$"}, "substitution": "/v2/\\2/\\1"}}},
+            {"match": {"prefix": "/all"}, "route": {"cluster": "a", "regex_rewrite": {"pattern": {"regex": "l"}, "substitution": "L"}}},
+            {"match": {"prefix": "/dollar"}, "route": {"cluster": "a", "regex_rewrite": {"pattern": {"regex": "dollar"}, "substitution": "$1"}}}]"#,
+        "{}",
+        &[
+            "GET /shop/cart/items",
+            "GET /shop/cart/items?a=/shop/b/c",
+            "GET /shop/cart",
+            "GET /all/all?all",
+            "GET /dollar",
+        ],
+    ),
+    setup(
+        "repeated",
+        r#"[
+            {"match": {"path": "/named"}, "route": {"cluster": "a", "retry_policy": {"retry_on": "retriable-status-codes", "retriable_status_codes": [418, 503], "num_retries": 2}}},
+            {"match": {"path": "/5xx"}, "route": {"cluster": "a", "retry_policy": {"retry_on": "5xx", "num_retries": 1}}},
+            {"match": {"path": "/gateway"}, "route": {"cluster": "a", "retry_policy": {"retry_on": "gateway-error", "num_retries": 1}}},
+            {"match": {"path": "/conflict"}, "route": {"cluster": "a", "retry_policy": {"retry_on": "retriable-4xx", "num_retries": 1}}},
+            {"match": {"path": "/reset"}, "route": {"cluster": "a", "retry_policy": {"retry_on": "reset", "num_retries": 1}}}]"#,
+        "{}",
+        &[
+            "GET /named",
+            "GET /named | x-do: 503",
+            "GET /named | x-do: 418",
+            "GET /named | x-do: 500",
+            "POST /named | x-do: 503 | = x",
+            "GET /5xx | x-do: 500",
+            "GET /5xx | x-do: 404",
+            "GET /5xx | x-do: close",
+            "GET /gateway | x-do: 502",
+            "GET /gateway | x-do: 500",
+            "GET /conflict | x-do: 409",
+            "GET /conflict | x-do: 404",
+            "GET /reset | x-do: close",
+            "GET /reset | x-do: 503",
+        ],
+    ),
+    setup(
+        "mirrors",
+        r#"[
+            {"match": {"path": "/all"}, "route": {"cluster": "a", "request_mirror_policies": [{"cluster": "b"}]}},
+            {"match": {"path": "/none"}, "route": {"cluster": "a", "request_mirror_policies": [{"cluster": "b", "runtime_fraction": {"default_value": {"numerator": 0}}}]}},
+            {"match": {"path": "/as-it-is"}, "route": {"cluster": "a", "request_mirror_policies": [{"cluster": "b", "disable_shadow_host_suffix_append": true}]}},
+            {"match": {"path": "/dead"}, "route": {"cluster": "a", "request_mirror_policies": [{"cluster": "dead"}]}}]"#,
+        "{}",
+        &["GET /all", "POST /all | = hello", "GET /none", "GET /as-it-is", "GET /dead"],
+    ),
+    setup(
+        "cors",
+        r#"[
+            {"match": {"prefix": "/own"}, "route": {"cluster": "a"}, "typed_per_filter_config": {"envoy.filters.http.cors": {
+                "@type": "type.googleapis.com/envoy.extensions.filters.http.cors.v3.CorsPolicy",
+                "allow_origin_string_match": [{"exact": "https://shop.test"}, {"suffix": ".shop.test"}], "allow_methods": "GET, PUT",
+                "allow_headers": "x-a, x-b", "expose_headers": "x-total", "max_age": "60", "allow_credentials": true}}},
+            {"match": {"prefix": "/bare"}, "route": {"cluster": "a"}, "typed_per_filter_config": {"envoy.filters.http.cors": {
+                "@type": "type.googleapis.com/envoy.extensions.filters.http.cors.v3.CorsPolicy",
+                "allow_origin_string_match": [{"safe_regex": {"regex": ".*"}}], "forward_not_matching_preflights": false}}},
+            {"match": {"prefix": "/"}, "route": {"cluster": "a"}}]"#,
+        "{}",
+        &[
+            "OPTIONS /own | Origin: https://shop.test | Access-Control-Request-Method: PUT | Content-Length: 0",
+            "OPTIONS /own | Origin: https://a.shop.test | Access-Control-Request-Method: DELETE | Access-Control-Request-Headers: x-c | Content-Length: 0",
+            "OPTIONS /own | Origin: https://other.test | Access-Control-Request-Method: PUT | Content-Length: 0",
+            "OPTIONS /own | Origin: https://shop.test | Content-Length: 0",
+            "GET /own | Origin: https://shop.test",
+            "GET /own | Origin: https://other.test",
+            "GET /own",
+            "OPTIONS /bare | Origin: https://x.test | Access-Control-Request-Method: PUT | Content-Length: 0",
+            "GET /bare | Origin: https://x.test",
+            "OPTIONS / | Origin: https://shop.test | Access-Control-Request-Method: PUT | Content-Length: 0",
+            "GET / | Origin: https://shop.test",
+        ],
+    ),
+    setup(
+        "full",
+        r#"[{"match": {"prefix": "/"}, "route": {"cluster": "full"}}]"#,
+        "{}",
+        &["GET /", "POST / | = x"],
     ),
 ];

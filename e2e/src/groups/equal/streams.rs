@@ -94,7 +94,24 @@ pub(super) const CASES: &[Case] = &[
     plain("tcp", "GET /raw ; end"),
     plain("tcp-dead", "GET /raw"),
     plain("tcp-none", "GET /raw"),
+    plain("tcp-full", "GET /raw"),
     plain("tcp-half", "GET /raw"),
+];
+
+/// The cases of [`CASES`] that get no answer from either.
+const UNANSWERED: &[&str] = &[
+    "https as unknown.test: GET / | Host: methods.test",
+    "https: GET / | Host: methods.test",
+    "mutual as a.test: GET / | Host: methods.test",
+    "mutual as a.test, certificate Stranger: GET / | Host: methods.test",
+    "names as x.y.b.test: GET /by-name",
+    "names as b.test: GET /by-name",
+    "names as unknown.test: GET /by-name",
+    "names: GET /by-name",
+    "tcp: GET /raw | x-do: close",
+    "tcp-dead: GET /raw",
+    "tcp-none: GET /raw",
+    "tcp-full: GET /raw",
 ];
 
 impl Case {
@@ -126,6 +143,9 @@ impl Case {
             }
         }
         ensure!(seen[0] == seen[1], "Envoy: {:#?}\npontoon-proxy: {:#?}", seen[0], seen[1]);
+        // No answer twice is the same only where none is right: else both may have failed for a reason of the test's.
+        let (answered, title) = (seen[0].0.is_some(), self.title());
+        ensure!(answered != UNANSWERED.contains(&&*title), "{title}: answered: {answered}");
         Ok(seen[0].0.as_ref().map_or(String::from("refused"), |exchange| exchange.status.to_string()))
     }
 
@@ -258,6 +278,7 @@ impl Keys {
             with_chains("tcp", json!([{"filters": to("a")}])),
             with_chains("tcp-dead", json!([{"filters": to("dead")}])),
             with_chains("tcp-none", json!([{"filters": to("none")}])),
+            with_chains("tcp-full", json!([{"filters": to("full")}])),
             with_chains(
                 "tcp-half",
                 json!([{"filters": [{"name": "envoy.filters.network.tcp_proxy", "typed_config":

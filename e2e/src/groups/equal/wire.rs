@@ -38,6 +38,34 @@ impl Exchange {
         self.is_error
     }
 
+    /// What only this has (`-`) and what only the other has (`+`), line by line; `> ` is what upstreams received.
+    pub(super) fn differences(&self, other: &Exchange) -> Vec<String> {
+        let mut found = Vec::new();
+        let mut compare = |ours: Vec<String>, theirs: Vec<String>| {
+            let mut rest = theirs;
+            for line in ours {
+                match rest.iter().position(|other| *other == line) {
+                    Some(position) => drop(rest.remove(position)),
+                    None => found.push(format!("-{line}")),
+                }
+            }
+            found.extend(rest.into_iter().map(|line| format!("+{line}")));
+        };
+        let answer = |exchange: &Exchange| {
+            let mut lines = vec![exchange.status.to_string()];
+            lines.extend(exchange.headers.iter().cloned());
+            lines.push(format!("{:?}", exchange.body));
+            lines
+        };
+        let received = |exchange: &Exchange| {
+            let lines = exchange.received.iter().flat_map(|message| message.lines());
+            lines.map(|line| format!("> {line}")).collect()
+        };
+        compare(answer(self), answer(other));
+        compare(received(self), received(other));
+        found
+    }
+
     /// Without what each proxy says about an error in its own words.
     pub(super) fn without_words(mut self) -> Exchange {
         self.headers.retain(|line| !line.starts_with("content-") && !line.starts_with("connection"));
