@@ -2,6 +2,7 @@
 //! routes: an Envoy in delta, an Envoy in state of the world, and our own proxy. `inventory` moves under load through
 //! all three, and each user is answered by the same side everywhere.
 
+mod dumps;
 mod gateways;
 mod moving;
 
@@ -40,7 +41,7 @@ pub(crate) async fn run(_arguments: Vec<String>) -> anyhow::Result<bool> {
     for variant in gateways::VARIANTS {
         envoys.push(Envoy::start(&program, &plane, &folder, variant).await?);
     }
-    let _own = Gateway::start(&place("PONTOON_E2E_PROXY")?, &folder, "default/own", plane.xds, 1).await?;
+    let own = Gateway::start(&place("PONTOON_E2E_PROXY")?, &folder, "default/own", plane.xds, 1).await?;
 
     let mut loads = Vec::new();
     for port in ports.http() {
@@ -62,6 +63,10 @@ pub(crate) async fn run(_arguments: Vec<String>) -> anyhow::Result<bool> {
             )
             .await;
     }
+    for envoy in &envoys {
+        let name = "the dynamic sections of /config_dump have the shape of Envoy's";
+        report.case(name, dumps::same(envoy.admin, own.admin)).await;
+    }
     moving::cases(&mut report, &plane, &ports, &loads).await;
     report
         .case("an instance that leaves the registry costs no request", left(&plane, &instances, &loads))
@@ -69,7 +74,7 @@ pub(crate) async fn run(_arguments: Vec<String>) -> anyhow::Result<bool> {
     report
         .case(
             "what Envoy refuses is shown with node, resource and reason, and ends with its cause",
-            gateways::refused(&plane, &folder, &ports, &certified),
+            gateways::refused(&plane, &folder, &ports, &certified, &envoys),
         )
         .await;
     for ((gateway, _), load) in ports.gateways().into_iter().zip(loads) {

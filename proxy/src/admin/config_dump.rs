@@ -1,17 +1,18 @@
 //! What is in force, as Envoy's `config_dump` says it: its messages in protobuf's JSON, so that what reads Envoy's dumps
-//! reads these. What the proto files mark as sensitive is left out.
+//! reads these. What the proto files mark as sensitive is `[redacted]`.
 
 mod wanted;
 
 use std::time::SystemTime;
 
 use envoy_types::pb::envoy::admin::v3::{
-    BootstrapConfigDump, ClustersConfigDump, EndpointsConfigDump, ListenersConfigDump, RoutesConfigDump,
-    ScopedRoutesConfigDump, SecretsConfigDump, UpdateFailureState, clusters_config_dump as clusters,
-    endpoints_config_dump as endpoints, listeners_config_dump as listeners, routes_config_dump as routes,
-    secrets_config_dump as secrets,
+    BootstrapConfigDump, ClientResourceStatus, ClustersConfigDump, EndpointsConfigDump, ListenersConfigDump,
+    RoutesConfigDump, ScopedRoutesConfigDump, SecretsConfigDump, UpdateFailureState,
+    clusters_config_dump as clusters, endpoints_config_dump as endpoints, listeners_config_dump as listeners,
+    routes_config_dump as routes, secrets_config_dump as secrets,
 };
 use envoy_types::pb::envoy::config::bootstrap::v3::{Admin, Bootstrap as EnvoyBootstrap};
+use envoy_types::pb::envoy::config::cluster::v3::Cluster;
 use envoy_types::pb::envoy::config::core::v3::{
     Address, Locality, Node, SocketAddress, address, socket_address,
 };
@@ -24,8 +25,9 @@ use envoy_types::pb::envoy::config::route::v3::RouteConfiguration;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::{
     HttpConnectionManager, http_connection_manager::RouteSpecifier,
 };
+use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::Secret;
 use envoy_types::pb::google::protobuf::{Any, Timestamp, UInt32Value};
-use pontoon_xds::json::to_json;
+use pontoon_xds::json::{redacted, to_json};
 use pontoon_xds::messages::Coded;
 use pontoon_xds::{Resource, ResourceType};
 use prost::Name;
@@ -79,7 +81,8 @@ impl Shown<'_> {
             let (version_info, endpoint_config, last_updated) = active(dumped);
             endpoints::DynamicEndpointConfig {
                 version_info,
-                endpoint_config,
+                endpoint_config: endpoint_config.or_else(|| Some(only_named(dumped))),
+                client_status: status(dumped).into(),
                 last_updated,
                 error_state: error(dumped),
                 ..Default::default()
@@ -108,7 +111,8 @@ impl Shown<'_> {
             let (version_info, route_config, last_updated) = active(dumped);
             routes::DynamicRouteConfig {
                 version_info,
-                route_config,
+                route_config: route_config.or_else(|| Some(only_named(dumped))),
+                client_status: status(dumped).into(),
                 last_updated,
                 error_state: error(dumped),
                 ..Default::default()
@@ -126,19 +130,23 @@ fn clusters(all: &[&Dumped]) -> ClustersConfigDump {
             dump.static_clusters.push(clusters::StaticCluster { cluster, last_updated });
             continue;
         }
-        if cluster.is_some() || dumped.refused.is_some() {
+        let is_active = cluster.is_some();
+        if is_active {
             dump.dynamic_active_clusters.push(clusters::DynamicCluster {
                 version_info,
                 cluster,
                 last_updated,
                 error_state: error(dumped),
-                ..Default::default()
+                client_status: status(dumped).into(),
             });
         }
-        if let Some(resource) = &dumped.warming {
+        let warming = dumped.warming.as_ref();
+        if warming.is_some() || !is_active {
             dump.dynamic_warming_clusters.push(clusters::DynamicCluster {
-                version_info: resource.version.to_string(),
-                cluster: Some(any_of(dumped.ty, resource)),
+                version_info: warming.map(|resource| resource.version.to_string()).unwrap_or_default(),
+                cluster: Some(warming.map_or_else(|| only_named(dumped), |of| any_of(dumped.ty, of))),
+                error_state: error(dumped).filter(|_| !is_active),
+                client_status: status(dumped).into(),
                 ..Default::default()
             });
         }
@@ -167,7 +175,8 @@ fn listeners(all: &[&Dumped]) -> ListenersConfigDump {
             warming_state: warming
                 .map(|resource| state(resource.version.to_string(), Some(any_of(dumped.ty, resource)), None)),
             error_state: error(dumped),
-            ..Default::default()
+            client_status: status(dumped).into(),
+            draining_state: None,
         });
     }
     let active = dump.dynamic_listeners.iter().filter_map(|listener| listener.active_state.as_ref());
@@ -184,15 +193,18 @@ fn secrets(all: &[&Dumped]) -> SecretsConfigDump {
             dump.static_secrets.push(secrets::StaticSecret { name, last_updated, secret });
         } else {
             let error_state = error(dumped);
-            let secret = secrets::DynamicSecret {
+            let list = match secret {
+                Some(_) => &mut dump.dynamic_active_secrets,
+                None => &mut dump.dynamic_warming_secrets,
+            };
+            list.push(secrets::DynamicSecret {
                 name,
                 version_info,
                 last_updated,
-                secret,
+                secret: secret.or_else(|| Some(only_named(dumped))),
                 error_state,
-                ..Default::default()
-            };
-            dump.dynamic_active_secrets.push(secret);
+                client_status: status(dumped).into(),
+            });
         }
     }
     dump
@@ -218,14 +230,39 @@ fn active(dumped: &Dumped) -> (String, Option<Any>, Option<Timestamp>) {
     }
 }
 
+/// In place of a resource of which nothing is in force, for readers that expect one: it has its name, and nothing else.
+/// (Envoy shows a secret so that has not come.)
+fn only_named(dumped: &Dumped) -> Any {
+    let name = dumped.name.to_string();
+    let value = match dumped.ty {
+        ResourceType::Secret => Secret { name, ..Default::default() }.encoded(),
+        ResourceType::Cluster => Cluster { name, ..Default::default() }.encoded(),
+        ResourceType::Endpoint => {
+            ClusterLoadAssignment { cluster_name: name, ..Default::default() }.encoded()
+        }
+        ResourceType::Listener => Listener { name, ..Default::default() }.encoded(),
+        ResourceType::Route => RouteConfiguration { name, ..Default::default() }.encoded(),
+    };
+    any(dumped.ty.type_url(), value)
+}
+
+/// Envoy leaves it at the default; here a refusal is told, as a client of gRPC's tells it.
+fn status(dumped: &Dumped) -> ClientResourceStatus {
+    match dumped.refused {
+        Some(_) => ClientResourceStatus::Nacked,
+        None => ClientResourceStatus::Unknown,
+    }
+}
+
 /// What was refused last.
 pub(super) fn error(dumped: &Dumped) -> Option<UpdateFailureState> {
-    let Refused { version, reason, at } = dumped.refused.as_ref()?;
+    let Refused { resource, reason, at } = dumped.refused.as_ref()?;
+    let type_url = dumped.ty.type_url();
     Some(UpdateFailureState {
-        failed_configuration: None,
+        failed_configuration: Some(any(type_url, redacted(type_url, &resource.body).to_vec())),
         last_update_attempt: stamp(*at),
         details: reason.clone(),
-        version_info: version.to_string(),
+        version_info: resource.version.to_string(),
     })
 }
 
@@ -315,10 +352,69 @@ pub(super) fn stamp(at: SystemTime) -> Option<Timestamp> {
 mod tests {
     use clap::Parser as _;
     use envoy_types::pb::envoy::config::core::v3::{DataSource, data_source::Specifier};
-    use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::{Secret, TlsCertificate, secret};
+    use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::{TlsCertificate, secret};
 
     use super::*;
     use crate::bootstrap::Args;
+
+    /// Of each type one that is in force, one that was only refused and one that waits: whatever reads a dump finds a
+    /// resource wherever Envoy would have one.
+    #[test]
+    fn each_entry_has_a_resource() {
+        let bootstrap = Bootstrap::from_args(Args::parse_from(["pontoon-proxy"])).unwrap();
+        let mut resources = Vec::new();
+        for ty in ResourceType::ALL {
+            let of = |name: &str| Resource {
+                name: name.into(),
+                version: "1".into(),
+                body: only_named(&Dumped::of(ty, name)).value.into(),
+            };
+            let refused =
+                Refused { resource: of("refused"), reason: "no".into(), at: SystemTime::UNIX_EPOCH };
+            let in_force = Some((of("used"), SystemTime::UNIX_EPOCH));
+            resources.extend([
+                Dumped { in_force, ..Dumped::of(ty, "used") },
+                Dumped { refused: Some(refused), ..Dumped::of(ty, "refused") },
+            ]);
+            if matches!(ty, ResourceType::Cluster | ResourceType::Listener) {
+                resources.push(Dumped { warming: Some(of("waits")), ..Dumped::of(ty, "waits") });
+            }
+        }
+        let shown = Shown {
+            bootstrap: &bootstrap,
+            node: Node::default(),
+            started: SystemTime::UNIX_EPOCH,
+            resources,
+            endpoints: Vec::new(),
+        };
+        let wanted = Wanted::new(None, None, None, true).unwrap();
+        let dump = shown.render(&wanted).unwrap();
+        let all = dump["configs"].as_array().unwrap();
+        let section =
+            |name: &str| all.iter().find_map(|section| section.get(name)).unwrap().as_array().unwrap();
+        for (list, resource, name, names) in [
+            ("dynamic_active_clusters", "cluster", "name", &["used"][..]),
+            ("dynamic_warming_clusters", "cluster", "name", &["refused", "waits"]),
+            ("dynamic_endpoint_configs", "endpoint_config", "cluster_name", &["refused", "used"]),
+            ("dynamic_route_configs", "route_config", "name", &["refused", "used"]),
+            ("dynamic_active_secrets", "secret", "name", &["used"]),
+            ("dynamic_warming_secrets", "secret", "name", &["refused"]),
+        ] {
+            let mut found: Vec<&str> =
+                section(list).iter().map(|entry| entry[resource][name].as_str().unwrap()).collect();
+            found.sort_unstable();
+            assert_eq!(found, names, "{list}: {dump:#}");
+            for entry in section(list).iter().filter(|entry| entry[resource][name] == "refused") {
+                assert_eq!(entry["error_state"]["failed_configuration"][name], "refused", "{entry:#}");
+                assert_eq!(entry["client_status"], "NACKED");
+            }
+        }
+        let listeners = section("dynamic_listeners");
+        let of = |name: &str| listeners.iter().find(|listener| listener["name"] == name).unwrap();
+        assert_eq!(of("used")["active_state"]["listener"]["name"], "used");
+        assert_eq!(of("waits")["warming_state"]["listener"]["name"], "waits");
+        assert_eq!(of("refused")["error_state"]["failed_configuration"]["name"], "refused");
+    }
 
     #[test]
     fn keys_are_not_shown_and_refusals_are() {
@@ -333,8 +429,8 @@ mod tests {
         };
         let secret = Secret { name: "shop".into(), r#type: Some(secret::Type::TlsCertificate(certificate)) };
         let bootstrap = Bootstrap::from_args(Args::parse_from(["pontoon-proxy", "--node-id=n"])).unwrap();
-        let refused = Refused { version: "2".into(), reason: "no".into(), at: SystemTime::UNIX_EPOCH };
         let resource = Resource::encode(&secret);
+        let refused = Refused { resource: resource.clone(), reason: "no".into(), at: SystemTime::UNIX_EPOCH };
         let dumped = Dumped {
             ty: ResourceType::Secret,
             name: "shop".into(),

@@ -95,7 +95,7 @@ struct ListenerEntry {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refused {
     /// The version that was refused.
-    pub version: Arc<str>,
+    pub resource: Resource,
     /// Path and reason.
     pub reason: String,
     /// When.
@@ -149,15 +149,15 @@ impl Store {
                 rejected.push(Rejected { name: resource.name, reason });
                 continue;
             }
-            let (name, version) = (resource.name.clone(), resource.version.clone());
-            match self.put(ty, resource, now) {
+            let name = resource.name.clone();
+            match self.put(ty, resource.clone(), now) {
                 Ok(()) => {
                     self.refused.remove(&(ty, name));
                 }
                 Err(problem) => {
                     let reason = problem.to_string();
                     rejected.push(Rejected { name: name.clone(), reason: reason.clone() });
-                    let refused = Refused { version, reason, at: SystemTime::now() };
+                    let refused = Refused { resource, reason, at: SystemTime::now() };
                     self.refused.insert((ty, name), refused);
                 }
             }

@@ -26,15 +26,14 @@ pub(super) const VARIANTS: [&str; 2] = ["delta", "sotw"];
 #[derive(Debug)]
 pub(super) struct Ports {
     plain: [u16; 3],
-    /// Of the Envoys alone.
-    pub(super) https: [u16; 2],
+    pub(super) https: [u16; 3],
 }
 
 impl Ports {
     pub(super) fn take() -> anyhow::Result<Ports> {
         Ok(Ports {
             plain: [ports::free()?, ports::free()?, ports::free()?],
-            https: [ports::free()?, ports::free()?],
+            https: [ports::free()?, ports::free()?, ports::free()?],
         })
     }
 
@@ -53,6 +52,8 @@ impl Ports {
 #[derive(Debug)]
 pub(super) struct Envoy {
     pub(super) process: Process,
+    pub(super) admin: SocketAddr,
+    variant: String,
 }
 
 impl Envoy {
@@ -80,7 +81,7 @@ impl Envoy {
             get(&url).await.map(|_| Ok(()))
         })
         .await??;
-        Ok(Envoy { process })
+        Ok(Envoy { process, admin, variant: variant.to_owned() })
     }
 }
 
@@ -126,6 +127,7 @@ pub(super) async fn refused(
     folder: &Path,
     ports: &Ports,
     certified: &CertifiedKey<KeyPair>,
+    envoys: &[Envoy],
 ) -> anyhow::Result<String> {
     let taken = TcpListener::bind("0.0.0.0:0").await?;
     let port = taken.local_addr()?.port();
@@ -144,6 +146,9 @@ pub(super) async fn refused(
             Ok(())
         })
         .await?;
+        if let Some(envoy) = envoys.iter().find(|envoy| envoy.variant == variant) {
+            super::dumps::refused_listener(envoy.admin, &resource).await?;
+        }
         let view = plane.json(&["objects"]).await?;
         let name = format!("default/{variant}");
         let objects = view["objects"].as_array().context("no objects")?;
@@ -192,7 +197,7 @@ spec:
             text.push_str(&format!(
                 "  - {{name: https, port: {https}, protocol: HTTPS, tls: {{certificateRefs: [{{name: shop}}]}}}}\n"
             ));
-            if let Some(taken) = taken {
+            if let Some(taken) = taken.filter(|_| VARIANTS.contains(&name)) {
                 text.push_str(&format!("  - {{name: taken, port: {taken}, protocol: HTTP}}\n"));
             }
         }

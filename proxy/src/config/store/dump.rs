@@ -52,6 +52,13 @@ impl Store {
     }
 }
 
+impl Dumped {
+    /// A name of which nothing is here.
+    pub fn of(ty: ResourceType, name: &str) -> Dumped {
+        Dumped { ty, name: name.into(), in_force: None, refused: None, warming: None, is_static: false }
+    }
+}
+
 struct All<'s> {
     store: &'s Store,
     found: BTreeMap<(ResourceType, Arc<str>), Dumped>,
@@ -60,14 +67,8 @@ struct All<'s> {
 impl All<'_> {
     fn of(&mut self, ty: ResourceType, name: &Arc<str>) -> &mut Dumped {
         let is_static = self.store.is_own(ty, name);
-        self.found.entry((ty, name.clone())).or_insert_with(|| Dumped {
-            ty,
-            name: name.clone(),
-            in_force: None,
-            refused: None,
-            warming: None,
-            is_static,
-        })
+        let found = self.found.entry((ty, name.clone()));
+        found.or_insert_with(|| Dumped { is_static, ..Dumped::of(ty, name.as_ref()) })
     }
 
     fn put<'e, T: 'e>(&mut self, ty: ResourceType, entries: impl Iterator<Item = &'e Entry<T>>) {

@@ -129,11 +129,10 @@ impl Store {
             self.waiting.iter().filter(|(_, waiting)| has_all(waiting)).map(|(key, _)| key.clone()).collect();
         for key in ready {
             let Some(Waiting { resource, .. }) = self.waiting.remove(&key) else { continue };
-            let version = resource.version.clone();
-            if let Err(problem) = self.put(key.0, resource, now) {
+            if let Err(problem) = self.put(key.0, resource.clone(), now) {
                 // It was acknowledged when it came, so that the control plane is told by the status alone.
                 tracing::error!(name = %key.1, %problem, "cannot be used with its secrets");
-                let refused = Refused { version, reason: problem.to_string(), at: SystemTime::now() };
+                let refused = Refused { resource, reason: problem.to_string(), at: SystemTime::now() };
                 self.refused.insert(key, refused);
             }
         }
