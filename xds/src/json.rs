@@ -1,5 +1,5 @@
 //! Resources as protobuf's JSON, for people: configuration dumps and `explain`, and bootstraps the other way. Field names are those of the
-//! proto files, as in Envoy's own dumps; what the proto files mark as sensitive is left out. Costs eight
+//! proto files, as in Envoy's own dumps; what the proto files mark as sensitive is `[redacted]`. Costs eight
 //! megabytes from the first use until it is told to [`forget`].
 
 mod mistake;

@@ -64,8 +64,8 @@ pub(crate) async fn run(_arguments: Vec<String>) -> anyhow::Result<bool> {
             .await;
     }
     for envoy in &envoys {
-        let name = "the dynamic sections of /config_dump have the shape of Envoy's";
-        report.case(name, dumps::same(envoy.admin, own.admin)).await;
+        let name = format!("{}: the dynamic sections of /config_dump have Envoy's shape", envoy.variant);
+        report.case(&name, dumps::same(envoy.admin, own.admin)).await;
     }
     moving::cases(&mut report, &plane, &ports, &loads).await;
     report

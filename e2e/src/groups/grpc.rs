@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
@@ -52,6 +54,8 @@ struct Greeter {
 struct Client {
     name: &'static str,
     calls: String,
+    made: AtomicUsize,
+    failed: Mutex<Vec<String>>,
     _process: Process,
 }
 
@@ -74,14 +78,14 @@ pub(crate) async fn run(_arguments: Vec<String>) -> anyhow::Result<bool> {
     }
 
     for (command, share) in STEPS {
-        plane.run(command).await?;
+        meanwhile(&clients, async { plane.run(command).await.map(drop) }).await?;
         for client in &clients {
             let name = format!("{}: {}", client.name, command[1..].join(" "));
             report.case(&name, moved(&plane, client, share)).await;
         }
     }
     if let Some(gone) = greeters.first_mut() {
-        cancel(plane.eureka, "inventory", gone.address).await?;
+        meanwhile(&clients, cancel(plane.eureka, "inventory", gone.address)).await?;
         for client in &clients {
             let name = format!("{}: an instance that leaves the registry", client.name);
             report.case(&name, left(client, gone.name)).await;
@@ -92,7 +96,7 @@ pub(crate) async fn run(_arguments: Vec<String>) -> anyhow::Result<bool> {
         }
     }
     let new = greeter(&program, &folder, "legacy-3").await?;
-    register(plane.eureka, "inventory", new.address, "legacy").await?;
+    meanwhile(&clients, register(plane.eureka, "inventory", new.address, "legacy")).await?;
     for client in &clients {
         let name = format!("{}: an instance that registers", client.name);
         report.case(&name, joined(client, new.name)).await;
@@ -101,10 +105,36 @@ pub(crate) async fn run(_arguments: Vec<String>) -> anyhow::Result<bool> {
         let name = format!("{}: a name that nobody calls is dropped, and asked for again", client.name);
         report.case(&name, idle(&plane, client)).await;
     }
+    for client in &clients {
+        let name = format!("{}: over the whole run no call failed", client.name);
+        report.case(&name, async { client.none_failed() }).await;
+    }
     report
         .case("pontoon-proxy: what it says of itself, read by grpc-go", status(&plane, &program, &folder))
         .await;
     report.finish(&folder)
+}
+
+/// Makes a change while every client calls.
+async fn meanwhile(
+    clients: &[Client],
+    change: impl Future<Output = anyhow::Result<()>>,
+) -> anyhow::Result<()> {
+    let done = AtomicBool::new(false);
+    let change = async {
+        let outcome = change.await;
+        done.store(true, Ordering::Relaxed);
+        outcome
+    };
+    let calls = async {
+        while !done.load(Ordering::Relaxed) {
+            for client in clients {
+                // One that failed has been counted.
+                let _ = client.answers(20).await;
+            }
+        }
+    };
+    tokio::join!(change, calls).0
 }
 
 /// On demand: what is not called any more is subscribed to no more, and costs neither side anything.
@@ -204,12 +234,23 @@ impl Client {
             answers(&calls, 1).await.map(|_| Ok(()))
         })
         .await??;
-        Ok(Client { name, calls, _process: process })
+        Ok(Client { name, calls, made: AtomicUsize::new(0), failed: Mutex::default(), _process: process })
     }
 
     /// Who answered how many of so many calls, if none failed.
     async fn answers(&self, count: usize) -> anyhow::Result<BTreeMap<String, usize>> {
-        answers(&self.calls, count).await
+        self.made.fetch_add(count, Ordering::Relaxed);
+        // Kept, as those who wait for something ask again.
+        answers(&self.calls, count).await.inspect_err(|error| {
+            self.failed.lock().unwrap_or_else(PoisonError::into_inner).push(format!("{error:#}"));
+        })
+    }
+
+    /// Whether none did, whoever made them and whenever.
+    fn none_failed(&self) -> anyhow::Result<String> {
+        let failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
+        ensure!(failed.is_empty(), "{failed:#?}");
+        Ok(format!("0 of {} failed", self.made.load(Ordering::Relaxed)))
     }
 
     /// The same, in words.

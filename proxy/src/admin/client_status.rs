@@ -1,5 +1,5 @@
 //! CSDS on the admin port: what the proxy asks its control plane for, what it has of it, and what it refused, as gRPC's
-//! tools read it of any xDS client. Keys are left out, as in `/config_dump`.
+//! tools read it of any xDS client. Keys are `[redacted]`, as in `/config_dump`.
 
 use std::collections::BTreeSet;
 use std::pin::Pin;

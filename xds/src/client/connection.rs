@@ -26,7 +26,7 @@ use super::Config;
 const AGENT: &str = concat!("grpc-rust-pontoon/", env!("CARGO_PKG_VERSION"));
 /// Of a response's headers and trailers; a status message travels in there.
 const MAX_HEADER_LIST_BYTES: u32 = 16 * 1024;
-/// One stream, whose responses come in pieces of 2 MiB.
+/// Of one stream: four of the 256 KiB parts that our server sends, so that it never waits for the next to be asked for.
 const STREAM_WINDOW: u32 = 1024 * 1024;
 /// A GOAWAY with a few words.
 const KEPT_BYTES: usize = 64;

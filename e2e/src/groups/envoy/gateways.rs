@@ -53,7 +53,7 @@ impl Ports {
 pub(super) struct Envoy {
     pub(super) process: Process,
     pub(super) admin: SocketAddr,
-    variant: String,
+    pub(super) variant: String,
 }
 
 impl Envoy {
