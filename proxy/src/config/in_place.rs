@@ -144,3 +144,6 @@ pub(super) const REFUSED: &[&str] = &[
     "envoy.type.matcher.v3.RegexMatchAndSubstitute",
     "xds.core.v3.TypedExtensionConfig",
 ];
+
+#[cfg(test)]
+mod tests;

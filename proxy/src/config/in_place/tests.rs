@@ -1,0 +1,245 @@
+//! What the lists say is refused is refused: of each message, where it would stand in a bootstrap.
+
+use std::collections::BTreeSet;
+
+use serde_json::{Value, json};
+
+use super::{MESSAGES, REFUSED};
+use crate::config::Store;
+use crate::config::bootstrap::read;
+use crate::config::problem::Problem;
+
+fn of(name: &str) -> String {
+    format!("type.googleapis.com/envoy.extensions.{name}")
+}
+
+/// A cluster with such fields.
+fn cluster(fields: Value) -> Value {
+    let mut cluster = json!({"name": "c", "type": "STATIC"});
+    cluster.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+    json!({"clusters": [cluster]})
+}
+
+/// A cluster whose endpoint has this address.
+fn at(address: Value) -> Value {
+    let endpoints = json!([{"lb_endpoints": [{"endpoint": {"address": address}}]}]);
+    cluster(json!({"load_assignment": {"cluster_name": "c", "endpoints": endpoints}}))
+}
+
+/// A cluster with such TLS.
+fn tls(common: Value) -> Value {
+    let context = json!({"@type": of("transport_sockets.tls.v3.UpstreamTlsContext"), "sni": "c",
+        "common_tls_context": common});
+    cluster(json!({"transport_socket": {"name": "tls", "typed_config": context}}))
+}
+
+/// A cluster that is spoken to so.
+fn spoken(options: Value) -> Value {
+    let name = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
+    let mut options = options;
+    options["@type"] = format!("type.googleapis.com/{name}").into();
+    cluster(json!({"typed_extension_protocol_options": {name: options}}))
+}
+
+fn chain(filter: Value) -> Value {
+    let address = json!({"socket_address": {"address": "127.0.0.1", "port_value": 1}});
+    let listener = json!({"name": "l", "address": address, "filter_chains": [{"filters": [filter]}]});
+    json!({"listeners": [listener], "clusters": [{"name": "c", "type": "STATIC"}]})
+}
+
+/// A listener whose manager has such fields.
+fn manager(fields: Value) -> Value {
+    let router = json!({"name": "router", "typed_config": {"@type": of("filters.http.router.v3.Router")}});
+    let mut manager = json!({"stat_prefix": "l", "http_filters": [router],
+        "@type": of("filters.network.http_connection_manager.v3.HttpConnectionManager")});
+    manager.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+    chain(json!({"name": "http", "typed_config": manager}))
+}
+
+/// A listener with this route.
+fn route(fields: Value) -> Value {
+    let mut route = json!({"match": {"prefix": "/"}});
+    route.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+    let hosts = json!([{"name": "h", "domains": ["*"], "routes": [route]}]);
+    manager(json!({"route_config": {"virtual_hosts": hosts}}))
+}
+
+/// A listener with a route to the cluster, with such fields.
+fn to(fields: Value) -> Value {
+    let mut action = json!({"cluster": "c"});
+    action.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+    route(json!({"route": action}))
+}
+
+fn hashed(policy: Value) -> Value {
+    to(json!({"hash_policy": [policy]}))
+}
+
+fn tried(statics: Value) -> Result<(), Problem> {
+    let written = read(json!({"static_resources": statics}))?;
+    Store::fixed(written.resources, true, tokio::time::Instant::now()).map(drop)
+}
+
+/// Of a message, or of a field of one: something that has it, and where the refusal points.
+fn cases() -> Vec<(&'static str, Value, &'static str)> {
+    let template = json!({"pattern": {"regex": "a"}, "substitution": "b"});
+    let ticket = json!({"keys": [{"inline_string": "k"}]});
+    vec![
+        (
+            "envoy.config.cluster.v3.Cluster.CommonLbConfig.LocalityWeightedLbConfig",
+            cluster(json!({"common_lb_config": {"locality_weighted_lb_config": {}}})),
+            "common_lb_config.locality_weighted_lb_config",
+        ),
+        (
+            "envoy.config.cluster.v3.Cluster.CustomClusterType",
+            json!({"clusters": [{"name": "c", "cluster_type": {"name": "x"}}]}),
+            "cluster_type",
+        ),
+        (
+            "envoy.config.core.v3.EnvoyInternalAddress",
+            at(json!({"envoy_internal_address": {"server_listener_name": "l"}})),
+            "endpoint.address",
+        ),
+        ("envoy.config.core.v3.Pipe", at(json!({"pipe": {"path": "/x"}})), "endpoint.address"),
+        (
+            "envoy.config.core.v3.ExtensionConfigSource",
+            chain(
+                json!({"name": "x", "config_discovery": {"config_source": {"ads": {}}, "type_urls": ["x"]}}),
+            ),
+            "filters[0]",
+        ),
+        (
+            "envoy.config.core.v3.PathConfigSource",
+            tls(json!({"tls_certificate_sds_secret_configs":
+                [{"name": "s", "sds_config": {"path_config_source": {"path": "/x"}}}]})),
+            "sds_config",
+        ),
+        (
+            "envoy.config.route.v3.ClusterSpecifierPlugin",
+            route(json!({"route": {"inline_cluster_specifier_plugin": {"extension": {"name": "x"}}}})),
+            "cluster_specifier",
+        ),
+        ("envoy.config.route.v3.FilterAction", route(json!({"filter_action": {}})), "action"),
+        ("envoy.config.route.v3.NonForwardingAction", route(json!({"non_forwarding_action": {}})), "action"),
+        (
+            "envoy.config.route.v3.RouteAction.HashPolicy.FilterState",
+            hashed(json!({"filter_state": {"key": "k"}})),
+            "hash_policy[0]",
+        ),
+        (
+            "envoy.config.route.v3.RouteAction.HashPolicy.QueryParameter",
+            hashed(json!({"query_parameter": {"name": "q"}})),
+            "hash_policy[0]",
+        ),
+        (
+            "envoy.config.route.v3.RouteAction.HashPolicy.Header regex_rewrite",
+            hashed(json!({"header": {"header_name": "x", "regex_rewrite": template.clone()}})),
+            "hash_policy[0].header.regex_rewrite",
+        ),
+        (
+            "envoy.config.route.v3.RouteAction.HashPolicy.Cookie attributes",
+            hashed(json!({"cookie": {"name": "x", "attributes": [{"name": "a", "value": "b"}]}})),
+            "hash_policy[0].cookie.attributes",
+        ),
+        (
+            "envoy.config.route.v3.RouteAction.UpgradeConfig.ConnectConfig proxy_protocol_config",
+            to(json!({"upgrade_configs":
+                [{"upgrade_type": "CONNECT", "connect_config": {"proxy_protocol_config": {}}}]})),
+            "upgrade_configs[0].connect_config",
+        ),
+        (
+            "envoy.config.route.v3.RouteAction.UpgradeConfig.ConnectConfig allow_post",
+            to(
+                json!({"upgrade_configs": [{"upgrade_type": "CONNECT", "connect_config": {"allow_post": true}}]}),
+            ),
+            "upgrade_configs[0].connect_config",
+        ),
+        (
+            "envoy.type.v3.HashPolicy.FilterState",
+            chain(
+                json!({"name": "tcp", "typed_config": {"@type": of("filters.network.tcp_proxy.v3.TcpProxy"),
+                "stat_prefix": "t", "cluster": "c", "hash_policy": [{"filter_state": {"key": "k"}}]}}),
+            ),
+            "hash_policy[0]",
+        ),
+        (
+            "envoy.extensions.filters.network.http_connection_manager.v3.ScopedRoutes",
+            manager(json!({"scoped_routes": {"name": "s"}})),
+            "scoped_routes",
+        ),
+        (
+            "envoy.extensions.transport_sockets.tls.v3.CommonTlsContext.CertificateProvider",
+            tls(json!({"tls_certificate_certificate_provider": {"name": "p"}})),
+            "tls_certificate_certificate_provider",
+        ),
+        (
+            "envoy.extensions.transport_sockets.tls.v3.CommonTlsContext.CertificateProviderInstance",
+            tls(json!({"tls_certificate_certificate_provider_instance": {"instance_name": "p"}})),
+            "tls_certificate_certificate_provider_instance",
+        ),
+        (
+            "envoy.extensions.transport_sockets.tls.v3.GenericSecret",
+            json!({"secrets": [{"name": "s", "generic_secret": {"secret": {"inline_string": "k"}}}]}),
+            "generic_secret",
+        ),
+        (
+            "envoy.extensions.transport_sockets.tls.v3.TlsSessionTicketKeys",
+            json!({"secrets": [{"name": "s", "session_ticket_keys": ticket}]}),
+            "session_ticket_keys",
+        ),
+        (
+            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions.AutoHttpConfig",
+            spoken(json!({"auto_config": {}})),
+            "upstream_protocol_options",
+        ),
+        (
+            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions.UseDownstreamHttpConfig",
+            spoken(json!({"use_downstream_protocol_config": {}})),
+            "upstream_protocol_options",
+        ),
+        (
+            "envoy.config.core.v3.Http3ProtocolOptions",
+            spoken(json!({"explicit_http_config": {"http3_protocol_options": {}}})),
+            "explicit_http_config",
+        ),
+        (
+            "envoy.type.matcher.v3.RegexMatchAndSubstitute",
+            route(json!({"redirect": {"regex_rewrite": template}})),
+            "redirect.path_rewrite_specifier",
+        ),
+        (
+            "xds.core.v3.TypedExtensionConfig",
+            route(json!({"match": {"prefix": "/", "headers": [{"name": "x", "string_match": {"custom": {
+                "name": "x", "typed_config": {"@type": of("filters.http.router.v3.Router")}}}}]},
+                "route": {"cluster": "c"}})),
+            "string_match",
+        ),
+    ]
+}
+
+#[test]
+fn what_is_listed_as_refused_is_refused() {
+    let cases = cases();
+    let wrong = cases.iter().filter_map(|(message, statics, place)| match tried(statics.clone()) {
+        Ok(()) => Some(format!("{message} is taken")),
+        Err(problem) => (!problem.path.contains(place)).then(|| format!("{message}: {problem}")),
+    });
+    assert_eq!(wrong.collect::<Vec<_>>(), [""; 0]);
+    // Beside these, outside of static resources: who the control plane is, and when load is shed.
+    let elsewhere = ["envoy.config.core.v3.GrpcService.GoogleGrpc", "envoy.config.overload.v3.ScaledTrigger"];
+    let fields = MESSAGES
+        .iter()
+        .flat_map(|message| message.refused.iter().map(move |field| format!("{} {field}", message.name)));
+    let listed: BTreeSet<String> = REFUSED.iter().map(|name| (*name).to_owned()).chain(fields).collect();
+    let mut tested: BTreeSet<String> = cases.iter().map(|(message, ..)| (*message).to_owned()).collect();
+    tested.extend(elsewhere.map(str::to_owned));
+    assert_eq!(tested, listed);
+}
+
+/// What the cases are made of is taken where nothing of it is refused.
+#[test]
+fn the_rest_is_taken() {
+    for statics in [cluster(json!({})), to(json!({})), hashed(json!({"header": {"header_name": "x"}}))] {
+        assert_eq!(tried(statics), Ok(()));
+    }
+}
