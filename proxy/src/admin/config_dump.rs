@@ -85,7 +85,6 @@ impl Shown<'_> {
                 client_status: status(dumped).into(),
                 last_updated,
                 error_state: error(dumped),
-                ..Default::default()
             }
         });
         EndpointsConfigDump {
@@ -115,7 +114,6 @@ impl Shown<'_> {
                 client_status: status(dumped).into(),
                 last_updated,
                 error_state: error(dumped),
-                ..Default::default()
             }
         });
         RoutesConfigDump { static_route_configs: inline.collect(), dynamic_route_configs: dynamic.collect() }
