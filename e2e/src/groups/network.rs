@@ -4,6 +4,7 @@
 
 mod hosts;
 mod names;
+mod passing;
 mod traffic;
 
 use std::os::unix::fs::PermissionsExt as _;
@@ -48,6 +49,7 @@ pub(crate) async fn run(arguments: Vec<String>) -> anyhow::Result<bool> {
     for host in [a, b, c] {
         http(host, HTTP).await?;
         greeter(host, GREETER).await?;
+        passing::keeper(host).await?;
     }
     let _plane = lab.control_plane().await?;
     macro_rules! case {
@@ -63,6 +65,8 @@ pub(crate) async fn run(arguments: Vec<String>) -> anyhow::Result<bool> {
     case!("rules: connections that are open stay as they are", lab.open_stay());
     case!("rules: without the capability the error says so", lab.not_permitted());
     case!("outbound: passes to where it was going, names by their routes", lab.outbound());
+    case!("outbound: each client's connection has one of its own behind it", lab.own_connections());
+    case!("outbound: what is asked of a proxy is passed as it is", lab.asked_of_a_proxy());
     case!("outbound: what is for nobody is refused where policy says so", lab.refuses());
     case!("outbound: exclusions", lab.outbound_exclusions());
     case!("outbound: DNS comes to the resolver, and its addresses to the services", lab.dns());

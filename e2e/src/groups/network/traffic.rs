@@ -87,7 +87,7 @@ pub(super) async fn greeter(host: &Host, port: u16) -> anyhow::Result<()> {
     .await
 }
 
-async fn serve(
+pub(super) async fn serve(
     host: &Host,
     port: u16,
     answer: fn(TcpStream, String, String) -> anyhow::Result<()>,
@@ -271,7 +271,7 @@ pub(super) async fn greet(from: &Host, to: SocketAddr) -> anyhow::Result<String>
 }
 
 /// The thread is of nobody's afterwards: it becomes whom the client is to be.
-fn connect(to: SocketAddr, who: Identity) -> anyhow::Result<TcpStream> {
+pub(super) fn connect(to: SocketAddr, who: Identity) -> anyhow::Result<TcpStream> {
     if who.uid.is_some() || who.gid.is_some() {
         set_thread_groups(&[])?;
     }
