@@ -18,6 +18,7 @@ mod connection;
 mod filter;
 mod gateway;
 mod hostname;
+mod ingress;
 mod listener;
 mod log_format;
 mod matching;
@@ -37,6 +38,7 @@ mod view;
 mod wire;
 
 pub use gateway::is_ours as is_our_class;
+pub use ingress::INGRESS_CONTROLLER;
 pub use listener::{CONTROLLER, GATEWAY_CLASS};
 pub use sidecar::NO_NAMESPACE;
 

@@ -4,6 +4,7 @@
 
 pub mod crds;
 pub mod election;
+pub mod events;
 pub mod gateways;
 pub mod lease;
 pub mod mirror;

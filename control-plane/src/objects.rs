@@ -37,6 +37,7 @@ pub use gateway_api::grpcroutes::GrpcRoute;
 pub use gateway_api::listenersets::ListenerSet;
 pub use gateway_api::referencegrants::ReferenceGrant;
 pub use gateway_api::tlsroutes::TlsRoute;
+pub use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
 pub use kubernetes::{ClusterSource, Observation, Observations};
 pub use migration::Migration;
 pub use namespace::Namespace;
@@ -92,6 +93,10 @@ pub enum Kind {
     /// `gateway.networking.k8s.io/v1`.
     #[serde(rename = "HTTPRoute")]
     HttpRoute,
+    /// `networking.k8s.io/v1`.
+    Ingress,
+    /// `networking.k8s.io/v1`. Of no namespace.
+    IngressClass,
     /// `gateway.networking.k8s.io/v1`.
     ListenerSet,
     /// `pontoon.dev/v1alpha1`.
@@ -114,13 +119,15 @@ pub enum Kind {
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Kind; 14] = [
+    pub const ALL: [Kind; 16] = [
         Kind::BackendTlsPolicy,
         Kind::ConfigMap,
         Kind::Gateway,
         Kind::GatewayClass,
         Kind::GrpcRoute,
         Kind::HttpRoute,
+        Kind::Ingress,
+        Kind::IngressClass,
         Kind::ListenerSet,
         Kind::Migration,
         Kind::Namespace,
@@ -140,6 +147,8 @@ impl Kind {
             Kind::GatewayClass => "GatewayClass",
             Kind::GrpcRoute => "GRPCRoute",
             Kind::HttpRoute => "HTTPRoute",
+            Kind::Ingress => "Ingress",
+            Kind::IngressClass => "IngressClass",
             Kind::ListenerSet => "ListenerSet",
             Kind::Migration => "Migration",
             Kind::Namespace => "Namespace",
@@ -156,6 +165,7 @@ impl Kind {
         match self {
             Kind::Migration | Kind::Pool => "pontoon.dev/v1alpha1",
             Kind::ConfigMap | Kind::Namespace | Kind::Secret => "v1",
+            Kind::Ingress | Kind::IngressClass => "networking.k8s.io/v1",
             _ => "gateway.networking.k8s.io/v1",
         }
     }
@@ -186,7 +196,7 @@ impl Kind {
 
     /// Whether its objects are in a namespace. The namespace of others is empty.
     pub fn is_namespaced(self) -> bool {
-        !matches!(self, Kind::GatewayClass | Kind::Namespace)
+        !matches!(self, Kind::GatewayClass | Kind::IngressClass | Kind::Namespace)
     }
 }
 
@@ -228,6 +238,10 @@ pub struct Objects {
     pub grpc_routes: OrdMap<ObjectName, Arc<GrpcRoute>>,
     /// `HTTPRoute`s.
     pub routes: OrdMap<ObjectName, Arc<HttpRoute>>,
+    /// `Ingress`es.
+    pub ingresses: OrdMap<ObjectName, Arc<Ingress>>,
+    /// `IngressClass`es.
+    pub ingress_classes: OrdMap<ObjectName, Arc<IngressClass>>,
     /// `ListenerSet`s.
     pub listener_sets: OrdMap<ObjectName, Arc<ListenerSet>>,
     /// `Namespace`s. One that is not here has no labels.
@@ -257,6 +271,8 @@ impl Objects {
             Object::GatewayClass(object) => drop(self.gateway_classes.insert(name, object.clone())),
             Object::GrpcRoute(object) => drop(self.grpc_routes.insert(name, object.clone())),
             Object::HttpRoute(object) => drop(self.routes.insert(name, object.clone())),
+            Object::Ingress(object) => drop(self.ingresses.insert(name, object.clone())),
+            Object::IngressClass(object) => drop(self.ingress_classes.insert(name, object.clone())),
             Object::ListenerSet(object) => drop(self.listener_sets.insert(name, object.clone())),
             Object::Migration(object) => drop(self.migrations.insert(name, object.clone())),
             Object::Namespace(object) => drop(self.namespaces.insert(name, object.clone())),
@@ -276,6 +292,8 @@ impl Objects {
             Kind::GatewayClass => drop(self.gateway_classes.remove(name)),
             Kind::GrpcRoute => drop(self.grpc_routes.remove(name)),
             Kind::HttpRoute => drop(self.routes.remove(name)),
+            Kind::Ingress => drop(self.ingresses.remove(name)),
+            Kind::IngressClass => drop(self.ingress_classes.remove(name)),
             Kind::ListenerSet => drop(self.listener_sets.remove(name)),
             Kind::Migration => drop(self.migrations.remove(name)),
             Kind::Namespace => drop(self.namespaces.remove(name)),
@@ -296,6 +314,8 @@ impl Objects {
             Kind::GatewayClass => Box::new(self.gateway_classes.keys()),
             Kind::GrpcRoute => Box::new(self.grpc_routes.keys()),
             Kind::HttpRoute => Box::new(self.routes.keys()),
+            Kind::Ingress => Box::new(self.ingresses.keys()),
+            Kind::IngressClass => Box::new(self.ingress_classes.keys()),
             Kind::ListenerSet => Box::new(self.listener_sets.keys()),
             Kind::Migration => Box::new(self.migrations.keys()),
             Kind::Namespace => Box::new(self.namespaces.keys()),

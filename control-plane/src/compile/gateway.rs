@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use gateway_api::gateways::{GatewayAllowedListenersNamespacesFrom as AllowedFrom, GatewayListeners};
 
 use super::INVALID;
+use super::ingress;
 use super::listener::{self, Aspect, CONTROLLER, Certificate, GATEWAY_CLASS, Parsed, Served};
 use super::reference::{GATEWAY_GROUP, permitted};
 use super::selector::Selector;
@@ -46,6 +47,7 @@ pub(super) fn parse_all(objects: &Objects, in_pods: bool, statuses: &mut Statuse
         gateways.insert(name.clone(), listener::parse(gateway, in_pods));
     }
     add_sets(objects, &mut gateways, statuses);
+    ingress::add_listeners(objects, &mut gateways);
     for (name, parsed) in &mut gateways {
         let object = ObjectRef { kind: Kind::Gateway, name: name.clone() };
         for served in &mut parsed.listeners {

@@ -30,6 +30,13 @@ pub(super) struct Rank {
     query: Reverse<usize>,
 }
 
+impl Rank {
+    /// Gives the path another place.
+    pub(super) fn put_path(&mut self, class: u8, length: usize) {
+        (self.path, self.length) = (class, Reverse(length));
+    }
+}
+
 /// A path as an HTTPRoute compares it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum PathMatch {

@@ -62,10 +62,10 @@ pub(super) struct Entry {
 /// First the rank, then the Gateway API's tie-breaks: the older route, the name, the place in the route.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Order {
-    rank: Rank,
+    pub(super) rank: Rank,
     created: jiff::Timestamp,
     name: ObjectName,
-    rule: usize,
+    pub(super) rule: usize,
     matched: usize,
 }
 
@@ -89,6 +89,22 @@ pub(super) fn grpc(objects: &Objects, splits: &Splits, name: &ObjectName, object
     let rules = object.spec.rules.iter().flatten().enumerate();
     let rules = rules.map(|(index, rule)| rule::of_grpc(rule, &format!("spec.rules[{index}]")));
     compile(objects, splits, (Kind::GrpcRoute, name), created, rules.collect())
+}
+
+/// Compiles what an Ingress was turned into. Its backends are all in its own namespace, so that it needs no grant.
+pub(super) fn of_ingress(
+    objects: &Objects,
+    splits: &Splits,
+    name: &ObjectName,
+    object: &HttpRoute,
+    created: jiff::Timestamp,
+    is_http2: bool,
+) -> Compiled {
+    let rules = object.spec.rules.iter().flatten().enumerate();
+    let rules = rules.map(|(index, rule)| rule::of_http(rule, &format!("spec.rules[{index}]")));
+    // By its kind it is known what is spoken to the endpoints.
+    let kind = if is_http2 { Kind::GrpcRoute } else { Kind::HttpRoute };
+    compile(objects, splits, (kind, name), Some(created), rules.collect())
 }
 
 fn compile(

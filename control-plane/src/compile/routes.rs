@@ -6,6 +6,7 @@ use super::attach::{self, Attachments, Candidate, Outcome};
 use super::backend::Splits;
 use super::connection;
 use super::gateway::{self, Gateways};
+use super::ingress;
 use super::policy::{self, Target};
 use super::reference::Parent;
 use super::route;
@@ -64,7 +65,8 @@ pub(super) fn hang(
         let reference = hanging.hang(Kind::TcpRoute, name, parents, &[], errors);
         routes.connections.insert(reference, compiled);
     }
-    let attachments = hanging.attachments;
+    let mut attachments = hanging.attachments;
+    ingress::hang(objects, splits, gateways, (statuses, standings), (&mut routes, &mut attachments));
     let mut attached = BTreeMap::new();
     let mut used_by: BTreeMap<Target, BTreeSet<ObjectName>> = BTreeMap::new();
     for (gateway, all) in &attachments {
@@ -72,7 +74,10 @@ pub(super) fn hang(
         let once: BTreeSet<_> =
             all.iter().map(|attachment| (attachment.listener, &attachment.route)).collect();
         for (listener, route) in once {
-            *attached.entry((gateway, listener)).or_insert(0) += 1;
+            // Ingresses are no routes to the Gateway API.
+            if route.kind != Kind::Ingress {
+                *attached.entry((gateway, listener)).or_insert(0) += 1;
+            }
             let targets = routes.requests.get(route).into_iter().flat_map(|compiled| &compiled.targets);
             for target in targets {
                 used_by.entry(target.clone()).or_default().insert(gateway.clone());

@@ -116,6 +116,8 @@ pub struct Standings {
     pub gateways: BTreeMap<ObjectName, GatewayStanding>,
     /// The ports of those that are accepted, their sets' too.
     pub ports: BTreeMap<ObjectName, BTreeSet<u16>>,
+    /// The gateway of each Ingress of a class of ours, where it has one.
+    pub ingresses: BTreeMap<ObjectName, Option<ObjectName>>,
     /// Of the sets of listeners that belong to these.
     pub listener_sets: BTreeMap<ObjectName, GatewayStanding>,
     /// Of routes: by each parent that is ours, in the order in which they are written.

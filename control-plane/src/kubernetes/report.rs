@@ -15,6 +15,7 @@ use serde_json::{Value as Json, json};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use super::events::Teller;
 use super::status::{to_apply, wanted};
 use crate::compile::status::Statuses;
 use crate::infrastructure::Standings;
@@ -56,6 +57,7 @@ impl Reporter {
     pub async fn run(mut self, stop: CancellationToken) {
         let mut proxies = self.proxies.server.changes();
         let (mut again, mut last) = (false, None::<MadeOf>);
+        let mut teller = Teller::default();
         loop {
             let woken = async {
                 tokio::select! {
@@ -84,13 +86,20 @@ impl Reporter {
                 // Endpoints come and go all day, and are said of these only; so do the proxies of Gateways.
                 let in_pods = self.infrastructure.is_some();
                 let moves = move |kind| {
-                    matches!(kind, Kind::Migration | Kind::Pool) || in_pods && kind == Kind::Gateway
+                    matches!(kind, Kind::Migration | Kind::Pool)
+                        || in_pods && matches!(kind, Kind::Gateway | Kind::Ingress)
                 };
                 let unchanged = !again && last.as_ref().is_some_and(|last| last.is_same(&made_of));
                 again = self.write(|kind| !unchanged || moves(kind)).await > 0;
+                if !unchanged {
+                    let (world, observations) =
+                        (self.world.borrow().clone(), self.observations.borrow().clone());
+                    again |= !teller.tell(&self.client, &world, &observations).await;
+                }
                 last = Some(made_of);
             } else {
                 last = None;
+                teller.forget();
             }
         }
     }

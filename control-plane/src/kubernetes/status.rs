@@ -11,7 +11,7 @@ use serde_json::{Map, Value as Json, json};
 use crate::compile::status::{Condition, ConditionType};
 use crate::compile::{CONTROLLER, standing};
 use crate::infrastructure::provision::asked;
-use crate::infrastructure::{Standing, Standings};
+use crate::infrastructure::{Address, Standing, Standings};
 use crate::objects::problem::{Problem, Severity};
 use crate::objects::{Kind, ObjectRef, Observation};
 use crate::serve::api::types::Progress;
@@ -88,7 +88,10 @@ pub fn wanted(
             Kind::BackendTlsPolicy => Some(about.policy()),
             Kind::Migration => Some(about.migration(proxies)),
             Kind::Pool => Some(about.pool()),
-            Kind::ConfigMap | Kind::Namespace | Kind::ReferenceGrant | Kind::Secret => None,
+            Kind::Ingress => about.ingress(infrastructure),
+            Kind::ConfigMap | Kind::IngressClass | Kind::Namespace | Kind::ReferenceGrant | Kind::Secret => {
+                None
+            }
         };
         all.extend(wanted.map(|wanted| (object.clone(), (*generation, wanted))));
     }
@@ -235,6 +238,23 @@ impl About<'_> {
             fields: sets.into_iter().collect(),
             ..Wanted::default()
         }
+    }
+
+    /// An Ingress has no conditions; where it is reached is all that its status says.
+    fn ingress(&self, infrastructure: Option<&Standings>) -> Option<Wanted> {
+        let gateway = self.world.compiled.standings.ingresses.get(&self.object.name)?;
+        let standing = gateway.as_ref().and_then(|gateway| infrastructure?.get(gateway));
+        let addresses = standing.map_or(&[][..], |standing| &standing.addresses);
+        let of = |address: &Address| match address.kind {
+            "IPAddress" => json!({ "ip": address.value }),
+            _ => json!({ "hostname": address.value }),
+        };
+        let balancer = match addresses {
+            [] => json!({}),
+            all => json!({ "ingress": all.iter().map(of).collect::<Vec<_>>() }),
+        };
+        let fields = Map::from_iter([("loadBalancer".to_owned(), balancer)]);
+        Some(Wanted { fields, ..Wanted::default() }).filter(|_| infrastructure.is_some())
     }
 
     fn route(&self) -> Wanted {

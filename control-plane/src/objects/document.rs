@@ -9,9 +9,9 @@ use super::problem::{FieldError, Position, Problem, Severity, did_you_mean};
 use super::yaml::decode::{DecodeError, decode};
 use super::yaml::{self, Node};
 use super::{
-    BackendTlsPolicy, ConfigMap, DEFAULT_NAMESPACE, Gateway, GatewayClass, GrpcRoute, HttpRoute, Kind,
-    ListenerSet, Migration, Namespace, ObjectName, ObjectRef, Pool, ReferenceGrant, Secret, TcpRoute,
-    TlsRoute, check,
+    BackendTlsPolicy, ConfigMap, DEFAULT_NAMESPACE, Gateway, GatewayClass, GrpcRoute, HttpRoute, Ingress,
+    IngressClass, Kind, ListenerSet, Migration, Namespace, ObjectName, ObjectRef, Pool, ReferenceGrant,
+    Secret, TcpRoute, TlsRoute, check,
 };
 use crate::compile;
 
@@ -24,6 +24,8 @@ pub(super) enum Object {
     GatewayClass(Arc<GatewayClass>),
     GrpcRoute(Arc<GrpcRoute>),
     HttpRoute(Arc<HttpRoute>),
+    Ingress(Arc<Ingress>),
+    IngressClass(Arc<IngressClass>),
     ListenerSet(Arc<ListenerSet>),
     Migration(Arc<Migration>),
     Namespace(Arc<Namespace>),
@@ -193,6 +195,14 @@ fn read_object(file: &Arc<str>, tree: &Node, object: &ObjectRef) -> Result<Objec
             let route = typed(file, tree, object, |o: &mut GrpcRoute| &mut o.metadata)?;
             let errors = compile::invalid_grpc_route(&route);
             (Object::GrpcRoute(Arc::new(route)), errors)
+        }
+        Kind::Ingress => {
+            let ingress = typed(file, tree, object, |o: &mut Ingress| &mut o.metadata)?;
+            (Object::Ingress(Arc::new(ingress)), Vec::new())
+        }
+        Kind::IngressClass => {
+            let class = typed(file, tree, object, |o: &mut IngressClass| &mut o.metadata)?;
+            (Object::IngressClass(Arc::new(class)), Vec::new())
         }
         Kind::ListenerSet => {
             let set = typed(file, tree, object, |o: &mut ListenerSet| &mut o.metadata)?;

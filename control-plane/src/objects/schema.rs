@@ -25,6 +25,8 @@ pub fn all() -> Vec<(String, Value)> {
                 Kind::GatewayClass => spec_schema::<gateway_api::gatewayclasses::GatewayClassSpec>(),
                 Kind::GrpcRoute => spec_schema::<gateway_api::grpcroutes::GrpcRouteSpec>(),
                 Kind::HttpRoute => spec_schema::<experimental::httproutes::HttpRouteSpec>(),
+                Kind::Ingress => spec_schema::<k8s_openapi::api::networking::v1::IngressSpec>(),
+                Kind::IngressClass => spec_schema::<k8s_openapi::api::networking::v1::IngressClassSpec>(),
                 Kind::ListenerSet => spec_schema::<gateway_api::listenersets::ListenerSetSpec>(),
                 Kind::ReferenceGrant => spec_schema::<gateway_api::referencegrants::ReferenceGrantSpec>(),
                 Kind::TcpRoute => spec_schema::<experimental::tcproutes::TcpRouteSpec>(),

@@ -1,0 +1,379 @@
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use envoy_types::pb::envoy::config::route::v3::route_action::{ClusterSpecifier, HostRewriteSpecifier};
+use envoy_types::pb::envoy::config::route::v3::{Route, RouteConfiguration, redirect_action, route};
+use http::{HeaderMap, HeaderName, HeaderValue};
+use imbl::OrdMap;
+use pontoon_proxy::explain::{Request, explain};
+use pontoon_xds::ResourceType;
+use prost::Message as _;
+use serde_json::{Value as Json, json};
+
+use super::*;
+use crate::compile::{Compiled, compile};
+use crate::model::Model;
+use crate::objects::service::ServicePort;
+use crate::objects::{Gateway, Service};
+
+fn parse<T: serde::de::DeserializeOwned>(json: Json) -> Arc<T> {
+    Arc::new(serde_json::from_value(json).expect("an object"))
+}
+
+fn named(name: &str) -> ObjectName {
+    ObjectName::new("default", name)
+}
+
+/// A Gateway, a class that names it, three Services, and these Ingresses.
+fn objects(ingresses: &[Json]) -> Objects {
+    let gateway: Arc<Gateway> = parse(json!({
+        "metadata": { "name": "edge" },
+        "spec": { "gatewayClassName": "pontoon", "listeners": [{ "name": "http", "port": 80, "protocol": "HTTP" }] },
+    }));
+    let parameters = json!({
+        "apiGroup": GATEWAY_GROUP, "kind": "Gateway", "scope": "Namespace", "namespace": "default", "name": "edge",
+    });
+    let class = parse(json!({
+        "metadata": { "name": "edge", "annotations": { (IS_DEFAULT): "true" } },
+        "spec": { "controller": INGRESS_CONTROLLER, "parameters": parameters },
+    }));
+    let port = |name: &str, port: u16| ServicePort { name: name.into(), port, app_protocol: None };
+    let service = Service { ports: vec![port("http", 80), port("admin", 81)], ..Service::default() };
+    let ingresses = ingresses.iter().map(|ingress| {
+        let ingress: Arc<Ingress> = parse(ingress.clone());
+        (named(ingress.metadata.name.as_deref().expect("a name")), ingress)
+    });
+    Objects {
+        gateways: OrdMap::unit(named("edge"), gateway),
+        ingress_classes: OrdMap::unit(ObjectName::new("", "edge"), class),
+        ingresses: ingresses.collect(),
+        services: ["shop", "new", "rest"]
+            .iter()
+            .map(|name| (named(name), Arc::new(service.clone())))
+            .collect(),
+        ..Objects::default()
+    }
+}
+
+fn compiled(ingresses: &[Json]) -> Compiled {
+    compile(&Model { objects: Arc::new(objects(ingresses)), ..Model::default() })
+}
+
+fn backend(service: &str) -> Json {
+    json!({ "service": { "name": service, "port": { "name": "http" } } })
+}
+
+/// An Ingress with one path of `shop.example.com`.
+fn ingress(name: &str, annotations: &[(&str, &str)], path: (&str, &str), service: &str) -> Json {
+    let annotations =
+        annotations.iter().map(|(name, value)| (format!("nginx.ingress.kubernetes.io/{name}"), json!(value)));
+    let path = json!({ "pathType": path.0, "path": path.1, "backend": backend(service) });
+    json!({
+        "metadata": { "name": name, "namespace": "default", "annotations": annotations.collect::<serde_json::Map<_, _>>() },
+        "spec": { "rules": [{ "host": "shop.example.com", "http": { "paths": [path] } }] },
+    })
+}
+
+/// What becomes of a request: `-` is no route.
+fn outcome(compiled: &Compiled, url: &str, headers: &[(&'static str, &'static str)]) -> String {
+    let snapshot = &compiled.views["default/edge"];
+    let pairs =
+        headers.iter().map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)));
+    let request = Request {
+        method: http::Method::GET,
+        uri: url.parse().expect("a URL"),
+        headers: pairs.collect::<HeaderMap>(),
+        client: None,
+    };
+    let Some(name) = explain(snapshot, &request).route else { return "-".to_owned() };
+    let configurations = snapshot.resources(ResourceType::Route).values();
+    let configurations = configurations.map(|r| RouteConfiguration::decode(&*r.body).expect("routes"));
+    let routes = configurations.flat_map(|c| c.virtual_hosts).flat_map(|host| host.routes);
+    routes
+        .into_iter()
+        .find(|route| route.name == name)
+        .map_or_else(|| "lost".to_owned(), |route| said(&route))
+}
+
+/// A route in short.
+fn said(route: &Route) -> String {
+    let mut text = String::new();
+    match &route.action {
+        Some(route::Action::Route(action)) => {
+            match &action.cluster_specifier {
+                Some(ClusterSpecifier::Cluster(name)) => text.push_str(name),
+                Some(ClusterSpecifier::WeightedClusters(all)) => {
+                    for arm in &all.clusters {
+                        let weight = arm.weight.map_or(0, |weight| weight.value);
+                        write!(text, "{}={weight} ", arm.name).expect("text");
+                    }
+                }
+                _ => {}
+            }
+            if let Some(rewrite) = &action.regex_rewrite {
+                let pattern = rewrite.pattern.as_ref().map_or("", |pattern| &pattern.regex);
+                write!(text, " {pattern} -> {}", rewrite.substitution).expect("text");
+            }
+            if let Some(HostRewriteSpecifier::HostRewriteLiteral(host)) = &action.host_rewrite_specifier {
+                write!(text, " host {host}").expect("text");
+            }
+            if let Some(idle) = &action.idle_timeout {
+                write!(text, " idle {}", idle.seconds).expect("text");
+            }
+            let retries = action.retry_policy.as_ref().and_then(|retry| retry.num_retries);
+            if let Some(retries) = retries.filter(|retries| retries.value != 1) {
+                write!(text, " retries {}", retries.value).expect("text");
+            }
+        }
+        Some(route::Action::Redirect(to)) => {
+            let scheme = match &to.scheme_rewrite_specifier {
+                Some(redirect_action::SchemeRewriteSpecifier::SchemeRedirect(scheme)) => scheme,
+                _ => "-",
+            };
+            let path = match &to.path_rewrite_specifier {
+                Some(redirect_action::PathRewriteSpecifier::PathRedirect(path)) => path,
+                _ => "-",
+            };
+            let (code, host) = (to.response_code().as_str_name(), &to.host_redirect);
+            write!(text, "{code} {scheme} {host} {path}").expect("text");
+        }
+        Some(route::Action::DirectResponse(answer)) => write!(text, "{}", answer.status).expect("text"),
+        _ => {}
+    }
+    for header in route.request_headers_to_add.iter().filter_map(|option| option.header.as_ref()) {
+        write!(text, " {}: {}", header.key, header.value).expect("text");
+    }
+    let mut filters: Vec<&String> = route.typed_per_filter_config.keys().collect();
+    filters.sort();
+    filters.iter().for_each(|filter| write!(text, " +{filter}").expect("text"));
+    text
+}
+
+const SHOP: &str = "service/default/shop/80";
+
+/// Annotations, the path's type and text, what is asked for, and what becomes of it.
+type Row =
+    (&'static [(&'static str, &'static str)], (&'static str, &'static str), &'static str, &'static str);
+
+#[test]
+fn each_annotation_does_what_the_table_says() {
+    const ANY: (&str, &str) = ("Prefix", "/");
+    let rows: &[Row] = &[
+        (&[], ANY, "/", SHOP),
+        (
+            &[("rewrite-target", "/$2"), ("use-regex", "true")],
+            ("ImplementationSpecific", "/api(/|$)(.*)"),
+            "/api/x",
+            "service/default/shop/80 ^(?i:/api(/|$)(.*)).*$ -> /\\2",
+        ),
+        (
+            &[("rewrite-target", "/a/$3")],
+            ("Prefix", "/api"),
+            "/API/x",
+            "service/default/shop/80 ^(?i:/api).*$ -> /a/",
+        ),
+        (&[("rewrite-target", "/a")], ("Exact", "/api"), "/api", "service/default/shop/80 ^.*$ -> /a"),
+        (&[("rewrite-target", "/a")], ("Exact", "/api"), "/API", "-"),
+        (&[("use-regex", "true")], ("ImplementationSpecific", "/u[a-z]"), "/Uuid", SHOP),
+        (&[("use-regex", "true")], ("ImplementationSpecific", "/u[a-z]"), "/1", "-"),
+        (&[("force-ssl-redirect", "true")], ANY, "/x", "PERMANENT_REDIRECT https  -"),
+        (&[("ssl-redirect", "true")], ANY, "/x", SHOP),
+        (
+            &[("permanent-redirect", "https://a.example.com/b?c=d")],
+            ANY,
+            "/x",
+            "MOVED_PERMANENTLY https a.example.com /b?c=d",
+        ),
+        (
+            &[("permanent-redirect", "/b"), ("permanent-redirect-code", "308")],
+            ANY,
+            "/x",
+            "PERMANENT_REDIRECT -  /b",
+        ),
+        (
+            &[("temporal-redirect", "http://a.example.com$request_uri")],
+            ANY,
+            "/x",
+            "FOUND http a.example.com -",
+        ),
+        (&[("app-root", "/app")], ANY, "/", "FOUND -  /app"),
+        (&[("app-root", "/app")], ANY, "/app", SHOP),
+        (&[("proxy-read-timeout", "7")], ANY, "/", "service/default/shop/80 idle 7"),
+        (&[("proxy-send-timeout", "9")], ANY, "/", "service/default/shop/80 idle 9"),
+        (&[("proxy-body-size", "8m")], ANY, "/", "service/default/shop/80 +envoy.filters.http.buffer"),
+        (&[("enable-cors", "true")], ANY, "/", "service/default/shop/80 +envoy.filters.http.cors"),
+        (&[("enable-cors", "false")], ANY, "/", SHOP),
+        (&[("backend-protocol", "HTTP")], ANY, "/", SHOP),
+        (&[("backend-protocol", "GRPC")], ANY, "/", "service/default/shop/80/h2"),
+        (&[("backend-protocol", "HTTPS")], ANY, "/", "500"),
+        (&[("upstream-vhost", "in.example.com")], ANY, "/", "service/default/shop/80 host in.example.com"),
+        (&[("server-alias", "alias.example.com")], ANY, "alias", SHOP),
+        (
+            &[("x-forwarded-prefix", "/p"), ("rewrite-target", "/a")],
+            ("Exact", "/p"),
+            "/p",
+            "service/default/shop/80 ^.*$ -> /a x-forwarded-prefix: /p",
+        ),
+        (&[("x-forwarded-prefix", "/p")], ANY, "/", SHOP),
+        (&[("proxy-next-upstream", "off")], ANY, "/", "service/default/shop/80 retries 0"),
+        (&[("proxy-next-upstream-tries", "4")], ANY, "/", "service/default/shop/80 retries 3"),
+        (&[("proxy-request-buffering", "off"), ("proxy-http-version", "1.1")], ANY, "/", SHOP),
+        (&[("auth-url", "http://auth")], ANY, "/", "500"),
+        (&[("limit-rps", "5")], ANY, "/", SHOP),
+    ];
+    for (annotations, path, request, expected) in rows {
+        let compiled = compiled(&[ingress("shop", annotations, *path, "shop")]);
+        let url = match *request {
+            "alias" => "http://alias.example.com/".to_owned(),
+            path => format!("http://shop.example.com{path}"),
+        };
+        assert_eq!(outcome(&compiled, &url, &[]), *expected, "{annotations:?} {path:?} {request}");
+    }
+}
+
+#[test]
+fn canaries_go_by_header_then_cookie_then_weight() {
+    let path = ("Prefix", "/");
+    let main = ingress("shop", &[("ssl-redirect", "false")], path, "shop");
+    let of = |annotations: &[(&str, &str)]| {
+        let all = [&[("canary", "true")], annotations].concat();
+        compiled(&[main.clone(), ingress("new", &all, path, "new")])
+    };
+    const NEW: &str = "service/default/new/80";
+    const URL: &str = "http://shop.example.com/";
+    let all = [("canary-by-header", "x-new"), ("canary-by-cookie", "new"), ("canary-weight", "20")];
+    let weighted = "service/default/shop/80=80 service/default/new/80=20 ";
+    let canary = of(&all);
+    for (headers, expected) in [
+        (&[][..], weighted),
+        (&[("x-new", "always")], NEW),
+        (&[("x-new", "never"), ("cookie", "new=always")], SHOP),
+        (&[("x-new", "else"), ("cookie", "a=b; new=always")], NEW),
+        (&[("cookie", "new=never; a=b")], SHOP),
+        (&[("cookie", "xnew=always")], weighted),
+    ] {
+        assert_eq!(outcome(&canary, URL, headers), expected, "{headers:?}");
+    }
+    let value = of(&[("canary-by-header", "x-new"), ("canary-by-header-value", "beta")]);
+    assert_eq!(outcome(&value, URL, &[("x-new", "beta")]), NEW);
+    assert_eq!(outcome(&value, URL, &[("x-new", "always")]), SHOP);
+    let pattern = of(&[("canary-by-header", "x-new"), ("canary-by-header-pattern", "^v[0-9]")]);
+    assert_eq!(outcome(&pattern, URL, &[("x-new", "v2-beta")]), NEW);
+    assert_eq!(outcome(&pattern, URL, &[("x-new", "beta-v2")]), SHOP);
+    assert_eq!(outcome(&of(&[("canary-weight", "3"), ("canary-weight-total", "3")]), URL, &[]), NEW);
+    // Alone it is canary of nothing.
+    let alone = compiled(&[ingress("new", &[("canary", "true"), ("canary-weight", "20")], path, "new")]);
+    assert_eq!(outcome(&alone, URL, &[]), "-");
+    assert_eq!(reasons(&alone, "new"), ["NoMainIngress"]);
+}
+
+fn reasons(compiled: &Compiled, name: &str) -> Vec<&'static str> {
+    let object = ObjectRef { kind: Kind::Ingress, name: named(name) };
+    compiled
+        .statuses
+        .of(&object)
+        .iter()
+        .filter(|condition| !condition.status)
+        .map(|condition| condition.reason)
+        .collect()
+}
+
+#[test]
+fn paths_and_hosts_are_those_of_the_api() {
+    let path = |kind: &str, path: &str, service: &str| json!({ "pathType": kind, "path": path, "backend": backend(service) });
+    let of = |host: Json, paths: Json| {
+        compiled(&[json!({
+            "metadata": { "name": "shop", "namespace": "default" },
+            "spec": {
+                "defaultBackend": { "service": { "name": "rest", "port": { "number": 81 } } },
+                "rules": [{ "host": host, "http": { "paths": paths } }],
+            },
+        })])
+    };
+    let shop = of(
+        json!("shop.example.com"),
+        json!([
+            path("Prefix", "/a", "shop"),
+            path("Exact", "/a", "new"),
+            path("Prefix", "/a/b/", "new"),
+            path("ImplementationSpecific", "/c", "shop")
+        ]),
+    );
+    const NEW: &str = "service/default/new/80";
+    const REST: &str = "service/default/rest/81";
+    for (path, expected) in [
+        ("/a", NEW),
+        ("/a/", SHOP),
+        ("/a/x", SHOP),
+        ("/ab", REST),
+        ("/a/b", NEW),
+        ("/a/b/c", NEW),
+        ("/a/bc", SHOP),
+        ("/cd", SHOP),
+        ("/", REST),
+    ] {
+        assert_eq!(outcome(&shop, &format!("http://shop.example.com{path}"), &[]), expected, "{path}");
+    }
+    assert_eq!(outcome(&shop, "http://other.example.com/a", &[]), "-");
+    let wild = of(json!("*.example.com"), json!([path("Prefix", "/a", "shop")]));
+    assert_eq!(outcome(&wild, "http://any.example.com/a", &[]), SHOP);
+    assert_eq!(outcome(&wild, "http://one.more.example.com/a", &[]), "-");
+    assert_eq!(outcome(&wild, "http://example.com/a", &[]), "-");
+}
+
+#[test]
+fn what_cannot_be_served_says_why() {
+    let resource = json!({ "resource": { "kind": "Bucket", "name": "files" } });
+    let mut of = ingress("shop", &[], ("Prefix", "/"), "shop");
+    of["spec"]["rules"][0]["http"]["paths"][0]["backend"] = resource;
+    let refused = compiled(&[of.clone()]);
+    assert_eq!(outcome(&refused, "http://shop.example.com/", &[]), "500");
+    assert_eq!(reasons(&refused, "shop"), ["InvalidKind"]);
+    for (backend, reason) in [
+        (json!({ "service": { "name": "nobody", "port": { "number": 80 } } }), "BackendNotFound"),
+        (json!({ "service": { "name": "shop", "port": { "name": "nothing" } } }), "BackendNotFound"),
+        (json!({ "service": { "name": "shop", "port": { "number": 99 } } }), "BackendNotFound"),
+    ] {
+        of["spec"]["rules"][0]["http"]["paths"][0]["backend"] = backend;
+        let refused = compiled(&[of.clone()]);
+        assert_eq!(reasons(&refused, "shop"), [reason]);
+        assert_eq!(outcome(&refused, "http://shop.example.com/", &[]), "500");
+    }
+    let mut other = ingress("shop", &[], ("Prefix", "/"), "shop");
+    other["spec"]["ingressClassName"] = json!("nginx");
+    let foreign = compiled(&[other]);
+    assert_eq!(reasons(&foreign, "shop"), ["OtherClass"]);
+    assert!(foreign.standings.ingresses.is_empty());
+    // Whose namespace the Gateway does not let in.
+    let mut objects = objects(&[]);
+    let stranger = ingress("shop", &[], ("Prefix", "/"), "shop");
+    let name = ObjectName::new("elsewhere", "shop");
+    objects.ingresses.insert(name.clone(), parse(stranger));
+    let refused = compile(&Model { objects: Arc::new(objects), ..Model::default() });
+    let said = refused.statuses.of(&ObjectRef { kind: Kind::Ingress, name });
+    assert!(said.iter().any(|condition| condition.reason == "NotAllowedByListeners"), "{said:?}");
+}
+
+#[test]
+fn a_host_with_a_certificate_is_for_https() {
+    let certified =
+        rcgen::generate_simple_self_signed(vec!["shop.example.com".to_owned()]).expect("a certificate");
+    let secret = parse(json!({
+        "metadata": { "name": "shop" },
+        "type": "kubernetes.io/tls",
+        "stringData": { "tls.crt": certified.cert.pem(), "tls.key": certified.signing_key.serialize_pem() },
+    }));
+    let of = |annotations: &[(&str, &str)]| {
+        let mut ingress = ingress("shop", annotations, ("Prefix", "/"), "shop");
+        ingress["spec"]["tls"] = json!([{ "hosts": ["shop.example.com"], "secretName": "shop" }]);
+        let mut objects = objects(&[ingress]);
+        objects.secrets.insert(named("shop"), Arc::clone(&secret));
+        compile(&Model { objects: Arc::new(objects), ..Model::default() })
+    };
+    let shop = of(&[]);
+    assert_eq!(outcome(&shop, "http://shop.example.com/x", &[]), "PERMANENT_REDIRECT https  -");
+    assert_eq!(outcome(&shop, "https://shop.example.com:443/x", &[]), SHOP);
+    assert_eq!(shop.views["default/edge"].resources(ResourceType::Secret).len(), 1);
+    let both = of(&[("ssl-redirect", "false")]);
+    assert_eq!(outcome(&both, "http://shop.example.com/x", &[]), SHOP);
+}
