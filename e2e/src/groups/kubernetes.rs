@@ -1,6 +1,7 @@
 //! A real cluster: what runs in its pods is judged by what clients see.
 
 mod gateways;
+mod ingress;
 mod inject;
 pub(super) mod plane;
 mod smoke;
@@ -27,6 +28,7 @@ pub(crate) async fn run(arguments: Vec<String>) -> anyhow::Result<bool> {
     case!("plane: a service moves from Eureka onto pods", plane::migration(&cluster, &folder));
     case!("plane: a leader that is killed is followed", plane::failover(&cluster, &folder));
     case!("gateways: made, served, changed and gone", gateways::lifecycle(&cluster, &folder));
+    case!("ingress: with TLS, a rewrite and a canary", ingress::served(&cluster, &folder));
     let lab = inject::Lab::start(&cluster, &folder).await?;
     case!("inject: by the webhook, what comes in and goes out passes the sidecar", lab.webhook());
     case!("inject: offline gives the same", lab.offline(&folder));
