@@ -134,15 +134,16 @@ pub(super) fn add_listeners(objects: &Objects, gateways: &mut Gateways) {
                 continue;
             };
             for host in hosts_of(ingress, tls) {
-                let same = |served: &&Served| {
+                let hostname = Hostname::parse(Some(&host));
+                let same = |served: &Served| {
                     served.parent.kind == Kind::Ingress
-                        && Hostname::parse(Some(&host)).is_ok_and(|host| host == served.hostname)
+                        && hostname.as_ref().is_ok_and(|hostname| *hostname == served.hostname)
                         && served
                             .certificates
                             .iter()
                             .any(|c| *c.secret.namespace == *name.namespace && *c.secret.name == *secret)
                 };
-                if parsed.listeners.iter().any(|served| same(&served)) {
+                if parsed.listeners.iter().any(same) {
                     continue;
                 }
                 let listener = serde_json::from_value::<GatewayListeners>(json!({
@@ -254,6 +255,15 @@ pub(super) fn hang(
             let object = ObjectRef { kind: Kind::Ingress, name: name.clone() };
             let error = FieldError::new("spec.rules", "NoMainIngress", message);
             statuses.refuse(&object, ConditionType::Effective, error);
+        }
+    }
+    for (name, class) in &objects.ingress_classes {
+        let controller = class.spec.as_ref().and_then(|spec| spec.controller.as_deref());
+        let is_ours = controller == Some(INGRESS_CONTROLLER);
+        if let Some(Err(error)) = is_ours.then(|| gateway_of(gateways, name, class)) {
+            let object = ObjectRef { kind: Kind::IngressClass, name: name.clone() };
+            let error = FieldError { field: "spec.parameters".to_owned(), ..error };
+            statuses.refuse(&object, ConditionType::ResolvedRefs, error);
         }
     }
     for name in objects.ingresses.keys().filter(|name| !standings.ingresses.contains_key(*name)) {

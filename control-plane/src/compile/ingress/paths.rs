@@ -16,11 +16,13 @@ use serde_json::{Value as Json, json};
 
 use super::annotations::{Annotations, Canary, HeaderIs};
 use super::namespace_of;
+use crate::compile::INVALID;
 use crate::compile::backend::Splits;
 use crate::compile::policy;
 use crate::compile::route::{self, Compiled};
 use crate::compile::status::ConditionType;
 use crate::compile::wire::{self, Comparison};
+use crate::objects::check;
 use crate::objects::problem::FieldError;
 use crate::objects::{HttpRoute, ObjectName, Objects};
 
@@ -112,7 +114,11 @@ impl<'i> Host<'i> {
         host: Option<&String>,
     ) -> Self {
         let one_label = host.and_then(|host| host.strip_prefix("*."));
-        let one_label = one_label.map(|parent| format!("(?i)[^.:]+\\.{}(:[0-9]+)?", regex::escape(parent)));
+        // The rules count for aliases, too.
+        let aliases: String =
+            annotations.aliases.iter().map(|alias| format!("|{}", regex::escape(alias))).collect();
+        let one_label =
+            one_label.map(|parent| format!("(?i)(?:[^.:]+\\.{}{aliases})(:[0-9]+)?", regex::escape(parent)));
         let app_root = annotations.app_root.as_deref().map(|path| Rule {
             field: "metadata.annotations".to_owned(),
             path: Path::Exact("/".to_owned()),
@@ -161,7 +167,7 @@ impl<'i> Host<'i> {
                 route::of_ingress(objects, splits, name, &http_route, self.created, is_http2)
             }
             Err(error) => {
-                let error = FieldError::new("spec", crate::compile::INVALID, error.to_string());
+                let error = FieldError::new("spec", INVALID, error.to_string());
                 errors.push((ConditionType::Accepted, error));
                 Compiled::default()
             }
@@ -210,6 +216,11 @@ impl<'i> Host<'i> {
             _ if self.annotations.redirect.is_some() => return redirect(json!({ "statusCode": 302 })),
             To::Backend { backend, canary } => (backend, canary),
         };
+        // A proxy would refuse all routes for one that it cannot read.
+        if let Some(Err(message)) = self.rewritten(&rule.path).map(|pattern| check::regex(&pattern)) {
+            errors.push((ConditionType::Accepted, FieldError::new(rule.field.clone(), INVALID, message)));
+            return vec![self.rule(rule, &[], Vec::new())];
+        }
         let mut resolve = |backend: &IngressBackend| match self.backend(objects, backend) {
             Ok(backend) => Some(backend),
             Err((kind, reason, message)) => {
@@ -348,16 +359,20 @@ impl<'i> Host<'i> {
         }
     }
 
+    /// What the target of a rewrite is put in place of: the whole path, whatever is behind what was matched.
+    fn rewritten(&self, path: &Path) -> Option<String> {
+        self.annotations.rewrite.as_ref()?;
+        match path {
+            Path::Everything => None,
+            Path::Regex(text) => Some(format!("^(?i:{text}).*$")),
+            _ => Some("^.*$".to_owned()),
+        }
+    }
+
     fn finish_action(&self, action: &mut RouteAction, rule: &Rule<'_>) {
         action.idle_timeout = self.annotations.idle.map(wire::duration);
-        let Some(target) = self.annotations.rewrite.as_deref().filter(|_| rule.path != Path::Everything)
-        else {
+        let (Some(target), Some(pattern)) = (&self.annotations.rewrite, self.rewritten(&rule.path)) else {
             return;
-        };
-        // The whole path becomes the target, whatever is behind what was matched.
-        let pattern = match &rule.path {
-            Path::Regex(text) => format!("^(?i:{text}).*$"),
-            _ => "^.*$".to_owned(),
         };
         let groups = regex::Regex::new(&pattern).map_or(1, |regex| regex.captures_len());
         action.regex_rewrite = Some(RegexMatchAndSubstitute {

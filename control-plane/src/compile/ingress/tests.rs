@@ -319,6 +319,11 @@ fn paths_and_hosts_are_those_of_the_api() {
     assert_eq!(outcome(&wild, "http://any.example.com/a", &[]), SHOP);
     assert_eq!(outcome(&wild, "http://one.more.example.com/a", &[]), "-");
     assert_eq!(outcome(&wild, "http://example.com/a", &[]), "-");
+    let mut aliased = ingress("shop", &[("server-alias", "alias.example.org")], ("Prefix", "/"), "shop");
+    aliased["spec"]["rules"][0]["host"] = json!("*.example.com");
+    let aliased = compiled(&[aliased]);
+    assert_eq!(outcome(&aliased, "http://alias.example.org/", &[]), SHOP);
+    assert_eq!(outcome(&aliased, "http://a.b.example.com/", &[]), "-");
 }
 
 #[test]
@@ -344,6 +349,17 @@ fn what_cannot_be_served_says_why() {
     let foreign = compiled(&[other]);
     assert_eq!(reasons(&foreign, "shop"), ["OtherClass"]);
     assert!(foreign.standings.ingresses.is_empty());
+    // A path that is no regular expression is left out; others go on.
+    let odd = ingress("odd", &[("use-regex", "true")], ("ImplementationSpecific", "/a("), "shop");
+    let odd = compiled(&[odd, ingress("shop", &[], ("Prefix", "/"), "shop")]);
+    assert_eq!(reasons(&odd, "odd"), [crate::compile::INVALID]);
+    assert_eq!(outcome(&odd, "http://shop.example.com/a", &[]), SHOP);
+    let lost =
+        Objects { gateways: OrdMap::new(), ..objects(&[ingress("shop", &[], ("Prefix", "/"), "shop")]) };
+    let lost = compile(&Model { objects: Arc::new(lost), ..Model::default() });
+    assert_eq!(reasons(&lost, "shop"), ["NoGateway"]);
+    let class = ObjectRef { kind: Kind::IngressClass, name: ObjectName::new("", "edge") };
+    assert!(lost.statuses.of(&class).iter().any(|condition| condition.reason == "NoGateway"));
     // Whose namespace the Gateway does not let in.
     let mut objects = objects(&[]);
     let stranger = ingress("shop", &[], ("Prefix", "/"), "shop");
