@@ -97,6 +97,12 @@ impl Shared {
             && self.streams.get() < self.connection.limit.get()
             && !self.connection.wear.get().is_out(now)
     }
+
+    /// Whether it has ended, or carries nothing and takes nothing more.
+    fn is_spent(&self, now: Instant) -> bool {
+        self.connection.sender.is_closed()
+            || self.streams.get() == 0 && self.connection.wear.get().is_out(now)
+    }
 }
 
 /// A connection that other authorities or names vouched for is not used again once the cluster has changed.
@@ -260,9 +266,14 @@ impl EndpointPool {
                 pending = Some(breaker.pending()?);
             }
             if !self.opening.get() {
-                match self.may_open(breaker) {
-                    Some(open) => break open,
-                    None => self.held.freed.notified().await,
+                self.drop_spent(now);
+                if let Some(open) = self.may_open(breaker) {
+                    break open;
+                }
+                // A stream that ends makes room for one, a new connection for many.
+                tokio::select! {
+                    () = self.held.freed.notified() => {}
+                    () = self.opened.notified() => {}
                 }
                 continue;
             }
@@ -295,13 +306,17 @@ impl EndpointPool {
     /// Drops what has closed or idled too long. `false`: the endpoint has gone, drop the pool.
     pub(crate) fn sweep(&self, now: Instant) -> bool {
         self.idle.borrow_mut().retain(|idle| idle.is_fresh(now));
+        self.drop_spent(now);
         self.shared.borrow_mut().retain(|shared| {
-            let rested = shared.streams.get() == 0
-                && (now.saturating_duration_since(shared.idle_since.get()) >= shared.timeout
-                    || shared.connection.wear.get().is_out(now));
-            !shared.connection.sender.is_closed() && !rested
+            shared.streams.get() > 0
+                || now.saturating_duration_since(shared.idle_since.get()) < shared.timeout
         });
         self.endpoint.strong_count() > 0
+    }
+
+    /// Drops HTTP/2 connections that will carry nothing more.
+    fn drop_spent(&self, now: Instant) {
+        self.shared.borrow_mut().retain(|shared| !shared.is_spent(now));
     }
 }
 
@@ -388,8 +403,12 @@ impl Drop for Lease {
         self.endpoint.active.fetch_sub(1, Relaxed);
         if let Some(Connection::Http2(shared)) = &self.connection {
             shared.streams.set(shared.streams.get() - 1);
-            shared.idle_since.set(Instant::now());
+            let now = Instant::now();
+            shared.idle_since.set(now);
             if shared.connection.open.is_some() {
+                if shared.is_spent(now) {
+                    self.pool.drop_spent(now);
+                }
                 self.pool.held.freed.notify_one();
             }
         }

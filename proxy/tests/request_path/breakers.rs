@@ -1,12 +1,13 @@
 //! What a cluster may hold at a time, and what becomes of more.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use http::{Response, StatusCode};
 use pontoon_proxy::resilience::breakers::{Breaker, Breakers, Load, Thresholds};
-use tokio::sync::watch;
+use pontoon_proxy::upstream::cluster::ConnectionLimits;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 
 use crate::fixture::*;
@@ -102,6 +103,47 @@ async fn waits_for_a_connection(front: Http) {
 async fn a_request_waits_for_a_connection_where_no_more_may_be_made() {
     waits_for_a_connection(Http::One).await;
     waits_for_a_connection(Http::Two).await;
+}
+
+/// A connection that has carried all that it may makes way at once, and the next one serves all who wait for it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_connection_serves_as_many_as_it_has_room_for() {
+    const ROOM: usize = 10;
+    let gate = Arc::new(Semaphore::new(0));
+    let arrived = Arc::new(AtomicUsize::new(0));
+    let at_gate = (Arc::clone(&gate), Arc::clone(&arrived));
+    let upstream = Upstream::serving(Http::Two, Arc::default(), move |_| {
+        let (gate, arrived) = at_gate.clone();
+        async move {
+            arrived.fetch_add(1, Ordering::Relaxed);
+            gate.acquire().await.unwrap().forget();
+            Ok(Response::new(full("late")))
+        }
+    })
+    .await;
+    let thresholds = Thresholds { connections: 1, ..Thresholds::default() };
+    let breaker = Breaker { thresholds, load: Arc::default() };
+    let setup = Setup {
+        protocol: Http::Two.upstream(),
+        connections: ConnectionLimits { requests: ROOM as u32, ..ConnectionLimits::default() },
+        breakers: Breakers { default: Some(Arc::new(breaker)), high: None },
+        ..Setup::default()
+    };
+    let proxy = Proxy::with(&[upstream.address], setup).await;
+    let asked: Vec<_> = (0..2 * ROOM)
+        .map(|_| {
+            let address = proxy.address;
+            tokio::spawn(async move { Client::connect(address, Http::Two).await.get("/").await.status() })
+        })
+        .collect();
+    for round in 1..=2 {
+        until("a full connection", || arrived.load(Ordering::Relaxed) == round * ROOM).await;
+        gate.add_permits(ROOM);
+    }
+    for status in asked {
+        assert_eq!(status.await.unwrap(), StatusCode::OK);
+    }
+    assert_eq!(upstream.connections.load(Ordering::Relaxed), 2);
 }
 
 /// One that gives up while it waits leaves its place, and the next in line is not forgotten.
