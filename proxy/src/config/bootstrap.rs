@@ -381,4 +381,43 @@ mod tests {
         let written = read(json!({"static_resources": {"listeners": [{}]}})).unwrap();
         assert_eq!(&*written.resources[0].1.name, "static_resources.listeners[0]");
     }
+
+    #[test]
+    fn what_is_refused_is_refused_wherever_it_stands() {
+        let path = |cluster: serde_json::Value| {
+            let written = read(json!({"static_resources": {"clusters": [cluster]}})).unwrap();
+            Store::fixed(written.resources, true, tokio::time::Instant::now()).unwrap_err().path
+        };
+        let named = |endpoint: serde_json::Value, policy: serde_json::Value| {
+            let mut whole =
+                json!({"endpoint": {"address": {"socket_address": {"address": "shop", "port_value": 1}}}});
+            whole.as_object_mut().unwrap().extend(endpoint.as_object().unwrap().clone());
+            let mut assignment = json!({"cluster_name": "c", "endpoints": [{"lb_endpoints": [whole]}]});
+            assignment.as_object_mut().unwrap().extend(policy.as_object().unwrap().clone());
+            path(json!({"name": "c", "type": "STRICT_DNS", "load_assignment": assignment}))
+        };
+        let at = "CDS \"c\".load_assignment.endpoints[0].lb_endpoints[0]";
+        assert_eq!(
+            named(json!({"load_balancing_weight": 2}), json!({})),
+            format!("{at}.load_balancing_weight")
+        );
+        assert_eq!(named(json!({"health_status": "DRAINING"}), json!({})), format!("{at}.health_status"));
+        let dropping = json!({"policy": {"drop_overloads": [{"category": "x"}]}});
+        assert_eq!(named(json!({}), dropping), "CDS \"c\".load_assignment.policy.drop_overloads");
+
+        let protocol = |explicit: serde_json::Value| {
+            let name = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
+            let options =
+                json!({"@type": format!("type.googleapis.com/{name}"), "explicit_http_config": explicit});
+            path(json!({"name": "c", "typed_extension_protocol_options": {name: options}}))
+        };
+        let http1 = json!({"http_protocol_options": {"send_fully_qualified_url": true}});
+        assert!(
+            protocol(http1).ends_with("explicit_http_config.http_protocol_options.send_fully_qualified_url")
+        );
+        let http2 = json!({"http2_protocol_options": {"max_concurrent_streams": 1}});
+        assert!(
+            protocol(http2).ends_with("explicit_http_config.http2_protocol_options.max_concurrent_streams")
+        );
+    }
 }

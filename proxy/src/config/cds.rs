@@ -9,24 +9,25 @@ use envoy_types::pb::envoy::config::cluster::v3::cluster::{
     ClusterDiscoveryType, CommonLbConfig, DiscoveryType, LbPolicy,
 };
 use envoy_types::pb::envoy::config::cluster::v3::{CircuitBreakers, Cluster, UpstreamConnectionOptions};
-use envoy_types::pb::envoy::config::core::v3::{HttpProtocolOptions as CommonOptions, RoutingPriority};
-use envoy_types::pb::envoy::config::endpoint::v3::lb_endpoint::HostIdentifier;
+use envoy_types::pb::envoy::config::core::v3::{
+    Http2ProtocolOptions, HttpProtocolOptions as CommonOptions, RoutingPriority,
+};
 use envoy_types::pb::envoy::extensions::upstreams::http::v3::HttpProtocolOptions;
 use envoy_types::pb::envoy::extensions::upstreams::http::v3::http_protocol_options::UpstreamProtocolOptions;
 use envoy_types::pb::envoy::extensions::upstreams::http::v3::http_protocol_options::explicit_http_config::ProtocolConfig;
 use envoy_types::pb::google::protobuf::UInt32Value;
 
 use super::eds::{self, Compiled as Endpoints};
-use super::hcm::{check_common, duration, limit, set};
+use super::hcm::{check_common, check_http1, check_http2, duration, limit, set};
 use super::keepalive::{self, Keepalive};
-use super::lds::{host_and_port, unpack};
+use super::lds::unpack;
 use super::problem::{Problem, Under, each};
 use super::support::{Message, refuse, support};
 use super::{proxy_protocol, tls_upstream};
 use crate::proxy_protocol::Version;
 use crate::resilience::breakers::{self, Breaker, Breakers, Load};
 use crate::upstream::cluster::{BalancePolicy, ConnectionLimits, EndpointSource, UpstreamProtocol};
-use crate::upstream::connect::PING_INTERVAL;
+use crate::upstream::connect::{MAX_STREAMS, PING_INTERVAL};
 
 pub(super) const MESSAGES: &[Message] =
     &[CLUSTER, CONNECTION_OPTIONS, UPSTREAM_OPTIONS, BREAKERS, THRESHOLDS, COMMON_LB];
@@ -272,10 +273,12 @@ fn upstream(options: &HttpProtocolOptions) -> Result<Http, Problem> {
         return Err(Problem::new("upstream_protocol_options", "must be explicit_http_config"));
     };
     match &explicit.protocol_config {
-        Some(ProtocolConfig::HttpProtocolOptions(_)) => {
+        Some(ProtocolConfig::HttpProtocolOptions(options)) => {
+            check_http1(options).under(|| "explicit_http_config.http_protocol_options".into())?;
             Ok(Http { protocol: UpstreamProtocol::Http1, idle, connections })
         }
-        Some(ProtocolConfig::Http2ProtocolOptions(_)) => {
+        Some(ProtocolConfig::Http2ProtocolOptions(options)) => {
+            http2(options).under(|| "explicit_http_config.http2_protocol_options".into())?;
             Ok(Http { protocol: UpstreamProtocol::Http2, idle, connections })
         }
         _ => Err(Problem::new(
@@ -283,6 +286,16 @@ fn upstream(options: &HttpProtocolOptions) -> Result<Http, Problem> {
             "must be http_protocol_options or http2_protocol_options",
         )),
     }
+}
+
+fn http2(options: &Http2ProtocolOptions) -> Result<(), Problem> {
+    check_http2(options)?;
+    let most = options.max_concurrent_streams.map_or(u32::MAX, |most| most.value);
+    if usize::try_from(most).is_ok_and(|most| most < MAX_STREAMS) {
+        let reason = format!("is {most}; a connection to an endpoint has up to {MAX_STREAMS} here");
+        return Err(Problem::new("max_concurrent_streams", reason));
+    }
+    Ok(())
 }
 
 /// Towards endpoints there is less of it than towards clients.
@@ -336,17 +349,7 @@ fn source(message: &Cluster) -> Result<(EndpointSource, Option<Endpoints>), Prob
 }
 
 fn dns_targets(message: &Cluster) -> Result<Vec<(Box<str>, u16)>, Problem> {
-    let localities = message.load_assignment.iter().flat_map(|a| &a.endpoints);
-    let mut targets = Vec::new();
-    for (i, endpoint) in localities.flat_map(|l| &l.lb_endpoints).enumerate() {
-        let at = || format!("endpoints.lb_endpoints[{i}].endpoint.address");
-        let Some(HostIdentifier::Endpoint(endpoint)) = &endpoint.host_identifier else {
-            return Err(Problem::new(at(), "is missing"));
-        };
-        let address = endpoint.address.as_ref().ok_or_else(|| Problem::new(at(), "is missing"))?;
-        let (host, port) = host_and_port(address).under(at)?;
-        targets.push((host.into(), port));
-    }
+    let targets = message.load_assignment.as_ref().map(eds::names).transpose()?.unwrap_or_default();
     if targets.is_empty() {
         Err(Problem::new("endpoints", "is empty; a name is needed"))
     } else {

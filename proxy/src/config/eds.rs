@@ -9,7 +9,7 @@ use envoy_types::pb::envoy::config::endpoint::v3::{
     ClusterLoadAssignment, Endpoint, LbEndpoint, LocalityLbEndpoints,
 };
 
-use super::lds::socket_address;
+use super::lds::{host_and_port, socket_address};
 use super::problem::{Problem, Under, each};
 use super::support::{Message, support};
 use crate::upstream::cluster::EndpointHealth;
@@ -67,6 +67,42 @@ support! {
 pub(super) type Compiled = Vec<(SocketAddr, u32, EndpointHealth)>;
 
 pub(super) fn compile(message: &ClusterLoadAssignment) -> Result<Compiled, Problem> {
+    each_of(message, |whole, host| {
+        let address = host.address.as_ref().ok_or_else(|| Problem::new("endpoint.address", "is missing"))?;
+        let address = socket_address(address).under(|| "endpoint.address".into())?;
+        let weight = whole.load_balancing_weight.map_or(1, |n| n.value).max(1);
+        let health = match whole.health_status() {
+            HealthStatus::Unknown | HealthStatus::Healthy | HealthStatus::Degraded => EndpointHealth::Healthy,
+            HealthStatus::Draining => EndpointHealth::Draining,
+            HealthStatus::Unhealthy | HealthStatus::Timeout => EndpointHealth::Unhealthy,
+        };
+        Ok((address, weight, health))
+    })
+}
+
+/// The names that stand for endpoints, and their ports: every address that a name has is like every other.
+pub(super) fn names(message: &ClusterLoadAssignment) -> Result<Vec<(Box<str>, u16)>, Problem> {
+    each_of(message, |whole, host| {
+        let address = host.address.as_ref().ok_or_else(|| Problem::new("endpoint.address", "is missing"))?;
+        let (name, port) = host_and_port(address).under(|| "endpoint.address".into())?;
+        if let Some(weight) = whole.load_balancing_weight.filter(|weight| weight.value > 1) {
+            let reason = format!("is {}; this proxy supports 1 for a name", weight.value);
+            return Err(Problem::new("load_balancing_weight", reason));
+        }
+        if !matches!(whole.health_status(), HealthStatus::Unknown | HealthStatus::Healthy) {
+            let reason =
+                format!("is {}; it is not supported for a name", whole.health_status().as_str_name());
+            return Err(Problem::new("health_status", reason));
+        }
+        Ok((name.into(), port))
+    })
+}
+
+/// Every endpoint, once it is known that nothing around it is refused.
+fn each_of<T>(
+    message: &ClusterLoadAssignment,
+    read: impl Fn(&LbEndpoint, &Endpoint) -> Result<T, Problem>,
+) -> Result<Vec<T>, Problem> {
     load_assignment(message)?;
     message.policy.as_ref().map_or(Ok(()), policy).under(|| "policy".into())?;
     let localities = each("endpoints", &message.endpoints, |l| {
@@ -74,24 +110,14 @@ pub(super) fn compile(message: &ClusterLoadAssignment) -> Result<Compiled, Probl
         if l.priority != 0 {
             return Err(Problem::new("priority", format!("is {}; this proxy supports 0", l.priority)));
         }
-        each("lb_endpoints", &l.lb_endpoints, one)
+        each("lb_endpoints", &l.lb_endpoints, |whole| {
+            lb_endpoint(whole)?;
+            let Some(HostIdentifier::Endpoint(host)) = &whole.host_identifier else {
+                return Err(Problem::new("endpoint", "is missing"));
+            };
+            endpoint(host).under(|| "endpoint".into())?;
+            read(whole, host)
+        })
     })?;
     Ok(localities.into_iter().flatten().collect())
-}
-
-fn one(message: &LbEndpoint) -> Result<(SocketAddr, u32, EndpointHealth), Problem> {
-    lb_endpoint(message)?;
-    let Some(HostIdentifier::Endpoint(host)) = &message.host_identifier else {
-        return Err(Problem::new("endpoint", "is missing"));
-    };
-    endpoint(host).under(|| "endpoint".into())?;
-    let address = host.address.as_ref().ok_or_else(|| Problem::new("endpoint.address", "is missing"))?;
-    let address = socket_address(address).under(|| "endpoint.address".into())?;
-    let weight = message.load_balancing_weight.map_or(1, |n| n.value).max(1);
-    let health = match message.health_status() {
-        HealthStatus::Unknown | HealthStatus::Healthy | HealthStatus::Degraded => EndpointHealth::Healthy,
-        HealthStatus::Draining => EndpointHealth::Draining,
-        HealthStatus::Unhealthy | HealthStatus::Timeout => EndpointHealth::Unhealthy,
-    };
-    Ok((address, weight, health))
 }

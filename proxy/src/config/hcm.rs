@@ -31,6 +31,8 @@ pub(super) const MESSAGES: &[Message] = &[
     INTERNAL_ADDRESSES,
     CERTIFICATE_DETAILS,
     ACCESS_LOG,
+    FILE_ACCESS_LOG,
+    FORMAT_STRING,
     COMMON_OPTIONS,
     HTTP2_OPTIONS,
     HTTP1_OPTIONS,
@@ -96,6 +98,27 @@ support! {
 }
 
 support! {
+    FILE_ACCESS_LOG, file_access_log_fields: FileAccessLog = "envoy.extensions.access_loggers.file.v3.FileAccessLog";
+    read: path;
+    ignored:;
+    differs:
+        access_log_format => "it says which of the proxy’s own two forms lines have, text or JSON, and nothing else";
+    refused: ;
+}
+
+support! {
+    FORMAT_STRING, format_string: SubstitutionFormatString = "envoy.config.core.v3.SubstitutionFormatString";
+    read: ;
+    ignored:;
+    differs:
+        format => "it says which of the proxy’s own two forms lines have, text or JSON, and nothing else",
+        omit_empty_values => "the form of lines is the proxy’s own",
+        content_type => "the form of lines is the proxy’s own",
+        json_format_options => "the form of lines is the proxy’s own";
+    refused: formatters;
+}
+
+support! {
     COMMON_OPTIONS, common_options: HttpProtocolOptions = "envoy.config.core.v3.HttpProtocolOptions";
     read: idle_timeout, max_connection_duration, max_headers_count, max_stream_duration, headers_with_underscores_action, max_requests_per_connection;
     ignored:;
@@ -150,6 +173,16 @@ support! {
 /// Of these options, what is refused wherever they are.
 pub(super) fn check_common(message: &HttpProtocolOptions) -> Result<(), Problem> {
     common_options(message)
+}
+
+/// The same for HTTP/1.1.
+pub(super) fn check_http1(message: &Http1ProtocolOptions) -> Result<(), Problem> {
+    http1_options(message)
+}
+
+/// The same for HTTP/2.
+pub(super) fn check_http2(message: &Http2ProtocolOptions) -> Result<(), Problem> {
+    http2_options(message)
 }
 
 /// Envoy's default for all headers of a request.
@@ -396,6 +429,7 @@ pub(super) fn access_log(message: &AccessLogMessage) -> Result<AccessLog, Proble
         return Err(Problem::new("typed_config", "is missing"));
     };
     let file: FileAccessLog = unpack(any)?;
+    file_access_log_fields(&file).under(|| "typed_config".into())?;
     if file.path.is_empty() {
         return Err(Problem::new("typed_config.path", "is empty"));
     }
@@ -403,8 +437,9 @@ pub(super) fn access_log(message: &AccessLogMessage) -> Result<AccessLog, Proble
     let json = match &file.access_log_format {
         #[allow(deprecated, reason = "still sent by control planes")]
         Some(Form::JsonFormat(_) | Form::TypedJsonFormat(_)) => true,
-        Some(Form::LogFormat(SubstitutionFormatString { format, .. })) => {
-            matches!(format, Some(substitution_format_string::Format::JsonFormat(_)))
+        Some(Form::LogFormat(message)) => {
+            format_string(message).under(|| "typed_config.log_format".into())?;
+            matches!(message.format, Some(substitution_format_string::Format::JsonFormat(_)))
         }
         _ => false,
     };

@@ -115,7 +115,9 @@ fn watch(message: &ResourceMonitor, found: &mut Overload) -> Result<Watches, Pro
         let most = usize::try_from(most).ok().filter(|most| *most > 0).ok_or_else(|| {
             Problem::new("max_active_downstream_connections", format!("is {most}; must be at least 1"))
         });
-        found.connections = Some(most.under(at)?);
+        if found.connections.replace(most.under(at)?).is_some() {
+            return Err(second());
+        }
         return Ok(Watches::Connections);
     }
     let config: FixedHeapConfig = unpack(config).map_err(|problem| {
@@ -127,8 +129,14 @@ fn watch(message: &ResourceMonitor, found: &mut Overload) -> Result<Watches, Pro
         let reason = format!("is {bytes}; must be at least {MIB}");
         return Err(Problem::new("max_heap_size_bytes", reason)).under(at);
     }
-    found.memory_mib = Some(bytes / MIB);
+    if found.memory_mib.replace(bytes / MIB).is_some() {
+        return Err(second());
+    }
     Ok(Watches::Memory(message.name.clone()))
+}
+
+fn second() -> Problem {
+    Problem::new("typed_config", "is a second monitor of its kind; one can be given")
 }
 
 fn act(message: &OverloadAction, memory: &[String], shares: &mut Shares) -> Result<(), Problem> {
