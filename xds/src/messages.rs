@@ -62,7 +62,13 @@ macro_rules! coded {
                 self.encode_to_vec()
             }
         }
-    )+};
+    )+
+
+    /// The full names of all of them.
+    pub fn names() -> Vec<String> {
+        vec![$(<$message>::full_name()),+]
+    }
+    };
 }
 
 coded! {

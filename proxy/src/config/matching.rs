@@ -16,13 +16,20 @@ use super::support::{Message, support};
 use crate::route::matching as compiled;
 
 pub(super) const MESSAGES: &[Message] =
-    &[ROUTE_MATCH, HEADER_MATCHER, QUERY_MATCHER, STRING_MATCHER, REGEX_MATCHER];
+    &[ROUTE_MATCH, HEADER_MATCHER, QUERY_MATCHER, STRING_MATCHER, REGEX_MATCHER, URI_TEMPLATE];
 
 support! {
     ROUTE_MATCH, route_match: RouteMatch = "envoy.config.route.v3.RouteMatch";
     read: case_sensitive, headers, query_parameters, path_specifier;
     ignored:;
     refused: runtime_fraction, cookies, grpc, tls_context, dynamic_metadata, filter_state;
+}
+
+support! {
+    URI_TEMPLATE, uri_template: UriTemplateMatchConfig = "envoy.extensions.path.match.uri_template.v3.UriTemplateMatchConfig";
+    read: path_template;
+    ignored:;
+    refused: ;
 }
 
 support! {
@@ -95,6 +102,7 @@ fn path(message: &RouteMatch) -> Result<compiled::PathMatcher, Problem> {
             let any = policy.typed_config.as_ref();
             let any = any.ok_or_else(|| Problem::new("path_match_policy.typed_config", "is missing"))?;
             let config: UriTemplateMatchConfig = unpack(any).under(|| "path_match_policy".into())?;
+            uri_template(&config).under(|| "path_match_policy.typed_config".into())?;
             template(&config.path_template).under(|| "path_match_policy.typed_config.path_template".into())
         }
         PathSpecifier::ConnectMatcher(_) => Ok(PathMatcher::Connect),
