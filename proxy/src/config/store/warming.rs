@@ -67,6 +67,10 @@ impl Store {
             .filter(|name| !self.clusters.contains_key(*name))
             .map(|name| &**name)
             .collect();
+        // As it nearly always is: the tables are long.
+        if left.is_empty() {
+            return false;
+        }
         self.each_table(|table| {
             clusters_of(table).for_each(|cluster| {
                 left.remove(&*cluster.name);
