@@ -36,6 +36,9 @@ use crate::worker::local::Worker;
 const BACKLOG: i32 = 4_096;
 /// After an accept that failed for want of files or memory: neither comes back sooner for asking at once.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// How long a connection that has asked for nothing is kept once its listener drains: what its client sent before it
+/// knew arrives within that, on a busy machine too.
+const LAST_CALL: Duration = Duration::from_secs(1);
 
 /// How far the end of a listener has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -47,7 +50,8 @@ pub(crate) enum Phase {
     /// Not accepting, for another process does. A connection without a request waits for the next one, and is told
     /// in its answer to close: closed now, a request already on its way would be lost.
     Handover,
-    /// Not accepting; connections end with what they have in flight.
+    /// Not accepting; connections end with what they have in flight, those of HTTP/1.1 that have nothing after a
+    /// last call: a request may be on its way.
     Draining,
     /// Connections end now.
     Closed,
@@ -235,9 +239,14 @@ pub(crate) async fn accept(local: Rc<ListenerLocal>, socket: TcpListener, mut ga
     if local.phase() == Phase::Handover {
         return;
     }
-    let mut cx = std::task::Context::from_waker(Waker::noop());
-    while let std::task::Poll::Ready(Ok((stream, peer))) = socket.poll_accept(&mut cx) {
-        start(&local, stream, peer);
+    // Asked of the kernel: the runtime may not have heard of the last of them yet.
+    let Ok(socket) = socket.into_std() else { return };
+    while let Ok((stream, peer)) = socket.accept() {
+        if stream.set_nonblocking(true).is_ok()
+            && let Ok(stream) = TcpStream::from_std(stream)
+        {
+            start(&local, stream, peer);
+        }
     }
 }
 

@@ -20,7 +20,7 @@ use super::connection::{self, ConnState};
 use super::inspect::{Beginning, Inspector};
 use super::original::Way;
 use super::transport::{Rewound, Transport};
-use super::{ListenerLocal, Phase};
+use super::{LAST_CALL, ListenerLocal, Phase};
 use crate::config::chains::{ChainTls, Inspect, Seen};
 use crate::error::Error;
 use crate::http::client_certificate::Shown;
@@ -67,6 +67,15 @@ impl Slot {
             Poll::Pending => self.poll_phase(phase, cx).map(|()| None),
         })
         .await
+    }
+
+    /// Runs `step`, but not beyond the last call of a listener that drains.
+    async fn until_last_call<T>(&self, step: impl Future<Output = T>) -> Option<T> {
+        let mut step = pin!(step);
+        match self.until(step.as_mut(), Phase::Draining).await {
+            Some(done) => Some(done),
+            None => self.bounded(step, LAST_CALL, Phase::Closed).await,
+        }
     }
 }
 
@@ -253,7 +262,7 @@ async fn look(
             }
         }
     };
-    let found = match slot.bounded(looking, inspect.timeout, Phase::Draining).await {
+    let found = match slot.until_last_call(timeout(inspect.timeout, looking)).await.and_then(Result::ok) {
         Some(found) => found?,
         None if inspector.is_mid_hello() => {
             listener.cells.ended_connection(Some(Error::ClientHello));

@@ -4,6 +4,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
+use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
@@ -14,6 +15,7 @@ use bytes::Bytes;
 use http::HeaderValue;
 use hyper::server::conn::{http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, Sleep, timeout};
 
@@ -24,7 +26,7 @@ use super::io::Io;
 use super::original::Way;
 use super::streams::{StreamExec, Streams};
 use super::transport::Transport;
-use super::{ListenerLocal, Phase};
+use super::{LAST_CALL, ListenerLocal, Phase};
 use crate::config::listener::{Codec, DownstreamTimeouts, HttpSettings};
 use crate::error::Error;
 use crate::http::client_certificate::Shown;
@@ -292,24 +294,38 @@ async fn parked(conn: &ConnState, io: &Io, idle: Duration) -> bool {
     let place = conn.listener.worker.idle.wait();
     let mut readable = pin!(io.stream.socket().readable());
     let mut sleep = pin!(tokio::time::sleep(idle));
+    let mut drains = false;
     poll_fn(|cx| {
         if readable.as_mut().poll(cx).is_ready() {
             return Poll::Ready(true);
         }
-        let ends = conn.poll_phase(Phase::Draining, cx).is_ready() || place.is_lost(cx);
-        if ends || sleep.as_mut().poll(cx).is_ready() {
-            return Poll::Ready(false);
+        if !drains && conn.poll_phase(Phase::Draining, cx).is_ready() {
+            drains = true;
+            let last = Instant::now() + LAST_CALL;
+            if last < sleep.deadline() {
+                sleep.as_mut().reset(last);
+            }
+        }
+        let closed = drains && conn.poll_phase(Phase::Closed, cx).is_ready();
+        if closed || place.is_lost(cx) || sleep.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(!closed && has_arrived(io));
         }
         Poll::Pending
     })
     .await
 }
 
+/// Whether the kernel has bytes that the runtime has not heard of yet.
+fn has_arrived(io: &Io) -> bool {
+    let mut byte = [MaybeUninit::uninit()];
+    SockRef::from(io.stream.socket()).peek(&mut byte).is_ok_and(|length| length > 0)
+}
+
 /// Why an HTTP/1.1 connection stopped being driven.
 enum End {
     /// hyper is done with it.
     Done(hyper::Result<()>),
-    /// Nothing was in flight for a whole tick.
+    /// Nothing was in flight for a whole tick, or, when it drains, nothing has come.
     Idle,
     /// The headers did not arrive in time.
     SlowHeaders,
@@ -348,19 +364,14 @@ async fn serve_http1(conn: &Rc<ConnState>, mut io: Box<Io>) {
 
 /// Serves requests until there is a reason to stop.
 async fn drive_http1(conn: &Rc<ConnState>, io: Box<Io>, settings: &Settings) -> (Box<Io>, End) {
+    let silent = io.prefix.is_empty();
     let mut http = http1_builder(settings).serve_connection(TokioIo::new(io), ProxyService::new(conn));
-    let mut clock = Clock::new(conn, settings);
+    let mut clock = Clock::new(conn, settings, silent);
     let mut tick = pin!(tokio::time::sleep(TICK));
-    let mut closing = false;
     let end = poll_fn(|cx| {
         conn.watch(cx);
-        let phase = conn.listener.phase();
-        if phase == Phase::Closed {
+        if conn.listener.phase() == Phase::Closed {
             return Poll::Ready(End::Closed);
-        }
-        if phase >= Phase::Draining && !closing {
-            closing = true;
-            Pin::new(&mut http).graceful_shutdown();
         }
         let mut polled = http.poll_without_shutdown(cx);
         if polled.is_pending() && !conn.withheld.borrow().is_empty() {
@@ -396,6 +407,8 @@ fn http1_builder(settings: &Settings) -> http1::Builder {
 struct Clock<'a> {
     conn: &'a ConnState,
     first: u64,
+    /// Nothing of a request has come yet.
+    silent: bool,
     headers_by: Instant,
     /// As of the last tick.
     started: u64,
@@ -405,12 +418,13 @@ struct Clock<'a> {
 }
 
 impl<'a> Clock<'a> {
-    fn new(conn: &'a ConnState, settings: &'a Settings) -> Self {
+    fn new(conn: &'a ConnState, settings: &'a Settings, silent: bool) -> Self {
         let now = Instant::now();
         let timeouts = &settings.http.timeouts;
         Self {
             conn,
             first: conn.started.get(),
+            silent,
             headers_by: now + timeouts.request_headers,
             started: conn.started.get(),
             progress: (conn.progress(), now),
@@ -433,6 +447,7 @@ impl<'a> Clock<'a> {
         let conn = self.conn;
         if conn.progress() != self.progress.0 {
             self.progress = (conn.progress(), now);
+            self.silent = false;
         }
         let started = std::mem::replace(&mut self.started, conn.started.get());
         if conn.write_blocked.get() {
@@ -444,6 +459,9 @@ impl<'a> Clock<'a> {
             return None;
         }
         if conn.started.get() == self.first {
+            if self.silent && conn.listener.phase() >= Phase::Draining {
+                return Some(End::Idle);
+            }
             return (now >= self.headers_by).then_some(End::SlowHeaders);
         }
         (started == conn.started.get()).then_some(End::Idle)

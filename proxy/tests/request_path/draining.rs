@@ -72,6 +72,34 @@ async fn a_drain_fails_no_request_of_http2_clients() {
     drained_under_load(Http::Two, 16).await;
 }
 
+/// A request that was on its way when the drain began: on a connection that was waiting for its next one, on one
+/// that had been used a moment before, on one that never had any.
+#[tokio::test]
+async fn what_is_on_its_way_at_a_drain_is_answered() {
+    for (settled, requests) in [(true, 1), (false, 1), (false, 0)] {
+        let upstream = Upstream::named(Http::One, "ok").await;
+        let options = Options { workers: 1, ..Setup::default().options };
+        let proxy = Proxy::with(&[upstream.address], Setup { options, ..Setup::default() }).await;
+        let address = proxy.address;
+        let mut client = Client::connect(address, Http::One).await;
+        for _ in 0..requests {
+            text(client.get("/").await).await;
+        }
+        if settled {
+            // Twice the connection's tick.
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        let drain = tokio::spawn(async move { proxy.drain().await });
+        while tokio::net::TcpStream::connect(address).await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+        let response = client.get("/").await;
+        assert_eq!(response.headers()["connection"], "close", "{settled} {requests}");
+        assert_eq!(text(response).await, "ok");
+        assert_eq!(drain.await.unwrap().forced, 0);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_in_flight_at_a_drain_is_finished() {
     let (go, gate) = tokio::sync::watch::channel(false);
