@@ -3,6 +3,7 @@
 //! megabytes from the first use until it is told to [`forget`].
 
 mod mistake;
+mod typed_struct;
 
 use std::io::Read;
 use std::sync::{Mutex, PoisonError};
@@ -19,6 +20,7 @@ use prost_reflect::{
 use serde_json::{Map, Value, json};
 
 pub use self::mistake::Mistake;
+pub use self::typed_struct::unfold;
 use crate::pb::google::protobuf::{Any, Struct, Value as ProtoValue, value::Kind};
 
 /// Made by `cargo xtask descriptors`.
@@ -28,6 +30,8 @@ const MAX_DEPTH: usize = 32;
 const ANY: &str = "google.protobuf.Any";
 /// What stands for an extension whose fields are not known here: its type's URL, and its fields as a `Struct`.
 const TYPED_STRUCT_URL: &str = "type.googleapis.com/xds.type.v3.TypedStruct";
+/// The same by the name that it had before.
+const OLD_TYPED_STRUCT_URL: &str = "type.googleapis.com/udpa.type.v1.TypedStruct";
 const STRUCT_URL: &str = "type.googleapis.com/google.protobuf.Struct";
 /// The option that marks a secret.
 const SENSITIVE: &str = "udpa.annotations.sensitive";
@@ -104,9 +108,20 @@ pub fn type_of(any: &Any) -> String {
         type_url: String,
     }
     match TypedStruct::decode(any.value.as_slice()) {
-        Ok(of) if any.type_url == TYPED_STRUCT_URL => of.type_url,
+        Ok(of) if is_typed_struct(&any.type_url) => of.type_url,
         _ => any.type_url.clone(),
     }
+}
+
+fn is_typed_struct(type_url: &str) -> bool {
+    [TYPED_STRUCT_URL, OLD_TYPED_STRUCT_URL].contains(&type_url)
+}
+
+/// The type's URL, and the value's bytes, of an `Any`; of a `TypedStruct`, the URL.
+fn any_parts(any: &DynamicMessage) -> (String, Bytes) {
+    let text = any.get_field_by_name("type_url").and_then(|value| value.as_str().map(str::to_owned));
+    let bytes = any.get_field_by_name("value").and_then(|value| value.as_bytes().cloned());
+    (text.unwrap_or_default(), bytes.unwrap_or_default())
 }
 
 /// Puts extensions of unknown types into `TypedStruct`s. What is not shaped as its message is left for the
@@ -238,16 +253,13 @@ fn tidy(message: &mut DynamicMessage, depth: usize) {
 }
 
 fn tidy_any(any: &mut DynamicMessage, depth: usize) {
-    let text =
-        |any: &DynamicMessage| any.get_field_by_name("type_url").and_then(|v| v.as_str().map(str::to_owned));
-    let bytes = |any: &DynamicMessage| any.get_field_by_name("value").and_then(|v| v.as_bytes().cloned());
-    let (type_url, value) = (text(any).unwrap_or_default(), bytes(any).unwrap_or_default());
+    let (type_url, value) = any_parts(any);
     let inner =
         if depth < MAX_DEPTH { decode(&type_url, &value) } else { Err(String::from("nested too deep")) };
     match inner {
         Ok(mut inner) => {
             // Of a type that is not known here, nobody can tell which of its fields are secret.
-            if type_url == TYPED_STRUCT_URL {
+            if is_typed_struct(&type_url) {
                 inner.clear_field_by_name("value");
             }
             tidy(&mut inner, depth + 1);

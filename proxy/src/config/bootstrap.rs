@@ -42,13 +42,12 @@ support! {
         perf_tracing_file_path => "it is for Envoy's developers",
         memory_allocator_manager => "the allocator is another",
         inline_headers => "it only changes how headers are kept",
-        enable_worker_cpu_affinity => "the kernel chooses a worker's processor";
+        enable_worker_cpu_affinity => "the kernel chooses a worker's processor",
+        watchdog => "a worker that stands still is told to systemd (WatchdogSec)",
+        watchdogs => "a worker that stands still is told to systemd (WatchdogSec)";
     differs:
-        layered_runtime => "Envoy’s runtime can change what other fields say; here they count as they are",
-        watchdog => "Envoy ends itself where a worker stands still; here systemd is told",
-        watchdogs => "Envoy ends itself where a worker stands still; here systemd is told",
-        use_tcp_for_dns_lookups => "the system’s resolver chooses";
-    refused: cluster_manager, hds_config, stats_sinks, tracing, header_prefix, fatal_actions, config_sources, default_socket_interface, application_log_config, dns_resolution_config, typed_dns_resolver_config, bootstrap_extensions, default_config_source, certificate_provider_instances, default_regex_engine, xds_delegate_extension, xds_config_tracker_extension, listener_manager;
+        layered_runtime => "Envoy’s runtime can change what other fields say; here they count as they are";
+    refused: cluster_manager, hds_config, stats_sinks, tracing, header_prefix, fatal_actions, config_sources, default_socket_interface, application_log_config, dns_resolution_config, typed_dns_resolver_config, bootstrap_extensions, default_config_source, certificate_provider_instances, default_regex_engine, xds_delegate_extension, xds_config_tracker_extension, listener_manager, use_tcp_for_dns_lookups;
 }
 
 support! {
@@ -98,10 +97,7 @@ support! {
     read: cluster_name;
     ignored:
         skip_envoy_headers => "no x-envoy headers are added";
-    differs:
-        retry_policy => "the control plane is tried again for ever, after a random wait of up to 10 s",
-        max_receive_message_length => "64 MiB";
-    refused: authority;
+    refused: authority, retry_policy, max_receive_message_length;
 }
 
 /// What a bootstrap says.
@@ -138,10 +134,11 @@ pub struct Ads {
 /// When it is not a bootstrap, or says what this proxy does not support. The resources themselves are looked at by
 /// the store.
 pub fn read(value: serde_json::Value) -> Result<Written, Problem> {
-    let bytes = json::from_json(&Bootstrap::type_url(), &value)
-        .map_err(|mistake| Problem::new(mistake.path, mistake.reason));
+    let url = Bootstrap::type_url();
+    let bytes =
+        json::from_json(&url, &value).and_then(|bytes| Ok(json::unfold(&url, &bytes)?.unwrap_or(bytes)));
     json::forget();
-    let bytes = bytes?;
+    let bytes = bytes.map_err(|mistake| Problem::new(mistake.path, mistake.reason))?;
     let message = Bootstrap::decoded(&bytes)
         .map_err(|error| Problem::new("", format!("cannot be decoded: {error}")))?;
     bootstrap(&message)?;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use envoy_types::pb::envoy::config::cluster::v3::circuit_breakers::Thresholds;
 use envoy_types::pb::envoy::config::cluster::v3::cluster::common_lb_config::LocalityConfigSpecifier;
 use envoy_types::pb::envoy::config::cluster::v3::cluster::{
-    ClusterDiscoveryType, CommonLbConfig, DiscoveryType, LbPolicy,
+    ClusterDiscoveryType, CommonLbConfig, DiscoveryType, DnsLookupFamily, LbPolicy,
 };
 use envoy_types::pb::envoy::config::cluster::v3::{CircuitBreakers, Cluster, UpstreamConnectionOptions};
 use envoy_types::pb::envoy::config::core::v3::{
@@ -26,7 +26,9 @@ use super::support::{Message, refuse, support};
 use super::{proxy_protocol, tls_upstream};
 use crate::proxy_protocol::Version;
 use crate::resilience::breakers::{self, Breaker, Breakers, Load};
-use crate::upstream::cluster::{BalancePolicy, ConnectionLimits, EndpointSource, UpstreamProtocol};
+use crate::upstream::cluster::{
+    BalancePolicy, ConnectionLimits, EndpointSource, LookupFamily, UpstreamProtocol,
+};
 use crate::upstream::connect::{MAX_STREAMS, PING_INTERVAL};
 
 pub(super) const MESSAGES: &[Message] =
@@ -34,25 +36,20 @@ pub(super) const MESSAGES: &[Message] =
 
 support! {
     CLUSTER, cluster: Cluster = "envoy.config.cluster.v3.Cluster";
-    read: name, eds_cluster_config, connect_timeout, lb_policy, load_assignment, transport_socket, typed_extension_protocol_options, dns_refresh_rate, max_requests_per_connection, upstream_connection_options, cluster_discovery_type, circuit_breakers, common_lb_config;
+    read: name, eds_cluster_config, connect_timeout, lb_policy, load_assignment, transport_socket, typed_extension_protocol_options, dns_refresh_rate, max_requests_per_connection, upstream_connection_options, cluster_discovery_type, circuit_breakers, common_lb_config, dns_lookup_family;
     ignored:
         alt_stat_name => "it only names statistics",
         stats_matcher => "it only names statistics",
         track_cluster_stats => "it only names statistics",
         track_timeout_budgets => "it only names statistics",
         metadata => "no filter here reads it",
-        ignore_health_on_host_removal => "a removed endpoint takes nothing new";
+        ignore_health_on_host_removal => "a removed endpoint takes nothing new",
+        dns_jitter => "look-ups are spread by themselves";
     differs:
         per_connection_buffer_limit_bytes => "64 KiB over HTTP/1.1, 256 KiB a stream over HTTP/2",
         respect_dns_ttl => "names are looked up each dns_refresh_rate: the system does not tell the TTL",
-        dns_lookup_family => "addresses of both families are used",
-        dns_failure_refresh_rate => "a name that could not be looked up is looked up at the next dns_refresh_rate",
-        dns_jitter => "look-ups are spread by themselves",
-        wait_for_warm_on_init => "a cluster is always waited for",
-        close_connections_on_host_health_failure => "an endpoint that goes finishes what it has",
-        cleanup_interval => "an original destination is forgotten after a minute without connections",
-        use_tcp_for_dns_lookups => "the system’s resolver chooses";
-    refused: http2_protocol_options, transport_socket_matches, transport_socket_matcher, per_connection_buffer_high_watermark_timeout, health_checks, upstream_http_protocol_options, common_http_protocol_options, http_protocol_options, dns_resolvers, dns_resolution_config, typed_dns_resolver_config, outlier_detection, upstream_bind_config, lb_subset_config, protocol_selection, filters, load_balancing_policy, lrs_server, lrs_report_endpoint_metrics, upstream_config, preconnect_policy, connection_pool_per_downstream_connection, queuing_policies, lb_config;
+        cleanup_interval => "an original destination is forgotten after a minute without connections";
+    refused: http2_protocol_options, transport_socket_matches, transport_socket_matcher, per_connection_buffer_high_watermark_timeout, health_checks, upstream_http_protocol_options, common_http_protocol_options, http_protocol_options, dns_resolvers, dns_resolution_config, typed_dns_resolver_config, outlier_detection, upstream_bind_config, lb_subset_config, protocol_selection, filters, load_balancing_policy, lrs_server, lrs_report_endpoint_metrics, upstream_config, preconnect_policy, connection_pool_per_downstream_connection, queuing_policies, lb_config, dns_failure_refresh_rate, wait_for_warm_on_init, close_connections_on_host_health_failure, use_tcp_for_dns_lookups;
 }
 
 support! {
@@ -89,15 +86,12 @@ support! {
 
 support! {
     COMMON_LB, common_lb: CommonLbConfig = "envoy.config.cluster.v3.Cluster.CommonLbConfig";
-    read: locality_config_specifier;
+    read: locality_config_specifier, healthy_panic_threshold;
     ignored:
         ignore_new_hosts_until_first_hc => "it is for active health checks, which are refused",
         consistent_hashing_lb_config => "it is for RING_HASH and MAGLEV, which are refused",
         override_host_status => "it is for sessions that name their endpoint, which are refused";
-    differs:
-        healthy_panic_threshold => "where less than half of the endpoints are healthy, Envoy sends to all; the proxy sends to those that are",
-        update_merge_window => "Envoy waits up to a second for more changes of weights and health; the proxy takes each at once";
-    refused: close_connections_on_host_set_change;
+    refused: close_connections_on_host_set_change, update_merge_window;
 }
 
 /// Envoy's default.
@@ -221,6 +215,11 @@ fn limits(message: &CircuitBreakers) -> Result<Limits, Problem> {
 /// Zones count only beside a cluster that is named as the proxy's own, which the bootstrap cannot do here.
 fn balancing(message: &CommonLbConfig) -> Result<(), Problem> {
     common_lb(message)?;
+    if let Some(percent) = message.healthy_panic_threshold.filter(|percent| percent.value != 0.0) {
+        let reason =
+            format!("is {}; must be 0: endpoints that are not healthy are never sent to", percent.value);
+        return Err(Problem::new("healthy_panic_threshold", reason));
+    }
     match &message.locality_config_specifier {
         Some(LocalityConfigSpecifier::LocalityWeightedLbConfig(_)) => {
             let reason = "is set, but this proxy does not weigh localities";
@@ -337,7 +336,14 @@ fn source(message: &Cluster) -> Result<(EndpointSource, Option<Endpoints>), Prob
             let refresh =
                 duration("dns_refresh_rate", message.dns_refresh_rate)?.unwrap_or(DEFAULT_DNS_REFRESH);
             let targets = dns_targets(message).under(|| "load_assignment".into())?;
-            Ok((EndpointSource::Dns { targets, refresh }, None))
+            let family = match message.dns_lookup_family() {
+                // Envoy takes IPv6's alone where there are any; here the one that answers is found by trying.
+                DnsLookupFamily::Auto | DnsLookupFamily::All => LookupFamily::All,
+                DnsLookupFamily::V4Only => LookupFamily::V4Only,
+                DnsLookupFamily::V6Only => LookupFamily::V6Only,
+                DnsLookupFamily::V4Preferred => LookupFamily::V4Preferred,
+            };
+            Ok((EndpointSource::Dns { targets, refresh, family }, None))
         }
         DiscoveryType::OriginalDst => {
             if message.load_assignment.is_some() {

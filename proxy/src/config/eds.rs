@@ -29,9 +29,7 @@ support! {
     ignored:
         overprovisioning_factor => "it is for several priorities, which are refused",
         weighted_priority_health => "it is for several priorities, which are refused";
-    differs:
-        endpoint_stale_after => "Envoy drops endpoints of which it has heard nothing for so long; the proxy goes on with the last it was told";
-    refused: drop_overloads;
+    refused: drop_overloads, endpoint_stale_after;
 }
 
 support! {

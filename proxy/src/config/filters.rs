@@ -52,13 +52,10 @@ support! {
     ignored:
         dynamic_stats => "it only names statistics",
         suppress_grpc_request_failure_code_stats => "it only names statistics",
-        upstream_log_options => "there is no upstream log";
-    differs:
+        upstream_log_options => "there is no upstream log",
         start_child_span => "spans are not reported",
-        suppress_envoy_headers => "Envoy adds x-envoy headers unless it is set; the proxy never does",
-        respect_expected_rq_timeout => "a client’s x-envoy headers are never followed",
-        reject_connect_request_early_data => "what a client sends before the answer to CONNECT is sent on after it";
-    refused: upstream_log, strict_check_headers, upstream_http_filters;
+        suppress_envoy_headers => "no x-envoy headers are added";
+    refused: upstream_log, strict_check_headers, upstream_http_filters, respect_expected_rq_timeout, reject_connect_request_early_data;
 }
 
 support! {
@@ -110,9 +107,7 @@ support! {
     read: max_connections;
     ignored:
         stat_prefix => "it only names statistics";
-    differs:
-        delay => "a connection above the limit is closed at once";
-    refused: runtime_enabled;
+    refused: runtime_enabled, delay;
 }
 
 /// What the filters before the router say.

@@ -7,6 +7,7 @@ use envoy_types::pb::envoy::config::core::v3::http_protocol_options::HeadersWith
 use envoy_types::pb::envoy::config::core::v3::{Http1ProtocolOptions, Http2ProtocolOptions, HttpProtocolOptions};
 use envoy_types::pb::envoy::config::core::v3::{SubstitutionFormatString, substitution_format_string};
 use envoy_types::pb::envoy::config::route::v3::RouteConfiguration;
+use envoy_types::pb::envoy::config::trace::v3::tracing::http::ConfigType as TracerConfig;
 use envoy_types::pb::envoy::extensions::access_loggers::file::v3::{FileAccessLog, file_access_log};
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::{
     CodecType, ForwardClientCertDetails, ForwardClientCertFormat, InternalAddressConfig, PathWithEscapedSlashesAction, RouteSpecifier, SetCurrentClientCertDetails, StripPortMode, UpgradeConfig,
@@ -14,6 +15,7 @@ use envoy_types::pb::envoy::extensions::filters::network::http_connection_manage
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::{HttpConnectionManager, Rds};
 use envoy_types::pb::envoy::extensions::http::header_validators::envoy_default::v3::HeaderValidatorConfig;
 use envoy_types::pb::envoy::extensions::http::header_validators::envoy_default::v3::header_validator_config;
+use pontoon_xds::json::type_of;
 
 use super::filters;
 use super::lds::{network, unpack};
@@ -45,17 +47,12 @@ support! {
     ignored:
         stat_prefix => "it only names statistics",
         append_local_overload => "an answer says by x-pontoon-reason that it is for overload",
-        add_proxy_protocol_connection_state => "it only adds to what filters can ask for, and none here does";
+        add_proxy_protocol_connection_state => "it only adds to what filters can ask for, and none here does",
+        proxy_100_continue => "100 Continue always comes from the endpoint";
     differs:
         tracing => "spans are not reported",
-        delayed_close_timeout => "a connection is closed once its last answer is flushed",
-        access_log_flush_interval => "a request is logged once, when it ends",
-        flush_access_log_on_new_request => "a request is logged once, when it ends",
-        access_log_options => "a request is logged once, when it ends",
-        proxy_100_continue => "100 Continue always comes from the endpoint",
-        always_set_request_id_in_response => "the id is in the log alone",
-        strip_matching_host_port => "ignore_port_in_host_matching of the route configuration says whether ports count; a host is sent on as it came";
-    refused: add_user_agent, http3_protocol_options, server_header_transformation, scheme_header_transformation, stream_flush_timeout, drain_timeout_jitter, original_ip_detection_extensions, early_header_mutation_extensions, via, forward_client_cert_matcher, represent_ipv4_remote_address_as_ipv4_mapped_ipv6, request_id_extension, local_reply_config, stream_error_on_invalid_http_message, path_normalization_options, strip_trailing_host_dot, proxy_status_config, append_x_forwarded_port, forward_proto_config;
+        delayed_close_timeout => "a connection is closed once its last answer is flushed";
+    refused: add_user_agent, http3_protocol_options, server_header_transformation, scheme_header_transformation, stream_flush_timeout, drain_timeout_jitter, original_ip_detection_extensions, early_header_mutation_extensions, via, forward_client_cert_matcher, represent_ipv4_remote_address_as_ipv4_mapped_ipv6, request_id_extension, local_reply_config, stream_error_on_invalid_http_message, path_normalization_options, strip_trailing_host_dot, proxy_status_config, append_x_forwarded_port, forward_proto_config, access_log_flush_interval, flush_access_log_on_new_request, access_log_options, always_set_request_id_in_response, strip_matching_host_port;
 }
 
 support! {
@@ -113,9 +110,8 @@ support! {
     differs:
         format => "it says which of the proxy’s own two forms lines have, text or JSON, and nothing else",
         omit_empty_values => "the form of lines is the proxy’s own",
-        content_type => "the form of lines is the proxy’s own",
         json_format_options => "the form of lines is the proxy’s own";
-    refused: formatters;
+    refused: formatters, content_type;
 }
 
 support! {
@@ -132,33 +128,22 @@ support! {
         use_oghttp2_codec => "it only changes how frames are coded",
         enable_huffman_encoding => "it only changes how frames are coded";
     differs:
-        max_header_field_size_kb => "a fixed limit of the proxy’s own",
-        stream_reset_burst => "a fixed limit of the proxy’s own",
-        stream_reset_rate => "a fixed limit of the proxy’s own",
-        hpack_table_size => "a fixed limit of the proxy’s own",
         initial_stream_window_size => "a fixed limit of the proxy’s own",
         initial_connection_window_size => "a fixed limit of the proxy’s own",
-        max_outbound_frames => "a fixed limit of the proxy’s own",
-        max_outbound_control_frames => "a fixed limit of the proxy’s own",
-        max_consecutive_inbound_frames_with_empty_payload => "a fixed limit of the proxy’s own",
-        max_inbound_priority_frames_per_stream => "a fixed limit of the proxy’s own",
-        max_inbound_window_update_frames_per_data_frame_sent => "a fixed limit of the proxy’s own",
         connection_keepalive => "a fixed limit of the proxy’s own",
-        max_metadata_size => "a fixed limit of the proxy’s own",
-        stream_error_on_invalid_http_messaging => "a fixed limit of the proxy’s own",
         override_stream_error_on_invalid_http_message => "a fixed limit of the proxy’s own";
-    refused: allow_metadata, custom_settings_parameters, disallow_obs_text;
+    refused: allow_metadata, custom_settings_parameters, disallow_obs_text, max_header_field_size_kb, stream_reset_burst, stream_reset_rate, hpack_table_size, max_outbound_frames, max_outbound_control_frames, max_consecutive_inbound_frames_with_empty_payload, max_inbound_priority_frames_per_stream, max_inbound_window_update_frames_per_data_frame_sent, max_metadata_size, stream_error_on_invalid_http_messaging;
 }
 
 support! {
     HTTP1_OPTIONS, http1_options: Http1ProtocolOptions = "envoy.config.core.v3.Http1ProtocolOptions";
     read: accept_http_10, enable_trailers;
     ignored:
-        use_balsa_parser => "the parser is hyper’s";
-    differs:
+        use_balsa_parser => "the parser is hyper’s",
         allow_absolute_url => "the absolute form is always taken",
-        override_stream_error_on_invalid_http_message => "an invalid message always ends its connection",
         allow_custom_methods => "any token is a method";
+    differs:
+        override_stream_error_on_invalid_http_message => "an invalid message always ends its connection";
     refused: default_host_for_http_10, header_key_format, allow_chunked_length, send_fully_qualified_url, ignore_http_11_upgrade;
 }
 
@@ -185,6 +170,17 @@ pub(super) fn check_http2(message: &Http2ProtocolOptions) -> Result<(), Problem>
     http2_options(message)
 }
 
+/// Envoy's, in `envoy.config.trace.v3`.
+const TRACERS: [&str; 8] = [
+    "DatadogConfig",
+    "DynamicOtConfig",
+    "LightstepConfig",
+    "OpenTelemetryConfig",
+    "SkyWalkingConfig",
+    "TraceServiceConfig",
+    "XRayConfig",
+    "ZipkinConfig",
+];
 /// Envoy's default for all headers of a request.
 const DEFAULT_HEADER_KIB: u32 = 60;
 /// No listener takes more: headers are held in memory.
@@ -236,6 +232,7 @@ pub(super) enum Routes {
 
 pub(super) fn compile(message: &HttpConnectionManager) -> Result<Manager, Problem> {
     manager(message)?;
+    tracer(message)?;
     let codec = match message.codec_type() {
         CodecType::Auto => Codec::Auto,
         CodecType::Http1 => Codec::Http1,
@@ -289,6 +286,22 @@ pub(super) fn compile(message: &HttpConnectionManager) -> Result<Manager, Proble
             message.server_name.as_str().into()
         },
     })
+}
+
+/// Spans are not reported; but where to is said in one of the known ways.
+fn tracer(message: &HttpConnectionManager) -> Result<(), Problem> {
+    let provider = message.tracing.as_ref().and_then(|tracing| tracing.provider.as_ref());
+    let Some(TracerConfig::TypedConfig(any)) = provider.and_then(|provider| provider.config_type.as_ref())
+    else {
+        return Ok(());
+    };
+    let of = type_of(any);
+    let known = of.strip_prefix("type.googleapis.com/envoy.config.trace.v3.");
+    if known.is_some_and(|name| TRACERS.contains(&name)) {
+        return Ok(());
+    }
+    let reason = format!("is a {of}, which this proxy does not know");
+    Err(Problem::new("tracing.provider.typed_config", reason))
 }
 
 fn timeouts(

@@ -36,6 +36,7 @@ pub(super) const MESSAGES: &[Message] = &[
         )
     },
     message("envoy.config.core.v3.AggregatedConfigSource", &[], &[], &[]),
+    message("envoy.type.v3.Percent", &["value"], &[], &[]),
     message(
         "envoy.config.core.v3.SelfConfigSource",
         &[],

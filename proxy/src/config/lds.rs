@@ -75,27 +75,24 @@ support! {
         stat_prefix => "it only names statistics",
         stats_matcher => "it only names statistics",
         traffic_direction => "it only names statistics",
-        max_connections_to_accept_per_socket_event => "a worker always takes one at a time";
-    differs:
-        per_connection_buffer_limit_bytes => "64 KiB over HTTP/1.1, 256 KiB a stream over HTTP/2",
+        max_connections_to_accept_per_socket_event => "a worker always takes one at a time",
         reuse_port => "each worker always has a socket of its own",
         enable_reuse_port => "each worker always has a socket of its own",
-        drain_type => "a listener always drains",
-        bypass_overload_manager => "what is short of memory takes nothing new anywhere",
-        ignore_global_conn_limit => "the limit of all connections holds for all",
         connection_balance_config => "the kernel spreads connections over the workers";
-    refused: bind_to_port, access_log, additional_addresses, fcds_config, filter_chain_matcher, per_connection_buffer_high_watermark_timeout, deprecated_v1, freebind, socket_options, tcp_fast_open_queue_length, udp_listener_config, tcp_backlog_size, enable_mptcp, listener_specifier;
+    differs:
+        per_connection_buffer_limit_bytes => "64 KiB over HTTP/1.1, 256 KiB a stream over HTTP/2",
+        bypass_overload_manager => "what is short of memory takes nothing new anywhere",
+        ignore_global_conn_limit => "the limit of all connections holds for all";
+    refused: bind_to_port, access_log, additional_addresses, fcds_config, filter_chain_matcher, per_connection_buffer_high_watermark_timeout, deprecated_v1, freebind, socket_options, tcp_fast_open_queue_length, udp_listener_config, tcp_backlog_size, enable_mptcp, listener_specifier, drain_type;
 }
 
 support! {
     TLS_INSPECTOR, tls_inspector: TlsInspector = "envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector";
     read: ;
     ignored:
-        initial_read_buffer_size => "a fixed limit of our own holds";
-    differs:
-        close_connection_on_client_hello_parsing_errors => "a connection that begins as TLS and goes on otherwise is always closed",
-        max_client_hello_size => "16 KiB";
-    refused: enable_ja3_fingerprinting, enable_ja4_fingerprinting;
+        initial_read_buffer_size => "a fixed limit of our own holds",
+        close_connection_on_client_hello_parsing_errors => "what begins as TLS and goes on otherwise is always closed";
+    refused: enable_ja3_fingerprinting, enable_ja4_fingerprinting, max_client_hello_size;
 }
 
 support! {

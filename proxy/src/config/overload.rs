@@ -19,7 +19,8 @@ pub(super) const MESSAGES: &[Message] =
 support! {
     OVERLOAD_MANAGER, overload_manager: OverloadManager = "envoy.config.overload.v3.OverloadManager";
     read: resource_monitors, actions;
-    ignored:
+    ignored:;
+    differs:
         refresh_interval => "memory is looked at four times a second";
     refused: loadshed_points, buffer_factory_config;
 }

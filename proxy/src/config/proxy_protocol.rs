@@ -20,9 +20,7 @@ support! {
     ignored:
         tlv_location => "extensions are not kept",
         stat_prefix => "it only names statistics";
-    differs:
-        pass_through_tlvs => "TLVs are not sent on";
-    refused: rules;
+    refused: rules, pass_through_tlvs;
 }
 
 support! {

@@ -72,10 +72,7 @@ support! {
     ignored:
         virtual_clusters => "it only names statistics",
         metadata => "no filter here reads it";
-    differs:
-        per_request_buffer_limit_bytes => "a request is not held back to be sent again: only one without a body is",
-        request_body_buffer_limit => "a request is not held back to be sent again: only one without a body is";
-    refused: matcher, require_tls, rate_limits, cors, typed_per_filter_config, include_request_attempt_count, include_attempt_count_in_response, retry_policy_typed_config, hedge_policy, include_is_timeout_retry_header, request_mirror_policies, route_specifiers;
+    refused: matcher, require_tls, rate_limits, cors, typed_per_filter_config, include_request_attempt_count, include_attempt_count_in_response, retry_policy_typed_config, hedge_policy, include_is_timeout_retry_header, request_mirror_policies, route_specifiers, per_request_buffer_limit_bytes, request_body_buffer_limit;
 }
 
 support! {
@@ -86,22 +83,18 @@ support! {
         stat_prefix => "it only names statistics";
     differs:
         decorator => "spans are not reported",
-        tracing => "spans are not reported",
-        per_request_buffer_limit_bytes => "a request is not held back to be sent again: only one without a body is",
-        request_body_buffer_limit => "a request is not held back to be sent again: only one without a body is";
-    refused: route_specifiers;
+        tracing => "spans are not reported";
+    refused: route_specifiers, per_request_buffer_limit_bytes, request_body_buffer_limit;
 }
 
 support! {
     ROUTE_ACTION, route_action: RouteAction = "envoy.config.route.v3.RouteAction";
     read: priority, prefix_rewrite, regex_rewrite, timeout, idle_timeout, max_stream_duration, retry_policy, request_mirror_policies, hash_policy, cluster_specifier, host_rewrite_specifier, upgrade_configs;
     ignored:
-        include_vh_rate_limits => "rate limits are refused";
-    differs:
+        include_vh_rate_limits => "rate limits are refused",
         early_data_policy => "there is no early data",
-        append_x_forwarded_host => "X-Forwarded-Host is always kept",
-        flush_timeout => "the idle timeout bounds it";
-    refused: metadata_match, path_rewrite_policy, path_rewrite, retry_policy_typed_config, rate_limits, cors, max_grpc_timeout, grpc_timeout_offset, internal_redirect_policy, internal_redirect_action, max_internal_redirects, hedge_policy, cluster_not_found_response_code;
+        append_x_forwarded_host => "X-Forwarded-Host is always kept";
+    refused: metadata_match, path_rewrite_policy, path_rewrite, retry_policy_typed_config, rate_limits, cors, max_grpc_timeout, grpc_timeout_offset, internal_redirect_policy, internal_redirect_action, max_internal_redirects, hedge_policy, cluster_not_found_response_code, flush_timeout;
 }
 
 support! {
@@ -129,11 +122,9 @@ support! {
 support! {
     RETRY_POLICY, retry_policy: RetryPolicy = "envoy.config.route.v3.RetryPolicy";
     read: retry_on, num_retries, per_try_timeout, retriable_status_codes, retry_back_off;
-    ignored:;
-    differs:
-        host_selection_retry_max_attempts => "another endpoint is always taken where there is one",
-        refresh_cluster_on_retry => "the route is decided once";
-    refused: per_try_idle_timeout, retry_priority, retry_host_predicate, retry_options_predicates, rate_limited_retry_back_off, retriable_headers, retriable_request_headers;
+    ignored:
+        host_selection_retry_max_attempts => "another endpoint is always taken where there is one";
+    refused: per_try_idle_timeout, retry_priority, retry_host_predicate, retry_options_predicates, rate_limited_retry_back_off, retriable_headers, retriable_request_headers, refresh_cluster_on_retry;
 }
 
 support! {
@@ -146,8 +137,7 @@ support! {
 support! {
     MIRROR, mirror_policy: RequestMirrorPolicy = "envoy.config.route.v3.RouteAction.RequestMirrorPolicy";
     read: cluster, runtime_fraction, disable_shadow_host_suffix_append;
-    ignored:;
-    differs:
+    ignored:
         trace_sampled => "spans are not reported";
     refused: cluster_header, request_headers_mutations, host_rewrite_literal;
 }

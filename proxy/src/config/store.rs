@@ -22,7 +22,8 @@ use envoy_types::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
 use envoy_types::pb::envoy::config::listener::v3::Listener as ListenerMessage;
 use envoy_types::pb::envoy::config::route::v3::RouteConfiguration;
 use pontoon_xds::client::{Rejected, Update};
-use pontoon_xds::{Resource, ResourceType};
+use pontoon_xds::resource::ResourceMessage;
+use pontoon_xds::{Resource, ResourceType, json};
 use tokio::time::Instant;
 
 use super::chains::{Chain, ChainTls, Chains, OriginalDst, Serves};
@@ -557,8 +558,16 @@ fn http_settings(manager: Manager, routes: Arc<RouteHandle>) -> HttpSettings {
     }
 }
 
-fn decode<M: pontoon_xds::resource::ResourceMessage>(resource: &Resource) -> Result<M, Problem> {
-    resource.decode().map_err(|e| Problem::new("", format!("cannot be decoded: {e}")))
+fn decode<M: ResourceMessage>(resource: &Resource) -> Result<M, Problem> {
+    let unfolded = json::unfold(M::TYPE.type_url(), &resource.body);
+    let message = match unfolded.map_err(|mistake| Problem::new(mistake.path, mistake.reason))? {
+        Some(bytes) => {
+            json::forget();
+            M::decoded(&bytes)
+        }
+        None => resource.decode(),
+    };
+    message.map_err(|e| Problem::new("", format!("cannot be decoded: {e}")))
 }
 
 fn named(resource: &Resource, name: &str) -> Result<(), Problem> {

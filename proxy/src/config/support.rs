@@ -87,8 +87,9 @@ pub fn markdown() -> String {
         "Made from the code that reads them (`UPDATE=1 cargo test -p pontoon-proxy supported_fields`). A field ",
         "that is *refused* makes its resource a NACK with the field's path when it is set; one that is *ignored* ",
         "changes nothing that the proxy would do, for the reason given. One that is *ignored, unlike Envoy* does have ",
-        "an effect there that it has not here: control planes send it as a matter of course, and what is done in its ",
-        "place is said.\n",
+        "an effect there that it has not here. There are few of these, and each is sent as a matter of course by a ",
+        "control plane (Istio, Envoy Gateway, Contour, Consul) or stands in most bootstraps, whatever is in it: to ",
+        "refuse it would be to refuse the control plane. What is done in its place is said.\n",
     ));
     for message in MESSAGES.iter().copied().flatten() {
         text.push_str(&format!("\n## {}\n\n| field | |\n|---|---|\n", message.name));

@@ -34,14 +34,7 @@ support! {
     ignored:
         stat_prefix => "it only names statistics",
         max_early_data_bytes => "what comes early waits in the socket";
-    differs:
-        access_log_flush_interval => "a connection is logged once, when it ends",
-        flush_access_log_on_connected => "a connection is logged once, when it ends",
-        access_log_options => "a connection is logged once, when it ends",
-        backoff_options => "the next endpoint is tried at once",
-        check_drain_close => "a connection ends at the latest with the drain",
-        upstream_connect_mode => "the endpoint is connected to at once";
-    refused: on_demand, metadata_match, downstream_idle_timeout, upstream_idle_timeout, tunneling_config, max_downstream_connection_duration_jitter_percentage, proxy_protocol_tlvs, proxy_protocol_tlv_merge_policy;
+    refused: on_demand, metadata_match, downstream_idle_timeout, upstream_idle_timeout, tunneling_config, max_downstream_connection_duration_jitter_percentage, proxy_protocol_tlvs, proxy_protocol_tlv_merge_policy, access_log_flush_interval, flush_access_log_on_connected, access_log_options, backoff_options, check_drain_close, upstream_connect_mode;
 }
 
 support! {

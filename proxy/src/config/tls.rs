@@ -27,12 +27,10 @@ support! {
     DOWNSTREAM, downstream: DownstreamTlsContext = "envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext";
     read: common_tls_context, require_client_certificate, require_sni;
     ignored:
-        prefer_client_ciphers => "every cipher suite of ours is a good one";
-    differs:
-        disable_stateful_session_resumption => "sessions are resumed by tickets alone",
-        session_timeout => "tickets last twelve hours",
+        prefer_client_ciphers => "every cipher suite of ours is a good one",
+        disable_stateful_session_resumption => "sessions are resumed by tickets alone: there are none to disable",
         full_scan_certs_on_sni_mismatch => "all certificates are always looked at";
-    refused: ocsp_staple_policy, session_ticket_keys_type;
+    refused: ocsp_staple_policy, session_ticket_keys_type, session_timeout;
 }
 
 support! {

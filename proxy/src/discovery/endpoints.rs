@@ -54,12 +54,12 @@ pub(super) async fn resolve(shared: Shared) {
 }
 
 async fn follow(shared: Shared, turns: Arc<Semaphore>, cluster: Arc<Cluster>, source: EndpointSource) {
-    let EndpointSource::Dns { targets, refresh } = source else { return };
+    let EndpointSource::Dns { targets, refresh, family } = source else { return };
     let mut found: Vec<Vec<SocketAddr>> = vec![Vec::new(); targets.len()];
     loop {
         for (at, (name, port)) in targets.iter().enumerate() {
             match look_up(&turns, name, *port).await {
-                Ok(addresses) => found[at] = addresses,
+                Ok(addresses) => found[at] = family.of(addresses),
                 Err(error) => {
                     tracing::warn!(cluster = %cluster.name, name, %error, "a name cannot be looked up; its last addresses stay");
                 }

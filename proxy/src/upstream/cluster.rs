@@ -110,7 +110,34 @@ pub enum EndpointSource {
         targets: Vec<(Box<str>, u16)>,
         /// Between look-ups.
         refresh: Duration,
+        /// Which of their addresses count.
+        family: LookupFamily,
     },
+}
+
+/// Which of a name's addresses count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LookupFamily {
+    /// Those of both families.
+    All,
+    /// IPv4's.
+    V4Only,
+    /// IPv6's.
+    V6Only,
+    /// IPv4's, or, where there is none, IPv6's.
+    V4Preferred,
+}
+
+impl LookupFamily {
+    pub(crate) fn of(self, mut found: Vec<SocketAddr>) -> Vec<SocketAddr> {
+        match self {
+            Self::V4Only => found.retain(SocketAddr::is_ipv4),
+            Self::V6Only => found.retain(SocketAddr::is_ipv6),
+            Self::V4Preferred if found.iter().any(SocketAddr::is_ipv4) => found.retain(SocketAddr::is_ipv4),
+            Self::All | Self::V4Preferred => {}
+        }
+        found
+    }
 }
 
 /// The endpoints of a cluster, as one version of them.
@@ -165,4 +192,22 @@ pub enum EndpointHealth {
     Draining,
     /// Takes no requests.
     Unhealthy,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_names_addresses_those_of_its_family_count() {
+        let (v4, v6): (SocketAddr, SocketAddr) =
+            ("10.0.0.1:1".parse().unwrap(), "[fd00::1]:1".parse().unwrap());
+        let both = || vec![v6, v4];
+        assert_eq!(LookupFamily::All.of(both()), both());
+        assert_eq!(LookupFamily::V4Only.of(both()), [v4]);
+        assert_eq!(LookupFamily::V6Only.of(both()), [v6]);
+        assert_eq!(LookupFamily::V4Preferred.of(both()), [v4]);
+        assert_eq!(LookupFamily::V4Preferred.of(vec![v6]), [v6]);
+        assert!(LookupFamily::V4Only.of(vec![v6]).is_empty());
+    }
 }

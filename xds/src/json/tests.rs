@@ -241,3 +241,49 @@ fn an_extension_of_an_unknown_type_is_kept_and_only_its_type_is_shown() {
     let url = "type.googleapis.com/envoy.config.route.v3.VirtualHost";
     assert_eq!(to_json(url, &from_json(url, &per_route).unwrap())["typed_per_filter_config"]["shop"], kept);
 }
+
+#[test]
+fn an_extension_that_is_told_by_its_fields_is_of_its_type() {
+    let ty = ResourceType::Listener.type_url();
+    let hcm = "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
+    let unknown =
+        json!({"@type": TYPED_STRUCT_URL, "type_url": "type.googleapis.com/shop.Unknown", "value": {"x": 1}});
+    let router = "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router";
+    let listener = |url: &str, more: Value| {
+        let mut fields = json!({
+            "stat_prefix": "m",
+            "max_request_headers_kb": 60,
+            "stream_idle_timeout": "1.5s",
+            "http_filters": [
+                {"name": "shop", "typed_config": unknown},
+                {"name": "router", "typed_config": {"@type": url, "type_url": router}},
+            ],
+        });
+        fields.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        // Only now is it a message: the types of a file's extensions may be told so too.
+        let any = json!({"@type": url, "type_url": hcm, "value": fields});
+        from_json(
+            ty,
+            &json!({"name": "l", "filter_chains": [{"filters": [{"name": "m", "typed_config": any}]}]}),
+        )
+        .unwrap()
+    };
+    for url in [TYPED_STRUCT_URL, OLD_TYPED_STRUCT_URL] {
+        let unfolded = unfold(ty, &listener(url, json!({}))).unwrap().expect("it has some");
+        let manager = to_json(ty, &unfolded)["filter_chains"][0]["filters"][0]["typed_config"].take();
+        assert_eq!(
+            (&manager["@type"], &manager["max_request_headers_kb"]),
+            (&json!(hcm), &json!(60)),
+            "{manager}"
+        );
+        assert_eq!(manager["stream_idle_timeout"], "1.500s");
+        assert_eq!(
+            manager["http_filters"][0]["typed_config"]["type_url"],
+            "type.googleapis.com/shop.Unknown"
+        );
+        assert_eq!(manager["http_filters"][1]["typed_config"]["@type"], router);
+    }
+    let mistake = unfold(ty, &listener(TYPED_STRUCT_URL, json!({"stat_prefixx": ""}))).unwrap_err();
+    assert_eq!(mistake.path, "filter_chains[0].filters[0].typed_config.stat_prefixx");
+    assert_eq!(unfold(ty, b"anything").unwrap(), None);
+}

@@ -243,3 +243,51 @@ fn the_rest_is_taken() {
         assert_eq!(tried(statics), Ok(()));
     }
 }
+
+fn refused_at(statics: Value) -> Option<String> {
+    tried(statics).err().map(|problem| problem.path)
+}
+
+#[test]
+fn an_extension_told_by_its_fields_counts_as_what_it_is() {
+    let told = |ty: String, fields: Value| json!({"@type": "type.googleapis.com/xds.type.v3.TypedStruct", "type_url": ty, "value": fields});
+    let router =
+        || json!({"name": "router", "typed_config": told(of("filters.http.router.v3.Router"), json!({}))});
+    let with =
+        |filter: Value| manager(json!({"http_filters": [filter, router()], "route_config": {"name": "r"}}));
+    let limited = |bytes: Value| {
+        let fields = json!({"max_request_bytes": bytes});
+        with(
+            json!({"name": "x", "is_optional": true, "typed_config": told(of("filters.http.buffer.v3.Buffer"), fields)}),
+        )
+    };
+    let unknown = || told("type.googleapis.com/shop.Unknown".into(), json!({"x": 1}));
+    assert_eq!(refused_at(limited(json!(1024))), None);
+    let wrong = refused_at(limited(json!("much"))).unwrap();
+    assert!(wrong.ends_with(".http_filters[0].typed_config.max_request_bytes"), "{wrong}");
+    assert_eq!(refused_at(with(json!({"name": "x", "is_optional": true, "typed_config": unknown()}))), None);
+    let problem = tried(with(json!({"name": "x", "typed_config": unknown()}))).unwrap_err();
+    assert!(problem.path.ends_with(".http_filters[0].name"), "{problem}");
+}
+
+#[test]
+fn spans_are_for_a_tracer_that_is_known() {
+    let traced = |ty: &str, fields: Value| {
+        let mut config = fields;
+        config["@type"] = ty.into();
+        let provider = json!({"name": "x", "typed_config": config});
+        manager(json!({"tracing": {"provider": provider}, "route_config": {"name": "r"}}))
+    };
+    let zipkin = json!({"collector_cluster": "c", "collector_endpoint": "/"});
+    assert_eq!(refused_at(traced("type.googleapis.com/envoy.config.trace.v3.ZipkinConfig", zipkin)), None);
+    let unknown = refused_at(traced("type.googleapis.com/shop.Tracer", json!({}))).unwrap();
+    assert!(unknown.ends_with(".tracing.provider.typed_config"), "{unknown}");
+}
+
+#[test]
+fn who_is_not_healthy_is_never_sent_to() {
+    let panicking =
+        |percent: f64| cluster(json!({"common_lb_config": {"healthy_panic_threshold": {"value": percent}}}));
+    assert_eq!(refused_at(panicking(0.0)), None);
+    assert_eq!(refused_at(panicking(50.0)).unwrap(), "CDS \"c\".common_lb_config.healthy_panic_threshold");
+}
