@@ -23,6 +23,8 @@ pub struct ControlPlane {
     kubernetes: Option<(PathBuf, String)>,
     /// The image that Gateways are given pods of.
     gateways: Option<String>,
+    /// A registry that is told what this one's clients do.
+    peer: Option<String>,
     /// The Eureka side.
     pub eureka: SocketAddr,
     /// The HTTP API.
@@ -45,6 +47,7 @@ impl ControlPlane {
             folder: folder.to_owned(),
             kubernetes: None,
             gateways: None,
+            peer: None,
             eureka: local()?,
             api: local()?,
             xds: local()?,
@@ -59,6 +62,11 @@ impl ControlPlane {
     /// The same, and Gateways are given pods of this image.
     pub fn with_gateways(self, image: &str) -> ControlPlane {
         ControlPlane { gateways: Some(image.to_owned()), ..self }
+    }
+
+    /// The same, and the Eureka server at this URL is a peer.
+    pub fn peer_of(self, url: &str) -> ControlPlane {
+        ControlPlane { peer: Some(url.to_owned()), ..self }
     }
 
     /// Starts it, and waits until it answers.
@@ -79,6 +87,7 @@ impl ControlPlane {
             command.args(["--gateway-image", image, "--gateway-xds-server", &server]);
         }
         command.arg(format!("--eureka-listen={}", self.eureka));
+        command.args(self.peer.iter().map(|peer| format!("--eureka-peer={peer}")));
         command.arg(format!("--api-listen={}", self.api));
         command.arg(format!("--xds-listen={}", self.xds));
         let mut process = Process::start("pontoon", command, &self.folder)?;

@@ -14,6 +14,7 @@ use crate::infrastructure::provision::{ServiceType, Settings};
 use crate::kubernetes;
 use crate::model::addresses::Ranges;
 use crate::registry::eureka::Options as EurekaOptions;
+use crate::registry::eureka::peers::PeerUrl;
 use crate::serve::start::{Cluster, Objects, Options, start};
 
 #[derive(Debug, Args)]
@@ -67,6 +68,10 @@ pub(super) struct ServeArgs {
         action = clap::ArgAction::Set
     )]
     eureka_self_preservation: bool,
+    /// A registry that is to know what this one does, as `http://HOST:8761/eureka/`: another replica, or a Eureka
+    /// server. All addresses of a name are peers; this replica may be among them. Repeat it for more.
+    #[arg(long = "eureka-peer", env = "PONTOON_EUREKA_PEERS", value_name = "URL", value_delimiter = ',')]
+    eureka_peers: Vec<PeerUrl>,
     /// Where proxies come for xDS. It is plain text: more than loopback is for networks you trust.
     #[arg(long, env = "PONTOON_XDS_LISTEN", value_name = "ADDR:PORT", default_value = "127.0.0.1:18000")]
     xds_listen: SocketAddr,
@@ -176,6 +181,7 @@ pub(super) async fn run(args: ServeArgs) -> Result<(), CliError> {
             self_preservation: args.eureka_self_preservation,
             ..EurekaOptions::default()
         },
+        eureka_peers: args.eureka_peers,
         xds_listen: args.xds_listen,
         xds_tenants: args.xds_tenants,
         api_listen: args.api_listen,

@@ -8,6 +8,7 @@ pub mod http;
 pub mod instance;
 pub mod metrics;
 pub mod page;
+pub mod peers;
 pub mod refusal;
 pub mod state;
 pub mod store;
@@ -24,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::answers::Answers;
 use self::metrics::Counters;
+use self::peers::Peers;
 use self::state::{Now, Registry, Settings};
 use self::store::{Store, StoreError};
 use crate::model::instance::RegistryView;
@@ -83,6 +85,7 @@ struct Shared {
     changed: Notify,
     started: Instant,
     large_bodies: Semaphore,
+    peers: Peers,
 }
 
 impl Eureka {
@@ -117,6 +120,7 @@ impl Eureka {
                 changed: Notify::new(),
                 started: now.instant,
                 large_bodies: Semaphore::new(http::body::LARGE_AT_ONCE),
+                peers: Peers::default(),
             }),
         })
     }

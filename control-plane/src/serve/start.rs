@@ -34,6 +34,7 @@ use crate::migration::ledger::{Ledger, LedgerError};
 use crate::model::addresses::Ranges;
 use crate::objects::kubernetes::ClusterSource;
 use crate::objects::{DirectorySource, ObjectName};
+use crate::registry::eureka::peers::PeerUrl;
 use crate::registry::eureka::store::StoreError;
 use crate::registry::eureka::{Eureka, Options as EurekaOptions};
 use crate::registry::kubernetes::Endpoints;
@@ -58,6 +59,8 @@ pub struct Options {
     pub eureka_listen: SocketAddr,
     /// How the registry behaves.
     pub eureka: EurekaOptions,
+    /// Other registries that know what this one does.
+    pub eureka_peers: Vec<PeerUrl>,
     /// Where xDS is served.
     pub xds_listen: SocketAddr,
     /// Which clients of xDS may be told of which namespaces. None: each is told of the one it names.
@@ -170,6 +173,9 @@ pub enum StartError {
     /// The tenants' file.
     #[error(transparent)]
     Tenants(#[from] TenantsError),
+    /// Peers cannot be called.
+    #[error("the client for the Eureka peers cannot be made: {0}")]
+    Peers(String),
 }
 
 /// A running control plane.
@@ -308,21 +314,25 @@ pub async fn start(options: Options) -> Result<Running, StartError> {
             (loaded, Some(services), Some(leads))
         }
     };
+    let registry_router = registry.router();
+    let replicating = registry
+        .with_peers(options.eureka_peers, stop_rest.clone())
+        .map_err(|error| StartError::Peers(error.to_string()))?;
+    let serving = serve(eureka_listener, registry_router, Limits::EUREKA, stop_requests.clone());
+    request_tasks.push(tokio::spawn(serving));
+    rest_tasks.extend([tokio::spawn(replicating), tokio::spawn(registry.clone().run(stop_rest.clone()))]);
+    registry.joined().await;
     let registered = registry.views();
     let sources =
         Sources { registry: registered, services, leads, folder: objects, in_pods, commands: commands_in };
     let mut bridge = Bridge::new(sources, keeper, book, assigner, proxies, world);
     bridge.refresh().await;
 
-    let registry_router = registry.router();
-    let registry_task = tokio::spawn(registry.run(stop_rest.clone()));
-    let serving = serve(eureka_listener, registry_router, Limits::EUREKA, stop_requests.clone());
-    request_tasks.push(tokio::spawn(serving));
     let bridge_task = tokio::spawn(bridge.run(stop_rest.clone()));
     let roster_task = tokio::spawn(roster.follow(server.clone(), known, stop_rest.clone()));
     let xds_task = tokio::spawn(serve_xds(xds_listener, server, stop_rest.clone()));
     ready.send_replace(true);
-    rest_tasks.extend([registry_task, bridge_task, roster_task, xds_task, hold(ready, stop_rest.clone())]);
+    rest_tasks.extend([bridge_task, roster_task, xds_task, hold(ready, stop_rest.clone())]);
     tracing::info!(%eureka, %api, %xds, objects = %options.objects, data = %options.data.display(), "ready");
     Ok(Running { eureka, xds, api, token_file, stop_requests, stop_rest, request_tasks, rest_tasks })
 }

@@ -6,6 +6,7 @@
 
 mod apps;
 mod moving;
+mod peering;
 mod registering;
 
 use std::net::SocketAddr;
@@ -30,6 +31,7 @@ pub(crate) async fn run(arguments: Vec<String>) -> anyhow::Result<bool> {
         with_netflix(&mut report, &jars, &folder).await?;
     } else {
         with_pontoon(&mut report, &jars, &folder).await?;
+        peering::cases(&mut report, &jars, &folder).await;
     }
     report.finish(&folder)
 }

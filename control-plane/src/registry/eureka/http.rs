@@ -17,6 +17,7 @@ use bytes::Bytes;
 
 use self::operation::{Operation, Query};
 use super::answers::{What, gzip};
+use super::peers::{Deed, REPLICA};
 use super::refusal::Refusal;
 use super::state::NotRenewed;
 use super::wire::incoming::Scalar;
@@ -52,11 +53,13 @@ async fn serve(State(eureka): State<Eureka>, request: Request) -> Response {
         Ok(operation) => eureka.answer(operation, &head, body).await,
         Err(refusal) => Err(refusal),
     };
-    answered.unwrap_or_else(|refusal| {
+    let mut answer = answered.unwrap_or_else(|refusal| {
         eureka.counters().refused(&refusal);
         tracing::debug!(method = %head.method, path = head.uri.path(), %refusal, "refused");
         refusal.into_response()
-    })
+    });
+    answer.headers_mut().insert(REPLICA, eureka.shared.peers.replica.clone());
+    answer
 }
 
 /// What the client takes, read once.
@@ -123,6 +126,12 @@ impl Eureka {
             .headers
             .get("x-netflix-discovery-replication")
             .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"true"));
+        // What a peer tells is not told on.
+        let tell = |app: &str, id: &str, deed| {
+            if !from_peer {
+                self.tell(app, id, deed);
+            }
+        };
         match operation {
             Operation::Applications => self.fetch(What::Full, head).await,
             Operation::Delta => self.fetch(What::Delta, head).await,
@@ -160,7 +169,10 @@ impl Eureka {
                     self.change(|registry, now| registry.renew(&app, &id, dirty_ms, from_peer, now));
                 self.counters().renewed(renewed.is_ok());
                 match renewed {
-                    Ok(()) => Ok(StatusCode::OK.into_response()),
+                    Ok(()) => {
+                        tell(&app, &id, Deed::Renew);
+                        Ok(StatusCode::OK.into_response())
+                    }
                     Err(NotRenewed::Unknown) => Err(Refusal::NotRegistered(format!("{app}/{id}"))),
                     Err(NotRenewed::Conflict(ours)) => Wants::of(head)?.instance(StatusCode::CONFLICT, &ours),
                 }
@@ -168,6 +180,7 @@ impl Eureka {
             Operation::Cancel(app, id) => {
                 let revision = self.change(|registry, now| registry.cancel(&app, &id, now))?;
                 self.counters().cancelled();
+                tell(&app, &id, Deed::Cancel);
                 self.done(revision, StatusCode::OK).await
             }
             Operation::SetOverride(app, id) => {
@@ -175,17 +188,20 @@ impl Eureka {
                 let dirty_ms = query.dirty_ms()?;
                 let revision =
                     self.change(|registry, now| registry.set_override(&app, &id, status, dirty_ms, now))?;
+                tell(&app, &id, Deed::Override(status));
                 self.done(revision, StatusCode::OK).await
             }
             Operation::DeleteOverride(app, id) => {
                 let (value, dirty_ms) = (query.status()?, query.dirty_ms()?);
                 let revision =
                     self.change(|registry, now| registry.delete_override(&app, &id, value, dirty_ms, now))?;
+                tell(&app, &id, Deed::EndOverride(value));
                 self.done(revision, StatusCode::OK).await
             }
             Operation::MergeMetadata(app, id) => {
                 let revision =
                     self.change(|registry, now| registry.merge_metadata(&app, &id, query.0, now))?;
+                tell(&app, &id, Deed::Register);
                 self.done(revision, StatusCode::OK).await
             }
             Operation::Batch => self.batch(head, body).await,
@@ -196,6 +212,10 @@ impl Eureka {
 
     async fn fetch(&self, what: What, head: &Parts) -> Result<Response, Refusal> {
         let wants = Wants::of(head)?;
+        // Clients keep the list that they have; replicas that start together copy each other.
+        if !self.has_joined() && !head.headers.contains_key(REPLICA) {
+            return Err(Refusal::Joining);
+        }
         match what {
             What::Full => self.counters().fetched_full(),
             What::Delta => self.counters().fetched_delta(),
@@ -227,8 +247,12 @@ impl Eureka {
         if *info.app != *app {
             return Err(Refusal::Mismatched { path: app, body: info.app.to_string() });
         }
+        let (app, id) = (info.app.clone(), info.id.clone());
         let revision = self.change(|registry, now| registry.register(info, from_peer, now))?;
         self.counters().registered();
+        if !from_peer {
+            self.tell(&app, &id, Deed::Register);
+        }
         self.done(revision, StatusCode::NO_CONTENT).await
     }
 

@@ -24,6 +24,7 @@ pub struct Counters {
     full_fetches: AtomicU64,
     delta_fetches: AtomicU64,
     replicated: AtomicU64,
+    told: AtomicU64,
     evictions: AtomicU64,
     stored_late: AtomicU64,
     store_failing: AtomicBool,
@@ -53,6 +54,9 @@ impl Counters {
     }
     pub(super) fn replicated(&self) {
         one(&self.replicated);
+    }
+    pub(super) fn told(&self) {
+        one(&self.told);
     }
     pub(super) fn evicted(&self, count: usize) {
         self.evictions.fetch_add(count as u64, Ordering::Relaxed);
@@ -93,6 +97,8 @@ impl Eureka {
                 summary.self_preservation.into(),
             ),
             ("self_preservation_active", "Whether eviction is held back", summary.preserving.into()),
+            ("peers", "Peers that are told what happens here", self.shared.peers.count()),
+            ("peers_untold", "Instances of which some peer is still to be told", self.shared.peers.untold()),
             (
                 "store_failing",
                 "Whether the last write to disk failed",
@@ -125,6 +131,7 @@ impl Eureka {
             ("fetches_full", "Full lists given", &counters.full_fetches),
             ("fetches_delta", "Deltas given", &counters.delta_fetches),
             ("replicated", "Items taken from peers", &counters.replicated),
+            ("told", "Items that peers have taken or refused", &counters.told),
             ("evictions", "Instances taken out because their lease ran out", &counters.evictions),
             ("stored_late", "Answers given before the disk had it", &counters.stored_late),
         ] {

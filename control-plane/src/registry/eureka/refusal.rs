@@ -64,6 +64,9 @@ pub enum Refusal {
         /// What there is of what is allowed.
         held: String,
     },
+    /// The start of this replica: what its peers know is not here yet.
+    #[error("the registry is being copied from a peer; ask another replica, or again")]
+    Joining,
     /// The delta log does not reach back far enough. Clients take this for "fetch everything".
     #[error("too many changes for a delta; fetch all applications")]
     NoDelta,
@@ -105,7 +108,7 @@ impl Refusal {
             Refusal::MediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Refusal::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Refusal::Incomplete(_) => StatusCode::REQUEST_TIMEOUT,
-            Refusal::Full { .. } => StatusCode::SERVICE_UNAVAILABLE,
+            Refusal::Full { .. } | Refusal::Joining => StatusCode::SERVICE_UNAVAILABLE,
             Refusal::Encoding(_) => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
@@ -126,6 +129,7 @@ impl Refusal {
             Refusal::TooLarge { .. } => "too_large",
             Refusal::Incomplete(_) => "incomplete_body",
             Refusal::Full { .. } => "registry_full",
+            Refusal::Joining => "joining",
             Refusal::NoDelta => "no_delta",
             Refusal::Encoding(_) => "encoding",
         }

@@ -4,6 +4,7 @@
 
 pub mod incoming;
 pub mod json;
+pub(super) mod telling;
 pub mod xml;
 
 use std::sync::Arc;

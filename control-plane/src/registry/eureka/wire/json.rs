@@ -21,6 +21,26 @@ pub fn read_instance(body: &[u8]) -> Result<InstanceInfo, Refusal> {
     envelope.instance.check()
 }
 
+/// All instances of a list, as `GET apps` gives it.
+pub fn read_applications(body: &[u8]) -> Result<Vec<Incoming>, Refusal> {
+    #[derive(Deserialize)]
+    struct Body {
+        applications: Applications,
+    }
+    #[derive(Deserialize)]
+    struct Applications {
+        #[serde(default)]
+        application: Vec<Application>,
+    }
+    #[derive(Deserialize)]
+    struct Application {
+        #[serde(default)]
+        instance: Vec<Incoming>,
+    }
+    let body: Body = serde_json::from_slice(body).map_err(Refusal::unparsable)?;
+    Ok(body.applications.application.into_iter().flat_map(|application| application.instance).collect())
+}
+
 /// A peer's batch, its items in order.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -121,7 +141,7 @@ pub fn replies(list: &[Replied<'_>]) -> Result<Vec<u8>, Refusal> {
     encode(&Body { response_list: list })
 }
 
-fn encode(body: &impl Serialize) -> Result<Vec<u8>, Refusal> {
+pub(super) fn encode(body: &impl Serialize) -> Result<Vec<u8>, Refusal> {
     serde_json::to_vec(body).map_err(|error| Refusal::Encoding(error.to_string()))
 }
 
