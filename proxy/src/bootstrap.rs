@@ -59,6 +59,10 @@ pub struct Args {
     /// Let the admin port listen on other addresses than loopback. It has no access control.
     #[arg(long, env = "PONTOON_PROXY_ADMIN_ANYWHERE")]
     pub admin_anywhere: bool,
+    /// Connect to no endpoint that is this machine itself or has a link-local address: for a gateway whose routes others
+    /// write, who could reach the admin port by one.
+    #[arg(long, env = "PONTOON_PROXY_REFUSE_LOCAL_ENDPOINTS")]
+    pub refuse_local_endpoints: bool,
     /// Worker threads. Default: one a processor.
     #[arg(long, alias = "concurrency", env = "PONTOON_PROXY_WORKERS", value_name = "N")]
     pub workers: Option<usize>,
@@ -216,6 +220,8 @@ struct File {
     health: Option<SocketAddr>,
     #[serde(default)]
     admin_anywhere: bool,
+    #[serde(default)]
+    refuse_local_endpoints: bool,
     workers: Option<usize>,
     drain_seconds: Option<u64>,
     max_connections: Option<usize>,
@@ -256,6 +262,8 @@ pub struct Bootstrap {
     pub admin: SocketAddr,
     /// The health port.
     pub health: Option<SocketAddr>,
+    /// Whether endpoints may not be this machine itself.
+    pub refuse_local_endpoints: bool,
     /// Worker threads, at least 1.
     pub workers: usize,
     /// For requests in flight at the end.
@@ -384,6 +392,7 @@ impl Bootstrap {
                 .unwrap_or_else(|| default_cluster.into()),
             admin,
             health: args.health.or(file.health),
+            refuse_local_endpoints: args.refuse_local_endpoints || file.refuse_local_endpoints,
             workers,
             drain: Duration::from_secs(drain),
             max_connections: args.max_connections.or(file.max_connections),

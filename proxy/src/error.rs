@@ -139,6 +139,8 @@ errors! {
     NoHealthyUpstream: Upstream, SERVICE_UNAVAILABLE, "UH", "no_healthy_upstream", "the cluster has no endpoint that takes requests; look at the registry";
     /// The connection was refused or failed.
     ConnectFailure: Upstream, SERVICE_UNAVAILABLE, "UF", "connect_failure", "no connection to the endpoint; is it running, and does a firewall or NetworkPolicy block its port?";
+    /// The endpoint is the proxy's own machine.
+    LocalEndpoint: Us, SERVICE_UNAVAILABLE, "UF", "local_endpoint", "the endpoint is this machine itself or a link-local address, and this proxy runs with --refuse-local-endpoints";
     /// The connection took too long.
     ConnectTimeout: Upstream, SERVICE_UNAVAILABLE, "UF", "connect_timeout", "the endpoint did not accept in the cluster's connect_timeout; is its address right and routed?";
     /// This machine had no socket to spare.

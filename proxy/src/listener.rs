@@ -50,11 +50,20 @@ pub(crate) enum Phase {
     /// Not accepting, for another process does. A connection without a request waits for the next one, and is told
     /// in its answer to close: closed now, a request already on its way would be lost.
     Handover,
+    /// Still accepting, as probes and late callers come, and each answer asks the client to close; connections that have
+    /// nothing end after a last call.
+    Leaving,
     /// Not accepting; connections end with what they have in flight, those of HTTP/1.1 that have nothing after a
     /// last call: a request may be on its way.
     Draining,
     /// Connections end now.
     Closed,
+}
+
+impl Phase {
+    fn accepts(self) -> bool {
+        matches!(self, Phase::Running | Phase::LameDuck | Phase::Leaving)
+    }
 }
 
 /// One worker's part of a listener.
@@ -132,9 +141,19 @@ impl ListenerLocal {
 
     /// Moves on to `phase`, never back, and tells everyone.
     pub(crate) fn advance(&self, phase: Phase) {
-        if phase <= self.phase.get() {
-            return;
+        if phase > self.phase.get() {
+            self.set_phase(phase);
         }
+    }
+
+    /// Serves on as before, where it was only leaving.
+    pub(crate) fn stay(&self) {
+        if matches!(self.phase(), Phase::LameDuck | Phase::Leaving) {
+            self.set_phase(Phase::Running);
+        }
+    }
+
+    fn set_phase(&self, phase: Phase) {
         self.phase.set(phase);
         self.changed.notify_waiters();
         for waker in self.wakers.borrow().iter().flatten() {
@@ -217,9 +236,9 @@ pub(crate) async fn accept(local: Rc<ListenerLocal>, socket: TcpListener, mut ga
         _ = gate.wait_for(|open| *open) => {}
         () = local.wait_for(Phase::Handover) => return,
     }
-    while local.phase() < Phase::Handover {
+    while local.phase().accepts() {
         let changed = local.changed.notified();
-        if local.phase() >= Phase::Handover {
+        if !local.phase().accepts() {
             break;
         }
         let accepted = tokio::select! {

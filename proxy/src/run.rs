@@ -239,10 +239,11 @@ async fn replaced(
 /// Marks are refused to who may not set them at the start, where it can be read, and not at each connection.
 fn dialer(bootstrap: &Bootstrap) -> anyhow::Result<Dialer> {
     let intercepted = bootstrap.sidecar.as_ref().is_some_and(Sidecar::is_intercepted);
-    Dialer::new(bootstrap.mark, intercepted).context(
+    let dialer = Dialer::new(bootstrap.mark, intercepted).context(
         "cannot mark connections, which needs CAP_NET_ADMIN or CAP_NET_RAW; without it set --mark 0, run as a user of its \
          own and exclude that one: pontoon-proxy intercept up --exclude-uid UID",
-    )
+    )?;
+    Ok(if bootstrap.refuse_local_endpoints { dialer.refusing_local() } else { dialer })
 }
 
 /// The admin port: the replaced process's, systemd's or a new one.

@@ -85,6 +85,7 @@ enum Command {
     Remove { id: u64 },
     LameDuck,
     EndInbound { phase: Phase, done: oneshot::Sender<()> },
+    StayInbound,
     Handover { limit: Duration, done: oneshot::Sender<usize> },
     Drain { limit: Duration, done: oneshot::Sender<usize> },
 }
@@ -182,12 +183,12 @@ impl Workers {
         self.ended(answers).await
     }
 
-    /// The application is about to end: callers are served and told to go elsewhere for as long as they may still
-    /// come, and then no more accepted. What the application itself sends is not touched. Ends with the last
-    /// connection of a caller.
+    /// The application is about to end: callers are served and told to go elsewhere, and after `linger`, when no more
+    /// should come, those that ask for nothing are let go. Probes, and who comes late, are served all along. What the
+    /// application itself sends is not touched. Ends with the last connection of a caller.
     pub(crate) async fn end_inbound(&self, linger: Duration) {
         let mut answers = Vec::new();
-        for phase in [Phase::LameDuck, Phase::Draining] {
+        for phase in [Phase::LameDuck, Phase::Leaving] {
             answers.clear();
             for queue in &self.queues {
                 let (done, answer) = oneshot::channel();
@@ -201,6 +202,13 @@ impl Workers {
         for answer in answers {
             // A worker that has ended has no callers.
             let _ = answer.await;
+        }
+    }
+
+    /// The application goes on after all, or it is another in its place.
+    pub(crate) async fn stay_inbound(&self) {
+        for queue in &self.queues {
+            let _ = queue.send(Command::StayInbound).await;
         }
     }
 
@@ -359,8 +367,7 @@ async fn run(
             }
             Command::LameDuck => listeners.values().for_each(|local| local.advance(Phase::LameDuck)),
             Command::EndInbound { phase, done } => {
-                let inbound: Vec<_> =
-                    listeners.values().filter(|local| is_inbound(&local.listener.name)).cloned().collect();
+                let inbound: Vec<_> = inbound(&listeners).cloned().collect();
                 inbound.iter().for_each(|local| local.advance(phase));
                 tokio::task::spawn_local(async move {
                     for local in inbound {
@@ -370,6 +377,7 @@ async fn run(
                     let _ = done.send(());
                 });
             }
+            Command::StayInbound => inbound(&listeners).for_each(|local| local.stay()),
             Command::Handover { limit, done } => {
                 let all: Vec<_> = listeners.into_values().chain(leaving).collect();
                 all.iter().for_each(|local| local.advance(Phase::Handover));
@@ -405,6 +413,10 @@ async fn run(
         }
     }
     sweeper.abort();
+}
+
+fn inbound(listeners: &HashMap<u64, Rc<ListenerLocal>>) -> impl Iterator<Item = &Rc<ListenerLocal>> {
+    listeners.values().filter(|local| is_inbound(&local.listener.name))
 }
 
 /// What the heart shows at a moment: milliseconds.

@@ -243,6 +243,8 @@ impl<'a> Made<'a> {
                     said("PONTOON_PROXY_XDS_SERVER", &self.settings.xds_server),
                     said("PONTOON_PROXY_HEALTH", &format!("[::]:{HEALTH}")),
                     said("PONTOON_PROXY_DRAIN_SECONDS", &DRAIN_SECONDS.to_string()),
+                    // Who writes routes is not to reach the admin port, nor the node's metadata.
+                    said("PONTOON_PROXY_REFUSE_LOCAL_ENDPOINTS", "true"),
                 ],
                 "ports": [{ "name": "health", "containerPort": HEALTH, "protocol": "TCP" }],
                 "readinessProbe": { "httpGet": health("/ready"), "periodSeconds": 1 },

@@ -12,7 +12,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
-use super::{Admin, Answer, CONNECTIONS, HEADER_TIMEOUT, accept, text};
+use super::{Admin, Answer, CONNECTIONS, HEADER_TIMEOUT, Phase, accept, text};
 
 /// How long an application waits for the first configuration. A control plane that is away keeps none down for
 /// longer: where its connections are intercepted they pass to where they were going.
@@ -22,6 +22,9 @@ const CONNECT: Duration = Duration::from_millis(900);
 /// What it takes at least until everybody knows that a pod is going: its address leaves the EndpointSlices at
 /// the same moment at which we are told.
 const LINGER: Duration = Duration::from_secs(2);
+
+/// After the hook: a pod that ends has ended by then, mostly. Until then callers are asked to close, no more.
+const STAY: Duration = Duration::from_secs(60);
 
 /// Beside a process that this one replaces, where there is one.
 pub(crate) fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
@@ -42,7 +45,7 @@ pub(crate) async fn serve(admin: Arc<Admin>, socket: TcpListener) {
     .await;
 }
 
-async fn connected(admin: &Admin, connection: TcpStream) -> Result<(), hyper::Error> {
+async fn connected(admin: &Arc<Admin>, connection: TcpStream) -> Result<(), hyper::Error> {
     let local = connection.local_addr().ok().map(|local| local.ip());
     hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
@@ -57,14 +60,16 @@ async fn connected(admin: &Admin, connection: TcpStream) -> Result<(), hyper::Er
         .await
 }
 
-async fn answer(admin: &Admin, request: &Request<Incoming>, local: Option<IpAddr>) -> Answer {
+async fn answer(admin: &Arc<Admin>, request: &Request<Incoming>, local: Option<IpAddr>) -> Answer {
     match (request.method(), request.uri().path()) {
         (&Method::GET, "/ready") => admin.ready(false),
         (&Method::GET, "/live") => admin.live(),
         (&Method::GET, "/started") => started(admin),
         (&Method::GET, "/end") => {
             let limit = admin.bootstrap.drain;
-            match tokio::time::timeout(limit, admin.workers.end_inbound(LINGER.min(limit))).await {
+            let ended = tokio::time::timeout(limit, admin.workers.end_inbound(LINGER.min(limit))).await;
+            tokio::spawn(stay(Arc::clone(admin)));
+            match ended {
                 Ok(()) => text(StatusCode::OK, "ended\n"),
                 Err(_) => text(StatusCode::OK, format!("callers are left after {limit:?}\n")),
             }
@@ -74,6 +79,15 @@ async fn answer(admin: &Admin, request: &Request<Incoming>, local: Option<IpAddr
             None => text(StatusCode::NOT_FOUND, format!("no {path} here\n")),
         },
         (method, _) => text(StatusCode::METHOD_NOT_ALLOWED, format!("{method} is not for this port\n")),
+    }
+}
+
+/// The hook is called for a container that its probe has ended, too: then another takes its place in the same pod, and
+/// this process goes on.
+async fn stay(admin: Arc<Admin>) {
+    tokio::time::sleep(STAY).await;
+    if *admin.phase.borrow() == Phase::Serving {
+        admin.workers.stay_inbound().await;
     }
 }
 

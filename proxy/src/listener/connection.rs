@@ -299,7 +299,7 @@ async fn parked(conn: &ConnState, io: &Io, idle: Duration) -> bool {
         if readable.as_mut().poll(cx).is_ready() {
             return Poll::Ready(true);
         }
-        if !drains && conn.poll_phase(Phase::Draining, cx).is_ready() {
+        if !drains && conn.poll_phase(Phase::Leaving, cx).is_ready() {
             drains = true;
             let last = Instant::now() + LAST_CALL;
             if last < sleep.deadline() {
@@ -459,7 +459,7 @@ impl<'a> Clock<'a> {
             return None;
         }
         if conn.started.get() == self.first {
-            if self.silent && conn.listener.phase() >= Phase::Draining {
+            if self.silent && conn.listener.phase() >= Phase::Leaving {
                 return Some(End::Idle);
             }
             return (now >= self.headers_by).then_some(End::SlowHeaders);

@@ -21,6 +21,8 @@ pub struct Dialer {
     mark: Option<u32>,
     /// Where connections come by interception: those that are this process's own.
     own: Option<Arc<OwnConnections>>,
+    /// Endpoints that are this machine itself, or link-local, are not for who writes routes.
+    refuses_local: bool,
 }
 
 impl Dialer {
@@ -33,7 +35,13 @@ impl Dialer {
             // Once at the start rather than at each connection.
             Socket::new(Domain::IPV4, Type::STREAM, None)?.set_mark(mark)?;
         }
-        Ok(Dialer { mark, own: intercepted.then(Arc::default) })
+        Ok(Dialer { mark, own: intercepted.then(Arc::default), refuses_local: false })
+    }
+
+    /// The same, but no connection goes to this machine itself or to link-local addresses, where admin ports and the
+    /// cloud's metadata are.
+    pub fn refusing_local(self) -> Dialer {
+        Dialer { refuses_local: true, ..self }
     }
 
     /// Whether a connection from `client` that was going to `destination` is one that was made here.
@@ -47,6 +55,9 @@ impl Dialer {
         source: Option<IpAddr>,
         keepalive: Option<Keepalive>,
     ) -> Result<TcpStream, Error> {
+        if self.refuses_local && is_local(address.ip()) {
+            return Err(Error::LocalEndpoint);
+        }
         let connected = match (self.mark, source) {
             (None, None) => TcpStream::connect(address).await,
             (mark, source) => connect_as(address, mark, source).await,
@@ -61,6 +72,13 @@ impl Dialer {
             keepalive.set(&stream);
         }
         Ok(stream)
+    }
+}
+
+fn is_local(address: IpAddr) -> bool {
+    match address.to_canonical() {
+        IpAddr::V4(v4) => v4.is_loopback() || v4.is_unspecified() || v4.is_link_local(),
+        IpAddr::V6(v6) => v6.is_loopback() || v6.is_unspecified() || v6.is_unicast_link_local(),
     }
 }
 
@@ -155,5 +173,22 @@ mod tests {
         assert_eq!(own.all().len(), MOST);
         own.note(at(2), at(2), now + REMEMBERED);
         assert_eq!(own.all().len(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_gateways_endpoints_are_elsewhere() {
+        let dialer = Dialer::default().refusing_local();
+        for local in [
+            "127.0.0.1:1",
+            "[::1]:1",
+            "0.0.0.0:1",
+            "[::ffff:127.0.0.9]:1",
+            "169.254.169.254:80",
+            "[fe80::1]:1",
+        ] {
+            let refused = dialer.tcp(local.parse().unwrap(), None, None).await;
+            assert_eq!(refused.unwrap_err(), Error::LocalEndpoint, "{local}");
+        }
+        assert!(!is_local("10.0.0.1".parse().unwrap()) && !is_local("fd00::1".parse().unwrap()));
     }
 }
