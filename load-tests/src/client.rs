@@ -3,15 +3,17 @@
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
-use rustls::client::Resumption;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{ClientSessionStore, Resumption, Tls12ClientSessionValue, Tls13ClientSessionValue};
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, SignatureScheme, StreamOwned};
+use rustls::{
+    ClientConfig, ClientConnection, DigitallySignedStruct, NamedGroup, SignatureScheme, StreamOwned,
+};
 
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 /// Longer heads are nobody's.
@@ -79,7 +81,7 @@ impl Exchange<'_> {
 }
 
 /// What the peers share: TLS 1.3 and X25519. Some of them know no hybrid key exchange.
-pub(crate) fn config(resume: bool) -> anyhow::Result<Arc<ClientConfig>> {
+pub(crate) fn config(tickets: Option<&Arc<Tickets>>) -> anyhow::Result<Arc<ClientConfig>> {
     let provider = rustls::crypto::CryptoProvider {
         kx_groups: vec![aws_lc_rs::kx_group::X25519],
         ..aws_lc_rs::default_provider()
@@ -89,8 +91,49 @@ pub(crate) fn config(resume: bool) -> anyhow::Result<Arc<ClientConfig>> {
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(Anyone))
         .with_no_client_auth();
-    config.resumption = if resume { Resumption::in_memory_sessions(64) } else { Resumption::disabled() };
+    config.resumption = match tickets {
+        Some(tickets) => Resumption::store(Arc::clone(tickets) as Arc<dyn ClientSessionStore>),
+        None => Resumption::disabled(),
+    };
     Ok(Arc::new(config))
+}
+
+/// The tickets of the one server that is spoken with; each is good for one connection.
+#[derive(Debug, Default)]
+pub(crate) struct Tickets(Mutex<Vec<Tls13ClientSessionValue>>);
+
+impl Tickets {
+    fn kept(&self) -> MutexGuard<'_, Vec<Tls13ClientSessionValue>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.kept().len()
+    }
+}
+
+impl ClientSessionStore for Tickets {
+    fn set_kx_hint(&self, _: ServerName<'static>, _: NamedGroup) {}
+
+    fn kx_hint(&self, _: &ServerName<'_>) -> Option<NamedGroup> {
+        None
+    }
+
+    fn set_tls12_session(&self, _: ServerName<'static>, _: Tls12ClientSessionValue) {}
+
+    fn tls12_session(&self, _: &ServerName<'_>) -> Option<Tls12ClientSessionValue> {
+        None
+    }
+
+    fn remove_tls12_session(&self, _: &ServerName<'static>) {}
+
+    fn insert_tls13_ticket(&self, _: ServerName<'static>, ticket: Tls13ClientSessionValue) {
+        self.kept().push(ticket);
+    }
+
+    fn take_tls13_ticket(&self, _: &ServerName<'static>) -> Option<Tls13ClientSessionValue> {
+        self.kept().pop()
+    }
 }
 
 /// Takes whatever certificate there is.

@@ -22,6 +22,9 @@ pub(crate) use self::ours::serve as ours;
 pub(crate) use self::shown::shown;
 pub(crate) use self::spring::{spring, spring_cloud_gateway, zuul};
 
+/// Connections to the upstream that a peer may keep, where it has a limit: more than any load needs.
+pub(crate) const POOL: usize = 2_048;
+
 /// What passes through.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Front {

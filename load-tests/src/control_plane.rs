@@ -132,30 +132,39 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let chosen = |point: &&Point| arguments.only.as_ref().is_none_or(|only| point.phase().contains(only));
     let earlier = arguments.against.as_deref().map(Results::read).transpose()?;
     let mut results = Results::begin(&[], arguments.quick);
+    let mut failed = Vec::new();
     results.about("go-control-plane", String::from(GO_CONTROL_PLANE));
     for point in points.iter().filter(chosen) {
         println!("{}", point.title());
-        let table = runtime.block_on(measure(arguments, *point)).with_context(|| point.phase())?;
-        println!("{}", table.markdown());
-        results.tables.push(table);
+        match runtime.block_on(measure(arguments, *point)) {
+            Ok(table) => {
+                println!("{}", table.markdown());
+                results.tables.push(table);
+            }
+            Err(error) => {
+                eprintln!("{}: {error:#}", point.phase());
+                failed.push(point.phase());
+            }
+        }
     }
     if let Some(earlier) = &earlier {
-        println!("{}", results.compare(earlier));
+        println!("{}", results.compare(earlier)?);
     }
     let quick = arguments.quick;
     let json = arguments.artifacts.join(if quick { "quick.json" } else { "results.json" });
-    results.keep_of(&json);
+    results.keep_of(&json)?;
     results.write_json(&json)?;
     if let Some(copy) = &arguments.json {
         results.write_json(copy)?;
     }
-    // The book shows full runs only.
-    let page = match quick {
+    // The book shows full runs only, and not those without the peer.
+    let page = match quick || arguments.alone {
         true => arguments.artifacts.join("benchmarks.md"),
         false => PathBuf::from("docs/benchmarks.md"),
     };
     results.write_page(&page)?;
     println!("{}, from {}", page.display(), json.display());
+    anyhow::ensure!(failed.is_empty(), "failed: {}", failed.join(", "));
     Ok(())
 }
 

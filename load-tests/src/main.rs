@@ -15,6 +15,7 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 use clap::Parser;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::time::Instant;
 
 use crate::peer::{Bench, Name};
@@ -61,6 +62,13 @@ struct Arguments {
     artifacts: PathBuf,
 }
 
+/// As many open files as there may be: ten thousand idle connections have one each.
+fn raise_limits() -> anyhow::Result<()> {
+    let limits = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: limits.maximum, maximum: limits.maximum })?;
+    Ok(())
+}
+
 fn main() -> anyhow::Result<()> {
     // Another benchmark, with arguments of its own.
     let mut words = std::env::args_os().skip(1).peekable();
@@ -78,6 +86,9 @@ fn main() -> anyhow::Result<()> {
         };
     }
     let arguments = Arguments::parse();
+    raise_limits()?;
+    // Before there are threads.
+    let last = peer::leave_one()?;
     std::fs::create_dir_all(&arguments.artifacts)
         .with_context(|| format!("cannot make {}", arguments.artifacts.display()))?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
@@ -91,6 +102,7 @@ fn main() -> anyhow::Result<()> {
         spring: arguments.spring,
         runtime: runtime.handle().clone(),
         quick: arguments.quick,
+        last,
     };
     let mut peers = vec![Name::Pontoon];
     // A JVM takes longer to start and to warm than a short run has.
@@ -126,15 +138,15 @@ fn main() -> anyhow::Result<()> {
     }
     let json = arguments.artifacts.join(if arguments.quick { "quick.json" } else { "results.json" });
     if let Some(earlier) = &earlier {
-        println!("{}", results.compare(earlier));
+        println!("{}", results.compare(earlier)?);
     }
-    results.keep_of(&json);
+    results.keep_of(&json)?;
     results.write_json(&json)?;
     if let Some(copy) = &arguments.json {
         results.write_json(copy)?;
     }
-    // The book shows full runs only.
-    let page = match arguments.quick {
+    // The book shows full runs only, and not those of a few peers.
+    let page = match arguments.quick || !arguments.peers.is_empty() {
         true => arguments.artifacts.join("benchmarks.md"),
         false => PathBuf::from("docs/benchmarks.md"),
     };

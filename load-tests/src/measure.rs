@@ -59,10 +59,13 @@ impl Load {
     }
 }
 
+/// Of each request of a load: what callers that trace send (W3C Trace Context).
+pub(crate) const TRACE_HEADER: &str = "traceparent: 00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+
 /// A closed loop over keep-alive connections, of what the script says, or of plain GETs.
 pub(crate) fn wrk(url: &str, script: Option<&Path>, connections: u32, seconds: u32) -> anyhow::Result<Load> {
     let output = Command::new("wrk")
-        .args(["-t1", &format!("-c{connections}"), &format!("-d{seconds}s")])
+        .args(["-t1", &format!("-c{connections}"), &format!("-d{seconds}s"), "-H", TRACE_HEADER])
         .args(script.iter().flat_map(|file| [OsStr::new("-s"), file.as_os_str()]))
         .arg(url)
         .output()

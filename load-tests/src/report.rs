@@ -67,6 +67,10 @@ fn is_rate(figure: &str) -> bool {
     figure.contains("/s")
 }
 
+fn is_memory(figure: &str) -> bool {
+    figure.contains("MiB") || figure.contains("KiB")
+}
+
 fn is_of_the_load(figure: &str) -> bool {
     OF_THE_LOAD.iter().any(|word| figure.starts_with(word))
 }
@@ -121,13 +125,18 @@ impl Table {
     /// How many times the best peer's median of this figure a row has; none where either is nothing or less, as what
     /// is added to a floor may be.
     fn ratio(&self, row: &Row, figure: &str) -> String {
+        let both = row.median(figure).filter(|own| *own > 0.0).zip(self.best(figure));
+        both.map_or_else(|| "-".into(), |(own, best)| format!("{:.2}", own / best))
+    }
+
+    /// The best peer's median of a figure, where it is something.
+    fn best(&self, figure: &str) -> Option<f64> {
         let of_peers = self.compared().skip(1).filter_map(|row| row.median(figure));
         let best = match is_rate(figure) {
             true => of_peers.max_by(f64::total_cmp),
             false => of_peers.min_by(f64::total_cmp),
         };
-        let both = row.median(figure).zip(best).filter(|(own, best)| *own > 0.0 && *best > 0.0);
-        both.map_or_else(|| "-".into(), |(own, best)| format!("{:.2}", own / best))
+        best.filter(|best| *best > 0.0)
     }
 
     /// We and the peers, without the floor.
@@ -193,10 +202,17 @@ impl Results {
     }
 
     /// Phases that this run left out keep the figures of the last run that had them, if it was of the same kind.
-    pub(crate) fn keep_of(&mut self, earlier: &Path) {
-        let earlier = std::fs::read(earlier).ok();
-        let earlier = earlier.and_then(|text| serde_json::from_slice::<Results>(&text).ok());
-        let Some(earlier) = earlier.filter(|earlier| earlier.quick == self.quick) else { return };
+    ///
+    /// # Errors
+    /// When there are results that cannot be read.
+    pub(crate) fn keep_of(&mut self, earlier: &Path) -> anyhow::Result<()> {
+        if !earlier.exists() {
+            return Ok(());
+        }
+        let earlier = Results::read(earlier)?;
+        if earlier.quick != self.quick {
+            return Ok(());
+        }
         for table in earlier.tables {
             if !self.tables.iter().any(|own| own.phase == table.phase) {
                 self.tables.push(table);
@@ -209,6 +225,7 @@ impl Results {
         for (name, value) in earlier.machine {
             self.about(&name, value);
         }
+        Ok(())
     }
 
     /// A line about machine or peers, if there is none of that name.
@@ -225,17 +242,30 @@ impl Results {
     }
 
     /// Our own figures that are worse than in the earlier run, so that not even the best round of now comes up to the
-    /// worst one of then.
-    pub(crate) fn compare(&self, earlier: &Results) -> String {
+    /// worst one of then. Where peers have the figure, it is the ratio to the best of them that counts: the machine may
+    /// be another, or be busy. Of memory it is the figure itself.
+    ///
+    /// # Errors
+    /// When one of the runs was quick and the other was not.
+    pub(crate) fn compare(&self, earlier: &Results) -> anyhow::Result<String> {
+        let kind = |quick: bool| if quick { "a quick run" } else { "a full run" };
+        anyhow::ensure!(
+            self.quick == earlier.quick,
+            "this is {}, and the earlier one was {}",
+            kind(self.quick),
+            kind(earlier.quick)
+        );
         let mut out = String::new();
         for table in &self.tables {
-            let then = earlier.tables.iter().find(|then| then.phase == table.phase);
-            let Some((row, then)) = table.rows.first().zip(then.and_then(|then| then.rows.first())) else {
-                continue;
-            };
+            let Some(before) = earlier.tables.iter().find(|then| then.phase == table.phase) else { continue };
+            let Some((row, then)) = table.rows.first().zip(before.rows.first()) else { continue };
             for (figure, now) in &row.figures {
                 let Some((_, then)) = then.figures.iter().find(|(name, _)| name == figure) else { continue };
-                if is_worse(figure, now, then)
+                let best = table.best(figure).zip(before.best(figure)).filter(|_| !is_memory(figure));
+                let (by, of) = best.unwrap_or((1.0, 1.0));
+                let over =
+                    |values: &[f64], best: f64| values.iter().map(|value| value / best).collect::<Vec<_>>();
+                if is_worse(figure, &over(now, by), &over(then, of))
                     && let Some((now, then)) = median(now).zip(median(then))
                 {
                     let _ = writeln!(
@@ -249,10 +279,9 @@ impl Results {
             }
         }
         if out.is_empty() {
-            String::from("nothing is worse than before by more than the spread")
-        } else {
-            out
+            out.push_str("nothing is worse than before by more than the spread");
         }
+        Ok(out)
     }
 
     pub(crate) fn write_json(&self, path: &Path) -> anyhow::Result<()> {

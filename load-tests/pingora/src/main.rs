@@ -35,6 +35,8 @@ impl ProxyHttp for Http {
         let mut peer = HttpPeer::new(self.upstream.as_str(), false, String::new());
         if self.http2 {
             peer.options.set_http_version(2, 2);
+            // One by default: a connection for each stream.
+            peer.options.max_h2_streams = 100;
         }
         Ok(Box::new(peer))
     }
@@ -79,7 +81,7 @@ fn main() -> anyhow::Result<()> {
     let routes: usize = routes.parse().context("ROUTES must be a number")?;
     let configuration = ServerConf {
         threads: 1,
-        upstream_keepalive_pool_size: 256,
+        upstream_keepalive_pool_size: 2_048,
         grace_period_seconds: Some(0),
         graceful_shutdown_timeout_seconds: Some(0),
         ..ServerConf::default()

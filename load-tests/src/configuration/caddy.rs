@@ -1,6 +1,6 @@
 //! Caddy as a peer. It passes no bytes without a plugin.
 
-use super::{Front, Scenario, routes};
+use super::{Front, POOL, Scenario, routes};
 
 pub(crate) fn proxy(scenario: &Scenario, port: u16, upstream: u16) -> String {
     let (scheme, to) = match scenario.front {
@@ -16,6 +16,9 @@ pub(crate) fn proxy(scenario: &Scenario, port: u16, upstream: u16) -> String {
             "  handle /route-{i}/* {{
     reverse_proxy {to} {{
       header_up X-Request-Id {{http.request.uuid}}
+      transport http {{
+        keepalive_idle_conns_per_host {POOL}
+      }}
     }}
   }}"
         )

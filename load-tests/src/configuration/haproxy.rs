@@ -20,7 +20,7 @@ pub(crate) fn changing(
     let [stays, moves] = upstreams;
     // The text ends with the servers, and a second global section adds to the first.
     format!(
-        "{}  server two 127.0.0.1:{moves} pool-max-conn 256\nglobal\n  stats socket {} level admin\n",
+        "{}  server two 127.0.0.1:{moves}\nglobal\n  stats socket {} level admin\n",
         proxy(folder, scenario, port, stays),
         socket.display()
     )
@@ -42,7 +42,7 @@ pub(crate) fn proxy(folder: &Path, scenario: &Scenario, port: u16, upstream: u16
             folder.display()
         ),
     };
-    let (reuse, pool) = if mode == "http" { ("  http-reuse always", " pool-max-conn 256") } else { ("", "") };
+    let options = if mode == "http" { "  http-reuse always" } else { "  option splice-auto" };
     format!(
         "global
   nbthread 1
@@ -56,12 +56,12 @@ defaults
   timeout client 300s
   timeout server 300s
   timeout http-keep-alive 300s
-{reuse}
+{options}
 frontend front
   bind 127.0.0.1:{port}{front}{tls}
 {rules}
 backend upstream
-  server one 127.0.0.1:{upstream}{back}{pool}
+  server one 127.0.0.1:{upstream}{back}
 "
     )
 }

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
-use super::{Front, Scenario, routes};
+use super::{Front, POOL, Scenario, routes};
 
 /// Debian builds what passes bytes as a module.
 const STREAM_MODULE: &str = "/usr/lib/nginx/modules/ngx_stream_module.so";
@@ -73,7 +73,7 @@ pub(crate) fn proxy(folder: &Path, scenario: &Scenario, port: u16, upstream: u16
     let _ = writeln!(
         text,
         "http {{ access_log off; {paths} {keep} client_max_body_size 0; http2_max_concurrent_streams 256;
-           upstream upstream {{ server 127.0.0.1:{upstream}; keepalive 256; keepalive_requests 1000000000; }}
+           upstream upstream {{ server 127.0.0.1:{upstream}; keepalive {POOL}; keepalive_requests 1000000000; }}
            server {{ listen 127.0.0.1:{port}{listen}; {tls} {locations} }} }}",
         paths = paths(folder),
         keep = KEEP_ALIVE,
@@ -82,9 +82,9 @@ pub(crate) fn proxy(folder: &Path, scenario: &Scenario, port: u16, upstream: u16
 }
 
 const KEEP_ALIVE: &str = "keepalive_requests 1000000000; keepalive_timeout 600s;";
-/// Requests are passed on as they come, as all others do it.
+/// Requests and answers are passed on as they come, as all others do it, and not by way of files.
 const HTTP_PASS: &str = "proxy_pass http://upstream; proxy_http_version 1.1; proxy_set_header Connection ''; \
-                         proxy_request_buffering off;";
+                         proxy_request_buffering off; proxy_max_temp_file_size 0;";
 
 /// Where nginx puts what it never needs here.
 fn paths(folder: &Path) -> String {

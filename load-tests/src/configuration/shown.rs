@@ -16,7 +16,8 @@ pub(crate) fn shown(name: Name) -> String {
     let (notes, text) = match name {
         Name::Pontoon => (
             "`--workers 1`. A listener, a route configuration with prefix routes and a cluster with its endpoint \
-             come by xDS (`load-tests/src/configuration/ours.rs`); metrics and trace headers are on, as they always are.",
+             come by xDS (`load-tests/src/configuration/ours.rs`); metrics are on, as they always are. Trace headers are passed on, and a request \
+             id is made where there is none.",
             String::new(),
         ),
         Name::Haproxy => (
@@ -37,7 +38,7 @@ pub(crate) fn shown(name: Name) -> String {
             super::envoy(&scenario, PORT, UPSTREAM),
         ),
         Name::Pingora => (
-            "`ServerConf { threads: 1, upstream_keepalive_pool_size: 256, .. }`; the program is `load-tests/pingora`. A \
+            "`ServerConf { threads: 1, upstream_keepalive_pool_size: 2_048, .. }`; the program is `load-tests/pingora`. HTTP/2: 100 streams a connection to the upstream. A \
              route is found by comparing one after the other: Pingora leaves routing to its user.",
             String::new(),
         ),
@@ -51,7 +52,7 @@ pub(crate) fn shown(name: Name) -> String {
              one thread's. The JVM takes itself to have one processor and 1 GiB of heap. Before the \
              first round it is loaded in rounds of 5 s until it has served 30,000 requests and a request costs hardly less than \
              in the round before. No request id is set. It is left out where a phase is not about \
-             HTTP/1.1 from end to end.",
+             HTTP/1.1 from end to end, and where it would have to be warmed for many loads.",
             super::spring_cloud_gateway(&scenario, UPSTREAM),
         ),
         Name::Zuul => (

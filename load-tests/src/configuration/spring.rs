@@ -6,7 +6,7 @@ use std::process::Command;
 
 use pontoon_e2e::spring::{Generation, java};
 
-use super::{Scenario, routes};
+use super::{POOL, Scenario, routes};
 use crate::peer::Name;
 
 /// The JVM takes itself to have one processor, as in a container of one: one collector thread and one compiler beside
@@ -45,7 +45,7 @@ zuul:
   # Else each answer is chunked.
   set-content-length: true
   # 20 by default, as for a route that is not in the registry.
-  host: {{max-total-connections: 256, max-per-route-connections: 256}}
+  host: {{max-total-connections: {POOL}, max-per-route-connections: {POOL}}}
   routes:
 {routes}"
     )

@@ -7,8 +7,8 @@ use anyhow::Context as _;
 
 use crate::configuration::{Front, Scenario};
 use crate::grpc;
-use crate::measure::{Load, cpu_time};
-use crate::peer::{Bench, Name};
+use crate::measure::{Load, TRACE_HEADER, cpu_time};
+use crate::peer::{Bench, Name, turns};
 use crate::report::Table;
 
 /// What is asked for.
@@ -16,6 +16,13 @@ pub(super) struct Kind {
     pub(super) phase: &'static str,
     pub(super) title: &'static str,
     is_grpc: bool,
+}
+
+impl Kind {
+    /// Of each answer; an error that says 200 has fewer.
+    fn answer_bytes(&self) -> u64 {
+        if self.is_grpc { grpc::message().len() as u64 } else { 1_024 }
+    }
 }
 
 pub(super) const PLAIN: Kind = Kind {
@@ -37,7 +44,7 @@ const CONNECTIONS: [(u32, &str, &str); 2] = [
 ];
 
 pub(super) fn run(bench: &Bench, peers: &[Name], kind: &Kind) -> anyhow::Result<Table> {
-    let (rounds, seconds) = if bench.quick { (2, 2) } else { (5, 6) };
+    let (rounds, seconds) = if bench.quick { (2, 2) } else { (3, 6) };
     let upstream =
         if kind.is_grpc { bench.own_upstream(grpc::SERVICE)? } else { bench.upstream(Front::H2c)? };
     let scenario = Scenario::of(Front::H2c);
@@ -49,7 +56,8 @@ pub(super) fn run(bench: &Bench, peers: &[Name], kind: &Kind) -> anyhow::Result<
     }
     let mut running = bench.proxies(peers, &scenario, upstream.port)?;
     for round in 0..rounds {
-        for (row, proxy) in &mut running {
+        for at in turns(round, running.len()) {
+            let (row, proxy) = &mut running[at];
             let path = scenario.path();
             let url = format!("http://127.0.0.1:{}{path}", proxy.port);
             if round == 0 {
@@ -64,7 +72,7 @@ pub(super) fn run(bench: &Bench, peers: &[Name], kind: &Kind) -> anyhow::Result<
             }
             for (connections, cost, rate) in CONNECTIONS {
                 let before = cpu_time(proxy.pid())?;
-                let load = h2load(&url, &request, connections, seconds)?;
+                let load = h2load(&url, &request, connections, seconds)?.whole(kind.answer_bytes());
                 let used = cpu_time(proxy.pid())?.saturating_sub(before);
                 if !load.counts(&row.peer, cost)? {
                     continue;
@@ -82,9 +90,27 @@ pub(super) fn run(bench: &Bench, peers: &[Name], kind: &Kind) -> anyhow::Result<
     })
 }
 
-fn h2load(url: &str, request: &[String], connections: u32, seconds: u32) -> anyhow::Result<Load> {
+/// What h2load saw.
+#[derive(Debug, PartialEq)]
+struct Seen {
+    load: Load,
+    /// Of bodies.
+    data_bytes: u64,
+}
+
+impl Seen {
+    /// With an error for each answer that is not whole, as a gRPC error is, which says 200.
+    fn whole(self, answer_bytes: u64) -> Load {
+        let whole = self.data_bytes / answer_bytes.max(1);
+        let short = self.load.requests.saturating_sub(whole);
+        Load { errors: self.load.errors + short, ..self.load }
+    }
+}
+
+fn h2load(url: &str, request: &[String], connections: u32, seconds: u32) -> anyhow::Result<Seen> {
     let output = Command::new("h2load")
         .args(["-t1", &format!("-c{connections}"), "-m", STREAMS, "-D", &seconds.to_string()])
+        .args(["-H", TRACE_HEADER])
         .args(request)
         .arg(url)
         .output()
@@ -92,8 +118,9 @@ fn h2load(url: &str, request: &[String], connections: u32, seconds: u32) -> anyh
     parse(&String::from_utf8_lossy(&output.stdout))
 }
 
-/// `finished in 3.00s, 13200.33 req/s, ...` and `requests: 100 total, ..., 99 succeeded, 1 failed, 0 errored, 0 timeout`.
-fn parse(text: &str) -> anyhow::Result<Load> {
+/// `finished in 3.00s, 13200.33 req/s, ...`, `requests: 100 total, ..., 99 succeeded, 1 failed, 0 errored, 0 timeout` and
+/// `traffic: 1.21MB (1268780) total, 20.00KB (20480) headers (space savings 90.0%), 1.00MB (1048576) data`.
+fn parse(text: &str) -> anyhow::Result<Seen> {
     let line = |mark: &str| {
         let line = text.lines().find(|line| line.starts_with(mark));
         line.with_context(|| format!("h2load says nothing useful:\n{text}"))
@@ -104,11 +131,13 @@ fn parse(text: &str) -> anyhow::Result<Load> {
     };
     let requests = line("requests:")?;
     let errors: f64 = ["failed", "errored", "timeout"].iter().map(|unit| number(requests, unit)).sum();
-    Ok(Load {
+    let data = line("traffic:")?.rsplit(',').next().and_then(|part| part.split(['(', ')']).nth(1));
+    let load = Load {
         requests: number(line("status codes:")?, "2xx") as u64,
         errors: errors as u64,
         per_second: number(line("finished in")?, "req/s"),
-    })
+    };
+    Ok(Seen { load, data_bytes: data.and_then(|bytes| bytes.parse().ok()).unwrap_or(0) })
 }
 
 #[cfg(test)]
@@ -119,8 +148,12 @@ mod tests {
     fn what_h2load_prints_is_read() {
         let text = "finished in 3.00s, 13200.33 req/s, 13.21MB/s\n\
                     requests: 39700 total, 39800 started, 39700 done, 39601 succeeded, 1 failed, 2 errored, 3 timeout\n\
-                    status codes: 39601 2xx, 0 3xx, 0 4xx, 0 5xx\n";
-        let expected = Load { requests: 39_601, errors: 6, per_second: 13_200.33 };
-        assert_eq!(parse(text).unwrap(), expected);
+                    status codes: 39601 2xx, 0 3xx, 0 4xx, 0 5xx\n\
+                    traffic: 39.56MB (41478136) total, 826.02KB (845852) headers (space savings 92.30%), 38.67MB (40550400) data\n";
+        let load = Load { requests: 39_601, errors: 6, per_second: 13_200.33 };
+        let seen = parse(text).unwrap();
+        assert_eq!(seen, Seen { load, data_bytes: 40_550_400 });
+        // One answer of 1 KiB was none.
+        assert_eq!(seen.whole(1_024), Load { errors: 7, ..load });
     }
 }

@@ -9,7 +9,7 @@ use anyhow::Context as _;
 use crate::client::Exchange;
 use crate::configuration::{Front, Scenario};
 use crate::measure::{cpu_time, wrk};
-use crate::peer::{Bench, Name, Running, warm};
+use crate::peer::{Bench, Name, Running, turns, warm};
 use crate::report::{Row, Table};
 use crate::sink;
 
@@ -106,7 +106,7 @@ impl Chain {
 }
 
 pub(super) fn run(bench: &Bench, peers: &[Name], series: &Series) -> anyhow::Result<Table> {
-    let (rounds, seconds) = if bench.quick { (3, 2) } else { (5, 4) };
+    let (rounds, seconds) = if bench.quick { (3, 2) } else { (3, 4) };
     // The first is what is compared; the rest is for a full run.
     let loads = if bench.quick { &series.loads[..1] } else { series.loads };
     let upstream = bench.upstream(Front::Http)?;
@@ -128,7 +128,8 @@ pub(super) fn run(bench: &Bench, peers: &[Name], series: &Series) -> anyhow::Res
         let script = script.transpose()?;
         let path = scenario.path_to(load.body);
         for round in 0..rounds {
-            for (chain, row) in chains.iter().zip(&mut rows) {
+            for at in turns(round, chains.len()) {
+                let (chain, row) = (&chains[at], &mut rows[at]);
                 let port = chain.proxies[0].port;
                 let url = format!("http://127.0.0.1:{port}{path}");
                 if round == 0 {

@@ -10,8 +10,8 @@ use anyhow::{Context as _, bail};
 use tokio::time::Instant;
 
 use crate::configuration::{Front, Scenario};
-use crate::measure::{cpu_time, wrk};
-use crate::peer::{Bench, Name, pause, warm};
+use crate::measure::{TRACE_HEADER, cpu_time, wrk};
+use crate::peer::{Bench, Name, pause, turns, warm};
 use crate::report::{Row, Table};
 
 /// A rate, and its table.
@@ -48,7 +48,7 @@ const QUANTILES: [(f64, &str, &str); 3] =
 const TIMEOUT: Duration = Duration::from_secs(10);
 
 pub(super) fn run(bench: &Bench, peers: &[Name], rate: &Rate) -> anyhow::Result<Table> {
-    let (rounds, seconds) = if bench.quick { (3, 2) } else { (5, 6) };
+    let (rounds, seconds) = if bench.quick { (3, 2) } else { (3, 6) };
     let length = Duration::from_secs(seconds);
     let upstream = bench.upstream(Front::Http)?;
     let scenario = Scenario::of(Front::Http);
@@ -59,29 +59,38 @@ pub(super) fn run(bench: &Bench, peers: &[Name], rate: &Rate) -> anyhow::Result<
         warm(*name, || cpu_time(proxy.pid()), |seconds| wrk(&url, None, CONNECTIONS, seconds))?;
     }
     let mut direct = Row::new("no proxy");
-    for _ in 0..rounds {
-        let floor = rate.load(upstream.port, &path, length)?.all_answered()?;
-        for (quantile, figure, _) in QUANTILES {
-            direct.push(figure, floor.at(quantile));
-        }
-        for (name, (row, proxy)) in peers.iter().zip(&mut running) {
-            let before = cpu_time(proxy.pid())?;
+    // A floor before and after each round: what the machine does meanwhile is in both.
+    let floor = || rate.load(upstream.port, &path, length)?.all_answered();
+    let mut before = floor()?;
+    for round in 0..rounds {
+        let mut seen_by: Vec<(usize, Seen)> = Vec::new();
+        for at in turns(round, running.len()) {
+            let (name, (row, proxy)) = (peers[at], &mut running[at]);
+            let start = cpu_time(proxy.pid())?;
             let seen = rate.load(proxy.port, &path, length).and_then(Seen::all_answered);
-            let used = cpu_time(proxy.pid())?.saturating_sub(before);
+            let used = cpu_time(proxy.pid())?.saturating_sub(start);
             let seen = match seen {
                 // A peer that fails now and then is measured by its other rounds; we are not to fail.
-                Err(error) if *name != Name::Pontoon => {
+                Err(error) if name != Name::Pontoon => {
                     eprintln!("{}: {error:#}; the round does not count", row.peer);
                     continue;
                 }
                 seen => seen.with_context(|| format!("through {}", row.peer))?,
             };
-            for (quantile, figure, added) in QUANTILES {
-                row.push(added, seen.at(quantile) - floor.at(quantile));
+            row.push("CPU µs/request", used.as_secs_f64() * 1e6 / seen.latencies.len() as f64);
+            seen_by.push((at, seen));
+        }
+        let after = floor()?;
+        for (quantile, figure, added) in QUANTILES {
+            let floor = f64::midpoint(before.at(quantile), after.at(quantile));
+            direct.push(figure, floor);
+            for (at, seen) in &seen_by {
+                let (row, _) = &mut running[*at];
+                row.push(added, seen.at(quantile) - floor);
                 row.push(figure, seen.at(quantile));
             }
-            row.push("CPU µs/request", used.as_secs_f64() * 1e6 / seen.latencies.len() as f64);
         }
+        before = after;
     }
     let mut rows: Vec<Row> = running.into_iter().map(|(row, _)| row).collect();
     rows.push(direct);
@@ -129,7 +138,7 @@ pub(super) const MARK: char = 'y';
 impl Rate {
     /// So many requests at their times, failed ones among them.
     pub(super) fn load(&self, port: u16, path: &str, length: Duration) -> anyhow::Result<Seen> {
-        let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n{TRACE_HEADER}\r\n\r\n");
         let each = Duration::from_secs(1) * CONNECTIONS / self.per_second;
         let begin = Instant::now() + Duration::from_millis(100);
         let mut all = std::thread::scope(|scope| {

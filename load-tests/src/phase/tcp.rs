@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use crate::configuration::{Front, Scenario};
 use crate::measure::cpu_time;
-use crate::peer::{Bench, Name};
+use crate::peer::{Bench, Name, turns};
 use crate::report::Table;
 
 pub(super) const TITLE: &str = "TCP: bytes through (four connections, one worker)";
@@ -26,12 +26,13 @@ const COST: &str = "CPU s/GiB";
 const CHUNK: usize = 256 * 1024;
 
 pub(super) fn run(bench: &Bench, peers: &[Name]) -> anyhow::Result<Table> {
-    let (rounds, seconds) = if bench.quick { (3, 1) } else { (7, 5) };
+    let (rounds, seconds) = if bench.quick { (3, 1) } else { (5, 5) };
     let sink = Sink::start()?;
     let scenario = Scenario::of(Front::Tcp);
     let mut running = bench.proxies(peers, &scenario, sink.port)?;
-    for _ in 0..rounds {
-        for (row, proxy) in &mut running {
+    for round in 0..rounds {
+        for at in turns(round, running.len()) {
+            let (row, proxy) = &mut running[at];
             let (start, before) = (Instant::now(), cpu_time(proxy.pid())?);
             let bytes = load(&sink, proxy.port, Duration::from_secs(seconds))
                 .with_context(|| format!("through {}", row.peer))?;

@@ -30,12 +30,13 @@ impl Results {
             "Written by `cargo xtask bench`, which installs the peers, runs all of them on loopback in one run, ",
             "loads them in turn, round after round, and shows medians with the lowest and highest round. Read the ",
             "ratios: absolute figures belong to the machine and the moment. The load generator and the upstream ",
-            "share the machine with the proxy, so requests/s is what all three together reach; CPU time per request ",
-            "is the proxy's own. A phase that was left out of a run keeps its figures of the run before.\n\n",
+            "share the machine with the proxy, which has one processor to itself where there are two, so requests/s ",
+            "is what all three together reach; CPU time per request is the proxy's own. The order of the peers ",
+            "changes from round to round. A phase that was left out of a run keeps its figures of the run before.\n\n",
             "Every proxy has one worker thread, 100 prefix routes, keep-alive to one upstream (nginx with a fixed ",
             "answer of 1 KiB), sets `X-Forwarded-For` and a request id, and writes no access log, where nothing else is ",
-            "said; see [the configuration of each](#configuration). Before a peer is measured, one answer through it is ",
-            "looked at whole, and a round with failed requests does not count.\n\n",
+            "said; requests bring a `traceparent`. See [the configuration of each](#configuration). A round with failed ",
+            "requests does not count.\n\n",
         ));
         if self.quick {
             out.push_str("These are the figures of a short run (`--quick`).\n\n");
@@ -60,6 +61,8 @@ impl Results {
                 "\n## {title}\n\n{note}{rows}\n\n{ratios}\n\n![{title}](benchmarks/{phase}.svg)\n"
             );
         }
+        out.push('\n');
+        out.push_str(include_str!("../../goals.md"));
         out.push_str("\n## Configuration\n\n");
         out.push_str("As each is started for HTTP/1.1, with the first of its 100 routes.\n");
         for name in [Name::Pontoon].into_iter().chain(Name::OTHERS) {
@@ -70,7 +73,7 @@ impl Results {
             "    cargo xtask bench               # everything, about an hour and a half\n",
             "    cargo xtask bench --quick       # under 5 minutes, fewer phases, no peers on a JVM; writes target/bench/benchmarks.md\n",
             "    cargo xtask bench control-plane # the control plane alone, about 25 minutes; with --quick under three\n",
-            "    cargo xtask bench --phase http1 --peer nginx\n",
+            "    cargo xtask bench --phase http1 --peer nginx    # while one works; writes target/bench/benchmarks.md\n",
             "    cargo xtask bench --against results.json    # and say what is worse than in that run\n",
         ));
         out

@@ -34,7 +34,8 @@ pub(super) fn bars(figure: &str, bars: &[Bar<'_>]) -> String {
         let top = TOP + STEP * number as f64;
         let middle = top + 10.0;
         let colour = if number == 0 { OURS } else { OTHERS };
-        let x = |value: f64| NAMES + value * scale;
+        // What is added to a floor may be less than nothing.
+        let x = |value: f64| NAMES + value.max(0.0) * scale;
         let _ = writeln!(
             out,
             "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{}</text>\
@@ -44,7 +45,7 @@ pub(super) fn bars(figure: &str, bars: &[Bar<'_>]) -> String {
             NAMES - 8.0,
             top + 14.0,
             escape(bar.peer),
-            bar.median * scale,
+            bar.median.max(0.0) * scale,
             x(bar.low),
             x(bar.high),
             x(bar.high) + 8.0,
