@@ -235,9 +235,15 @@ impl Plan {
 
 /// So many clusters with endpoints, so many listeners with routes.
 fn counts(clusters: u32, listeners: u32) -> [u32; TYPES] {
-    let mut counts = [clusters; TYPES];
-    counts[ResourceType::Listener as usize] = listeners;
-    counts[ResourceType::Route as usize] = listeners;
+    let mut counts = [0; TYPES];
+    for (ty, count) in [
+        (ResourceType::Listener, listeners),
+        (ResourceType::Route, listeners),
+        (ResourceType::Cluster, clusters),
+        (ResourceType::Endpoint, clusters),
+    ] {
+        counts[ty as usize] = count;
+    }
     counts
 }
 
