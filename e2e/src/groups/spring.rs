@@ -2,7 +2,7 @@
 //! their gateway. `inventory` runs on both sides and moves from the Hoxton instances to the Boot 3 ones under load.
 //!
 //! With the argument `netflix` the cases that concern a registry alone run against a real Netflix server: what is
-//! asked of ours must hold for it too.
+//! asked of ours must hold for it too; with `peers`, the cases of both as each other's peers alone.
 
 mod apps;
 mod moving;
@@ -27,8 +27,11 @@ pub(crate) async fn run(arguments: Vec<String>) -> anyhow::Result<bool> {
     let folder = fresh_folder("spring")?;
     let jars = place("PONTOON_E2E_SPRING")?;
     let mut report = Report::default();
-    if arguments.iter().any(|argument| argument == "netflix") {
+    let asked = |what: &str| arguments.iter().any(|argument| argument == what);
+    if asked("netflix") {
         with_netflix(&mut report, &jars, &folder).await?;
+    } else if asked("peers") {
+        peering::cases(&mut report, &jars, &folder).await;
     } else {
         with_pontoon(&mut report, &jars, &folder).await?;
         peering::cases(&mut report, &jars, &folder).await;

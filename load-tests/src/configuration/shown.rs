@@ -52,7 +52,7 @@ pub(crate) fn shown(name: Name) -> String {
              one thread's. The JVM takes itself to have one processor and 1 GiB of heap. Before the \
              first round it is loaded in rounds of 5 s until it has served 30,000 requests and a request costs hardly less than \
              in the round before. No request id is set. It is left out where a phase is not about \
-             HTTP/1.1 from end to end, and where it would have to be warmed for many loads.",
+             HTTP/1.1 from end to end, and has the first load alone where a phase has several.",
             super::spring_cloud_gateway(&scenario, UPSTREAM),
         ),
         Name::Zuul => (

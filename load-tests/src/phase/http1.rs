@@ -113,14 +113,16 @@ pub(super) fn run(bench: &Bench, peers: &[Name], series: &Series) -> anyhow::Res
     let sink = bench.own_upstream(sink::SERVER)?;
     let mut rows: Vec<Row> = peers.iter().map(|peer| Row::new(peer.text())).collect();
     let cost = |load: &Load| format!("CPU µs/request, {}", load.label);
-    for load in loads {
+    for (number, load) in loads.iter().enumerate() {
         let scenario = Scenario { routes: load.routes, ..Scenario::of(Front::Http) };
         let upstream = if load.upload > 0 { &sink } else { &upstream };
-        let chains: anyhow::Result<Vec<Chain>> = peers
-            .iter()
-            .map(|peer| Chain::start(bench, *peer, &scenario, load.hops, upstream.port))
-            .collect();
-        let chains = chains?;
+        let mut chains = Vec::new();
+        for (peer, row) in peers.iter().zip(&mut rows) {
+            // Each load costs them minutes of warming.
+            if number == 0 || !peer.is_on_jvm() {
+                chains.push((Chain::start(bench, *peer, &scenario, load.hops, upstream.port)?, row));
+            }
+        }
         let script = (load.upload > 0).then(|| {
             let text = format!("wrk.method = 'POST'\nwrk.body = string.rep('x', {})\n", load.upload);
             bench.write("upload.lua", text)
@@ -129,7 +131,7 @@ pub(super) fn run(bench: &Bench, peers: &[Name], series: &Series) -> anyhow::Res
         let path = scenario.path_to(load.body);
         for round in 0..rounds {
             for at in turns(round, chains.len()) {
-                let (chain, row) = (&chains[at], &mut rows[at]);
+                let (chain, row) = &mut chains[at];
                 let port = chain.proxies[0].port;
                 let url = format!("http://127.0.0.1:{port}{path}");
                 if round == 0 {
