@@ -22,6 +22,7 @@ mod ingress;
 mod listener;
 mod log_format;
 mod matching;
+mod mesh;
 mod migration;
 mod policy;
 pub mod reference;
@@ -297,20 +298,27 @@ impl Compiler {
         for (name, namespace) in &self.sidecars.namespaces {
             let snapshot = self.snapshots.entry(name.clone()).or_insert_with(Snapshot::by_name_only);
             let services = || namespace.services.values();
-            let clusters: BTreeSet<&Arc<str>> =
-                services().flat_map(|service| &service.upstreams).map(|upstream| &upstream.name).collect();
+            let frontends = || self.sidecars.frontends.of(name);
+            let upstreams = services().flat_map(|service| &service.upstreams);
+            let upstreams = upstreams.chain(frontends().flat_map(|frontend| &frontend.upstreams));
+            let clusters: BTreeSet<&Arc<str>> = upstreams.map(|upstream| &upstream.name).collect();
             let built = || clusters.iter().filter_map(|name| self.built.get(*name));
             put(snapshot, ResourceType::Cluster, built().map(|built| &built.cluster));
             put(snapshot, ResourceType::Endpoint, built().filter_map(|built| built.endpoints.as_ref()));
-            put(snapshot, ResourceType::Listener, services().flat_map(|service| &service.listeners));
-            put(snapshot, ResourceType::Route, services().map(|service| &service.routes));
+            let listeners = services().flat_map(|service| &service.listeners);
+            let of_ports = frontends().flat_map(|frontend| frontend.listeners(name));
+            put(snapshot, ResourceType::Listener, listeners.chain(of_ports));
+            let routes = services().map(|service| &service.routes);
+            put(snapshot, ResourceType::Route, routes.chain(frontends().map(|frontend| &frontend.routes)));
         }
     }
 
     fn build(&mut self, plan: &Plan, model: &Model) {
         let mut upstreams: BTreeMap<&Arc<str>, &Upstream> = plan.upstreams.iter().collect();
         let services = self.sidecars.namespaces.values().flat_map(|namespace| namespace.services.values());
-        upstreams.extend(services.flat_map(|s| &s.upstreams).map(|upstream| (&upstream.name, upstream)));
+        let of_services = services.flat_map(|service| &service.upstreams);
+        let of_ports = self.sidecars.frontends.all().flat_map(|frontend| &frontend.upstreams);
+        upstreams.extend(of_services.chain(of_ports).map(|upstream| (&upstream.name, upstream)));
         self.built.retain(|name, _| upstreams.contains_key(name));
         for (name, upstream) in upstreams {
             let resolved = upstream.source.resolve(&model.registry);
@@ -375,7 +383,7 @@ impl Plan {
 
         let gateways = gateway::parse_all(objects, model.in_pods, &mut statuses);
         let mut standings = Standings::default();
-        let routes::Hung { routes, attachments } =
+        let routes::Hung { routes, attachments, of_services } =
             routes::hang(objects, &splits, &gateways, &mut statuses, &mut standings);
 
         let mut views = BTreeMap::new();
@@ -412,7 +420,13 @@ impl Plan {
                 wire.routes.insert(((&*name.namespace).into(), routes.into()));
             }
         }
-        let sidecars = sidecar::Sidecars::new(objects, &splits);
+        let frontends = mesh::Frontends::new(objects, &of_services, &routes.requests);
+        let sidecars = sidecar::Sidecars::new(objects, &splits, frontends);
+        for (migration, view, routes) in sidecars.split_by_routes() {
+            if let Some(wire) = on_the_wire.get_mut(migration) {
+                wire.routes.insert((view.clone(), routes.clone()));
+            }
+        }
         let plan = Self {
             objects: objects.clone(),
             migrations: model.migrations.clone(),

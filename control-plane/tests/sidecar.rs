@@ -12,7 +12,11 @@ use axum::Router;
 use axum::routing::any;
 use pontoon::compile;
 use pontoon::model::Model;
-use pontoon::model::instance::{Application, Instance, InstanceStatus, RegistryView};
+use pontoon::model::instance::{
+    Application, Instance, InstanceStatus, PodEndpoint, RegistryView, ServiceEndpoints, ServiceView,
+};
+use pontoon::objects::service::ServicePort;
+use pontoon::objects::{ObjectName, Objects, Service};
 use pontoon_xds::ResourceType;
 use pontoon_xds::pb::envoy::admin::v3::ClientResourceStatus;
 use pontoon_xds::pb::envoy::service::status::v3::client_config::GenericXdsConfig;
@@ -359,14 +363,20 @@ fn mesh(services: usize, at: SocketAddr) -> Model {
     Model { registry: Arc::new(RegistryView { applications, ..RegistryView::default() }), ..Model::default() }
 }
 
-async fn resident_in_a_mesh_of(services: usize, at: SocketAddr) -> u64 {
-    let compiled = compile::compile(&mesh(services, at));
+/// A control plane that publishes what a model becomes for the sidecars of a namespace, and where it is.
+async fn publish(model: &Model, namespace: &str) -> (String, tokio::task::JoinHandle<()>) {
+    let compiled = compile::compile(model);
     let server = Server::new(Options::new(|node| Ok(node.cluster.clone())));
-    server.publish("default", compiled.views["default"].clone());
+    server.publish(namespace, compiled.views[namespace].clone());
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
     let incoming = TcpListenerStream::new(listener);
-    let serving = tokio::spawn(grpc_server().add_routes(server.routes()).serve_with_incoming(incoming));
+    let serving = grpc_server().add_routes(server.routes()).serve_with_incoming(incoming);
+    (address, tokio::spawn(async move { serving.await.unwrap() }))
+}
+
+async fn resident_in_a_mesh_of(services: usize, at: SocketAddr) -> u64 {
+    let (address, serving) = publish(&mesh(services, at), "default").await;
     let sidecar = Sidecar::start(&address, "default", at, "").await;
     for _ in 0..20 {
         for service in 0..10 {
@@ -385,4 +395,66 @@ async fn a_mesh_of_ten_thousand_costs_what_one_of_ten_costs() {
     let large = resident_in_a_mesh_of(10_000, at).await;
     println!("resident with 10 names in use: {small} KiB in a mesh of 10, {large} KiB in one of 10,000");
     assert!(large <= small + 1_024, "{small} KiB, {large} KiB");
+}
+
+/// The Services `shop/orders` at two ports and `shop/new`, and a route that sends what is for the first port of the one
+/// to the other.
+fn routed_service(old: SocketAddr, new: SocketAddr) -> Model {
+    let name = |name: &str| ObjectName::new("shop", name);
+    let service = |address: &str| {
+        let port = |name: &str, port| ServicePort { name: name.into(), port, app_protocol: None };
+        let cluster_ips = [address.parse().unwrap()].into();
+        Arc::new(Service {
+            ports: vec![port("http", 80), port("admin", 8080)],
+            cluster_ips,
+            ..Service::default()
+        })
+    };
+    let pods = |at: SocketAddr| {
+        let pod = PodEndpoint {
+            v4: Some(at),
+            v6: None,
+            ready: true,
+            serving: true,
+            terminating: false,
+            zone: None,
+        };
+        let ports = ["http", "admin"].map(|port| (port.into(), vec![pod.clone()])).into();
+        Arc::new(ServiceEndpoints { ports })
+    };
+    let route = serde_json::from_value(serde_json::json!({
+        "metadata": { "name": "orders", "namespace": "shop" },
+        "spec": {
+            "parentRefs": [{ "group": "", "kind": "Service", "name": "orders", "port": 80 }],
+            "rules": [{ "backendRefs": [{ "name": "new", "port": 80 }] }],
+        },
+    }));
+    let objects = Objects {
+        services: [(name("orders"), service("10.96.0.1")), (name("new"), service("10.96.0.2"))]
+            .into_iter()
+            .collect(),
+        routes: std::iter::once((name("orders"), Arc::new(route.unwrap()))).collect(),
+        ..Objects::default()
+    };
+    let services = [(name("orders"), pods(old)), (name("new"), pods(new))].into_iter().collect();
+    let services = ServiceView { services, held: false };
+    Model {
+        objects: Arc::new(objects),
+        registry: Arc::new(RegistryView { services, ..RegistryView::default() }),
+        ..Model::default()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_nothing_is_intercepted_routes_of_a_service_are_found_by_name_and_port() {
+    let (old, new) = (application("old").await, application("new").await);
+    let (address, _serving) = publish(&routed_service(old, new), "shop").await;
+    let sidecar = Sidecar::start(&address, "shop", old, "").await;
+    for host in ["orders", "Orders:80", "orders.shop", "orders.shop.svc.cluster.local:80", "10.96.0.1"] {
+        assert_eq!(sidecar.ask(host, "1").await.2, "new", "{host}");
+    }
+    // Without routes they are not known by name, and there is nowhere else to pass them on to.
+    for host in ["orders:8080", "new", "10.96.0.1:8080"] {
+        assert_eq!(sidecar.ask(host, "1").await.1, "unknown_name", "{host}");
+    }
 }

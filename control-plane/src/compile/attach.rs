@@ -6,6 +6,7 @@ use super::INVALID;
 use super::gateway::Gateways;
 use super::hostname::Hostname;
 use super::listener::{Parsed, Served};
+use super::mesh;
 use super::reference::{GATEWAY_GROUP, Parent};
 use crate::objects::problem::{FieldError, did_you_mean};
 use crate::objects::{Kind, ObjectName, ObjectRef, Objects};
@@ -35,7 +36,7 @@ pub(super) type Attachments = BTreeMap<ObjectName, Vec<Attachment>>;
 #[derive(Debug, Clone)]
 pub(super) struct Outcome {
     pub(super) parent: Parent,
-    /// Whether it is a gateway of ours, so that it is ours to say something.
+    /// Whether it is a gateway of ours or a Service, so that it is ours to say something.
     pub(super) is_ours: bool,
     pub(super) result: Result<(), FieldError>,
 }
@@ -57,16 +58,22 @@ pub(super) fn hostnames(written: &[String]) -> (Vec<Hostname>, Vec<FieldError>) 
     (hostnames, errors)
 }
 
-/// Finds the listeners of a route's parents.
+/// Finds the listeners of a route's parents, and the ports of those that are Services.
 pub(super) fn attach(
     objects: &Objects,
     gateways: &Gateways,
     candidate: &Candidate,
     attachments: &mut Attachments,
+    of_services: &mut mesh::Attached,
 ) -> Vec<Outcome> {
     let numbered = candidate.parents.iter().enumerate();
     let outcomes = numbered.map(|(index, parent)| {
         let field = format!("spec.parentRefs[{index}]");
+        if mesh::is_service(parent) {
+            let result = mesh::attach(objects, &candidate.route, parent, &field, of_services);
+            let is_ours = mesh::is_ours(objects, &candidate.route);
+            return Outcome { parent: parent.clone(), is_ours, result };
+        }
         let found = gateway_of(objects, gateways, &candidate.route.name, parent, &field);
         let is_ours = found.is_ok();
         let result = found.and_then(|(name, gateway, set)| {
@@ -113,7 +120,8 @@ fn gateway_of<'g>(
         }
         _ => {
             let message = format!(
-                "a parent of kind {kind} in group {group:?} is not supported; expected a Gateway or a ListenerSet"
+                "a parent of kind {kind} in group {group:?} is not supported; expected a Gateway, a ListenerSet, or a Service \
+                 of group \"\""
             );
             Err(FieldError::new(format!("{field}.kind"), "InvalidKind", message))
         }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use super::INVALID;
 use super::filter::Headers;
+use super::mesh;
 use super::migration::Split;
 use super::policy;
 use super::reference::{Backend, permitted};
@@ -159,7 +160,9 @@ fn one<'s>(
         return Err(FieldError::new(format!("{field}.kind"), "InvalidKind", message));
     }
     let name = ObjectName::new(namespace, backend.name);
-    permitted(objects, (route.kind, &route.name.namespace), (group, kind, &name), field)?;
+    if !(kind == "Service" && mesh::is_for_sidecars(objects, route)) {
+        permitted(objects, (route.kind, &route.name.namespace), (group, kind, &name), field)?;
+    }
     let not_found = |kind: &str, known: Option<&str>| {
         let hint = known.map_or(String::new(), |meant| format!("; did you mean {meant}?"));
         let message = format!("there is no {kind} {namespace}/{}{hint}", backend.name);

@@ -7,6 +7,7 @@ use super::backend::Splits;
 use super::connection;
 use super::gateway::{self, Gateways};
 use super::ingress;
+use super::mesh;
 use super::policy::{self, Target};
 use super::reference::Parent;
 use super::route;
@@ -20,6 +21,7 @@ use crate::objects::{Kind, ObjectName, ObjectRef, Objects};
 pub(super) struct Hung {
     pub(super) routes: Routes,
     pub(super) attachments: Attachments,
+    pub(super) of_services: mesh::Attached,
 }
 
 /// What is wrong with a route, and with which aspect of it.
@@ -33,22 +35,24 @@ pub(super) fn hang(
     statuses: &mut Statuses,
     standings: &mut Standings,
 ) -> Hung {
-    let mut hanging = Hanging { objects, gateways, statuses, standings, attachments: Attachments::new() };
+    let (attachments, of_services) = (Attachments::new(), mesh::Attached::new());
+    let mut hanging = Hanging { objects, gateways, statuses, standings, attachments, of_services };
     let mut routes = Routes::default();
-    for (name, object) in &objects.routes {
-        let mut compiled = route::http(objects, splits, name, object);
-        let parents = object.spec.parent_refs.iter().flatten().map(Parent::from).collect();
-        let hostnames = object.spec.hostnames.as_deref().unwrap_or_default();
-        let errors = std::mem::take(&mut compiled.errors);
-        let reference = hanging.hang(Kind::HttpRoute, name, parents, hostnames, errors);
-        routes.requests.insert(reference, compiled);
-    }
+    // Those of gRPC first: where a Service has some at a port, no others hold there.
     for (name, object) in &objects.grpc_routes {
         let mut compiled = route::grpc(objects, splits, name, object);
         let parents = object.spec.parent_refs.iter().flatten().map(Parent::from).collect();
         let hostnames = object.spec.hostnames.as_deref().unwrap_or_default();
         let errors = std::mem::take(&mut compiled.errors);
         let reference = hanging.hang(Kind::GrpcRoute, name, parents, hostnames, errors);
+        routes.requests.insert(reference, compiled);
+    }
+    for (name, object) in &objects.routes {
+        let mut compiled = route::http(objects, splits, name, object);
+        let parents = object.spec.parent_refs.iter().flatten().map(Parent::from).collect();
+        let hostnames = object.spec.hostnames.as_deref().unwrap_or_default();
+        let errors = std::mem::take(&mut compiled.errors);
+        let reference = hanging.hang(Kind::HttpRoute, name, parents, hostnames, errors);
         routes.requests.insert(reference, compiled);
     }
     for (name, object) in &objects.tls_routes {
@@ -65,7 +69,7 @@ pub(super) fn hang(
         let reference = hanging.hang(Kind::TcpRoute, name, parents, &[], errors);
         routes.connections.insert(reference, compiled);
     }
-    let mut attachments = hanging.attachments;
+    let Hanging { mut attachments, of_services, .. } = hanging;
     ingress::hang(objects, splits, gateways, (statuses, standings), (&mut routes, &mut attachments));
     let mut attached = BTreeMap::new();
     let mut used_by: BTreeMap<Target, BTreeSet<ObjectName>> = BTreeMap::new();
@@ -86,7 +90,7 @@ pub(super) fn hang(
     }
     gateway::stand(objects, gateways, &attached, standings);
     policy::stand(objects, &used_by, statuses, standings);
-    Hung { routes, attachments }
+    Hung { routes, attachments, of_services }
 }
 
 struct Hanging<'o> {
@@ -95,6 +99,7 @@ struct Hanging<'o> {
     statuses: &'o mut Statuses,
     standings: &'o mut Standings,
     attachments: Attachments,
+    of_services: mesh::Attached,
 }
 
 impl Hanging<'_> {
@@ -110,12 +115,13 @@ impl Hanging<'_> {
         let (hostnames, wrong) = attach::hostnames(hostnames);
         errors.extend(wrong.into_iter().map(|error| (ConditionType::Accepted, error)));
         if parents.is_empty() {
-            let message = "the route names no gateway, so nothing uses it";
+            let message = "the route names no parent, so nothing uses it";
             let error = FieldError::new("spec.parentRefs", "NoParent", message);
             errors.push((ConditionType::Effective, error));
         }
         let candidate = Candidate { route: route.clone(), parents, hostnames };
-        let outcomes = attach::attach(self.objects, self.gateways, &candidate, &mut self.attachments);
+        let (attachments, of_services) = (&mut self.attachments, &mut self.of_services);
+        let outcomes = attach::attach(self.objects, self.gateways, &candidate, attachments, of_services);
         let ours: Vec<_> = outcomes
             .iter()
             .filter(|outcome| outcome.is_ours)

@@ -7,6 +7,8 @@
 //! Each listener carries the service's virtual address as metadata, which DNS in the sidecar answers with; and one
 //! more is named by each address, for connections to it of which the sidecar does not know the name (any more).
 //!
+//! A port of a Service that has routes of its own (`mesh`) is a name too: `IP:PORT`.
+//!
 //! A namespace without an object of its own has no view of its own: its sidecars share one, [`NO_NAMESPACE`].
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,7 +16,7 @@ use std::sync::Arc;
 
 use envoy_types::pb::envoy::config::core::v3::Metadata;
 use envoy_types::pb::envoy::config::listener::v3::{ApiListener, Listener};
-use envoy_types::pb::envoy::config::route::v3::{RouteConfiguration, VirtualHost};
+use envoy_types::pb::envoy::config::route::v3::{Route, RouteConfiguration, VirtualHost};
 use envoy_types::pb::envoy::extensions::filters::http::router::v3::Router;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::RouteSpecifier;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::{
@@ -26,6 +28,7 @@ use envoy_types::util::pack_any;
 use pontoon_xds::Resource;
 
 use super::backend::{Destination, Splits};
+use super::mesh::{Frontend, Frontends, HTTP, Ports};
 use super::{route, wire};
 use crate::model::addresses::{Addresses, VirtualAddress};
 use crate::model::instance::RegistryView;
@@ -56,12 +59,15 @@ pub(super) struct Service {
     pub(super) routes: Resource,
     /// The clusters that it sends to.
     pub(super) upstreams: Vec<Upstream>,
+    /// The migrations that rules of its own are split by.
+    pub(super) migrations: BTreeSet<ObjectName>,
 }
 
 /// The services of each namespace by short name, kept from one compilation to the next.
 #[derive(Debug, Default)]
 pub(super) struct Sidecars {
     pub(super) namespaces: BTreeMap<Arc<str>, Namespace>,
+    pub(super) frontends: Frontends,
 }
 
 /// The services that one namespace's sidecars can name.
@@ -74,25 +80,29 @@ pub(super) struct Namespace {
 
 impl Sidecars {
     /// Of objects and migrations; applications are to be [followed](Sidecars::follow).
-    pub(super) fn new(objects: &Objects, splits: &Splits) -> Self {
-        let mut sidecars = Self::default();
+    pub(super) fn new(objects: &Objects, splits: &Splits, frontends: Frontends) -> Self {
+        let mut sidecars = Self { frontends, ..Self::default() };
         for namespace in [DEFAULT_NAMESPACE, NO_NAMESPACE] {
             sidecars.namespaces.insert(namespace.into(), Namespace::default());
         }
         let all = objects.gateways.keys().chain(objects.pools.keys()).chain(objects.migrations.keys());
-        for name in all {
-            sidecars.namespaces.entry((&*name.namespace).into()).or_default();
+        let all = all.map(|name| &name.namespace).chain(sidecars.frontends.namespaces());
+        for namespace in all.cloned().collect::<BTreeSet<_>>() {
+            sidecars.namespaces.entry(namespace).or_default();
         }
         for (name, object) in &objects.pools {
             if let Ok(upstream) = Upstream::of_pool(objects, name, &object.spec) {
                 let namespace = sidecars.namespaces.entry((&*name.namespace).into()).or_default();
-                namespace.write(&name.namespace, &name.name, Destination::to(upstream));
+                let ports = sidecars.frontends.ports(objects, name);
+                namespace.write(&name.namespace, &name.name, Destination::to(upstream), &ports);
             }
         }
         for (name, split) in &splits.migrations {
             if let Some(service) = service_of(objects, name) {
                 let namespace = sidecars.namespaces.entry((&*name.namespace).into()).or_default();
-                namespace.write(&name.namespace, service, Destination::Migration(name, split));
+                let ports = ObjectName::new(name.namespace.clone(), service.to_ascii_lowercase());
+                let ports = sidecars.frontends.ports(objects, &ports);
+                namespace.write(&name.namespace, service, Destination::Migration(name, split), &ports);
             }
         }
         sidecars
@@ -121,6 +131,17 @@ impl Sidecars {
         changed
     }
 
+    /// The migrations that routes of Services are split by, each with a view and a route configuration that it is in.
+    pub(super) fn split_by_routes(&self) -> impl Iterator<Item = (&ObjectName, &Arc<str>, &Arc<str>)> {
+        self.namespaces.iter().flat_map(|(view, namespace)| {
+            let of_names = namespace.services.values().map(|service| (&service.migrations, &service.routes));
+            let of_ports = self.frontends.of(view).map(|frontend| (&frontend.migrations, &frontend.routes));
+            of_names.chain(of_ports).flat_map(move |(migrations, routes)| {
+                migrations.iter().map(move |migration| (migration, view, &routes.name))
+            })
+        })
+    }
+
     /// Every service, by `namespace/service`.
     pub(super) fn names(&self) -> BTreeSet<Arc<str>> {
         let services = self.namespaces.values().flat_map(|namespace| namespace.services.values());
@@ -129,9 +150,9 @@ impl Sidecars {
 }
 
 impl Namespace {
-    fn write(&mut self, namespace: &str, service: &str, destination: Destination<'_>) {
+    fn write(&mut self, namespace: &str, service: &str, destination: Destination<'_>, ports: &Ports<'_>) {
         let service: Arc<str> = service.to_ascii_lowercase().into();
-        self.services.insert(service.clone(), Service::new(namespace, &service, destination));
+        self.services.insert(service.clone(), Service::new(namespace, &service, destination, ports));
         self.written.insert(service);
     }
 
@@ -163,7 +184,7 @@ impl Namespace {
                 }
                 Registered::Vip => Upstream::of_vip(&name),
             };
-            let service = Service::new(namespace, &name, Destination::to(upstream));
+            let service = Service::new(namespace, &name, Destination::to(upstream), &Ports::new());
             self.services.insert(name, Service { registered: Some(registered), ..service });
             changed = true;
         }
@@ -196,22 +217,20 @@ pub(super) fn route_configuration(namespace: &str, service: &str) -> String {
 }
 
 impl Service {
-    fn new(namespace: &str, service: &str, destination: Destination<'_>) -> Self {
+    /// `ports`: those of the Kubernetes Service of that name, where one of them has routes.
+    fn new(namespace: &str, service: &str, destination: Destination<'_>, ports: &Ports<'_>) -> Self {
         let routes = route_configuration(namespace, service);
         let mut names = vec![service.to_owned()];
         if namespace != NO_NAMESPACE {
             names.extend(["", ".svc", ".svc.cluster.local"].map(|end| format!("{service}.{namespace}{end}")));
         }
-        let upstreams = match &destination {
+        let mut upstreams: Vec<Upstream> = match &destination {
             Destination::Migration(_, split) => split.upstreams().cloned().collect(),
             Destination::Clusters(arms) => arms.iter().map(|arm| arm.upstream.clone()).collect(),
         };
-        let host = VirtualHost {
-            name: service.to_owned(),
-            domains: vec!["*".to_owned()],
-            routes: route::to_service(&routes, destination),
-            ..VirtualHost::default()
-        };
+        let ruled = || ports.values().flatten();
+        upstreams.extend(ruled().flat_map(|frontend| &frontend.upstreams).cloned());
+        let virtual_hosts = hosts(service, &route::to_service(&routes, destination), ports);
         Self {
             listeners: Vec::new(),
             names,
@@ -219,10 +238,11 @@ impl Service {
             registered: None,
             routes: Resource::encode(&RouteConfiguration {
                 name: routes,
-                virtual_hosts: vec![host],
+                virtual_hosts,
                 ..RouteConfiguration::default()
             }),
             upstreams,
+            migrations: ruled().flat_map(|frontend| &frontend.migrations).cloned().collect(),
         }
     }
 
@@ -242,6 +262,22 @@ impl Service {
     }
 }
 
+/// One host for all requests; where ports of the service have routes, one each. A request says its port with its host,
+/// unless it is HTTP's own. Where there is but one it is meant whatever is said.
+fn hosts(service: &str, everything: &[Route], ports: &Ports<'_>) -> Vec<VirtualHost> {
+    let host = |name: String, domain: String, rules: Option<&Frontend>| VirtualHost {
+        name,
+        domains: vec![domain],
+        routes: rules.map_or_else(|| everything.to_vec(), Frontend::rules),
+        ..VirtualHost::default()
+    };
+    let only = ports.values().next().filter(|_| ports.len() == 1);
+    let usual = only.or_else(|| ports.get(&HTTP)).copied().flatten();
+    let others = ports.iter().filter(|(port, _)| **port != HTTP && only.is_none());
+    let others = others.map(|(port, rules)| host(format!("{service}:{port}"), format!("*:{port}"), *rules));
+    std::iter::once(host(service.to_owned(), "*".to_owned(), usual)).chain(others).collect()
+}
+
 /// The addresses by the name that they belong to. Clients that do not know it pass it over, as metadata is. One
 /// key a map: the order of several is not the same in each process, and a version is a hash of the bytes.
 fn metadata(address: VirtualAddress, name: &str) -> Metadata {
@@ -254,7 +290,7 @@ fn metadata(address: VirtualAddress, name: &str) -> Metadata {
 }
 
 /// It says where the routes are, and nothing about sockets: the sidecar's own listener does that.
-fn api_listener(name: &str, routes: &str) -> Listener {
+pub(super) fn api_listener(name: &str, routes: &str) -> Listener {
     let manager = HttpConnectionManager {
         route_specifier: Some(RouteSpecifier::Rds(Rds {
             config_source: Some(wire::ads()),

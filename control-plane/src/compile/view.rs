@@ -207,7 +207,8 @@ impl Port<'_> {
                 ordered.extend(entries.into_iter().flat_map(|entry| entry.routes.iter().cloned()));
             }
             if let Some(served) = owner.and_then(|index| self.parsed.listeners.get(index)) {
-                ordered.iter_mut().for_each(|route| keep_port(route, served));
+                let usual = if served.protocol == Protocol::Https { 443 } else { 80 };
+                ordered.iter_mut().for_each(|route| keep_port(route, served.port, usual));
             }
             if only.is_some() && owner != only {
                 ordered = vec![misdirected()];
@@ -224,16 +225,16 @@ impl Port<'_> {
     }
 }
 
-/// A redirect to another host that names neither scheme nor port is to the same port there.
-fn keep_port(route: &mut Route, served: &Served) {
-    let usual = if served.protocol == Protocol::Https { 443 } else { 80 };
+/// A redirect to another host that names neither scheme nor port is to the same port there, which is said unless it is
+/// the `usual` one.
+pub(super) fn keep_port(route: &mut Route, port: u16, usual: u16) {
     if let Some(Action::Redirect(redirect)) = &mut route.action
         && redirect.port_redirect == 0
         && !redirect.host_redirect.is_empty()
         && redirect.scheme_rewrite_specifier.is_none()
-        && served.port != usual
+        && port != usual
     {
-        redirect.port_redirect = served.port.into();
+        redirect.port_redirect = port.into();
     }
 }
 

@@ -1,6 +1,8 @@
 //! `Service` of core/v1, as far as routes need it: which ports it has and how they are spoken to. It is known in
 //! Kubernetes only; where its endpoints are is the registry's (`crate::registry::kubernetes`).
 
+use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1 as core;
@@ -14,6 +16,8 @@ pub struct Service {
     pub ports: Vec<ServicePort>,
     /// The DNS name that it stands for (`type: ExternalName`), and nothing else then.
     pub external_name: Option<Arc<str>>,
+    /// Where it is reached in the cluster. None where it has no such address: it is headless, or stands for a name.
+    pub cluster_ips: BTreeSet<IpAddr>,
     /// Whether IPv6 comes first in `ipFamilies`.
     pub prefers_v6: bool,
 }
@@ -42,10 +46,13 @@ impl Service {
                 app_protocol: port.app_protocol.as_deref().map(Arc::from),
             })
         });
+        // Of a headless one they are `None`.
+        let addresses = spec.cluster_ips.iter().flatten().chain(&spec.cluster_ip);
         let external = spec.type_.as_deref() == Some("ExternalName");
         Service {
             ports: ports.collect(),
             external_name: spec.external_name.as_deref().filter(|_| external).map(Arc::from),
+            cluster_ips: addresses.filter_map(|address| address.parse().ok()).collect(),
             prefers_v6: spec.ip_families.iter().flatten().next().is_some_and(|family| family == "IPv6"),
         }
     }

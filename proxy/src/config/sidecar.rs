@@ -19,6 +19,7 @@ use envoy_types::pb::envoy::config::route::v3::route_match::PathSpecifier;
 use envoy_types::pb::envoy::config::route::v3::{
     Route, RouteAction, RouteConfiguration, RouteMatch, VirtualHost, route,
 };
+use envoy_types::pb::envoy::extensions::filters::http::cors::v3::Cors;
 use envoy_types::pb::envoy::extensions::filters::http::router::v3::Router;
 use envoy_types::pb::envoy::extensions::filters::listener::http_inspector::v3::HttpInspector;
 use envoy_types::pb::envoy::extensions::filters::listener::original_dst::v3::OriginalDst;
@@ -36,8 +37,9 @@ use envoy_types::pb::envoy::extensions::upstreams::http::v3::http_protocol_optio
 use envoy_types::pb::envoy::extensions::upstreams::http::v3::http_protocol_options::{
     ExplicitHttpConfig, UpstreamProtocolOptions,
 };
-use envoy_types::pb::google::protobuf::{BoolValue, Duration};
+use envoy_types::pb::google::protobuf::{Any, BoolValue, Duration};
 use pontoon_xds::messages::pack;
+use prost::Name as _;
 use pontoon_xds::{Resource, ResourceType};
 
 use crate::discovery::{Outbound, To, Unknown};
@@ -227,11 +229,18 @@ fn http(name: &str, hosts: Vec<VirtualHost>) -> Filter {
             virtual_hosts: hosts,
             ..RouteConfiguration::default()
         })),
-        http_filters: vec![HttpFilter {
-            name: "envoy.filters.http.router".to_owned(),
-            config_type: Some(http_filter::ConfigType::TypedConfig(pack(&Router::default()))),
+        // Routes of services may say something of CORS.
+        http_filters: [
+            // It has no fields.
+            ("envoy.filters.http.cors", Any { type_url: Cors::type_url(), ..Any::default() }),
+            ("envoy.filters.http.router", pack(&Router::default())),
+        ]
+        .map(|(name, config)| HttpFilter {
+            name: name.to_owned(),
+            config_type: Some(http_filter::ConfigType::TypedConfig(config)),
             ..HttpFilter::default()
-        }],
+        })
+        .into(),
         // The application gets the path as its caller wrote it.
         normalize_path: Some(BoolValue { value: false }),
         upgrade_configs: vec![UpgradeConfig {

@@ -98,6 +98,7 @@ impl Names {
     pub(super) fn removed(&mut self, gone: &[Arc<str>], now: Instant) {
         for key in gone {
             if self.entries.contains_key(key) {
+                self.shared.told_absence();
                 self.know(key, State::None(Error::UnknownName), None, now);
             }
         }

@@ -3,13 +3,14 @@
 //! [`Limits`], whatever hosts clients ask for.
 //!
 //! DNS asks here too, for the virtual address of a name; and who has a connection to such an address finds the
-//! name's routes by it, also where only the control plane still knows whose it is: it has a listener of that name.
+//! name's routes by it, also where only the control plane still knows whose it is: it has a listener of that name. So
+//! does who has a connection to `IP:PORT`, where a Kubernetes Service has routes of its own there.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -25,6 +26,11 @@ use crate::route::RouteTable;
 
 /// No DNS name is longer.
 const MAX_NAME_BYTES: usize = 253;
+/// The port of a host that names none, in plain HTTP.
+const HTTP: u16 = 80;
+/// For the control plane to say whether a destination is a Service's with routes. Nearly all are not, and requests to them
+/// wait for that alone.
+const LONGEST: Duration = Duration::from_secs(1);
 
 /// What names may cost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,6 +65,9 @@ pub struct OnDemand {
     known: ArcSwap<Known>,
     asks: mpsc::Sender<Ask>,
     waiting: AtomicUsize,
+    /// The control plane says so where there is no name, as far as is known. Not each does, and none in the state of the
+    /// world.
+    tells_absence: AtomicBool,
     epoch: Instant,
     limits: Limits,
     naming: Naming,
@@ -70,6 +79,7 @@ pub struct OnDemand {
 pub(super) struct Known {
     names: HashMap<Arc<str>, Arc<Name>>,
     addresses: HashMap<IpAddr, Arc<Name>>,
+    destinations: HashMap<SocketAddr, Arc<Name>>,
 }
 
 /// What a name resolves to; `None` is a service without an address.
@@ -157,7 +167,9 @@ impl Known {
                 }
             }
         }
-        Self { names, addresses }
+        let destination = |(key, name): (&Arc<str>, &Arc<Name>)| Some((key.parse().ok()?, name.clone()));
+        let destinations = names.iter().filter_map(destination).collect();
+        Self { names, addresses, destinations }
     }
 }
 
@@ -168,8 +180,17 @@ impl OnDemand {
         status: watch::Receiver<Status>,
     ) -> (Arc<Self>, mpsc::Receiver<Ask>) {
         let (asks, asked) = mpsc::channel(limits.max_waiting.max(1));
-        let (known, waiting) = (ArcSwap::default(), AtomicUsize::new(0));
-        (Arc::new(Self { known, asks, waiting, epoch: Instant::now(), limits, naming, status }), asked)
+        let names = Self {
+            known: ArcSwap::default(),
+            asks,
+            waiting: AtomicUsize::new(0),
+            tells_absence: AtomicBool::new(true),
+            epoch: Instant::now(),
+            limits,
+            naming,
+            status,
+        };
+        (Arc::new(names), asked)
     }
 
     /// The routes of `host`, as a request has it. Waits where the name is new.
@@ -207,6 +228,50 @@ impl OnDemand {
         }
         // The control plane has a listener of that name.
         self.table_of(&address.to_string(), now).await
+    }
+
+    /// The routes of the Service's port that a connection was going to.
+    ///
+    /// # Errors
+    /// As [`table`](Self::table).
+    pub(crate) async fn table_to(
+        &self,
+        destination: SocketAddr,
+        now: Instant,
+    ) -> Result<Arc<RouteTable>, Error> {
+        if let Some(found) = self.known.load().destinations.get(&destination)
+            && let Some(answer) = self.ready(found, now)
+        {
+            return answer;
+        }
+        Box::pin(self.ask_whose(destination)).await
+    }
+
+    /// Asks for a destination that is not known; but not a control plane that does not say where there is none.
+    async fn ask_whose(&self, destination: SocketAddr) -> Result<Arc<RouteTable>, Error> {
+        if !self.tells_absence.load(Relaxed) {
+            return Err(Error::NameTimeout);
+        }
+        let found = self.wait(destination.to_string().into(), LONGEST, Reply::Table).await;
+        if matches!(found, Err(Error::NameTimeout)) && self.status.borrow().connected {
+            self.tells_absence.store(false, Relaxed);
+        }
+        found
+    }
+
+    /// The routes of the Service's port that a host with a port means, where it is not known where a request was going.
+    ///
+    /// # Errors
+    /// As [`table`](Self::table).
+    pub(crate) async fn table_of_port(&self, host: &str, now: Instant) -> Result<Arc<RouteTable>, Error> {
+        let port = host.rsplit_once(':').and_then(|(_, port)| port.parse().ok()).unwrap_or(HTTP);
+        match (canonical(host), address(host)) {
+            (Some(name), _) => {
+                self.table_of(&format!("{}:{port}", self.naming.within_zone(&name)), now).await
+            }
+            (None, Some(address)) => self.table_to(SocketAddr::new(address, port), now).await,
+            (None, None) => Err(Error::UnknownName),
+        }
     }
 
     /// Whether an address is one of the range that services have theirs from.
@@ -300,6 +365,11 @@ impl OnDemand {
         let status = self.status.borrow();
         let away = if status.connected { Duration::ZERO } else { status.since.elapsed().unwrap_or_default() };
         self.limits.resolve.saturating_sub(away)
+    }
+
+    /// The control plane has said that a name does not exist.
+    pub(super) fn told_absence(&self) {
+        self.tells_absence.store(true, Relaxed);
     }
 
     pub(super) fn limits(&self) -> Limits {

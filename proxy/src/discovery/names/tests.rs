@@ -164,3 +164,52 @@ async fn a_control_plane_that_stays_away_is_not_waited_for() {
     assert_eq!(shared.table("orders", now).await.err(), Some(Error::NameTimeout));
     assert!(now.elapsed() < Duration::from_millis(10));
 }
+
+/// A destination of an intercepted connection.
+const DESTINATION: &str = "10.96.0.1:80";
+
+#[tokio::test(start_paused = true)]
+async fn a_destination_is_found_by_its_address_and_port_alone() {
+    let mut rig = Rig::new(Limits::default());
+    drop(rig.ask(DESTINATION));
+    rig.arrives(DESTINATION);
+    let to = |text: &str| text.parse::<std::net::SocketAddr>().unwrap();
+    assert!(rig.shared.table_to(to(DESTINATION), rig.now).await.is_ok());
+    rig.goes(DESTINATION);
+    assert!(matches!(rig.shared.table_to(to(DESTINATION), rig.now).await, Err(Error::UnknownName)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_does_not_say_that_there_is_no_such_destination_is_not_asked_again_until_it_does() {
+    let (shared, mut asked) = OnDemand::new(Limits::default(), Naming::default(), connection(true));
+    let mut names = Names::new(shared.clone());
+    let to = |port: u16| std::net::SocketAddr::from(([10, 96, 0, 1], port));
+    let begin = Instant::now();
+    assert!(matches!(shared.table_to(to(80), begin).await, Err(Error::NameTimeout)));
+    assert_eq!(begin.elapsed(), Duration::from_secs(1));
+    assert!(matches!(shared.table_to(to(81), begin).await, Err(Error::NameTimeout)));
+    assert_eq!(begin.elapsed(), Duration::from_secs(1), "it was not waited for");
+    names.ask(asked.try_recv().unwrap(), begin);
+    assert!(asked.try_recv().is_err(), "nor asked for");
+
+    names.removed(&["10.96.0.1:80".into()], begin);
+    assert!(matches!(shared.table_to(to(82), begin).await, Err(Error::NameTimeout)));
+    assert_eq!(&*asked.try_recv().unwrap().name, "10.96.0.1:82");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_host_means_its_port_or_that_of_http() {
+    let shared = || OnDemand::new(Limits::default(), Naming::default(), connection(true));
+    for (host, name) in [
+        ("Orders", "orders:80"),
+        ("orders.shop.mesh.internal.:8080", "orders.shop:8080"),
+        ("10.96.0.1", "10.96.0.1:80"),
+        ("[fd00::1]:8080", "[fd00::1]:8080"),
+    ] {
+        let (shared, mut asked) = shared();
+        // Nobody answers.
+        drop(shared.table_of_port(host, Instant::now()).await);
+        assert_eq!(&*asked.try_recv().unwrap().name, name, "{host}");
+    }
+    assert!(matches!(shared().0.table_of_port("", Instant::now()).await, Err(Error::UnknownName)));
+}

@@ -10,6 +10,7 @@ use http::header::{CONNECTION, COOKIE, EXPECT, HOST, InvalidHeaderValue, TE};
 use http::uri::{PathAndQuery, Scheme};
 use http::{HeaderName, HeaderValue, Method, Request, Response, Uri, Version, request};
 use hyper::body::{Body as _, Incoming};
+use tokio::time::Instant;
 
 use crate::config::listener::{ByName, HttpSettings};
 use crate::error::Error;
@@ -106,7 +107,19 @@ pub(super) async fn on_demand(
         },
     };
     let now = exchange.start;
-    let refused = match by_name.names.table(host, now).await {
+    match to_service(by_name, way, now).await {
+        Ok(Some(table)) => return Ok(Some(table)),
+        Ok(None) => {}
+        Err(error) => {
+            exchange.grpc.set(grpc::asks(request.headers()));
+            return Err(error);
+        }
+    }
+    let found = match by_name.names.table(host, now).await {
+        Err(Error::UnknownName) if way.original().is_none() => by_name.names.table_of_port(host, now).await,
+        found => found,
+    };
+    let refused = match found {
         Ok(table) => return Ok(Some(table)),
         Err(error) => match virtual_destination(by_name, way) {
             // It was going to a service, whatever it calls that; and nobody else has the address.
@@ -123,6 +136,22 @@ pub(super) async fn on_demand(
     };
     exchange.grpc.set(grpc::asks(request.headers()));
     Err(refused)
+}
+
+/// The routes of a Kubernetes Service's own, where the connection was going to a port of it that has some: whatever host
+/// the request names.
+async fn to_service(by_name: &ByName, way: Way, now: Instant) -> Result<Option<Arc<RouteTable>>, Error> {
+    let Some(original) = way.original() else { return Ok(None) };
+    // These are no Service's.
+    if by_name.names.is_virtual(original.destination.ip()) {
+        return Ok(None);
+    }
+    match by_name.names.table_to(original.destination, now).await {
+        Ok(table) => Ok(Some(table)),
+        Err(Error::NameRefused) => Err(Error::NameRefused),
+        // It has none, or it is not known: it goes by its name, or where it was going.
+        Err(_) => Ok(None),
+    }
 }
 
 /// The service's address that a connection was going to.
