@@ -385,6 +385,7 @@ impl Plan {
         let mut standings = Standings::default();
         let routes::Hung { routes, attachments, of_services } =
             routes::hang(objects, &splits, &gateways, &mut statuses, &mut standings);
+        mesh::refuse_parameters(objects, &mut statuses);
 
         let mut views = BTreeMap::new();
         for (name, parsed) in &gateways {

@@ -31,6 +31,7 @@ pub use config_map::ConfigMap;
 pub use gateway_api::backendtlspolicies::BackendTlsPolicy;
 pub use gateway_api::experimental::httproutes::HttpRoute;
 pub use gateway_api::experimental::tcproutes::TcpRoute;
+pub use gateway_api::experimental::xmeshes::XMesh as Mesh;
 pub use gateway_api::gatewayclasses::GatewayClass;
 pub use gateway_api::gateways::Gateway;
 pub use gateway_api::grpcroutes::GrpcRoute;
@@ -99,6 +100,9 @@ pub enum Kind {
     IngressClass,
     /// `gateway.networking.k8s.io/v1`.
     ListenerSet,
+    /// `gateway.networking.x-k8s.io/v1alpha1`. Of no namespace.
+    #[serde(rename = "XMesh")]
+    Mesh,
     /// `pontoon.dev/v1alpha1`.
     Migration,
     /// `v1`. Of no namespace.
@@ -119,7 +123,7 @@ pub enum Kind {
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Kind; 16] = [
+    pub const ALL: [Kind; 17] = [
         Kind::BackendTlsPolicy,
         Kind::ConfigMap,
         Kind::Gateway,
@@ -129,6 +133,7 @@ impl Kind {
         Kind::Ingress,
         Kind::IngressClass,
         Kind::ListenerSet,
+        Kind::Mesh,
         Kind::Migration,
         Kind::Namespace,
         Kind::Pool,
@@ -150,6 +155,7 @@ impl Kind {
             Kind::Ingress => "Ingress",
             Kind::IngressClass => "IngressClass",
             Kind::ListenerSet => "ListenerSet",
+            Kind::Mesh => "XMesh",
             Kind::Migration => "Migration",
             Kind::Namespace => "Namespace",
             Kind::Pool => "Pool",
@@ -166,6 +172,7 @@ impl Kind {
             Kind::Migration | Kind::Pool => "pontoon.dev/v1alpha1",
             Kind::ConfigMap | Kind::Namespace | Kind::Secret => "v1",
             Kind::Ingress | Kind::IngressClass => "networking.k8s.io/v1",
+            Kind::Mesh => "gateway.networking.x-k8s.io/v1alpha1",
             _ => "gateway.networking.k8s.io/v1",
         }
     }
@@ -175,7 +182,7 @@ impl Kind {
         let lower = self.as_str().to_ascii_lowercase();
         match lower.strip_suffix('y') {
             Some(stem) if !stem.ends_with(['a', 'e', 'i', 'o', 'u']) => format!("{stem}ies"),
-            _ if lower.ends_with('s') => format!("{lower}es"),
+            _ if lower.ends_with('s') || lower.ends_with("sh") => format!("{lower}es"),
             _ => format!("{lower}s"),
         }
     }
@@ -196,7 +203,7 @@ impl Kind {
 
     /// Whether its objects are in a namespace. The namespace of others is empty.
     pub fn is_namespaced(self) -> bool {
-        !matches!(self, Kind::GatewayClass | Kind::IngressClass | Kind::Namespace)
+        !matches!(self, Kind::GatewayClass | Kind::IngressClass | Kind::Mesh | Kind::Namespace)
     }
 }
 
@@ -244,6 +251,8 @@ pub struct Objects {
     pub ingress_classes: OrdMap<ObjectName, Arc<IngressClass>>,
     /// `ListenerSet`s.
     pub listener_sets: OrdMap<ObjectName, Arc<ListenerSet>>,
+    /// `XMesh`es.
+    pub meshes: OrdMap<ObjectName, Arc<Mesh>>,
     /// `Namespace`s. One that is not here has no labels.
     pub namespaces: OrdMap<ObjectName, Arc<Namespace>>,
     /// `ReferenceGrant`s.
@@ -274,6 +283,7 @@ impl Objects {
             Object::Ingress(object) => drop(self.ingresses.insert(name, object.clone())),
             Object::IngressClass(object) => drop(self.ingress_classes.insert(name, object.clone())),
             Object::ListenerSet(object) => drop(self.listener_sets.insert(name, object.clone())),
+            Object::Mesh(object) => drop(self.meshes.insert(name, object.clone())),
             Object::Migration(object) => drop(self.migrations.insert(name, object.clone())),
             Object::Namespace(object) => drop(self.namespaces.insert(name, object.clone())),
             Object::Pool(object) => drop(self.pools.insert(name, object.clone())),
@@ -295,6 +305,7 @@ impl Objects {
             Kind::Ingress => drop(self.ingresses.remove(name)),
             Kind::IngressClass => drop(self.ingress_classes.remove(name)),
             Kind::ListenerSet => drop(self.listener_sets.remove(name)),
+            Kind::Mesh => drop(self.meshes.remove(name)),
             Kind::Migration => drop(self.migrations.remove(name)),
             Kind::Namespace => drop(self.namespaces.remove(name)),
             Kind::Pool => drop(self.pools.remove(name)),
@@ -317,6 +328,7 @@ impl Objects {
             Kind::Ingress => Box::new(self.ingresses.keys()),
             Kind::IngressClass => Box::new(self.ingress_classes.keys()),
             Kind::ListenerSet => Box::new(self.listener_sets.keys()),
+            Kind::Mesh => Box::new(self.meshes.keys()),
             Kind::Migration => Box::new(self.migrations.keys()),
             Kind::Namespace => Box::new(self.namespaces.keys()),
             Kind::Pool => Box::new(self.pools.keys()),

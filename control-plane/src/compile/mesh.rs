@@ -11,7 +11,9 @@ use std::sync::Arc;
 use envoy_types::pb::envoy::config::route::v3::{Route, RouteConfiguration, VirtualHost};
 use pontoon_xds::Resource;
 
+use super::listener::CONTROLLER;
 use super::reference::Parent;
+use super::status::{ConditionType, Statuses};
 use super::{is_on_kubernetes, route, sidecar, view};
 use crate::model::upstream::Upstream;
 use crate::objects::problem::{FieldError, did_you_mean};
@@ -42,6 +44,17 @@ pub(super) fn is_ours(objects: &Objects, route: &ObjectRef) -> bool {
 
 fn is_request(kind: Kind) -> bool {
     matches!(kind, Kind::HttpRoute | Kind::GrpcRoute)
+}
+
+/// Says of our meshes that have parameters that they are not accepted: there is nothing to say by them.
+pub(super) fn refuse_parameters(objects: &Objects, statuses: &mut Statuses) {
+    let ours = objects.meshes.iter().filter(|(_, mesh)| mesh.spec.controller_name == CONTROLLER);
+    for (name, _) in ours.filter(|(_, mesh)| mesh.spec.parameters_ref.is_some()) {
+        let message = "a mesh has no parameters here; pods' annotations tune their sidecars";
+        let error = FieldError::new("spec.parametersRef", "InvalidParameters", message);
+        let object = ObjectRef { kind: Kind::Mesh, name: name.clone() };
+        statuses.refuse(&object, ConditionType::Accepted, error);
+    }
 }
 
 /// Hangs a route on those ports of a Service that its parent at `field` names.

@@ -64,6 +64,27 @@ pub const FEATURES: &[&str] = &[
 /// Those that come of addresses, and of the pods that gateways are given.
 pub const FEATURES_OF_PODS: &[&str] = &["GatewayInfrastructure", "GatewayStaticAddresses"];
 
+/// Those of sidecars' requests to Services, as a mesh's `supportedFeatures` names them: in order.
+pub const FEATURES_OF_MESH: &[&str] = &[
+    "GRPCRoute",
+    "HTTPRoute",
+    "HTTPRoute303RedirectStatusCode",
+    "HTTPRoute307RedirectStatusCode",
+    "HTTPRoute308RedirectStatusCode",
+    "HTTPRouteParentRefPort",
+    "HTTPRouteResponseHeaderModification",
+    "Mesh",
+    "MeshClusterIPMatching",
+    "MeshConsumerRoute",
+    "MeshHTTPRouteBackendRequestHeaderModification",
+    "MeshHTTPRouteNamedRouteRule",
+    "MeshHTTPRouteQueryParamMatching",
+    "MeshHTTPRouteRedirectPath",
+    "MeshHTTPRouteRedirectPort",
+    "MeshHTTPRouteRewritePath",
+    "MeshHTTPRouteSchemeRedirect",
+];
+
 /// One condition.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Said {

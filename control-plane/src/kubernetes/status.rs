@@ -73,6 +73,7 @@ pub fn wanted(
         };
         let wanted = match object.kind {
             Kind::GatewayClass => about.class(infrastructure.is_some()),
+            Kind::Mesh => about.mesh(),
             Kind::Gateway => {
                 let standing = world.compiled.standings.gateways.get(&object.name);
                 standing.map(|standing| about.gateway(standing)).map(|wanted| match infrastructure {
@@ -141,12 +142,22 @@ impl About<'_> {
         if class.spec.controller_name != CONTROLLER {
             return None;
         }
-        let conditions = vec![self.say(ConditionType::Accepted, "Accepted", |_| true)];
         let of_pods = if in_pods { standing::FEATURES_OF_PODS } else { &[] };
-        let features: BTreeSet<&str> = standing::FEATURES.iter().chain(of_pods).copied().collect();
+        Some(self.able(standing::FEATURES.iter().chain(of_pods).copied().collect()))
+    }
+
+    fn mesh(&self) -> Option<Wanted> {
+        let mesh = self.world.model.objects.meshes.get(&self.object.name)?;
+        let is_ours = mesh.spec.controller_name == CONTROLLER;
+        is_ours.then(|| self.able(standing::FEATURES_OF_MESH.iter().copied().collect()))
+    }
+
+    /// Whether it is accepted, and what features it has.
+    fn able(&self, features: BTreeSet<&str>) -> Wanted {
+        let conditions = vec![self.say(ConditionType::Accepted, "Accepted", |_| true)];
         let features: Vec<Json> = features.into_iter().map(|name| json!({ "name": name })).collect();
         let fields = Map::from_iter([("supportedFeatures".to_owned(), json!(features))]);
-        Some(Wanted { conditions, fields, ..Wanted::default() })
+        Wanted { conditions, fields, ..Wanted::default() }
     }
 
     /// Adds where a Gateway is reached; and it is programmed when one of its pods serves what it says by now.

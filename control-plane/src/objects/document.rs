@@ -10,7 +10,7 @@ use super::yaml::decode::{DecodeError, decode};
 use super::yaml::{self, Node};
 use super::{
     BackendTlsPolicy, ConfigMap, DEFAULT_NAMESPACE, Gateway, GatewayClass, GrpcRoute, HttpRoute, Ingress,
-    IngressClass, Kind, ListenerSet, Migration, Namespace, ObjectName, ObjectRef, Pool, ReferenceGrant,
+    IngressClass, Kind, ListenerSet, Mesh, Migration, Namespace, ObjectName, ObjectRef, Pool, ReferenceGrant,
     Secret, TcpRoute, TlsRoute, check,
 };
 use crate::compile;
@@ -27,6 +27,7 @@ pub(super) enum Object {
     Ingress(Arc<Ingress>),
     IngressClass(Arc<IngressClass>),
     ListenerSet(Arc<ListenerSet>),
+    Mesh(Arc<Mesh>),
     Migration(Arc<Migration>),
     Namespace(Arc<Namespace>),
     Pool(Arc<Pool>),
@@ -207,6 +208,10 @@ fn read_object(file: &Arc<str>, tree: &Node, object: &ObjectRef) -> Result<Objec
         Kind::ListenerSet => {
             let set = typed(file, tree, object, |o: &mut ListenerSet| &mut o.metadata)?;
             (Object::ListenerSet(Arc::new(set)), Vec::new())
+        }
+        Kind::Mesh => {
+            let mesh = typed(file, tree, object, |o: &mut Mesh| &mut o.metadata)?;
+            (Object::Mesh(Arc::new(mesh)), Vec::new())
         }
         Kind::Namespace => {
             let namespace = typed(file, tree, object, |o: &mut Namespace| &mut o.metadata)?;

@@ -28,6 +28,7 @@ pub fn all() -> Vec<(String, Value)> {
                 Kind::Ingress => spec_schema::<k8s_openapi::api::networking::v1::IngressSpec>(),
                 Kind::IngressClass => spec_schema::<k8s_openapi::api::networking::v1::IngressClassSpec>(),
                 Kind::ListenerSet => spec_schema::<gateway_api::listenersets::ListenerSetSpec>(),
+                Kind::Mesh => spec_schema::<experimental::xmeshes::XMeshSpec>(),
                 Kind::ReferenceGrant => spec_schema::<gateway_api::referencegrants::ReferenceGrantSpec>(),
                 Kind::TcpRoute => spec_schema::<experimental::tcproutes::TcpRouteSpec>(),
                 Kind::TlsRoute => spec_schema::<gateway_api::tlsroutes::TlsRouteSpec>(),

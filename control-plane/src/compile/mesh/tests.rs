@@ -218,3 +218,19 @@ fn a_name_that_stands_for_a_pool_has_the_rules_of_the_service_of_that_name() {
     let clusters = compiled.views["shop"].resources(pontoon_xds::ResourceType::Cluster);
     assert!(clusters.contains_key("service/shop/stock/80") && clusters.contains_key("pool/shop/orders"));
 }
+
+#[test]
+fn a_mesh_of_ours_has_no_parameters() {
+    let mesh = |parameters: serde_json::Value| {
+        let spec = json!({ "controllerName": CONTROLLER, "parametersRef": parameters });
+        let mesh = serde_json::from_value(json!({ "metadata": { "name": "mesh" }, "spec": spec })).unwrap();
+        compiled(Objects { meshes: OrdMap::unit(name("", "mesh"), Arc::new(mesh)), ..Objects::default() })
+    };
+    let object = ObjectRef { kind: Kind::Mesh, name: name("", "mesh") };
+    let refused = |compiled: &Compiled| {
+        compiled.statuses.of(&object).iter().find(|said| !said.status).map(|said| said.reason)
+    };
+    assert_eq!(refused(&mesh(json!(null))), None);
+    let parameters = json!({ "group": "", "kind": "ConfigMap", "name": "mesh", "namespace": "default" });
+    assert_eq!(refused(&mesh(parameters)), Some("InvalidParameters"));
+}
