@@ -1,8 +1,9 @@
 //! The official conformance suite of the Gateway API, against the control plane as it is installed in a cluster: each
-//! Gateway of the suite's becomes pods and a Service. What is claimed is what the GatewayClass says of itself.
+//! Gateway of the suite's becomes pods and a Service; and for a mesh, the suite's pods get a sidecar each. What is claimed
+//! is what the GatewayClass and the XMesh say of themselves.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use anyhow::{Context, ensure};
@@ -16,17 +17,45 @@ use tokio::process::Command;
 use super::kubernetes::plane;
 
 /// As it is installed.
-const MANIFESTS: [&str; 2] = [
+const MANIFESTS: [&str; 3] = [
     include_str!("../../../deploy/kubernetes/rbac.yaml"),
     include_str!("../../../deploy/kubernetes/pontoon.yaml"),
+    include_str!("../../../deploy/kubernetes/webhook.yaml"),
 ];
-const PROFILES: &str = "GATEWAY-HTTP,GATEWAY-TLS,GATEWAY-GRPC,GATEWAY-TCP";
-/// Addresses of Services: this one is free, and this one is none of theirs (RFC 5737).
-const ADDRESSES: [&str; 2] = ["-usable-address=10.96.250.7", "-unusable-address=192.0.2.7"];
+/// It runs twice, as all of its namespaces get the same labels: the pods of the one run are not to have sidecars.
+const RUNS: [Run; 2] = [
+    Run {
+        name: "gateway",
+        // Addresses of Services: one is free, and one is none of theirs (RFC 5737).
+        flags: &[
+            "-gateway-class=pontoon",
+            "-conformance-profiles=GATEWAY-HTTP,GATEWAY-TLS,GATEWAY-GRPC,GATEWAY-TCP",
+            "-usable-address=10.96.250.7",
+            "-unusable-address=192.0.2.7",
+        ],
+    },
+    Run {
+        name: "mesh",
+        flags: &[
+            "-gateway-class=",
+            "-mesh-name=pontoon",
+            "-conformance-profiles=MESH-HTTP,MESH-GRPC",
+            "-namespace-labels=pontoon.dev/inject=enabled",
+        ],
+    },
+];
+/// The tests of the second one, and only they, have names that begin with this.
+const MESH: &str = "Mesh";
 /// Tests that cannot pass here, each with the reason. They are in the docs, too (`docs/guide/gateways.md`).
 const NOT_HERE: [(&str, &str); 0] = [];
 /// For all of them.
 const LIMIT: &str = "-test.timeout=60m";
+
+/// One run of the suite.
+struct Run {
+    name: &'static str,
+    flags: &'static [&'static str],
+}
 
 /// What the suite writes, as far as it is counted here.
 #[derive(Debug, Deserialize)]
@@ -52,19 +81,27 @@ pub(crate) async fn run(arguments: Vec<String>) -> anyhow::Result<bool> {
     let cluster = Cluster::from_environment()?;
     let mut report = Report::default();
     if report.case("install: the control plane accepts its class", install(&cluster)).await {
-        let results = suite(&cluster, &folder, &arguments).await;
-        save_log(&cluster, &folder).await?;
-        for Ended { name, seconds, passed } in results? {
-            let outcome = if passed { Ok(String::new()) } else { Err(anyhow::anyhow!("see suite.log")) };
-            report.note(&name, seconds, outcome);
+        for run in &RUNS {
+            let is_of = |test: &&String| test.starts_with(MESH) == (run.name == "mesh");
+            let only: Vec<String> = arguments.iter().filter(is_of).cloned().collect();
+            if only.is_empty() && !arguments.is_empty() {
+                continue;
+            }
+            let results = suite(&cluster, &folder, run, &only).await;
+            save_log(&cluster, &folder).await?;
+            for Ended { name, seconds, passed } in results? {
+                let outcome =
+                    if passed { Ok(String::new()) } else { Err(anyhow::anyhow!("see {}.log", run.name)) };
+                report.note(&name, seconds, outcome);
+            }
+            report.case(&format!("the report of {} is written", run.name), written(&folder, run)).await;
         }
-        report.case("the report is written", written(&folder)).await;
     } else {
         save_log(&cluster, &folder).await?;
     }
     // A cluster that stays is another group's next.
-    let ours = ["-n", "pontoon-system", "delete", "deployment/pontoon", "gatewayclass/pontoon"];
-    cluster.kubectl(&[&ours[..], &["--ignore-not-found"]].concat()).await?;
+    cluster.kubectl(&["delete", "gatewayclass/pontoon", "xmesh/pontoon", "--ignore-not-found"]).await?;
+    remove(&cluster).await?;
     report.finish(&folder)
 }
 
@@ -72,24 +109,38 @@ async fn install(cluster: &Cluster) -> anyhow::Result<String> {
     // Retries, cookies and the like are in this channel only.
     plane::install(cluster, "experimental").await?;
     // One of an earlier run has that run's image, and so have its Gateways' pods.
-    let system = ["-n", "pontoon-system"];
-    cluster
-        .kubectl(&[&system[..], &["delete", "deployment", "pontoon", "--ignore-not-found"]].concat())
-        .await?;
+    remove(cluster).await?;
     for manifest in MANIFESTS {
         cluster.apply(manifest).await?;
     }
     cluster.apply(CLASS).await?;
-    cluster.wait_for("condition=Available", &[&system[..], &["deployment/pontoon"]].concat()).await?;
-    until("the class to say what it can do", PATIENCE, async || {
-        let class = cluster.get(&["gatewayclass", "pontoon"]).await?;
-        let features = class["status"]["supportedFeatures"].as_array().context("no features")?;
-        let accepted =
-            class["status"]["conditions"].as_array().into_iter().flatten().find(|c| c["type"] == "Accepted");
-        ensure!(accepted.is_some_and(|accepted| accepted["status"] == "True"), "{}", class["status"]);
-        Ok(format!("{} features", features.len()))
+    let deployments = ["-n", "pontoon-system", "deployment/pontoon", "deployment/pontoon-webhook"];
+    cluster.wait_for("condition=Available", &deployments).await?;
+    let mut said = Vec::new();
+    for object in ["gatewayclass", "xmesh"] {
+        let features = until("the status to say what it can do", PATIENCE, async || {
+            let status = cluster.get(&[object, "pontoon"]).await?["status"].take();
+            let features = status["supportedFeatures"].as_array().context("no features")?;
+            let accepted = plane::condition(&status["conditions"], "Accepted");
+            ensure!(accepted.is_some_and(|accepted| accepted["status"] == "True"), "{status}");
+            Ok(features.len())
+        });
+        said.push(format!("{object}: {} features", features.await?));
+    }
+    // The API server takes a moment to take note of it, and lets pods pass until then.
+    until("the webhook to be asked", PATIENCE, async || {
+        let pod = cluster.kubectl_with(&["create", "--dry-run=server", "-o", "json", "-f", "-"], POD).await?;
+        let pod: serde_json::Value = serde_json::from_str(&pod)?;
+        ensure!(pod["metadata"]["annotations"]["pontoon.dev/injected"].is_string(), "{}", pod["metadata"]);
+        Ok(())
     })
-    .await
+    .await?;
+    Ok(said.join(", "))
+}
+
+async fn remove(cluster: &Cluster) -> anyhow::Result<()> {
+    let deployments = ["-n", "pontoon-system", "delete", "deployment", "pontoon", "pontoon-webhook"];
+    cluster.kubectl(&[&deployments[..], &["--ignore-not-found"]].concat()).await.map(drop)
 }
 
 /// One of the suite's tests.
@@ -100,25 +151,25 @@ struct Ended {
     passed: bool,
 }
 
-/// Runs it, and says what each test came to. What it prints is in `suite.log`, as it goes.
-async fn suite(cluster: &Cluster, folder: &Path, only: &[String]) -> anyhow::Result<Vec<Ended>> {
+/// Runs it, and says what each test came to. What it prints is in `NAME.log`, as it goes.
+async fn suite(cluster: &Cluster, folder: &Path, run: &Run, only: &[String]) -> anyhow::Result<Vec<Ended>> {
     let mut command = Command::new(cluster.built("conformance.test"));
     let skipped = NOT_HERE.map(|(name, _)| name).join(",");
-    command.current_dir(folder).args(["-test.v", LIMIT, "-gateway-class=pontoon"]).args(ADDRESSES);
-    command.arg(format!("-conformance-profiles={PROFILES}"));
+    command.current_dir(folder).args(["-test.v", LIMIT]).args(run.flags);
     if !skipped.is_empty() {
         command.arg(format!("-skip-tests={skipped}"));
     }
     let version = env!("CARGO_PKG_VERSION");
     command.args(["-organization=pontoon", "-project=pontoon", "-url=https://pontoon.dev"]);
     command.args(["-contact=https://pontoon.dev", &format!("-version=v{version}")]);
-    command.arg(format!("-report-output={}", folder.join("report.yaml").display()));
+    command.arg(format!("-report-output={}", report_of(folder, run).display()));
     if !only.is_empty() {
         command.arg(format!("-test.run=^TestConformance$/^({})$", only.join("|")));
     }
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).kill_on_drop(true).spawn()?;
     let mut lines = BufReader::new(child.stdout.take().context("no output")?).lines();
-    let mut log = tokio::fs::File::create(folder.join("suite.log")).await?;
+    let path = folder.join(format!("{}.log", run.name));
+    let mut log = tokio::fs::File::create(&path).await?;
     let mut all = Vec::new();
     while let Some(line) = lines.next_line().await? {
         log.write_all(format!("{line}\n").as_bytes()).await?;
@@ -127,11 +178,7 @@ async fn suite(cluster: &Cluster, folder: &Path, only: &[String]) -> anyhow::Res
     log.flush().await?;
     let status = child.wait().await?;
     let is_well = all.iter().all(|test| test.passed);
-    ensure!(
-        status.success() || !is_well,
-        "the suite ended with {status}; see {}",
-        folder.join("suite.log").display()
-    );
+    ensure!(status.success() || !is_well, "the suite ended with {status}; see {}", path.display());
     Ok(all)
 }
 
@@ -147,9 +194,13 @@ fn ended(line: &str) -> Option<Ended> {
     })
 }
 
+fn report_of(folder: &Path, run: &Run) -> PathBuf {
+    folder.join(format!("report-{}.yaml", run.name))
+}
+
 /// The counts of the report, by profile.
-async fn written(folder: &Path) -> anyhow::Result<String> {
-    let path = folder.join("report.yaml");
+async fn written(folder: &Path, run: &Run) -> anyhow::Result<String> {
+    let path = report_of(folder, run);
     let text = std::fs::read_to_string(&path).with_context(|| format!("no {}", path.display()))?;
     let written: Written = serde_saphyr::from_str(&text)?;
     let mut said = path.display().to_string();
@@ -194,6 +245,19 @@ metadata: {name: pontoon}
 spec:
   controllerName: pontoon.dev/gateway-controller
   parametersRef: {group: '', kind: ConfigMap, name: conformance, namespace: pontoon-system}
+---
+apiVersion: gateway.networking.x-k8s.io/v1alpha1
+kind: XMesh
+metadata: {name: pontoon}
+spec: {controllerName: pontoon.dev/gateway-controller}
+";
+
+/// One that is only asked about.
+const POD: &str = "
+apiVersion: v1
+kind: Pod
+metadata: {name: asked-about, namespace: default, labels: {pontoon.dev/inject: enabled}}
+spec: {containers: [{name: pause, image: 'registry.k8s.io/pause:3.10'}]}
 ";
 
 #[cfg(test)]

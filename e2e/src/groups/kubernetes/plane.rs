@@ -99,7 +99,7 @@ fn plane(cluster: &Cluster, folder: &Path, namespace: &str) -> anyhow::Result<Co
     Ok(plane.on_kubernetes(&cluster.kubeconfig(), namespace))
 }
 
-pub(super) fn condition<'v>(conditions: &'v Value, kind: &str) -> Option<&'v Value> {
+pub(crate) fn condition<'v>(conditions: &'v Value, kind: &str) -> Option<&'v Value> {
     conditions.as_array()?.iter().find(|condition| condition["type"] == kind)
 }
 
