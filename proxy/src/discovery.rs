@@ -100,6 +100,8 @@ pub struct Shared {
     subscriptions: Subscriptions,
     listeners: Arc<watch::Sender<Vec<Arc<Listener>>>>,
     changes: Arc<watch::Sender<u64>>,
+    /// Changes where a cluster or listener may have come, gone or become another.
+    shape: Arc<watch::Sender<u64>>,
     status: watch::Receiver<Status>,
     /// Of a sidecar. Locked after the store where both are.
     names: Option<Arc<Mutex<Names>>>,
@@ -165,27 +167,29 @@ impl Shared {
 
     /// Lets the store settle, then subscribes to what it names and hands out its listeners.
     fn follow(&self, now: Instant) {
-        let (listeners, secrets, clusters, endpoints, routes) = {
+        let (listeners, wanted) = {
             let mut store = self.store();
             store.settle(now);
             if let Some(mut names) = self.names() {
                 names.settle(now, |name| store.lookup(name));
                 self.subscriptions.set(ResourceType::Listener, names.wanted());
             }
-            (
-                store.live_listeners(),
-                store.wanted(ResourceType::Secret),
-                store.wanted(ResourceType::Cluster),
-                store.wanted(ResourceType::Endpoint),
-                store.wanted(ResourceType::Route),
-            )
+            let named =
+                [ResourceType::Secret, ResourceType::Cluster, ResourceType::Endpoint, ResourceType::Route];
+            // A gateway takes all clusters.
+            let named = named.into_iter().filter(|ty| *ty != ResourceType::Cluster || self.names.is_some());
+            let wanted: Vec<_> = match store.take_renamed() {
+                true => named.map(|ty| (ty, store.wanted(ty))).collect(),
+                false => Vec::new(),
+            };
+            (store.live_listeners(), wanted)
         };
-        self.subscriptions.set(ResourceType::Secret, secrets);
-        if self.names.is_some() {
-            self.subscriptions.set(ResourceType::Cluster, clusters);
+        if !wanted.is_empty() {
+            self.shape.send_modify(|n| *n = n.wrapping_add(1));
         }
-        self.subscriptions.set(ResourceType::Endpoint, endpoints);
-        self.subscriptions.set(ResourceType::Route, routes);
+        for (ty, names) in wanted {
+            self.subscriptions.set(ty, names);
+        }
         self.listeners.send_if_modified(|current| {
             let same = current.len() == listeners.len()
                 && current.iter().zip(&listeners).all(|(a, b)| Arc::ptr_eq(a, b));
@@ -243,6 +247,7 @@ pub fn start(
         subscriptions: Subscriptions::default(),
         listeners: Arc::new(watch::Sender::new(Vec::new())),
         changes: Arc::new(watch::Sender::new(0)),
+        shape: Arc::new(watch::Sender::new(0)),
         status,
         names,
         on_demand,

@@ -27,8 +27,8 @@ pub struct RouteTable {
     pub name: Arc<str>,
     /// The resource's version as the control plane gave it.
     pub version: Arc<str>,
-    /// In resource order.
-    pub virtual_hosts: Vec<VirtualHost>,
+    /// In resource order. One that did not change is that of the version before.
+    pub virtual_hosts: Vec<Arc<VirtualHost>>,
     /// `ignore_port_in_host_matching`.
     pub(crate) ignore_port: bool,
     pub(crate) hosts: table::HostIndex,
@@ -39,6 +39,8 @@ pub struct RouteTable {
 pub struct VirtualHost {
     /// The resource's name.
     pub name: Arc<str>,
+    /// What hosts it is for, as they are written.
+    pub(crate) domains: Box<[Arc<str>]>,
     /// In order: the first match wins.
     pub routes: Vec<Arc<Route>>,
     pub(crate) paths: table::PathIndex,

@@ -11,7 +11,7 @@ use crate::pb::envoy::config::bootstrap::v3::Bootstrap;
 use crate::pb::envoy::config::cluster::v3::Cluster;
 use crate::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
 use crate::pb::envoy::config::listener::v3::Listener;
-use crate::pb::envoy::config::route::v3::{FilterConfig, RouteConfiguration};
+use crate::pb::envoy::config::route::v3::{FilterConfig, RouteConfiguration, VirtualHost};
 use crate::pb::envoy::extensions::access_loggers::file::v3::FileAccessLog;
 use crate::pb::envoy::extensions::filters::http::buffer::v3::{Buffer, BufferPerRoute};
 use crate::pb::envoy::extensions::filters::http::cors::v3::CorsPolicy;
@@ -106,4 +106,5 @@ coded! {
     TlsInspector,
     UpstreamTlsContext,
     UriTemplateMatchConfig,
+    VirtualHost,
 }

@@ -1,5 +1,7 @@
 //! `envoy.config.route.v3.RouteConfiguration` to a table.
 
+mod parts;
+
 use std::sync::Arc;
 
 use envoy_types::pb::envoy::config::core::v3::header_value_option::HeaderAppendAction;
@@ -34,6 +36,7 @@ use super::support::{Message, support};
 use crate::route as compiled;
 use crate::route::HeaderMutation;
 use crate::upstream::cluster::Cluster;
+pub(super) use parts::{Earlier, Parts};
 
 pub(super) const MESSAGES: &[Message] = &[
     ROUTE_CONFIGURATION,
@@ -213,27 +216,13 @@ pub(super) fn compile(
     clusters: &Clusters<'_>,
 ) -> Result<compiled::RouteTable, Problem> {
     route_configuration(message)?;
-    let around = Around {
-        clusters,
-        request: mutations(
-            "request_headers",
-            &message.request_headers_to_add,
-            &message.request_headers_to_remove,
-        )?,
-        response: mutations(
-            "response_headers",
-            &message.response_headers_to_add,
-            &message.response_headers_to_remove,
-        )?,
-        specific_last: message.most_specific_header_mutations_wins,
-        retry: None,
-    };
+    let around = Around::of(message, clusters)?;
     let hosts = each("virtual_hosts", &message.virtual_hosts, |host| compile_host(host, &around))?;
-    compiled::RouteTable::new(
+    compiled::RouteTable::of(
         message.name.as_str().into(),
         version,
         message.ignore_port_in_host_matching,
-        hosts,
+        hosts.into_iter().map(Arc::new).collect(),
     )
     .map_err(|e| Problem::new("virtual_hosts.domains", e.to_string()))
 }
@@ -248,7 +237,25 @@ struct Around<'c> {
     retry: Option<RetryPolicy>,
 }
 
-impl Around<'_> {
+impl<'c> Around<'c> {
+    fn of(message: &RouteConfiguration, clusters: &'c Clusters<'c>) -> Result<Around<'c>, Problem> {
+        Ok(Around {
+            clusters,
+            request: mutations(
+                "request_headers",
+                &message.request_headers_to_add,
+                &message.request_headers_to_remove,
+            )?,
+            response: mutations(
+                "response_headers",
+                &message.response_headers_to_add,
+                &message.response_headers_to_remove,
+            )?,
+            specific_last: message.most_specific_header_mutations_wins,
+            retry: None,
+        })
+    }
+
     fn combine(&self, outer: &[HeaderMutation], inner: Vec<HeaderMutation>) -> Vec<HeaderMutation> {
         if self.specific_last {
             outer.iter().cloned().chain(inner).collect()
@@ -258,10 +265,7 @@ impl Around<'_> {
     }
 }
 
-fn compile_host(
-    message: &VirtualHost,
-    around: &Around<'_>,
-) -> Result<(Vec<String>, compiled::VirtualHost), Problem> {
+fn compile_host(message: &VirtualHost, around: &Around<'_>) -> Result<compiled::VirtualHost, Problem> {
     virtual_host(message)?;
     if message.domains.is_empty() {
         return Err(Problem::new("domains", "is empty"));
@@ -281,7 +285,7 @@ fn compile_host(
     for (position, message) in message.routes.iter().enumerate() {
         routes.push(compile_route(message, position, &around).under(|| format!("routes[{position}]"))?);
     }
-    Ok((message.domains.clone(), compiled::VirtualHost::new(message.name.as_str().into(), routes)))
+    Ok(compiled::VirtualHost::new(message.name.as_str().into(), routes).with_domains(&message.domains))
 }
 
 fn compile_route(message: &Route, position: usize, around: &Around<'_>) -> Result<compiled::Route, Problem> {

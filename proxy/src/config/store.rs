@@ -48,6 +48,8 @@ const WARM_TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Debug, Default)]
 pub struct Store {
     handles: HashMap<Arc<str>, Arc<Cluster>>,
+    /// Clusters whose endpoints go by another name than theirs: that name, and theirs.
+    aliases: BTreeSet<(Arc<str>, Arc<str>)>,
     clusters: BTreeMap<Arc<str>, Entry<Option<Upstream>>>,
     assignments: BTreeMap<Arc<str>, Entry<eds::Compiled>>,
     routes: BTreeMap<Arc<str>, RouteEntry>,
@@ -66,6 +68,10 @@ pub struct Store {
     seen: BTreeSet<ResourceType>,
     /// A cluster that went is still held; then is looked again.
     leaving: Option<Instant>,
+    /// Something else than endpoints changed since it was last settled.
+    touched: bool,
+    /// What is subscribed to may have changed since that was last asked.
+    renamed: bool,
     was_ready: bool,
     emptied: u64,
 }
@@ -83,6 +89,8 @@ struct RouteEntry {
     /// What is in force or pending; `None`: named by a listener, not arrived.
     current: Option<Entry<()>>,
     pending: Option<Pending>,
+    /// What the next version need not compile again.
+    earlier: Option<Arc<rds::Earlier>>,
 }
 
 #[derive(Debug)]
@@ -142,7 +150,7 @@ impl Store {
     /// Takes an update; gives what is refused.
     pub fn apply(&mut self, update: Update, now: Instant) -> Vec<Rejected> {
         let ty = update.ty;
-        self.seen.insert(ty);
+        self.renamed |= self.seen.insert(ty);
         let mut rejected = Vec::new();
         for resource in update.changed {
             if self.is_own(ty, &resource.name) {
@@ -175,6 +183,7 @@ impl Store {
     }
 
     fn put(&mut self, ty: ResourceType, resource: Resource, now: Instant) -> Result<(), Problem> {
+        self.note(ty);
         match ty {
             ResourceType::Secret => self.put_secret(resource, now),
             ResourceType::Cluster => self.put_cluster(resource, now),
@@ -182,6 +191,17 @@ impl Store {
             ResourceType::Listener => self.put_listener(resource, now),
             ResourceType::Route => self.put_routes(resource, now),
         }
+    }
+
+    /// Endpoints change most often, and nothing but their clusters with them; routes name no resources but clusters.
+    fn note(&mut self, ty: ResourceType) {
+        self.touched |= ty != ResourceType::Endpoint;
+        self.renamed |= !matches!(ty, ResourceType::Endpoint | ResourceType::Route);
+    }
+
+    /// Whether what is [wanted](Store::wanted) may be other names than when this was last asked.
+    pub fn take_renamed(&mut self) -> bool {
+        std::mem::take(&mut self.renamed) || self.is_sidecar()
     }
 
     fn put_cluster(&mut self, resource: Resource, now: Instant) -> Result<(), Problem> {
@@ -215,6 +235,12 @@ impl Store {
         {
             endpoints::swap(&handle, entry.resource.version.clone(), &entry.value);
         }
+        self.forget_alias(&resource.name);
+        if let EndpointSource::Eds(service) = &settings.source
+            && *service != resource.name
+        {
+            self.aliases.insert((service.clone(), resource.name.clone()));
+        }
         handle.settings.store(Some(Arc::new(settings)));
         self.waiting.remove(&(ResourceType::Cluster, resource.name.clone()));
         self.clusters.insert(resource.name.clone(), Entry::new(resource, compiled.tls));
@@ -236,25 +262,52 @@ impl Store {
         Ok(())
     }
 
-    fn clusters_of(&self, service: &str) -> Vec<Arc<Cluster>> {
+    fn clusters_of(&self, service: &Arc<str>) -> Vec<Arc<Cluster>> {
+        let aliases = self.aliases.range((service.clone(), Arc::from(""))..);
+        let others = aliases.take_while(|(of, _)| of == service).map(|(_, cluster)| cluster);
+        let named = [service].into_iter().chain(others).filter(|name| self.clusters.contains_key(*name));
         let uses = |handle: &&Arc<Cluster>| {
-            handle.settings.load().as_ref().is_some_and(|s| s.source == EndpointSource::Eds(service.into()))
+            let settings = handle.settings.load();
+            settings
+                .as_ref()
+                .is_some_and(|s| matches!(&s.source, EndpointSource::Eds(name) if name == service))
         };
-        self.clusters.keys().filter_map(|name| self.handles.get(name)).filter(uses).cloned().collect()
+        named.filter_map(|name| self.handles.get(name)).filter(uses).cloned().collect()
+    }
+
+    fn forget_alias(&mut self, cluster: &Arc<str>) {
+        let settings = self.handles.get(cluster).and_then(|handle| handle.settings.load_full());
+        if let Some(EndpointSource::Eds(service)) = settings.as_ref().map(|settings| &settings.source) {
+            self.aliases.remove(&(service.clone(), cluster.clone()));
+        }
     }
 
     fn put_routes(&mut self, resource: Resource, now: Instant) -> Result<(), Problem> {
-        let message: RouteConfiguration = decode(&resource)?;
-        named(&resource, &message.name)?;
-        let pending = self.compile_routes(&message, false, resource.version.clone(), now)?;
+        let parts = match unfolded::<RouteConfiguration>(&resource)? {
+            Some(bytes) => rds::Parts::of(&bytes.into())?,
+            None => rds::Parts::of(&resource.body)?,
+        };
+        named(&resource, &parts.message.name)?;
+        let validated = self.is_validated(&parts.message, false);
+        let earlier = self.routes.get(&resource.name).and_then(|entry| entry.earlier.clone());
+        // Whether its clusters are there is asked of each version anew.
+        let earlier = earlier.filter(|_| !validated);
+        let version = resource.version.clone();
+        let (table, earlier) =
+            self.with_clusters(validated, |clusters| parts.compile(version, earlier.as_deref(), clusters))?;
         let entry = self.route_entry(&resource.name);
-        entry.pending = Some(pending);
+        entry.pending = Some(Pending::new(table, now + WARM_TIMEOUT));
+        entry.earlier = Some(Arc::new(earlier));
         entry.current = Some(Entry::new(resource, ()));
         Ok(())
     }
 
     /// `validated`: the clusters must be there, where the message says nothing of it. A sidecar asks for clusters
     /// when a route names them, so there they cannot be.
+    fn is_validated(&self, message: &RouteConfiguration, validated: bool) -> bool {
+        message.validate_clusters.map_or(validated, |said| said.value) && !self.is_sidecar()
+    }
+
     fn compile_routes(
         &mut self,
         message: &RouteConfiguration,
@@ -262,10 +315,20 @@ impl Store {
         version: Arc<str>,
         now: Instant,
     ) -> Result<Pending, Problem> {
-        let validated = message.validate_clusters.map_or(validated, |said| said.value) && !self.is_sidecar();
+        let validated = self.is_validated(message, validated);
+        let table = self.with_clusters(validated, |clusters| rds::compile(message, version, clusters))?;
+        Ok(Pending::new(table, now + WARM_TIMEOUT))
+    }
+
+    /// Compiles with the handles that there are, and makes those that are missing.
+    fn with_clusters<T>(
+        &mut self,
+        validated: bool,
+        compile: impl FnOnce(&rds::Clusters<'_>) -> Result<T, Problem>,
+    ) -> Result<T, Problem> {
         // Handles that a refused table named are dropped when nothing holds them.
         let handles = std::cell::RefCell::new(std::mem::take(&mut self.handles));
-        let compiled = rds::compile(message, version, &|name| {
+        let compiled = compile(&|name| {
             let waiting = || self.waiting.contains_key(&(ResourceType::Cluster, name.into()));
             if validated && !self.clusters.contains_key(name) && !waiting() {
                 let reason = format!("is {name:?}, and there is no such cluster; see validate_clusters");
@@ -277,7 +340,7 @@ impl Store {
             Ok(handle.clone())
         });
         self.handles = handles.into_inner();
-        Ok(Pending::new(compiled?, now + WARM_TIMEOUT))
+        compiled
     }
 
     fn put_listener(&mut self, resource: Resource, now: Instant) -> Result<(), Problem> {
@@ -415,11 +478,13 @@ impl Store {
     }
 
     fn remove(&mut self, ty: ResourceType, name: &str) {
+        self.note(ty);
         self.waiting.remove(&(ty, name.into()));
         match ty {
             // Who uses it goes on with the last that was there; who does not lets it go.
             ResourceType::Secret => {}
             ResourceType::Cluster => {
+                self.forget_alias(&name.into());
                 self.clusters.remove(name);
                 if let Some(handle) = self.handles.get(name) {
                     handle.settings.store(None);
@@ -437,6 +502,7 @@ impl Store {
             ResourceType::Route => {
                 if let Some(entry) = self.routes.get_mut(name) {
                     entry.current = None;
+                    entry.earlier = None;
                 }
             }
         }
@@ -451,6 +517,7 @@ impl Store {
             handle: Arc::new(RouteHandle { name: name.clone(), table: Default::default() }),
             current: None,
             pending: None,
+            earlier: None,
         })
     }
 
@@ -559,15 +626,21 @@ fn http_settings(manager: Manager, routes: Arc<RouteHandle>) -> HttpSettings {
 }
 
 fn decode<M: ResourceMessage>(resource: &Resource) -> Result<M, Problem> {
-    let unfolded = json::unfold(M::TYPE.type_url(), &resource.body);
-    let message = match unfolded.map_err(|mistake| Problem::new(mistake.path, mistake.reason))? {
-        Some(bytes) => {
-            json::forget();
-            M::decoded(&bytes)
-        }
+    let message = match unfolded::<M>(resource)? {
+        Some(bytes) => M::decoded(&bytes),
         None => resource.decode(),
     };
     message.map_err(|e| Problem::new("", format!("cannot be decoded: {e}")))
+}
+
+/// The message where extensions in it are told by their fields: with them as messages of their types.
+fn unfolded<M: ResourceMessage>(resource: &Resource) -> Result<Option<Vec<u8>>, Problem> {
+    let unfolded = json::unfold(M::TYPE.type_url(), &resource.body);
+    let unfolded = unfolded.map_err(|mistake| Problem::new(mistake.path, mistake.reason))?;
+    if unfolded.is_some() {
+        json::forget();
+    }
+    Ok(unfolded)
 }
 
 fn named(resource: &Resource, name: &str) -> Result<(), Problem> {

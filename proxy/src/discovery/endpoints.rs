@@ -24,7 +24,7 @@ const AT_ONCE: usize = 16;
 /// Keeps one look-up task a cluster; they come and go with the clusters.
 pub(super) async fn resolve(shared: Shared) {
     let turns = Arc::new(Semaphore::new(AT_ONCE));
-    let mut changes = shared.changes.subscribe();
+    let mut changes = shared.shape.subscribe();
     let mut tasks: HashMap<Arc<str>, (EndpointSource, AbortHandle)> = HashMap::new();
     loop {
         let clusters = shared.store().dns_clusters();

@@ -15,7 +15,7 @@ const SCAN_BELOW: usize = 8;
 /// Which virtual host takes a host name: exact, then the longest `*.suffix`, then the longest `prefix.*`, then `*`.
 #[derive(Debug, Default)]
 pub(crate) struct HostIndex {
-    exact: HashMap<Box<str>, usize>,
+    exact: HashMap<Arc<str>, usize>,
     suffixes: Affixes,
     prefixes: Affixes,
     any: Option<usize>,
@@ -54,22 +54,26 @@ pub struct DuplicateDomain {
 
 impl HostIndex {
     /// Of each virtual host's domains, in order.
-    fn build<'d>(hosts: impl Iterator<Item = &'d [String]>) -> Result<HostIndex, DuplicateDomain> {
+    fn build(hosts: &[Arc<VirtualHost>]) -> Result<HostIndex, DuplicateDomain> {
         let mut index = HostIndex::default();
-        for (position, domains) in hosts.enumerate() {
-            for domain in domains {
-                let lower = domain.to_ascii_lowercase();
-                let earlier = if lower == "*" {
+        index.exact.reserve(hosts.len());
+        for (position, host) in hosts.iter().enumerate() {
+            for domain in &host.domains {
+                let lower = match domain.bytes().any(|byte| byte.is_ascii_uppercase()) {
+                    true => domain.to_ascii_lowercase().into(),
+                    false => domain.clone(),
+                };
+                let earlier = if &*lower == "*" {
                     index.any.replace(position)
                 } else if let Some(suffix) = lower.strip_prefix('*') {
                     index.suffixes.insert(suffix, position)
                 } else if let Some(prefix) = lower.strip_suffix('*') {
                     index.prefixes.insert(prefix, position)
                 } else {
-                    index.exact.insert(lower.into_boxed_str(), position)
+                    index.exact.insert(lower, position)
                 };
                 if earlier.is_some() {
-                    return Err(DuplicateDomain { domain: domain.clone() });
+                    return Err(DuplicateDomain { domain: domain.to_string() });
                 }
             }
         }
@@ -98,9 +102,22 @@ impl RouteTable {
         ignore_port: bool,
         hosts: Vec<(Vec<String>, VirtualHost)>,
     ) -> Result<RouteTable, DuplicateDomain> {
-        let index = HostIndex::build(hosts.iter().map(|(domains, _)| domains.as_slice()))?;
-        let virtual_hosts = hosts.into_iter().map(|(_, host)| host).collect();
-        Ok(RouteTable { name, version, virtual_hosts, ignore_port, hosts: index })
+        let hosts = hosts.into_iter().map(|(domains, host)| Arc::new(host.with_domains(&domains)));
+        RouteTable::of(name, version, ignore_port, hosts.collect())
+    }
+
+    /// The same of virtual hosts that know their domains.
+    ///
+    /// # Errors
+    /// As for [`RouteTable::new`].
+    pub(crate) fn of(
+        name: Arc<str>,
+        version: Arc<str>,
+        ignore_port: bool,
+        virtual_hosts: Vec<Arc<VirtualHost>>,
+    ) -> Result<RouteTable, DuplicateDomain> {
+        let hosts = HostIndex::build(&virtual_hosts)?;
+        Ok(RouteTable { name, version, virtual_hosts, ignore_port, hosts })
     }
 
     pub(super) fn virtual_host(&self, host: &str) -> Option<&VirtualHost> {
@@ -110,7 +127,7 @@ impl RouteTable {
         } else {
             self.hosts.find(host)
         };
-        self.virtual_hosts.get(index?)
+        self.virtual_hosts.get(index?).map(|host| &**host)
     }
 }
 
@@ -126,7 +143,12 @@ impl VirtualHost {
     pub fn new(name: Arc<str>, routes: Vec<Route>) -> VirtualHost {
         let routes: Vec<Arc<Route>> = routes.into_iter().map(Arc::new).collect();
         let paths = PathIndex::build(&routes);
-        VirtualHost { name, routes, paths }
+        VirtualHost { name, domains: Box::default(), routes, paths }
+    }
+
+    /// The same for these hosts.
+    pub(crate) fn with_domains(self, domains: &[String]) -> VirtualHost {
+        VirtualHost { domains: domains.iter().map(|domain| domain.as_str().into()).collect(), ..self }
     }
 }
 

@@ -233,7 +233,7 @@ fn a_cookie_that_is_missing_is_made_and_then_keeps_its_user() {
         path: "/".into(),
         terminal: false,
     };
-    let host = &mut table.virtual_hosts[0];
+    let host = Arc::get_mut(&mut table.virtual_hosts[0]).unwrap();
     let route = Arc::get_mut(&mut host.routes[0]).unwrap();
     let Action::Forward(forward) = &mut route.action else { panic!("a forward") };
     forward.hash = vec![policy];

@@ -130,6 +130,7 @@ impl Link<'_> {
             next = next.or_else(|| session.next(now));
             let deadline = session.deadline().filter(|_| next.is_none());
             let may_read = session.waiting() < MAX_WAITING;
+            let mut is_new = false;
             tokio::select! {
                 permit = sender.reserve(), if next.is_some() => match permit {
                     Ok(permit) => {
@@ -160,11 +161,14 @@ impl Link<'_> {
                     Ok(None) => return String::from("the server ended the stream"),
                     Err(status) => return describe(&status),
                 },
-                _ = wanted.changed() => {}
+                changed = wanted.changed() => is_new = changed.is_ok(),
                 () = until(deadline) => {}
                 () = subscriptions.left(), if inbound.is_some() => break,
             }
-            session.follow(&wanted.borrow_and_update());
+            // There may be many names to compare.
+            if is_new || wanted.has_changed().unwrap_or(true) {
+                session.follow(&wanted.borrow_and_update());
+            }
         }
         drop(sender);
         // The server's end of the stream says that it has read ours.

@@ -125,6 +125,7 @@ impl Store {
 
     /// Drops names on demand, and with the next [settling](Store::settle) what only they led to.
     pub(crate) fn forget(&mut self, names: &[Arc<str>]) {
+        self.touched = true;
         for name in names {
             self.apis.remove(name);
             self.refused.remove(&(ResourceType::Listener, name.clone()));
@@ -150,6 +151,7 @@ impl Store {
         let keep = |name: &Arc<str>| named.contains(name) || is_own(name);
         let gone: Vec<Arc<str>> = self.clusters.keys().filter(|name| !keep(name)).cloned().collect();
         for name in gone {
+            self.forget_alias(&name);
             self.clusters.remove(&name);
             if let Some(handle) = self.handles.get(&name) {
                 handle.settings.store(None);

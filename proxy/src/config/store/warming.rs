@@ -32,25 +32,38 @@ impl Pending {
 impl Store {
     /// Puts in force what can be, and drops what nothing refers to any more.
     pub fn settle(&mut self, now: Instant) {
+        let mut touched = std::mem::take(&mut self.touched);
         for entry in self.routes.values_mut() {
-            entry.settle(now);
+            touched |= entry.settle(now);
         }
-        let used: BTreeSet<Arc<str>> = self.route_names().collect();
-        self.routes.retain(|name, _| used.contains(name));
-        self.drop_unnamed_clusters();
-        let wanted = self.wanted(ResourceType::Endpoint);
-        self.assignments.retain(|name, _| wanted.contains(name));
-        let named = self.named_secrets();
-        self.secrets.retain(|name, _| named.contains(name));
         self.waiting.values_mut().for_each(|waiting| waiting.settle(now));
-        self.handles.retain(|name, handle| self.clusters.contains_key(name) || Arc::strong_count(handle) > 1);
-        self.leaving = self.is_any_leaving().then(|| now + LEAVING);
+        // Who changes endpoints all day does not pay for looking at everything.
+        if touched || self.leaving.is_some_and(|leaving| now >= leaving) {
+            self.drop_unused();
+            self.leaving = self.is_any_leaving().then(|| now + LEAVING);
+        }
         let complete = self.awaited().iter().all(|ty| self.seen.contains(ty))
             // A name that is asked for later makes nobody wait but those who ask.
             && (self.is_sidecar() || self.routes.values().all(|entry| entry.pending.is_none()))
             && self.waiting.values().all(|waiting| waiting.deadline().is_none())
             && self.listeners.values().all(|e| e.value.handle.is_complete());
         self.was_ready |= complete;
+    }
+
+    fn drop_unused(&mut self) {
+        let used: BTreeSet<Arc<str>> = self.route_names().collect();
+        self.routes.retain(|name, _| used.contains(name));
+        self.drop_unnamed_clusters();
+        // Elsewhere no cluster goes with a table.
+        if self.renamed || self.is_sidecar() {
+            let wanted = self.wanted(ResourceType::Endpoint);
+            self.assignments.retain(|name, _| wanted.contains(name));
+        }
+        if !self.secrets.is_empty() {
+            let named = self.named_secrets();
+            self.secrets.retain(|name, _| named.contains(name));
+        }
+        self.handles.retain(|name, handle| Arc::strong_count(handle) > 1 || self.clusters.contains_key(name));
     }
 
     /// When [`Store::settle`] should be called again although nothing arrived.
@@ -61,6 +74,10 @@ impl Store {
 
     /// Whether a cluster is held only by requests: nothing tells when the last of them ends.
     fn is_any_leaving(&self) -> bool {
+        // Each cluster has a handle.
+        if self.handles.len() <= self.clusters.len() {
+            return false;
+        }
         let mut left: BTreeSet<&str> = self
             .handles
             .keys()
@@ -130,17 +147,19 @@ impl Store {
 }
 
 impl RouteEntry {
-    fn settle(&mut self, now: Instant) {
-        let Some(pending) = &self.pending else { return };
+    /// True: another table is in force.
+    fn settle(&mut self, now: Instant) -> bool {
+        let Some(pending) = &self.pending else { return false };
         let cold = cold_clusters(&pending.table);
         if !cold.is_empty() && now < pending.deadline {
-            return;
+            return false;
         }
         if !cold.is_empty() {
             tracing::warn!(routes = %self.handle.name, ?cold, "put in force although clusters are not warm");
         }
         self.handle.table.store(Some(pending.table.clone()));
         self.pending = None;
+        true
     }
 }
 
@@ -160,11 +179,11 @@ pub(super) fn clusters_of(table: &RouteTable) -> impl Iterator<Item = &Arc<Clust
 }
 
 /// Clusters that a table can send to and that cannot take a request yet.
-fn cold_clusters(table: &RouteTable) -> Vec<Arc<str>> {
-    let mut cold: Vec<Arc<str>> = Vec::new();
+fn cold_clusters(table: &RouteTable) -> BTreeSet<Arc<str>> {
+    let mut cold = BTreeSet::new();
     let mut look = |cluster: &Arc<Cluster>| {
-        if !is_warm(cluster) && !cold.contains(&cluster.name) {
-            cold.push(cluster.name.clone());
+        if !is_warm(cluster) {
+            cold.insert(cluster.name.clone());
         }
     };
     for route in table.virtual_hosts.iter().flat_map(|host| &host.routes) {
