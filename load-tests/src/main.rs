@@ -4,6 +4,7 @@
 mod client;
 mod configuration;
 mod control_plane;
+mod gateway_api;
 mod grpc;
 mod measure;
 mod peer;
@@ -70,11 +71,15 @@ fn raise_limits() -> anyhow::Result<()> {
 }
 
 fn main() -> anyhow::Result<()> {
-    // Another benchmark, with arguments of its own.
+    // Other benchmarks, with arguments of their own.
     let mut words = std::env::args_os().skip(1).peekable();
     if words.next_if(|word| word == control_plane::PHASE).is_some() {
         let arguments = std::iter::once(control_plane::PHASE.into()).chain(words);
         return control_plane::run(&control_plane::Arguments::parse_from(arguments));
+    }
+    if words.next_if(|word| word == gateway_api::PHASE).is_some() {
+        let arguments = std::iter::once(gateway_api::PHASE.into()).chain(words);
+        return gateway_api::run(&gateway_api::Arguments::parse_from(arguments));
     }
     // What stands behind the proxies.
     if let Some(server) = words.next_if(|word| word == grpc::SERVICE || word == sink::SERVER) {

@@ -122,6 +122,21 @@ impl Table {
         out
     }
 
+    /// One figure a line: for tables of many figures and few rows.
+    pub(crate) fn list(&self) -> String {
+        let Some(first) = self.rows.first() else { return String::new() };
+        let peers: Vec<&str> = self.rows.iter().map(|row| row.peer.as_str()).collect();
+        let mut out = format!("| | {} |\n|---|{}", peers.join(" | "), "---|".repeat(peers.len()));
+        for (name, _) in &first.figures {
+            let _ = write!(out, "\n| {name} |");
+            for row in &self.rows {
+                let value = row.median(name).map_or_else(|| "-".into(), number);
+                let _ = write!(out, " {value} |");
+            }
+        }
+        out
+    }
+
     /// How many times the best peer's median of this figure a row has; none where either is nothing or less, as what
     /// is added to a floor may be.
     fn ratio(&self, row: &Row, figure: &str) -> String {
@@ -179,7 +194,7 @@ impl Table {
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Results {
     machine: Vec<(String, String)>,
-    quick: bool,
+    pub(crate) quick: bool,
     pub(crate) tables: Vec<Table>,
 }
 
@@ -233,6 +248,15 @@ impl Results {
         if !self.machine.iter().any(|(known, _)| known == name) {
             self.machine.push((name.to_owned(), value));
         }
+    }
+
+    /// Machine and programs, as a table.
+    pub(crate) fn about_machine(&self) -> String {
+        let mut out = String::from("| | |\n|---|---|\n");
+        for (name, value) in &self.machine {
+            let _ = writeln!(out, "| {name} | {value} |");
+        }
+        out
     }
 
     /// What an earlier run wrote.

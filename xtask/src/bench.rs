@@ -2,6 +2,7 @@
 //! `docs/benchmarks.md`.
 
 mod control_plane;
+mod gateway_api;
 
 use std::path::Path;
 use std::process::Command;
@@ -41,6 +42,8 @@ pub(crate) struct Arguments {
 enum Other {
     /// From a change until the last of up to a thousand proxies has acknowledged it.
     ControlPlane(control_plane::Arguments),
+    /// What thousands of routes cost on a real cluster, and how soon a change of one is in force. Needs root.
+    GatewayApi(gateway_api::Arguments),
 }
 
 impl Arguments {
@@ -61,8 +64,12 @@ pub(crate) fn run(
     steps: &Steps,
     tools: &Tools,
 ) -> anyhow::Result<()> {
-    if let Some(Other::ControlPlane(arguments)) = &arguments.other {
-        return control_plane::run(arguments, workspace, steps, tools);
+    match &arguments.other {
+        Some(Other::ControlPlane(arguments)) => {
+            return control_plane::run(arguments, workspace, steps, tools);
+        }
+        Some(Other::GatewayApi(arguments)) => return gateway_api::run(arguments, workspace, steps, tools),
+        None => {}
     }
     tools.debian(steps)?;
     let envoy = tools.envoy(steps)?;

@@ -99,7 +99,7 @@ pub(crate) fn run(task: &Task, workspace: &Path, steps: &Steps, tools: &Tools) -
     Ok(true)
 }
 
-/// The cluster of a group of tests, with our images in it.
+/// The cluster of a group of tests or of a benchmark.
 #[derive(Debug)]
 pub(crate) struct ForGroup {
     cluster: Cluster,
@@ -112,10 +112,21 @@ impl ForGroup {
 
     /// Starts it, unless it is up, and loads what was built for debugging.
     pub(crate) fn up(workspace: &Path, steps: &Steps, tools: &Tools) -> anyhow::Result<ForGroup> {
-        let cluster = Cluster::new(Self::NAME, workspace, tools)?;
+        let group = ForGroup::start(Self::NAME, workspace, steps, tools)?;
+        group.cluster.load(&crate::images::write(workspace, "debug")?)?;
+        Ok(group)
+    }
+
+    /// Starts one of this name, unless it is up, without images of ours.
+    pub(crate) fn start(
+        name: &str,
+        workspace: &Path,
+        steps: &Steps,
+        tools: &Tools,
+    ) -> anyhow::Result<ForGroup> {
+        let cluster = Cluster::new(name, workspace, tools)?;
         let stays = cluster.is_up()?;
         cluster.up(false, steps, tools)?;
-        cluster.load(&crate::images::write(workspace, "debug")?)?;
         Ok(ForGroup { cluster, stays })
     }
 

@@ -41,10 +41,7 @@ impl Results {
         if self.quick {
             out.push_str("These are the figures of a short run (`--quick`).\n\n");
         }
-        out.push_str("| | |\n|---|---|\n");
-        for (name, value) in &self.machine {
-            let _ = writeln!(out, "| {name} | {value} |");
-        }
+        out.push_str(&self.about_machine());
         let mut of_control_plane = false;
         for table in &self.tables {
             if table.phase.starts_with(control_plane::PHASE)
