@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use imbl::OrdMap;
+use imbl::ordmap::DiffItem;
 use pontoon_xds::{Resource, ResourceType, Snapshot};
 
 mod attach;
@@ -16,8 +17,10 @@ mod chain;
 mod cluster;
 mod connection;
 mod filter;
+mod follow;
 mod gateway;
 mod hostname;
+mod hosts;
 mod ingress;
 mod listener;
 mod log_format;
@@ -116,14 +119,17 @@ pub fn compile(model: &Model) -> Compiled {
     Compiler::default().compile(model)
 }
 
-/// Compiles one model after another, and does again only what changed: routes when an object or a migration
-/// did, a cluster's endpoints when they did. The result is that of [`compile`].
+/// Compiles one model after another, and does again only what changed: a route when it did, all of them when another
+/// object or a migration did, a cluster's endpoints when they did. The result is that of [`compile`].
 #[derive(Debug, Default)]
 pub struct Compiler {
-    plan: Option<Arc<Plan>>,
+    plan: Option<Plan>,
     /// As it was compiled last: an application that is the same `Arc` has not changed.
     registry: Arc<RegistryView>,
     built: BTreeMap<Arc<str>, Built>,
+    /// Those of them whose endpoints are a Service's, by it; and the others.
+    of_services: BTreeMap<ObjectName, BTreeSet<Arc<str>>>,
+    of_others: BTreeSet<Arc<str>>,
     clusters: OrdMap<Arc<str>, SourceStatus>,
     snapshots: BTreeMap<Arc<str>, Snapshot>,
     sidecars: sidecar::Sidecars,
@@ -137,11 +143,17 @@ struct Plan {
     objects: Arc<Objects>,
     migrations: Arc<BTreeMap<ObjectName, MigrationState>>,
     in_pods: bool,
-    /// See [`backend::Splits`].
-    registered: Option<BTreeSet<Arc<str>>>,
+    splits: backend::Splits,
+    gateways: gateway::Gateways,
+    routes: view::Routes,
+    attached: gateway::Attached,
+    http: BTreeMap<ObjectName, routes::HttpHung>,
+    /// Routes hang on Services.
+    has_frontends: bool,
+    referrers: follow::Referrers,
     views: BTreeMap<Arc<str>, PlannedView>,
     /// Every cluster in use, by name.
-    upstreams: BTreeMap<Arc<str>, Upstream>,
+    upstreams: BTreeMap<Arc<str>, Used>,
     statuses: Arc<Statuses>,
     standings: Arc<Standings>,
     on_the_wire: Arc<BTreeMap<ObjectName, OnTheWire>>,
@@ -149,12 +161,39 @@ struct Plan {
 
 #[derive(Debug)]
 struct PlannedView {
-    clusters: BTreeSet<Arc<str>>,
+    /// By how many routes of how many route configurations.
+    clusters: BTreeMap<Arc<str>, usize>,
     /// Its proxies show endpoints a certificate.
     with_certificate: bool,
     secrets: Vec<Resource>,
     listeners: Vec<Resource>,
     routes: Vec<Resource>,
+    /// What these were encoded of.
+    ports: Vec<hosts::Hosts>,
+}
+
+/// A cluster in use.
+#[derive(Debug)]
+struct Used {
+    /// By so many, as in [`PlannedView::clusters`], and migrations.
+    times: usize,
+    upstream: Upstream,
+}
+
+impl Used {
+    fn of(upstream: &Upstream) -> Used {
+        Used { times: 0, upstream: upstream.clone() }
+    }
+}
+
+/// What became of the plan.
+enum Planned {
+    /// It is that of last time.
+    Same,
+    /// Some of it was changed.
+    Touched(follow::Touched),
+    /// It was made anew.
+    Anew,
 }
 
 /// A cluster as it was built last, with what it was built from.
@@ -166,6 +205,16 @@ struct Built {
     /// The same, for proxies that have a certificate to show; where that is not the same anyway.
     with_certificate: Option<Resource>,
     endpoints: Option<Resource>,
+}
+
+impl Built {
+    /// As a gateway's proxies get the cluster.
+    fn for_view(&self, view: &PlannedView) -> &Resource {
+        match &self.with_certificate {
+            Some(with) if view.with_certificate => with,
+            _ => &self.cluster,
+        }
+    }
 }
 
 /// A cluster always has Services, and nothing else does.
@@ -187,21 +236,33 @@ fn names_differ(before: &RegistryView, now: &RegistryView) -> bool {
             .any(|((a, before), (b, now))| a != b || !Arc::ptr_eq(before, now) && vips(before) != vips(now))
 }
 
+/// Whether what a source says of endpoints is what it said.
+fn is_same_source(source: &Source, before: &RegistryView, now: &RegistryView) -> bool {
+    fn is_same<T>(before: Option<&Arc<T>>, now: Option<&Arc<T>>) -> bool {
+        match (before, now) {
+            (Some(before), Some(now)) => Arc::ptr_eq(before, now),
+            (before, now) => before.is_none() && now.is_none(),
+        }
+    }
+    match source {
+        Source::Eureka { application, .. } => {
+            is_same(before.applications.get(application), now.applications.get(application))
+        }
+        Source::Service { name, .. } => {
+            before.services.held == now.services.held
+                && is_same(before.services.services.get(name), now.services.services.get(name))
+        }
+        // Of whatever application, so looked at with each change; there are few of them.
+        Source::EurekaVip(_) => false,
+        Source::Static(_) | Source::Dns { .. } => true,
+    }
+}
+
 impl Compiler {
     /// Compiles a model.
     pub fn compile(&mut self, model: &Model) -> Compiled {
-        let mut services_changed = false;
-        let plan = match &self.plan {
-            Some(plan) if plan.is_of(model) => plan.clone(),
-            _ => {
-                services_changed = true;
-                let (plan, sidecars) = Plan::new(model);
-                self.sidecars = sidecars;
-                // So that all of them are put anew.
-                self.snapshots.retain(|view, _| is_gateway(view));
-                self.plan.insert(Arc::new(plan)).clone()
-            }
-        };
+        let (plan, planned) = self.plan(model);
+        let mut services_changed = matches!(planned, Planned::Anew);
         if services_changed || names_differ(&self.registry, &model.registry) {
             services_changed |= self.sidecars.follow(&model.registry);
         }
@@ -215,12 +276,17 @@ impl Compiler {
             services_changed |= self.sidecars.assign(&model.addresses);
             self.addresses = model.addresses.clone();
         }
-        match services_changed {
-            true => self.put_all(&plan, model),
+        if services_changed {
+            self.put_all(&plan, model);
+        } else {
             // What follows from objects and names is there. This is what happens all day, and it costs what changes.
-            false => self.put_endpoints(&model.registry),
+            self.put_endpoints(&model.registry);
+            if let Planned::Touched(touched) = planned {
+                self.put_touched(&plan, touched, model);
+            }
         }
         self.registry = model.registry.clone();
+        let plan = self.plan.insert(plan);
         Compiled {
             views: self.snapshots.clone(),
             statuses: plan.statuses.clone(),
@@ -231,6 +297,24 @@ impl Compiler {
         }
     }
 
+    fn plan(&mut self, model: &Model) -> (Plan, Planned) {
+        if let Some(mut plan) = self.plan.take() {
+            if plan.is_of(model) {
+                return (plan, Planned::Same);
+            }
+            if plan.can_follow(model)
+                && let Some(touched) = plan.follow(model)
+            {
+                return (plan, Planned::Touched(touched));
+            }
+        }
+        let (plan, sidecars) = Plan::new(model);
+        self.sidecars = sidecars;
+        // So that all of them are put anew.
+        self.snapshots.retain(|view, _| is_gateway(view));
+        (plan, Planned::Anew)
+    }
+
     fn put_all(&mut self, plan: &Plan, model: &Model) {
         self.build(plan, model);
         self.clusters =
@@ -238,15 +322,10 @@ impl Compiler {
         self.snapshots
             .retain(|view, _| plan.views.contains_key(view) || self.sidecars.namespaces.contains_key(view));
         for (name, view) in &plan.views {
-            let built = || view.clusters.iter().filter_map(|name| self.built.get(name));
+            let built = || view.clusters.keys().filter_map(|name| self.built.get(name));
             let snapshot = self.snapshots.entry(name.clone()).or_default();
             put(snapshot, ResourceType::Secret, &view.secrets);
-            let cluster = |built: &'_ Built| match &built.with_certificate {
-                Some(with) if view.with_certificate => with.clone(),
-                _ => built.cluster.clone(),
-            };
-            let clusters: Vec<Resource> = built().map(cluster).collect();
-            put(snapshot, ResourceType::Cluster, &clusters);
+            put(snapshot, ResourceType::Cluster, built().map(|built| built.for_view(view)));
             put(snapshot, ResourceType::Endpoint, built().filter_map(|built| built.endpoints.as_ref()));
             put(snapshot, ResourceType::Listener, &view.listeners);
             put(snapshot, ResourceType::Route, &view.routes);
@@ -256,41 +335,61 @@ impl Compiler {
 
     /// The endpoints of those clusters whose application is not the one that it was.
     fn put_endpoints(&mut self, registry: &RegistryView) {
-        let is_same = |application: &Arc<str>| {
-            let before = self.registry.applications.get(application);
-            match (before, registry.applications.get(application)) {
-                (Some(before), Some(now)) => Arc::ptr_eq(before, now),
-                (before, now) => before.is_none() && now.is_none(),
-            }
-        };
-        let (before, now) = (&self.registry.services, &registry.services);
-        let is_same_service = |name: &ObjectName| {
-            before.held == now.held
-                && match (before.services.get(name), now.services.get(name)) {
-                    (Some(before), Some(now)) => Arc::ptr_eq(before, now),
-                    (before, now) => before.is_none() && now.is_none(),
-                }
-        };
-        for (name, built) in &mut self.built {
-            match &built.upstream.source {
-                Source::Eureka { application, .. } if !is_same(application) => {}
-                Source::Service { name, .. } if !is_same_service(name) => {}
-                // Of whatever application, so looked at with each change; there are few of them.
-                Source::EurekaVip(_) => {}
-                _ => continue,
+        for name in self.concerned(registry) {
+            let Some(built) = self.built.get_mut(&name) else { continue };
+            if is_same_source(&built.upstream.source, &self.registry, registry) {
+                continue;
             }
             let resolved = built.upstream.source.resolve(registry);
             if resolved == built.resolved {
                 continue;
             }
-            let endpoints = Resource::encode(&cluster::assignment(name, &resolved.endpoints));
+            let endpoints = Resource::encode(&cluster::assignment(&name, &resolved.endpoints));
             for snapshot in self.snapshots.values_mut() {
-                if snapshot.get(ResourceType::Endpoint, name).is_some_and(|before| *before != endpoints) {
+                if snapshot.get(ResourceType::Endpoint, &name).is_some_and(|before| *before != endpoints) {
                     snapshot.insert_encoded(ResourceType::Endpoint, endpoints.clone());
                 }
             }
-            self.clusters.insert(name.clone(), resolved.status.clone());
+            self.clusters.insert(name, resolved.status.clone());
             (built.endpoints, built.resolved) = (Some(endpoints), resolved);
+        }
+    }
+
+    /// The clusters that may have other endpoints than before: not all of a cluster's Services are looked at.
+    fn concerned(&self, registry: &RegistryView) -> Vec<Arc<str>> {
+        let (before, now) = (&self.registry.services, &registry.services);
+        if before.held != now.held {
+            return self.built.keys().cloned().collect();
+        }
+        let changed = before.services.diff(&now.services).map(|item| match item {
+            DiffItem::Add(name, _) | DiffItem::Remove(name, _) => name,
+            DiffItem::Update { new: (name, _), .. } => name,
+        });
+        let of_services = changed.filter_map(|name| self.of_services.get(name)).flatten();
+        of_services.chain(&self.of_others).cloned().collect()
+    }
+
+    fn insert(&mut self, name: &Arc<str>, built: Built) {
+        self.forget(name);
+        match &built.upstream.source {
+            Source::Service { name: service, .. } => {
+                self.of_services.entry(service.clone()).or_default().insert(name.clone());
+            }
+            _ => drop(self.of_others.insert(name.clone())),
+        }
+        self.built.insert(name.clone(), built);
+    }
+
+    fn forget(&mut self, name: &str) {
+        let Some(built) = self.built.remove(name) else { return };
+        self.of_others.remove(name);
+        if let Source::Service { name: service, .. } = &built.upstream.source
+            && let Some(clusters) = self.of_services.get_mut(service)
+        {
+            clusters.remove(name);
+            if clusters.is_empty() {
+                self.of_services.remove(service);
+            }
         }
     }
 
@@ -314,35 +413,44 @@ impl Compiler {
     }
 
     fn build(&mut self, plan: &Plan, model: &Model) {
-        let mut upstreams: BTreeMap<&Arc<str>, &Upstream> = plan.upstreams.iter().collect();
-        let services = self.sidecars.namespaces.values().flat_map(|namespace| namespace.services.values());
+        let planned = plan.upstreams.iter().map(|(name, used)| (name, &used.upstream));
+        let mut upstreams: BTreeMap<&Arc<str>, &Upstream> = planned.collect();
+        let sidecars = std::mem::take(&mut self.sidecars);
+        let services = sidecars.namespaces.values().flat_map(|namespace| namespace.services.values());
         let of_services = services.flat_map(|service| &service.upstreams);
-        let of_ports = self.sidecars.frontends.all().flat_map(|frontend| &frontend.upstreams);
+        let of_ports = sidecars.frontends.all().flat_map(|frontend| &frontend.upstreams);
         upstreams.extend(of_services.chain(of_ports).map(|upstream| (&upstream.name, upstream)));
-        self.built.retain(|name, _| upstreams.contains_key(name));
+        let gone: Vec<_> = self.built.keys().filter(|name| !upstreams.contains_key(*name)).cloned().collect();
+        gone.iter().for_each(|name| self.forget(name));
         for (name, upstream) in upstreams {
-            let resolved = upstream.source.resolve(&model.registry);
-            let before = self.built.get(name);
-            if before.is_some_and(|built| built.upstream == *upstream && built.resolved == resolved) {
-                continue;
-            }
-            let (cluster, with_certificate) = match before {
-                Some(built) if built.upstream == *upstream => {
-                    (built.cluster.clone(), built.with_certificate.clone())
-                }
-                _ => {
-                    let with =
-                        upstream.tls.as_ref().map(|_| Resource::encode(&cluster::cluster(upstream, true)));
-                    (Resource::encode(&cluster::cluster(upstream, false)), with)
-                }
-            };
-            let endpoints = match upstream.source {
-                Source::Dns { .. } => None,
-                _ => Some(Resource::encode(&cluster::assignment(name, &resolved.endpoints))),
-            };
-            let built = Built { upstream: upstream.clone(), resolved, cluster, with_certificate, endpoints };
-            self.built.insert(name.clone(), built);
+            self.build_one(name, upstream, &model.registry);
         }
+        self.sidecars = sidecars;
+    }
+
+    /// Builds a cluster, as far as it is another than it was.
+    fn build_one(&mut self, name: &Arc<str>, upstream: &Upstream, registry: &RegistryView) {
+        let before = self.built.get(name).filter(|built| built.upstream == *upstream);
+        if before.is_some() && is_same_source(&upstream.source, &self.registry, registry) {
+            return;
+        }
+        let resolved = upstream.source.resolve(registry);
+        if before.is_some_and(|built| built.resolved == resolved) {
+            return;
+        }
+        let (cluster, with_certificate) = match before {
+            Some(built) => (built.cluster.clone(), built.with_certificate.clone()),
+            None => {
+                let with = upstream.tls.as_ref().map(|_| Resource::encode(&cluster::cluster(upstream, true)));
+                (Resource::encode(&cluster::cluster(upstream, false)), with)
+            }
+        };
+        let endpoints = match upstream.source {
+            Source::Dns { .. } => None,
+            _ => Some(Resource::encode(&cluster::assignment(name, &resolved.endpoints))),
+        };
+        let built = Built { upstream: upstream.clone(), resolved, cluster, with_certificate, endpoints };
+        self.insert(name, built);
     }
 }
 
@@ -365,38 +473,48 @@ impl Plan {
         Arc::ptr_eq(&self.objects, &model.objects)
             && self.migrations == model.migrations
             && self.in_pods == model.in_pods
-            && self.registered.as_ref().is_none_or(|all| all.iter().eq(model.registry.applications.keys()))
+            && self.has_same_names(model)
+    }
+
+    /// Whether the same applications are registered, where that matters.
+    fn has_same_names(&self, model: &Model) -> bool {
+        let registered = self.splits.registered.as_ref();
+        registered.is_none_or(|all| all.iter().eq(model.registry.applications.keys()))
     }
 
     fn new(model: &Model) -> (Self, sidecar::Sidecars) {
         let objects = &model.objects;
         let mut statuses = Statuses::default();
-        let mut upstreams = BTreeMap::new();
+        let mut upstreams: BTreeMap<Arc<str>, Used> = BTreeMap::new();
         let mut on_the_wire: BTreeMap<ObjectName, OnTheWire> = BTreeMap::new();
+        let mut uses = |upstream: &Upstream| {
+            let used = upstreams.entry(upstream.name.clone()).or_insert_with(|| Used::of(upstream));
+            used.times += 1;
+        };
 
         let splits = Self::splits(model, &mut statuses);
         for (name, split) in &splits.migrations {
-            upstreams.extend(split.upstreams().map(|upstream| (upstream.name.clone(), upstream.clone())));
+            split.upstreams().for_each(&mut uses);
             let [target, legacy] = split.names();
             on_the_wire.insert(name.clone(), OnTheWire { target, legacy, routes: BTreeSet::new() });
         }
 
         let gateways = gateway::parse_all(objects, model.in_pods, &mut statuses);
         let mut standings = Standings::default();
-        let routes::Hung { routes, attachments, of_services } =
+        let routes::Hung { routes, attachments, attached, http, of_services } =
             routes::hang(objects, &splits, &gateways, &mut statuses, &mut standings);
         mesh::refuse_parameters(objects, &mut statuses);
 
         let mut views = BTreeMap::new();
         for (name, parsed) in &gateways {
-            let attached = attachments.get(name).map_or(&[][..], Vec::as_slice);
-            let output = view::build(name, parsed, attached, &routes);
+            let attachments = attachments.get(name).map_or(&[][..], Vec::as_slice);
+            let output = view::build(name, parsed, attachments, &routes);
             let view_name: Arc<str> = name.to_string().into();
-            let mut clusters = BTreeSet::new();
+            let mut clusters: BTreeMap<Arc<str>, usize> = BTreeMap::new();
             for (resource, members) in &output.members {
                 for upstream in members.iter().flat_map(|member| routes.upstreams(member)) {
-                    clusters.insert(upstream.name.clone());
-                    upstreams.insert(upstream.name.clone(), upstream.clone());
+                    *clusters.entry(upstream.name.clone()).or_insert(0) += 1;
+                    uses(upstream);
                 }
                 let compiled = members.iter().filter_map(|member| routes.requests.get(member));
                 for migration in compiled.flat_map(|compiled| &compiled.migrations) {
@@ -410,7 +528,8 @@ impl Plan {
                 with_certificate: parsed.backend_certificate.is_some(),
                 secrets: output.secrets.values().map(Resource::encode).collect(),
                 listeners: output.listeners.iter().map(Resource::encode).collect(),
-                routes: output.routes.iter().map(Resource::encode).collect(),
+                routes: output.routes,
+                ports: output.ports,
             };
             views.insert(view_name, view);
         }
@@ -428,11 +547,19 @@ impl Plan {
                 wire.routes.insert((view.clone(), routes.clone()));
             }
         }
+        let mut referrers = follow::Referrers::default();
+        http.iter().for_each(|(name, hung)| referrers.add(name, hung));
         let plan = Self {
             objects: objects.clone(),
             migrations: model.migrations.clone(),
             in_pods: model.in_pods,
-            registered: splits.registered,
+            splits,
+            gateways,
+            routes,
+            attached,
+            http,
+            has_frontends: !of_services.is_empty(),
+            referrers,
             views,
             upstreams,
             statuses: Arc::new(statuses),

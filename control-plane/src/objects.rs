@@ -46,7 +46,7 @@ pub use pool::Pool;
 pub use secret::Secret;
 pub use service::Service;
 pub use source::DirectorySource;
-pub use validate::{Report, load, semantic_problems, validate};
+pub use validate::{Report, load, problems_of, semantic_problems, validate};
 
 /// The namespace of an object that names none.
 pub const DEFAULT_NAMESPACE: &str = "default";

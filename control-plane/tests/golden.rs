@@ -153,8 +153,10 @@ fn status(compiled: &Compiled) -> String {
 
 /// What is said in the `status` of the Gateway API's objects.
 fn standing(compiled: &Compiled) -> String {
-    fn by_name<K: ToString + Ord, V: serde::Serialize>(of: &BTreeMap<K, V>) -> serde_json::Value {
-        let of = of.iter().map(|(name, said)| (name.to_string(), serde_json::json!(said)));
+    fn by_name<'o, K: ToString + 'o, V: serde::Serialize + 'o>(
+        of: impl IntoIterator<Item = (&'o K, &'o V)>,
+    ) -> serde_json::Value {
+        let of = of.into_iter().map(|(name, said)| (name.to_string(), serde_json::json!(said)));
         serde_json::Value::Object(of.collect())
     }
     let standings = &compiled.standings;

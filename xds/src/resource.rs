@@ -120,9 +120,13 @@ pub struct Resource {
 impl Resource {
     /// Encodes a message and derives its version.
     pub fn encode<M: ResourceMessage>(message: &M) -> Resource {
-        let body = Bytes::from(message.encoded());
+        Resource::of_body(message.resource_name(), message.encoded())
+    }
+
+    /// Of a message of this name that is encoded already.
+    pub fn of_body(name: &str, body: Vec<u8>) -> Resource {
         let version = format!("{:016x}", XxHash64::oneshot(0, &body));
-        Resource { name: message.resource_name().into(), version: version.into(), body }
+        Resource { name: name.into(), version: version.into(), body: body.into() }
     }
 
     /// Decodes the message again.

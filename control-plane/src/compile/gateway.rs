@@ -218,14 +218,11 @@ pub(super) fn invalid(gateway: &Gateway) -> Vec<FieldError> {
     parsed.errors.into_iter().chain(faults).filter(|error| error.reason == INVALID).collect()
 }
 
-/// What gateways, their classes and sets of listeners say of themselves; `attached` is how many routes each listener
-/// has.
-pub(super) fn stand(
-    objects: &Objects,
-    gateways: &Gateways,
-    attached: &BTreeMap<(&ObjectName, usize), usize>,
-    standings: &mut Standings,
-) {
+/// How many routes each listener of each gateway has.
+pub(super) type Attached = BTreeMap<(ObjectName, usize), usize>;
+
+/// What gateways, their classes and sets of listeners say of themselves.
+pub(super) fn stand(objects: &Objects, gateways: &Gateways, attached: &Attached, standings: &mut Standings) {
     for (name, class) in &objects.gateway_classes {
         if class.spec.controller_name == CONTROLLER {
             let said = match parameters::of_class(objects, class) {
@@ -239,59 +236,68 @@ pub(super) fn stand(
         }
     }
     for (name, parsed) in gateways {
-        let numbered = || parsed.listeners.iter().enumerate();
-        let count = |index: usize| attached.get(&(name, index)).copied().unwrap_or_default();
-        let listeners_of = |parent: &ObjectRef| {
-            let own = numbered().filter(|(_, served)| served.parent == *parent);
-            own.map(|(index, served)| standing::listener(served, count(index), overlapping(parsed, index)))
-                .collect::<Vec<_>>()
+        stand_one(objects, (name, parsed), attached, standings);
+    }
+}
+
+/// The same of one gateway.
+pub(super) fn stand_one(
+    objects: &Objects,
+    (name, parsed): (&ObjectName, &Parsed),
+    attached: &Attached,
+    standings: &mut Standings,
+) {
+    let numbered = || parsed.listeners.iter().enumerate();
+    let count = |index: usize| attached.get(&(name.clone(), index)).copied().unwrap_or_default();
+    let listeners_of = |parent: &ObjectRef| {
+        let own = numbered().filter(|(_, served)| served.parent == *parent);
+        own.map(|(index, served)| standing::listener(served, count(index), overlapping(parsed, index)))
+            .collect::<Vec<_>>()
+    };
+    if parsed.errors.is_empty() {
+        let accepted = parsed.listeners.iter().filter(|served| served.is_accepted());
+        standings.ports.insert(name.clone(), accepted.map(|served| served.port).collect());
+    }
+    let own = ObjectRef { kind: Kind::Gateway, name: name.clone() };
+    let mut conditions = standing::of_gateway(parsed.listeners.iter().filter(|served| served.parent == own));
+    if let Some(error) = parsed.errors.first() {
+        conditions = vec![Said::no("Accepted", error), Said::no("Programmed", error)];
+    }
+    let gateway = objects.gateways.get(name);
+    if gateway.and_then(|gateway| gateway.spec.tls.as_ref()).is_some_and(|tls| tls.backend.is_some()) {
+        conditions.push(Said::unless("ResolvedRefs", "ResolvedRefs", &parsed.unresolved));
+    }
+    if parsed.listeners.iter().any(|s| s.clients.as_ref().is_some_and(|clients| clients.insecure)) {
+        let mut said = Said::yes("InsecureFrontendValidationMode", "ConfigurationChanged");
+        said.message = "clients without a valid certificate are let in".to_owned();
+        conditions.push(said);
+    }
+    let sets = parsed.sets.keys().map(|set| ObjectRef { kind: Kind::ListenerSet, name: set.clone() });
+    let is_accepted = |set: &ObjectRef| {
+        parsed.listeners.iter().any(|served| served.parent == *set && served.is_programmed())
+    };
+    let standing = GatewayStanding {
+        conditions,
+        listeners: listeners_of(&own),
+        attached_listener_sets: Some(sets.filter(is_accepted).count()),
+    };
+    standings.gateways.insert(name.clone(), standing);
+    for (set, allowed) in &parsed.sets {
+        let parent = ObjectRef { kind: Kind::ListenerSet, name: set.clone() };
+        let conditions = match (parsed.errors.first(), allowed) {
+            (Some(_), _) => {
+                let error =
+                    FieldError::new("spec.parentRef", "ParentNotAccepted", "the gateway is not accepted");
+                vec![Said::no("Accepted", &error), Said::no("Programmed", &error)]
+            }
+            (None, Err(error)) => vec![Said::no("Accepted", error), Said::no("Programmed", error)],
+            (None, Ok(())) => {
+                standing::of_set(parsed.listeners.iter().filter(|served| served.parent == parent))
+            }
         };
-        if parsed.errors.is_empty() {
-            let accepted = parsed.listeners.iter().filter(|served| served.is_accepted());
-            standings.ports.insert(name.clone(), accepted.map(|served| served.port).collect());
-        }
-        let own = ObjectRef { kind: Kind::Gateway, name: name.clone() };
-        let mut conditions =
-            standing::of_gateway(parsed.listeners.iter().filter(|served| served.parent == own));
-        if let Some(error) = parsed.errors.first() {
-            conditions = vec![Said::no("Accepted", error), Said::no("Programmed", error)];
-        }
-        let gateway = objects.gateways.get(name);
-        if gateway.and_then(|gateway| gateway.spec.tls.as_ref()).is_some_and(|tls| tls.backend.is_some()) {
-            conditions.push(Said::unless("ResolvedRefs", "ResolvedRefs", &parsed.unresolved));
-        }
-        if parsed.listeners.iter().any(|s| s.clients.as_ref().is_some_and(|clients| clients.insecure)) {
-            let mut said = Said::yes("InsecureFrontendValidationMode", "ConfigurationChanged");
-            said.message = "clients without a valid certificate are let in".to_owned();
-            conditions.push(said);
-        }
-        let sets = parsed.sets.keys().map(|set| ObjectRef { kind: Kind::ListenerSet, name: set.clone() });
-        let is_accepted = |set: &ObjectRef| {
-            parsed.listeners.iter().any(|served| served.parent == *set && served.is_programmed())
-        };
-        let standing = GatewayStanding {
-            conditions,
-            listeners: listeners_of(&own),
-            attached_listener_sets: Some(sets.filter(is_accepted).count()),
-        };
-        standings.gateways.insert(name.clone(), standing);
-        for (set, allowed) in &parsed.sets {
-            let parent = ObjectRef { kind: Kind::ListenerSet, name: set.clone() };
-            let conditions = match (parsed.errors.first(), allowed) {
-                (Some(_), _) => {
-                    let error =
-                        FieldError::new("spec.parentRef", "ParentNotAccepted", "the gateway is not accepted");
-                    vec![Said::no("Accepted", &error), Said::no("Programmed", &error)]
-                }
-                (None, Err(error)) => vec![Said::no("Accepted", error), Said::no("Programmed", error)],
-                (None, Ok(())) => {
-                    standing::of_set(parsed.listeners.iter().filter(|served| served.parent == parent))
-                }
-            };
-            let listeners = listeners_of(&parent);
-            let standing = GatewayStanding { conditions, listeners, attached_listener_sets: None };
-            standings.listener_sets.insert(set.clone(), standing);
-        }
+        let listeners = listeners_of(&parent);
+        let standing = GatewayStanding { conditions, listeners, attached_listener_sets: None };
+        standings.listener_sets.insert(set.clone(), standing);
     }
 }
 

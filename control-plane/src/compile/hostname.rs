@@ -54,6 +54,21 @@ impl Hostname {
         }
     }
 
+    /// Every pattern that [covers](Self::covers) this, itself among them; the most specific first.
+    pub(super) fn covering(&self) -> impl Iterator<Item = Hostname> {
+        let (name, from) = match self {
+            Self::Exact(name) => (name.as_str(), 0),
+            // Its own first dot begins itself.
+            Self::Suffix(name) => (name.as_str(), 1),
+            Self::Any => ("", 0),
+        };
+        let own = (*self != Self::Any).then(|| self.clone());
+        // A wildcard stands for one label at least.
+        let dots = name.match_indices('.').map(|(at, _)| at).filter(move |at| *at >= from.max(1));
+        let suffixes = dots.filter_map(|at| name.get(at..)).map(|suffix| Self::Suffix(suffix.to_owned()));
+        own.into_iter().chain(suffixes).chain([Self::Any])
+    }
+
     /// The hosts that both stand for: always one of the two, or none.
     pub(super) fn intersection(&self, other: &Hostname) -> Option<Hostname> {
         if self.covers(other) {
@@ -103,6 +118,19 @@ mod tests {
         assert_eq!(both("*.example.com", "shopexample.com"), None);
         assert_eq!(both("shop.example.com", "SHOP.example.com").as_deref(), Some("shop.example.com"));
         assert_eq!(Hostname::Any.intersection(&host("a.com")), Some(host("a.com")));
+    }
+
+    #[test]
+    fn what_covers_a_host_is_found_from_its_labels() {
+        let all = ["a.b.example.com", "*.b.example.com", "*.example.com", "*.com", "example.com"].map(host);
+        let all = || all.iter().chain([&Hostname::Any]);
+        for one in all() {
+            let mut expected: Vec<_> = all().filter(|other| other.covers(one)).cloned().collect();
+            expected.sort_by_key(Hostname::specificity);
+            let found: Vec<_> = one.covering().filter(|found| all().any(|other| other == found)).collect();
+            assert_eq!(found, expected, "{one:?}");
+            assert!(one.covering().all(|found| found.covers(one)), "{one:?}");
+        }
     }
 
     #[test]

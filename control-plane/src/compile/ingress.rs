@@ -348,7 +348,7 @@ impl Hanging<'_> {
                 let found: Vec<_> = found.collect();
                 attached |= !found.is_empty();
                 self.attachments.entry(gateway.clone()).or_default().extend(found);
-                self.routes.requests.insert(route, compiled);
+                self.routes.requests.insert(route, std::sync::Arc::new(compiled));
             }
             if !attached {
                 let message = format!("the host is none of a listener of Gateway {gateway}");

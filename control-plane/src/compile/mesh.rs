@@ -14,7 +14,7 @@ use pontoon_xds::Resource;
 use super::listener::CONTROLLER;
 use super::reference::Parent;
 use super::status::{ConditionType, Statuses};
-use super::{is_on_kubernetes, route, sidecar, view};
+use super::{hosts, is_on_kubernetes, route, sidecar};
 use crate::model::upstream::Upstream;
 use crate::objects::problem::{FieldError, did_you_mean};
 use crate::objects::service::ServicePort;
@@ -174,13 +174,16 @@ impl Frontends {
     pub(super) fn new(
         objects: &Objects,
         attached: &Attached,
-        requests: &BTreeMap<ObjectRef, route::Compiled>,
+        requests: &BTreeMap<ObjectRef, Arc<route::Compiled>>,
     ) -> Self {
         let mut frontends = Self::default();
         for (port, routes) in attached {
             let mut by_namespace: BTreeMap<&Arc<str>, Vec<&route::Compiled>> = BTreeMap::new();
             for route in routes {
-                by_namespace.entry(&route.name.namespace).or_default().extend(requests.get(route));
+                by_namespace
+                    .entry(&route.name.namespace)
+                    .or_default()
+                    .extend(requests.get(route).map(|compiled| &**compiled));
             }
             for (namespace, routes) in by_namespace {
                 let frontend = Frontend::new(objects, port, &routes);
@@ -227,7 +230,7 @@ impl Frontend {
         let mut entries: Vec<&route::Entry> = routes.iter().flat_map(|compiled| &compiled.entries).collect();
         entries.sort_by(|a, b| a.order.cmp(&b.order));
         let mut ordered: Vec<Route> = entries.into_iter().flat_map(|entry| entry.routes.clone()).collect();
-        ordered.iter_mut().for_each(|route| view::keep_port(route, *port, HTTP));
+        ordered.iter_mut().for_each(|route| hosts::keep_port(route, *port, HTTP));
         let upstreams: BTreeMap<_, _> = routes.iter().flat_map(|compiled| &compiled.upstreams).collect();
         let addresses = objects.services.get(service).into_iter().flat_map(|service| &service.cluster_ips);
         let listener = |called: String| Resource::encode(&sidecar::api_listener(&called, &name));

@@ -27,6 +27,7 @@ use super::filter::{self, Filters, Headers, RewritePath};
 use super::matching::{self, Matched, PathMatch, Rank};
 use super::migration::Split;
 use super::policy::Target;
+use super::reference::Backend;
 use super::rule::{self, Rule};
 use super::status::ConditionType;
 use super::wire;
@@ -49,6 +50,8 @@ pub(super) struct Compiled {
     pub(super) migrations: BTreeSet<ObjectName>,
     /// What the rules name as backends.
     pub(super) targets: BTreeSet<Target>,
+    /// What mirrors name.
+    pub(super) mirrors: BTreeSet<Target>,
     pub(super) errors: Vec<(ConditionType, FieldError)>,
 }
 
@@ -235,10 +238,12 @@ fn action<'s>(
     let mut errors = Vec::new();
     let backends = rule.backends.iter().map(|(backend, _)| *backend).enumerate();
     let mut destination = backend::resolve(objects, splits, route, backends, field, &mut errors);
-    compiled.targets.extend(rule.backends.iter().map(|(backend, _)| {
+    let target = |backend: &Backend<'_>| {
         let namespace = backend.namespace.unwrap_or(&route.name.namespace);
         (backend.kind.unwrap_or("Service").to_owned(), ObjectName::new(namespace, backend.name))
-    }));
+    };
+    compiled.targets.extend(rule.backends.iter().map(|(backend, _)| target(backend)));
+    compiled.mirrors.extend(mirrors.iter().map(|(_, mirror)| target(&mirror.backend)));
     if rule.backends.is_empty() {
         let message = "the rule has neither a backend nor a redirect; it answers 500";
         compiled.errors.push((ConditionType::Effective, FieldError::new(field, "NoBackend", message)));

@@ -1,11 +1,12 @@
 //! All routes, compiled and hung on their listeners, and what is said of each by each of its parents.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use super::attach::{self, Attachments, Candidate, Outcome};
 use super::backend::Splits;
 use super::connection;
-use super::gateway::{self, Gateways};
+use super::gateway::{self, Attached, Gateways};
 use super::ingress;
 use super::mesh;
 use super::policy::{self, Target};
@@ -15,13 +16,33 @@ use super::standing::{ParentStanding, Said, Standings};
 use super::status::{ConditionType, Statuses};
 use super::view::Routes;
 use crate::objects::problem::FieldError;
-use crate::objects::{Kind, ObjectName, ObjectRef, Objects};
+use crate::objects::{HttpRoute, Kind, ObjectName, ObjectRef, Objects};
 
 /// All routes, and where they hang.
 pub(super) struct Hung {
     pub(super) routes: Routes,
     pub(super) attachments: Attachments,
     pub(super) of_services: mesh::Attached,
+    pub(super) attached: Attached,
+    /// The `HTTPRoute`s among them, one by one.
+    pub(super) http: BTreeMap<ObjectName, HttpHung>,
+}
+
+/// An `HTTPRoute`, compiled and hung.
+#[derive(Debug)]
+pub(super) struct HttpHung {
+    pub(super) compiled: Arc<route::Compiled>,
+    pub(super) one: One,
+}
+
+/// Where a route hangs, and what is to be said of it.
+#[derive(Debug)]
+pub(super) struct One {
+    pub(super) attachments: Attachments,
+    /// It may hang on Services, too.
+    pub(super) on_services: bool,
+    standing: Arc<Vec<ParentStanding>>,
+    pub(super) refused: Errors,
 }
 
 /// What is wrong with a route, and with which aspect of it.
@@ -35,83 +56,109 @@ pub(super) fn hang(
     statuses: &mut Statuses,
     standings: &mut Standings,
 ) -> Hung {
-    let (attachments, of_services) = (Attachments::new(), mesh::Attached::new());
-    let mut hanging = Hanging { objects, gateways, statuses, standings, attachments, of_services };
     let mut routes = Routes::default();
+    let (mut attachments, mut attached) = (Attachments::new(), Attached::new());
+    let mut of_services = mesh::Attached::new();
+    let mut http = BTreeMap::new();
+    let mut note = |kind: Kind, name: &ObjectName, one: &One| {
+        let route = ObjectRef { kind, name: name.clone() };
+        one.say(&route, statuses, standings);
+        one.count(&mut attached, |count| count + 1);
+        for (gateway, all) in &one.attachments {
+            attachments.entry(gateway.clone()).or_default().extend(all.iter().cloned());
+        }
+        route
+    };
+    let mut hang = |kind, name: &ObjectName, parents, hostnames: &[String], errors| {
+        One::hang(objects, gateways, (kind, name), parents, hostnames, errors, &mut of_services)
+    };
     // Those of gRPC first: where a Service has some at a port, no others hold there.
     for (name, object) in &objects.grpc_routes {
         let mut compiled = route::grpc(objects, splits, name, object);
         let parents = object.spec.parent_refs.iter().flatten().map(Parent::from).collect();
         let hostnames = object.spec.hostnames.as_deref().unwrap_or_default();
         let errors = std::mem::take(&mut compiled.errors);
-        let reference = hanging.hang(Kind::GrpcRoute, name, parents, hostnames, errors);
-        routes.requests.insert(reference, compiled);
+        let one = hang(Kind::GrpcRoute, name, parents, hostnames, errors);
+        routes.requests.insert(note(Kind::GrpcRoute, name, &one), Arc::new(compiled));
     }
     for (name, object) in &objects.routes {
-        let mut compiled = route::http(objects, splits, name, object);
-        let parents = object.spec.parent_refs.iter().flatten().map(Parent::from).collect();
-        let hostnames = object.spec.hostnames.as_deref().unwrap_or_default();
-        let errors = std::mem::take(&mut compiled.errors);
-        let reference = hanging.hang(Kind::HttpRoute, name, parents, hostnames, errors);
-        routes.requests.insert(reference, compiled);
+        let (compiled, parents, hostnames, errors) = http_parts(objects, splits, name, object);
+        let one = hang(Kind::HttpRoute, name, parents, hostnames, errors);
+        routes.requests.insert(note(Kind::HttpRoute, name, &one), compiled.clone());
+        http.insert(name.clone(), HttpHung { compiled, one });
     }
     for (name, object) in &objects.tls_routes {
         let mut compiled = connection::tls(objects, splits, name, object);
         let parents = object.spec.parent_refs.iter().flatten().map(Parent::from).collect();
         let errors = std::mem::take(&mut compiled.errors);
-        let reference = hanging.hang(Kind::TlsRoute, name, parents, &object.spec.hostnames, errors);
-        routes.connections.insert(reference, compiled);
+        let one = hang(Kind::TlsRoute, name, parents, &object.spec.hostnames, errors);
+        routes.connections.insert(note(Kind::TlsRoute, name, &one), compiled);
     }
     for (name, object) in &objects.tcp_routes {
         let mut compiled = connection::tcp(objects, splits, name, object);
         let parents = object.spec.parent_refs.iter().flatten().map(Parent::from).collect();
         let errors = std::mem::take(&mut compiled.errors);
-        let reference = hanging.hang(Kind::TcpRoute, name, parents, &[], errors);
-        routes.connections.insert(reference, compiled);
+        let one = hang(Kind::TcpRoute, name, parents, &[], errors);
+        routes.connections.insert(note(Kind::TcpRoute, name, &one), compiled);
     }
-    let Hanging { mut attachments, of_services, .. } = hanging;
+    // Ingresses are no routes to the Gateway API: they are not counted.
     ingress::hang(objects, splits, gateways, (statuses, standings), (&mut routes, &mut attachments));
-    let mut attached = BTreeMap::new();
-    let mut used_by: BTreeMap<Target, BTreeSet<ObjectName>> = BTreeMap::new();
-    for (gateway, all) in &attachments {
-        // A route that names a listener twice is one.
-        let once: BTreeSet<_> =
-            all.iter().map(|attachment| (attachment.listener, &attachment.route)).collect();
-        for (listener, route) in once {
-            // Ingresses are no routes to the Gateway API.
-            if route.kind != Kind::Ingress {
-                *attached.entry((gateway, listener)).or_insert(0) += 1;
-            }
-            let targets = routes.requests.get(route).into_iter().flat_map(|compiled| &compiled.targets);
-            for target in targets {
+    gateway::stand(objects, gateways, &attached, standings);
+    if !objects.backend_tls_policies.is_empty() {
+        let mut used_by: BTreeMap<Target, BTreeSet<ObjectName>> = BTreeMap::new();
+        for (gateway, all) in &attachments {
+            let compiled = all.iter().filter_map(|attachment| routes.requests.get(&attachment.route));
+            for target in compiled.flat_map(|compiled| &compiled.targets) {
                 used_by.entry(target.clone()).or_default().insert(gateway.clone());
             }
         }
+        policy::stand(objects, &used_by, statuses, standings);
     }
-    gateway::stand(objects, gateways, &attached, standings);
-    policy::stand(objects, &used_by, statuses, standings);
-    Hung { routes, attachments, of_services }
+    Hung { routes, attachments, attached, http, of_services }
 }
 
-struct Hanging<'o> {
-    objects: &'o Objects,
-    gateways: &'o Gateways,
-    statuses: &'o mut Statuses,
-    standings: &'o mut Standings,
-    attachments: Attachments,
-    of_services: mesh::Attached,
+/// Compiles an `HTTPRoute` and hangs it on its listeners. `None`: it may hang on Services, and so in the way of others.
+pub(super) fn http_route(
+    objects: &Objects,
+    splits: &Splits,
+    gateways: &Gateways,
+    name: &ObjectName,
+    object: &HttpRoute,
+) -> Option<HttpHung> {
+    let (compiled, parents, hostnames, errors) = http_parts(objects, splits, name, object);
+    if parents.iter().any(mesh::is_service) {
+        return None;
+    }
+    let none = &mut mesh::Attached::new();
+    let one = One::hang(objects, gateways, (Kind::HttpRoute, name), parents, hostnames, errors, none);
+    Some(HttpHung { compiled, one })
 }
 
-impl Hanging<'_> {
+type HttpParts<'o> = (Arc<route::Compiled>, Vec<Parent>, &'o [String], Errors);
+
+fn http_parts<'o>(
+    objects: &Objects,
+    splits: &Splits,
+    name: &ObjectName,
+    object: &'o HttpRoute,
+) -> HttpParts<'o> {
+    let mut compiled = route::http(objects, splits, name, object);
+    let parents = object.spec.parent_refs.iter().flatten().map(Parent::from).collect();
+    let hostnames = object.spec.hostnames.as_deref().unwrap_or_default();
+    let errors = std::mem::take(&mut compiled.errors);
+    (Arc::new(compiled), parents, hostnames, errors)
+}
+
+impl One {
     fn hang(
-        &mut self,
-        kind: Kind,
-        name: &ObjectName,
+        objects: &Objects,
+        gateways: &Gateways,
+        (kind, name): (Kind, &ObjectName),
         parents: Vec<Parent>,
         hostnames: &[String],
         mut errors: Errors,
-    ) -> ObjectRef {
-        let route = ObjectRef { kind, name: name.clone() };
+        of_services: &mut mesh::Attached,
+    ) -> One {
         let (hostnames, wrong) = attach::hostnames(hostnames);
         errors.extend(wrong.into_iter().map(|error| (ConditionType::Accepted, error)));
         if parents.is_empty() {
@@ -119,23 +166,38 @@ impl Hanging<'_> {
             let error = FieldError::new("spec.parentRefs", "NoParent", message);
             errors.push((ConditionType::Effective, error));
         }
-        let candidate = Candidate { route: route.clone(), parents, hostnames };
-        let (attachments, of_services) = (&mut self.attachments, &mut self.of_services);
-        let outcomes = attach::attach(self.objects, self.gateways, &candidate, attachments, of_services);
-        let ours: Vec<_> = outcomes
-            .iter()
-            .filter(|outcome| outcome.is_ours)
-            .map(|outcome| standing(outcome, &errors))
-            .collect();
-        if !ours.is_empty() {
-            self.standings.routes.insert(route.clone(), ours);
-        }
+        let on_services = parents.iter().any(mesh::is_service);
+        let candidate = Candidate { route: ObjectRef { kind, name: name.clone() }, parents, hostnames };
+        let mut attachments = Attachments::new();
+        let outcomes = attach::attach(objects, gateways, &candidate, &mut attachments, of_services);
+        let ours = outcomes.iter().filter(|outcome| outcome.is_ours);
+        let standing = ours.map(|outcome| standing(outcome, &errors)).collect();
         let refused = outcomes.into_iter().filter_map(|outcome| outcome.result.err());
         let refused = refused.map(|error| (ConditionType::Accepted, error));
-        for (kind, error) in refused.chain(errors) {
-            self.statuses.refuse(&route, kind, error);
+        let refused = refused.chain(errors).collect();
+        One { attachments, on_services, standing: Arc::new(standing), refused }
+    }
+
+    /// Says what there is to say of it, but that all else is well.
+    pub(super) fn say(&self, route: &ObjectRef, statuses: &mut Statuses, standings: &mut Standings) {
+        if !self.standing.is_empty() {
+            standings.routes.insert(route.clone(), self.standing.clone());
         }
-        route
+        for (kind, error) in &self.refused {
+            statuses.refuse(route, *kind, error.clone());
+        }
+    }
+
+    /// Counts it once on each of its listeners.
+    pub(super) fn count(&self, attached: &mut Attached, count: impl Fn(usize) -> usize) {
+        for (gateway, all) in &self.attachments {
+            // A route that names a listener twice is one.
+            let listeners: BTreeSet<usize> = all.iter().map(|attachment| attachment.listener).collect();
+            for listener in listeners {
+                let counted = attached.entry((gateway.clone(), listener)).or_insert(0);
+                *counted = count(*counted);
+            }
+        }
     }
 }
 

@@ -142,6 +142,14 @@ impl Sidecars {
         })
     }
 
+    /// Whether any service sends to a cluster.
+    pub(super) fn uses(&self, cluster: &str) -> bool {
+        let services = self.namespaces.values().flat_map(|namespace| namespace.services.values());
+        let of_services = services.flat_map(|service| &service.upstreams);
+        let of_ports = self.frontends.all().flat_map(|frontend| &frontend.upstreams);
+        of_services.chain(of_ports).any(|upstream| *upstream.name == *cluster)
+    }
+
     /// Every service, by `namespace/service`.
     pub(super) fn names(&self) -> BTreeSet<Arc<str>> {
         let services = self.namespaces.values().flat_map(|namespace| namespace.services.values());

@@ -3,7 +3,9 @@
 //! one form for all kinds; a condition here sums it up.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
+use imbl::OrdMap;
 use serde::Serialize;
 use serde::ser::Serializer;
 
@@ -142,7 +144,7 @@ pub struct Standings {
     /// Of the sets of listeners that belong to these.
     pub listener_sets: BTreeMap<ObjectName, GatewayStanding>,
     /// Of routes: by each parent that is ours, in the order in which they are written.
-    pub routes: BTreeMap<ObjectRef, Vec<ParentStanding>>,
+    pub routes: OrdMap<ObjectRef, Arc<Vec<ParentStanding>>>,
     /// Of policies: by each gateway of ours that they concern.
     pub policies: BTreeMap<ObjectName, Vec<AncestorStanding>>,
 }

@@ -1,8 +1,10 @@
 //! What the compiler has to say about each object. Nothing is refused in silence: what is not served as
 //! written has a condition that is not true, with its field, a reason and what would be right.
 
-use std::collections::BTreeMap;
+use std::sync::Arc;
 
+use imbl::OrdMap;
+use imbl::ordmap::DiffItem;
 use serde::Serialize;
 
 use crate::objects::ObjectRef;
@@ -37,9 +39,9 @@ pub enum ConditionType {
     Effective,
 }
 
-/// The conditions of all objects.
+/// The conditions of all objects. Clones share what they have in common.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Statuses(BTreeMap<ObjectRef, Vec<Condition>>);
+pub struct Statuses(OrdMap<ObjectRef, Arc<Vec<Condition>>>);
 
 impl Statuses {
     /// In order of kind, namespace and name.
@@ -49,7 +51,20 @@ impl Statuses {
 
     /// An object's conditions; empty where it is unknown.
     pub fn of(&self, object: &ObjectRef) -> &[Condition] {
-        self.0.get(object).map_or(&[], Vec::as_slice)
+        self.0.get(object).map_or(&[], |conditions| conditions.as_slice())
+    }
+
+    /// The objects that something else is said of than before. What both share is not looked at.
+    pub fn changed<'s>(&'s self, before: &'s Statuses) -> impl Iterator<Item = &'s ObjectRef> {
+        before.0.diff(&self.0).map(|item| match item {
+            DiffItem::Add(object, _) | DiffItem::Remove(object, _) => object,
+            DiffItem::Update { new: (object, _), .. } => object,
+        })
+    }
+
+    /// Takes back all that was said of an object.
+    pub(super) fn forget(&mut self, object: &ObjectRef) {
+        self.0.remove(object);
     }
 
     /// Notes that something is not as written.
@@ -58,13 +73,13 @@ impl Statuses {
         let condition = Condition { kind, status: false, reason, message, field };
         let conditions = self.0.entry(object.clone()).or_default();
         if !conditions.contains(&condition) {
-            conditions.push(condition);
+            Arc::make_mut(conditions).push(condition);
         }
     }
 
     /// Says of an object all that was not refused: to be called last.
     pub(super) fn settle(&mut self, object: ObjectRef) {
-        let conditions = self.0.entry(object).or_default();
+        let conditions = Arc::make_mut(self.0.entry(object).or_default());
         for (kind, reason) in
             [(ConditionType::ResolvedRefs, "ResolvedRefs"), (ConditionType::Accepted, "Accepted")]
         {

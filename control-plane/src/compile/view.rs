@@ -1,21 +1,18 @@
-//! What a gateway's proxies get: per socket one listener, and route configurations of virtual hosts that answer as the
-//! Gateway API's precedence says.
+//! What a gateway's proxies get: per socket one listener, and the route configurations of the hosts on it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use envoy_types::pb::envoy::config::listener::v3::{FilterChain, Listener};
-use envoy_types::pb::envoy::config::route::v3::route::Action;
-use envoy_types::pb::envoy::config::route::v3::route_match::PathSpecifier;
-use envoy_types::pb::envoy::config::route::v3::{
-    DirectResponseAction, Route, RouteConfiguration, RouteMatch, VirtualHost,
-};
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::Secret;
+use pontoon_xds::Resource;
 
 use super::attach::Attachment;
 use super::chain;
 use super::connection;
 use super::hostname::Hostname;
+use super::hosts::Hosts;
 use super::listener::{Parsed, Protocol, Served};
 use super::route;
 use super::tls;
@@ -23,12 +20,14 @@ use crate::model::upstream::Upstream;
 use crate::objects::{ObjectName, ObjectRef};
 
 /// What a gateway's proxies get, but for clusters.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Default)]
 pub(super) struct Output {
     pub(super) listeners: Vec<Listener>,
     /// By name: listeners may share one.
     pub(super) secrets: BTreeMap<String, Secret>,
-    pub(super) routes: Vec<RouteConfiguration>,
+    pub(super) routes: Vec<Resource>,
+    /// What they were encoded of, by port.
+    pub(super) ports: Vec<Hosts>,
     /// By route configuration, or by listener where there is none: the routes in it.
     pub(super) members: BTreeMap<String, BTreeSet<ObjectRef>>,
 }
@@ -37,7 +36,7 @@ pub(super) struct Output {
 #[derive(Debug, Default)]
 pub(super) struct Routes {
     /// Of requests.
-    pub(super) requests: BTreeMap<ObjectRef, route::Compiled>,
+    pub(super) requests: BTreeMap<ObjectRef, Arc<route::Compiled>>,
     /// Of connections.
     pub(super) connections: BTreeMap<ObjectRef, connection::Compiled>,
 }
@@ -79,6 +78,7 @@ pub(super) fn build(
         // Listeners of one port share its socket, under the name of the first.
         let Some(first) = port.served().next() else { continue };
         let resource = port.resource(first.1);
+        let mut hosts = Hosts::new(port.indices.clone(), parsed);
         let mut chains: Vec<FilterChain> = Vec::new();
         for (index, served) in port.served() {
             match served.protocol {
@@ -86,18 +86,21 @@ pub(super) fn build(
                 Protocol::Http if index != first.0 => {}
                 Protocol::Http => {
                     chains.push(chain::http(&resource, &resource));
-                    port.add_routes(resource.clone(), None, &mut output);
+                    port.add_table(resource.clone(), None, &mut hosts, &mut output);
                 }
                 Protocol::Https => {
                     let own = port.resource(served);
                     chains.push(tls::filter_chain(served, chain::http(&resource, &own)));
-                    port.add_routes(own, Some(index), &mut output);
+                    port.add_table(own, Some(index), &mut hosts, &mut output);
                 }
                 Protocol::TlsTerminate | Protocol::TlsPassthrough | Protocol::Tcp => {
                     chains.extend(port.connections(&resource, index, &mut output));
                 }
             }
         }
+        port.attached().for_each(|attachment| hosts.put(attachment, parsed));
+        output.routes.extend(hosts.encode(parsed, routes));
+        output.ports.push(hosts);
         // Envoy takes no listener that does nothing with its connections.
         if !chains.is_empty() {
             let inspect = first.1.protocol.is_tls();
@@ -135,16 +138,11 @@ impl Port<'_> {
     }
 
     /// Adds the route configuration of one listener, or of all of them.
-    fn add_routes(&self, resource: String, only: Option<usize>, output: &mut Output) {
+    fn add_table(&self, resource: String, only: Option<usize>, hosts: &mut Hosts, output: &mut Output) {
         let own = self.attached().filter(|attachment| only.is_none_or(|only| attachment.listener == only));
         let own = own.map(|attachment| attachment.route.clone());
         output.members.entry(resource.clone()).or_default().extend(own);
-        output.routes.push(RouteConfiguration {
-            name: resource,
-            virtual_hosts: self.virtual_hosts(only),
-            ignore_port_in_host_matching: true,
-            ..RouteConfiguration::default()
-        });
+        hosts.add_table(resource, only);
     }
 
     /// A listener's chains for its routes of connections: one a hostname. Of several routes for one the oldest counts.
@@ -175,82 +173,5 @@ impl Port<'_> {
             .filter(|(_, served)| served.hostname.covers(host))
             .min_by_key(|(_, served)| served.hostname.specificity())
             .map(|(index, _)| index)
-    }
-
-    /// One virtual host a hostname. A host belongs to the most specific listener that covers it, and to no other;
-    /// its routes are those of every hostname that covers it, the most specific hostname's first. Where `only` one of
-    /// the listeners is asked for, hosts of the others are misdirected.
-    fn virtual_hosts(&self, only: Option<usize>) -> Vec<VirtualHost> {
-        let on_http = |index: usize| {
-            let served = self.parsed.listeners.get(index);
-            served.is_some_and(|s| matches!(s.protocol, Protocol::Http | Protocol::Https))
-        };
-        let mut hosts = self.served().map(|(_, served)| served.hostname.clone()).collect::<BTreeSet<_>>();
-        let attached = || self.attached().filter(|attachment| on_http(attachment.listener));
-        hosts.extend(attached().flat_map(|attachment| attachment.hostnames.iter().cloned()));
-        let mut by_specificity = hosts.into_iter().collect::<Vec<_>>();
-        by_specificity.sort_by(|a, b| a.specificity().cmp(&b.specificity()).then_with(|| a.cmp(b)));
-
-        let mut virtual_hosts = Vec::with_capacity(by_specificity.len());
-        for host in &by_specificity {
-            let owner = self.owner(host);
-            let mut included = BTreeSet::new();
-            let mut ordered = Vec::new();
-            for covering in by_specificity.iter().filter(|covering| covering.covers(host)) {
-                let mut entries = attached()
-                    .filter(|a| Some(a.listener) == owner && a.hostnames.contains(covering))
-                    .filter(|a| included.insert(&a.route))
-                    .filter_map(|a| self.routes.requests.get(&a.route))
-                    .flat_map(|compiled| &compiled.entries)
-                    .collect::<Vec<_>>();
-                entries.sort_by(|a, b| a.order.cmp(&b.order));
-                ordered.extend(entries.into_iter().flat_map(|entry| entry.routes.iter().cloned()));
-            }
-            if let Some(served) = owner.and_then(|index| self.parsed.listeners.get(index)) {
-                let usual = if served.protocol == Protocol::Https { 443 } else { 80 };
-                ordered.iter_mut().for_each(|route| keep_port(route, served.port, usual));
-            }
-            if only.is_some() && owner != only {
-                ordered = vec![misdirected()];
-            }
-            let domain = host.domain();
-            virtual_hosts.push(VirtualHost {
-                name: domain.clone(),
-                domains: vec![domain],
-                routes: ordered,
-                ..VirtualHost::default()
-            });
-        }
-        virtual_hosts
-    }
-}
-
-/// A redirect to another host that names neither scheme nor port is to the same port there, which is said unless it is
-/// the `usual` one.
-pub(super) fn keep_port(route: &mut Route, port: u16, usual: u16) {
-    if let Some(Action::Redirect(redirect)) = &mut route.action
-        && redirect.port_redirect == 0
-        && !redirect.host_redirect.is_empty()
-        && redirect.scheme_rewrite_specifier.is_none()
-        && port != usual
-    {
-        redirect.port_redirect = port.into();
-    }
-}
-
-/// What answers a request for a host of another listener than that whose name the client gave under TLS: another
-/// connection is the right one (RFC 9110, 15.5.20).
-fn misdirected() -> Route {
-    Route {
-        name: "misdirected".to_owned(),
-        r#match: Some(RouteMatch {
-            path_specifier: Some(PathSpecifier::Prefix("/".to_owned())),
-            ..RouteMatch::default()
-        }),
-        action: Some(Action::DirectResponse(DirectResponseAction {
-            status: 421,
-            ..DirectResponseAction::default()
-        })),
-        ..Route::default()
     }
 }

@@ -1,12 +1,14 @@
 //! Writes statuses while this replica leads: what [`status`](super::status) wants said and is not said yet, by
 //! server-side apply.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use futures_util::{FutureExt, StreamExt, stream};
 use imbl::OrdMap;
+use imbl::ordmap::DiffItem;
 use jiff::Timestamp;
 use kube::api::{Patch, PatchParams};
 use kube::core::{ApiResource, DynamicObject, GroupVersionKind};
@@ -17,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::events::Teller;
 use super::status::{to_apply, wanted};
+use crate::compile::standing::Standings as CompiledStandings;
 use crate::compile::status::Statuses;
 use crate::infrastructure::Standings;
 use crate::objects::problem::Problem;
@@ -90,7 +93,13 @@ impl Reporter {
                         || in_pods && matches!(kind, Kind::Gateway | Kind::Ingress)
                 };
                 let unchanged = !again && last.as_ref().is_some_and(|last| last.is_same(&made_of));
-                again = self.write(|kind| !unchanged || moves(kind)).await > 0;
+                let changed = last.as_ref().filter(|_| !again).map(|last| made_of.changed(last));
+                // Routes are many, and what is said of one is made of nothing else.
+                let is_due = |object: &ObjectRef| match &changed {
+                    Some(changed) if is_route(object.kind) => changed.contains(object),
+                    _ => !unchanged || moves(object.kind),
+                };
+                again = self.write(is_due).await > 0;
                 if !unchanged {
                     let (world, observations) =
                         (self.world.borrow().clone(), self.observations.borrow().clone());
@@ -105,12 +114,12 @@ impl Reporter {
     }
 
     /// Writes what is not said yet; gives how many could not be written.
-    async fn write(&mut self, kinds: impl Fn(Kind) -> bool) -> usize {
+    async fn write(&mut self, is_due: impl Fn(&ObjectRef) -> bool) -> usize {
         let world = self.world.borrow_and_update().clone();
         let observations = self.observations.borrow_and_update().clone();
         let infrastructure = self.infrastructure.as_mut().map(|of| of.borrow_and_update().clone());
         let now = Timestamp::now();
-        let all = wanted(&world, &self.proxies, infrastructure.as_deref(), kinds, |object| {
+        let all = wanted(&world, &self.proxies, infrastructure.as_deref(), is_due, |object| {
             observations.get(object).cloned()
         });
         let patches: Vec<(ObjectRef, Arc<Observation>, Json)> = all
@@ -140,9 +149,23 @@ pub(crate) async fn next<T>(of: &mut Option<watch::Receiver<T>>) -> Result<(), w
     }
 }
 
+fn is_route(kind: Kind) -> bool {
+    matches!(kind, Kind::HttpRoute | Kind::GrpcRoute | Kind::TlsRoute | Kind::TcpRoute)
+}
+
+/// The keys of what is not the same in both. Parts that both share are not looked at.
+fn differing<K: Ord + Clone, V: PartialEq + Clone>(before: &OrdMap<K, V>, now: &OrdMap<K, V>) -> Vec<K> {
+    let keys = before.diff(now).map(|item| match item {
+        DiffItem::Add(key, _) | DiffItem::Remove(key, _) => key,
+        DiffItem::Update { new: (key, _), .. } => key,
+    });
+    keys.cloned().collect()
+}
+
 /// What nearly all statuses are made of.
 struct MadeOf {
     statuses: Arc<Statuses>,
+    standings: Arc<CompiledStandings>,
     problems: Arc<Vec<Problem>>,
     generations: OrdMap<ObjectRef, i64>,
     observations: Observations,
@@ -152,6 +175,7 @@ impl MadeOf {
     fn of(world: &World, observations: &Observations) -> MadeOf {
         MadeOf {
             statuses: world.compiled.statuses.clone(),
+            standings: world.compiled.standings.clone(),
             problems: world.folder.problems.clone(),
             generations: world.folder.generations.clone(),
             observations: observations.clone(),
@@ -163,6 +187,19 @@ impl MadeOf {
             && Arc::ptr_eq(&self.problems, &other.problems)
             && self.generations.ptr_eq(&other.generations)
             && self.observations.ptr_eq(&other.observations)
+    }
+
+    /// The routes, and maybe others, of which something else may have to be said than when it was made of `last`.
+    fn changed(&self, last: &MadeOf) -> BTreeSet<ObjectRef> {
+        let mut changed: BTreeSet<ObjectRef> = self.statuses.changed(&last.statuses).cloned().collect();
+        changed.extend(differing(&last.standings.routes, &self.standings.routes));
+        changed.extend(differing(&last.generations, &self.generations));
+        changed.extend(differing(&last.observations, &self.observations));
+        if !Arc::ptr_eq(&self.problems, &last.problems) {
+            let problems = self.problems.iter().chain(last.problems.iter());
+            changed.extend(problems.filter_map(|problem| problem.object.clone()));
+        }
+        changed
     }
 }
 

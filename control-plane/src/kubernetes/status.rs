@@ -46,12 +46,12 @@ pub struct Wanted {
     is_counted: bool,
 }
 
-/// What is to be said of all objects of certain kinds that are ours to speak of.
+/// What is to be said of certain objects, as far as they are ours to speak of.
 pub fn wanted(
     world: &World,
     proxies: &Proxies,
     infrastructure: Option<&Standings>,
-    kinds: impl Fn(Kind) -> bool,
+    is_asked: impl Fn(&ObjectRef) -> bool,
     observed: impl Fn(&ObjectRef) -> Option<std::sync::Arc<Observation>>,
 ) -> BTreeMap<ObjectRef, (i64, Wanted)> {
     let mut problems: BTreeMap<&ObjectRef, Vec<&Problem>> = BTreeMap::new();
@@ -61,7 +61,7 @@ pub fn wanted(
         }
     }
     let mut all = BTreeMap::new();
-    for (object, generation) in world.folder.generations.iter().filter(|(object, _)| kinds(object.kind)) {
+    for (object, generation) in world.folder.generations.iter().filter(|(object, _)| is_asked(object)) {
         if observed(object).is_none() {
             continue;
         }
@@ -270,7 +270,7 @@ impl About<'_> {
 
     fn route(&self) -> Wanted {
         let standings = self.world.compiled.standings.routes.get(self.object);
-        let parents = standings.into_iter().flatten();
+        let parents = standings.into_iter().flat_map(|parents| parents.iter());
         let parents = parents.map(|parent| (json!(parent.parent_ref), self.said(&parent.conditions)));
         Wanted { parents: Some(parents.collect()), ..Wanted::default() }
     }

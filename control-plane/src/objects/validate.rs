@@ -6,9 +6,9 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::catalogue::{Catalogue, Loaded, of_file};
-use super::directory;
 use super::problem::{FieldError, Problem, Severity};
-use crate::compile::status::{ConditionType, Statuses};
+use super::{ObjectRef, directory};
+use crate::compile::status::{Condition, ConditionType, Statuses};
 use crate::model::Model;
 
 /// What a check found.
@@ -85,19 +85,21 @@ fn read(path: &Path) -> Result<(usize, Loaded), directory::ListError> {
 
 /// What the compiler refused, with file and line: the same in `validate` and in a running control plane.
 pub fn semantic_problems(loaded: &Loaded, statuses: &Statuses) -> Vec<Problem> {
-    let mut problems = Vec::new();
-    for (object, conditions) in statuses.iter() {
-        for condition in conditions.iter().filter(|condition| !condition.status) {
-            let error =
-                FieldError::new(condition.field.as_str(), condition.reason, condition.message.as_str());
-            let severity = match condition.kind {
-                ConditionType::Accepted | ConditionType::ResolvedRefs => Severity::Error,
-                ConditionType::Effective => Severity::Warning,
-            };
-            problems.extend(loaded.locate(object, error).map(|problem| Problem { severity, ..problem }));
-        }
-    }
-    problems
+    statuses.iter().flat_map(|(object, conditions)| problems_of(loaded, object, conditions)).collect()
+}
+
+/// The same of one object.
+pub fn problems_of(loaded: &Loaded, object: &ObjectRef, conditions: &[Condition]) -> Vec<Problem> {
+    let wrong = conditions.iter().filter(|condition| !condition.status);
+    let located = wrong.filter_map(|condition| {
+        let error = FieldError::new(condition.field.as_str(), condition.reason, condition.message.as_str());
+        let severity = match condition.kind {
+            ConditionType::Accepted | ConditionType::ResolvedRefs => Severity::Error,
+            ConditionType::Effective => Severity::Warning,
+        };
+        loaded.locate(object, error).map(|problem| Problem { severity, ..problem })
+    });
+    located.collect()
 }
 
 #[cfg(test)]

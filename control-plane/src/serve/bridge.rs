@@ -24,7 +24,7 @@ use crate::model::Model;
 use crate::model::addresses::Addresses;
 use crate::model::instance::{RegistryView, ServiceView};
 use crate::model::migration::MigrationState;
-use crate::objects::{Kind, Loaded, ObjectName, ObjectRef, semantic_problems};
+use crate::objects::{Kind, Loaded, ObjectName, ObjectRef, problems_of};
 
 /// Commands that may wait; the API answers 503 beyond.
 pub const QUEUE: usize = 64;
@@ -358,9 +358,10 @@ impl Bridge {
             (world.compiled.clone(), world.folder.clone())
         };
         if !Arc::ptr_eq(&before.statuses, &compiled.statuses) {
-            let known = semantic_problems(&folder_before, &before.statuses);
-            for problem in semantic_problems(&folder, &compiled.statuses) {
-                if !known.contains(&problem) {
+            for object in compiled.statuses.changed(&before.statuses) {
+                let known = problems_of(&folder_before, object, before.statuses.of(object));
+                let found = problems_of(&folder, object, compiled.statuses.of(object));
+                for problem in found.iter().filter(|problem| !known.contains(problem)) {
                     tracing::warn!(reason = problem.reason, "{problem}");
                 }
             }
