@@ -12,7 +12,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::connect::MAX_HEADER_BYTES;
 use crate::error::Error;
 
-/// A head as large as it may be, and as much for what comes before it, or behind it in the same read.
+/// A head as large as it may be, and as much for what comes before it. With so much read and no answer known, nothing
+/// more is read; how much comes with the head in one read is the body's size to say.
 const MOST: usize = 2 * MAX_HEADER_BYTES as usize;
 /// No answer is waited for.
 const ANSWERED: usize = usize::MAX;
@@ -37,13 +38,19 @@ impl Ahead {
         self.0.store(ANSWERED, Relaxed);
     }
 
-    fn read(&self, length: usize) -> io::Result<()> {
-        let before = self.0.load(Relaxed);
-        if before == ANSWERED {
-            return Ok(());
+    /// Whether more may be read.
+    fn check(&self) -> io::Result<()> {
+        match self.0.load(Relaxed) {
+            ANSWERED | ..=MOST => Ok(()),
+            _ => Err(io::Error::other(Error::UpstreamProtocol)),
         }
-        self.0.store(before + length, Relaxed);
-        if before + length > MOST { Err(io::Error::other(Error::UpstreamProtocol)) } else { Ok(()) }
+    }
+
+    fn came(&self, length: usize) {
+        let before = self.0.load(Relaxed);
+        if before != ANSWERED {
+            self.0.store(before + length, Relaxed);
+        }
     }
 }
 
@@ -56,9 +63,11 @@ pub(crate) struct Bounded<S> {
 impl<S: AsyncRead + Unpin> AsyncRead for Bounded<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        this.ahead.check()?;
         let before = buf.filled().len();
         ready!(Pin::new(&mut this.stream).poll_read(cx, buf))?;
-        Poll::Ready(this.ahead.read(buf.filled().len() - before))
+        this.ahead.came(buf.filled().len() - before);
+        Poll::Ready(Ok(()))
     }
 }
 

@@ -166,3 +166,21 @@ async fn h1_undrained_body_reuse() {
     assert!(answer.starts_with("HTTP/1.1 413 ") && closed, "{answer}");
     assert_eq!(upstream.requests(), 0);
 }
+
+/// hyper reads more at once the more has come before, and an answer may be there before anybody waits for it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn large_answers_on_a_kept_connection_are_whole() {
+    let upstream = Upstream::answering(Http::One, |seen| {
+        Response::new(full(vec![b'x'; seen.target[1..].parse().unwrap()]))
+    })
+    .await;
+    let proxy = Proxy::start(&[upstream.address]).await;
+    for front in [Http::One, Http::Two] {
+        let mut client = Client::connect(proxy.address, front).await;
+        for length in [1_000_000, 10, 150_000, 1_000_000, 200_000, 400_000, 600_000].repeat(5) {
+            let response = client.get(&format!("/{length}")).await;
+            assert_eq!((response.status().as_u16(), text(response).await.len()), (200, length), "{front:?}");
+        }
+    }
+    assert!(upstream.connections.load(std::sync::atomic::Ordering::Relaxed) < upstream.requests());
+}
