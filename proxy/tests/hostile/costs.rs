@@ -1,16 +1,14 @@
 //! What floods cost: the processor time of a process in which only the proxy and its upstream are, and how long others
 //! wait meanwhile. A process of its own, as the attacker and the others have theirs.
 
-use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
-use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
+use crate::apart::{self, Apart};
 use crate::fixture::*;
 use crate::frames::*;
-use crate::limits::cpu_ticks;
 
 /// Frames of one flood.
 const FRAMES: usize = 100_000;
@@ -20,32 +18,16 @@ const CORE_SECOND: u64 = 100;
 /// Every flood, as often as it is let in, until so many of its frames were sent.
 #[test]
 fn what_floods_cost() {
-    const CHILD: &str = "PONTOON_TEST_FLOODS";
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    if std::env::var_os(CHILD).is_some() {
-        return runtime.block_on(serve());
+    if apart::serves() {
+        return runtime.block_on(async {
+            let upstream = Upstream::named(Http::One, "ok").await;
+            apart::serve(&Proxy::start(&[upstream.address]).await).await;
+        });
     }
-    let mut child = Command::new(std::env::current_exe().unwrap())
-        .args(["costs::what_floods_cost", "--exact", "--nocapture"])
-        .env(CHILD, "1")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut said = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
-    let address: SocketAddr =
-        said.find_map(|line| Some(line.split_once("address ")?.1.parse().unwrap())).expect("an address");
-    runtime.block_on(flood(address, child.id()));
-    drop(child.stdin.take());
-    assert!(child.wait().unwrap().success());
-}
-
-async fn serve() {
-    let upstream = Upstream::named(Http::One, "ok").await;
-    let proxy = Proxy::start(&[upstream.address]).await;
-    println!("address {}", proxy.address);
-    // Until the parent has seen enough.
-    tokio::task::spawn_blocking(|| std::io::stdin().read_line(&mut String::new())).await.unwrap().unwrap();
+    let proxy = Apart::start("costs::what_floods_cost");
+    runtime.block_on(flood(&proxy));
+    proxy.end();
 }
 
 /// A honest client, and the time that each of its requests took, until it is told to stop.
@@ -65,7 +47,8 @@ fn p99(sorted: &[Duration]) -> Duration {
     sorted[sorted.len() * 99 / 100]
 }
 
-async fn flood(address: SocketAddr, child: u32) {
+async fn flood(proxy: &Apart) {
+    let address = proxy.address;
     type Pieces = fn(u32) -> Vec<u8>;
     let floods: [(&str, Pieces); 7] = [
         ("rapid_reset", |stream| {
@@ -91,7 +74,7 @@ async fn flood(address: SocketAddr, child: u32) {
         let all: Vec<Vec<u8>> = (0..FRAMES as u32).map(|number| pieces(2 * number + 1)).collect();
         let stop = Arc::new(AtomicBool::new(false));
         let others = tokio::spawn(honest(address, Arc::clone(&stop)));
-        let before = cpu_ticks(child);
+        let before = proxy.cpu_ticks();
         let (mut sent, mut connections) = (0, 0);
         // At 2,000 at a time, most of which comes too late for its connection.
         while sent < FRAMES {
@@ -102,7 +85,7 @@ async fn flood(address: SocketAddr, child: u32) {
             sent += 2_000;
             client.goaway().await;
         }
-        let busy = cpu_ticks(child) - before;
+        let busy = proxy.cpu_ticks() - before;
         stop.store(true, Ordering::Relaxed);
         let took = others.await.unwrap();
         println!(

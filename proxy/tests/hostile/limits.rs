@@ -1,7 +1,7 @@
 //! More than there is room for: connections, open files, memory, bodies. What is refused is refused at once and has
 //! a reason; what was let in is served.
 
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -10,6 +10,7 @@ use http::Request;
 use pontoon_proxy::overload::{Admission, Limits, Pressure};
 use pontoon_proxy::worker::Options;
 
+use crate::apart::{self, Apart};
 use crate::fixture::*;
 use crate::recorder::{OK, recorder};
 
@@ -182,27 +183,17 @@ async fn body() {
 /// Open files that run out, in a process of its own: accepting pauses instead of spinning, and goes on by itself.
 #[test]
 fn emfile_on_accept_does_not_spin() {
-    const CHILD: &str = "PONTOON_TEST_EMFILE";
-    if std::env::var_os(CHILD).is_some() {
+    if apart::serves() {
         return few_files();
     }
-    let mut child = Command::new(std::env::current_exe().unwrap())
-        .args(["limits::emfile_on_accept_does_not_spin", "--exact", "--nocapture"])
-        .env(CHILD, "1")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut said = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
-    let address: SocketAddr =
-        said.find_map(|line| Some(line.split_once("address ")?.1.parse().unwrap())).expect("an address");
-
+    let proxy = Apart::start("limits::emfile_on_accept_does_not_spin");
+    let address = proxy.address;
     let mut held: Vec<TcpStream> = (0..150).map(|_| TcpStream::connect(address).unwrap()).collect();
     held.iter_mut().for_each(|stream| stream.write_all(b"GET ").unwrap());
-    let (before, at) = (cpu_ticks(child.id()), std::time::SystemTime::now());
+    let (before, at) = (proxy.cpu_ticks(), std::time::SystemTime::now());
     #[allow(clippy::disallowed_methods, reason = "the time is what is measured over")]
     std::thread::sleep(Duration::from_secs(2));
-    let (busy, took) = (cpu_ticks(child.id()) - before, at.elapsed().unwrap());
+    let (busy, took) = (proxy.cpu_ticks() - before, at.elapsed().unwrap());
     // A hundred ticks a second: a loop that spins takes all of them, and a debug build's start some.
     assert!(busy < took.as_millis() as u64 / 10 / 4, "{busy} ticks in {took:?}");
 
@@ -213,19 +204,9 @@ fn emfile_on_accept_does_not_spin() {
     let mut answer = [0; 12];
     stream.read_exact(&mut answer).unwrap();
     assert_eq!(&answer, b"HTTP/1.1 404");
-    drop(child.stdin.take());
-    let failures =
-        said.find_map(|line| line.split_once("failures ")?.1.parse::<u64>().ok()).expect("a count");
+    let failures = proxy.end().iter().find_map(|line| line.split_once("failures ")?.1.parse::<u64>().ok());
     // Twenty a second and worker, for three seconds or so.
-    assert!((1..200).contains(&failures), "{failures}");
-    assert!(child.wait().unwrap().success());
-}
-
-/// The processor time of a process, in hundredths of a second.
-pub(crate) fn cpu_ticks(pid: u32) -> u64 {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-    let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
-    fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+    assert!(failures.is_some_and(|failures| (1..200).contains(&failures)), "{failures:?}");
 }
 
 fn few_files() {
@@ -241,12 +222,7 @@ fn few_files() {
         };
         let proxy = Proxy::with(&[], Setup { route: Box::new(route), ..Setup::default() }).await;
         setrlimit(Resource::Nofile, Rlimit { current: Some(64), maximum: Some(64) }).unwrap();
-        println!("address {}", proxy.address);
-        // Until the parent has seen enough.
-        tokio::task::spawn_blocking(|| std::io::stdin().read_line(&mut String::new()))
-            .await
-            .unwrap()
-            .unwrap();
+        apart::serve(&proxy).await;
         println!("failures {}", proxy.metric(r#"pontoon_accept_failures_total{listener="edge"}"#));
     });
 }

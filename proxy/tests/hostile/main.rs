@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // clippy.toml exempts #[test] functions, not their helpers
 
 mod amplify;
+mod apart;
 mod chaos;
 mod costs;
 mod downgrade;
