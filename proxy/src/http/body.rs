@@ -18,6 +18,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::exchange::Exchange;
+use super::grpc::Messages;
 use super::grpc_web::{Decoder, Encoder};
 use super::headers;
 use crate::error::Error;
@@ -77,6 +78,8 @@ struct Stream {
     gate: Option<(Arc<Gate>, Timer)>,
     /// It comes in base64.
     text: Option<Decoder>,
+    /// It may be a stream of gRPC's.
+    messages: Option<Messages>,
     mirrors: Vec<Tee>,
 }
 
@@ -119,9 +122,13 @@ impl RequestBody {
         }
         let gate = gate.map(|gate| (gate, exchange.worker().timer(Instant::now() + CONTINUE_WAIT)));
         let left = if limit == 0 { u64::MAX } else { limit };
-        let text = exchange.web.get().is_some_and(|web| web.text_in).then(Decoder::default);
+        let web = exchange.web.get();
+        let text = web.is_some_and(|web| web.text_in).then(Decoder::default);
+        // gRPC-Web sends one message, and whose length is told is no stream either.
+        let streams = exchange.grpc.get() && web.is_none() && incoming.size_hint().exact().is_none();
+        let messages = streams.then(Messages::default);
         let mirrors = Vec::new();
-        let stream = Stream { incoming, exchange: Rc::clone(exchange), left, gate, text, mirrors };
+        let stream = Stream { incoming, exchange: Rc::clone(exchange), left, gate, text, messages, mirrors };
         Self { kind: Request::Client(stream) }
     }
 }
@@ -147,7 +154,9 @@ impl Stream {
             Poll::Pending => Poll::Pending,
         };
         let exchange = &self.exchange;
-        exchange.starved.set(polled.is_pending() && self.gate.is_none());
+        // Between two messages it is the client's to speak when it will.
+        let owes = self.messages.as_ref().is_none_or(|messages| !messages.are_whole());
+        exchange.starved.set(polled.is_pending() && self.gate.is_none() && owes);
         if polled.is_pending() {
             exchange.body_waker.replace(Some(cx.waker().clone()));
         }
@@ -163,6 +172,9 @@ impl Stream {
                 if let Some(data) = frame.data_ref() {
                     let length = data.len() as u64;
                     exchange.received.set(exchange.received.get() + length);
+                    if let Some(messages) = &mut self.messages {
+                        messages.read(data);
+                    }
                     match self.left.checked_sub(length) {
                         Some(left) => self.left = left,
                         None => return Poll::Ready(Some(Err(exchange.fail(Error::BodyTooLarge)))),

@@ -37,7 +37,7 @@ pub(crate) struct Exchange {
     pub(crate) sent: Cell<u64>,
     /// The request's body has been read to its end.
     pub(crate) request_done: Cell<bool>,
-    /// The rest of its body is wanted, and the client has not sent it.
+    /// The rest of its body, or of the gRPC message that it has begun, is wanted, and the client has not sent it.
     pub(crate) starved: Cell<bool>,
     /// The answer has been given to the connection to its end.
     pub(crate) response_done: Cell<bool>,

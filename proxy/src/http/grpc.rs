@@ -46,9 +46,69 @@ pub(crate) fn message(text: &[u8]) -> HeaderValue {
     HeaderValue::try_from(out).unwrap_or(HeaderValue::from_static(""))
 }
 
+/// A prefix: whether the message is compressed, and its length.
+const PREFIX_BYTES: u8 = 5;
+
+/// Where a body stands in its messages, which come one after the other, each behind a prefix (gRPC over HTTP/2,
+/// "Length-Prefixed-Message").
+#[derive(Debug, Default)]
+pub(crate) struct Messages {
+    /// What has come of a prefix, and how many bytes that is.
+    prefix: u32,
+    have: u8,
+    /// Of the message that has begun.
+    left: u32,
+}
+
+impl Messages {
+    /// Reads the next bytes.
+    pub(crate) fn read(&mut self, mut bytes: &[u8]) {
+        while let [first, rest @ ..] = bytes {
+            if self.left > 0 {
+                let skipped = bytes.len().min(self.left as usize);
+                self.left -= skipped as u32;
+                bytes = &bytes[skipped..];
+                continue;
+            }
+            // The byte that is no part of the length is shifted out.
+            self.prefix = self.prefix << 8 | u32::from(*first);
+            self.have += 1;
+            if self.have == PREFIX_BYTES {
+                (self.left, self.have) = (self.prefix, 0);
+            }
+            bytes = rest;
+        }
+    }
+
+    /// All that have begun are whole.
+    pub(crate) fn are_whole(&self) -> bool {
+        self.left == 0 && self.have == 0
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #[test]
+        fn messages_are_whole_where_they_end_however_they_are_cut(
+            lengths in prop::collection::vec(0_usize..300, 1..10), piece in 1_usize..40, short in 1_usize..305,
+        ) {
+            let message = |length: &usize| [&[1], &(*length as u32).to_be_bytes()[..], &vec![7; *length]].concat();
+            let bytes: Vec<u8> = lengths.iter().flat_map(message).collect();
+            let mut messages = Messages::default();
+            bytes.chunks(piece).for_each(|piece| messages.read(piece));
+            prop_assert!(messages.are_whole());
+            // Without a part of the last one.
+            let last = lengths[lengths.len() - 1] + usize::from(PREFIX_BYTES);
+            let mut messages = Messages::default();
+            bytes[..bytes.len() - short.min(last)].chunks(piece).for_each(|piece| messages.read(piece));
+            prop_assert_eq!(messages.are_whole(), short >= last);
+        }
+    }
 
     #[test]
     fn content_types() {

@@ -45,8 +45,8 @@ impl Rate {
 }
 
 impl Receiving {
-    /// `None`: it is here, or nothing bounds it. A `stream` may say little for long.
-    pub(crate) fn new(exchange: &Exchange, stream: bool) -> Option<Self> {
+    /// `None`: it is here, or nothing bounds it. What `changes` its protocol may say little for long.
+    pub(crate) fn new(exchange: &Exchange, changes: bool) -> Option<Self> {
         if exchange.request_done.get() {
             return None;
         }
@@ -54,7 +54,7 @@ impl Receiving {
         let by = settings.timeouts.request.map(|limit| exchange.start + limit);
         // Such a listener takes connections of strangers; others have the applications of the mesh before them.
         let least = exchange.worker().admission.limits().body_rate;
-        let counts = settings.forwarded.use_remote_address && !stream && least.bytes_per_second > 0;
+        let counts = settings.forwarded.use_remote_address && !changes && least.bytes_per_second > 0;
         let rate = counts.then_some(Rate { least, waited: Duration::ZERO });
         let first = next(by, rate.as_ref(), exchange.start)?;
         Some(Self { by, rate, timer: exchange.worker().timer(first) })

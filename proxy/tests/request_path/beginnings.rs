@@ -2,14 +2,15 @@
 
 use std::time::{Duration, SystemTime};
 
-use pontoon_xds::pb::envoy::config::listener::v3::{FilterChain, Listener, filter};
+use pontoon_xds::pb::envoy::config::core::v3::CidrRange;
+use pontoon_xds::pb::envoy::config::listener::v3::{FilterChain, FilterChainMatch, Listener, filter};
 use pontoon_xds::pb::envoy::extensions::filters::listener::proxy_protocol::v3::ProxyProtocol;
 use pontoon_xds::pb::envoy::extensions::filters::network::http_connection_manager::v3::HttpConnectionManager;
 use pontoon_xds::pb::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::CodecType;
-use pontoon_xds::pb::google::protobuf::Duration as ProtoDuration;
+use pontoon_xds::pb::google::protobuf::{Duration as ProtoDuration, UInt32Value};
 use prost::Message;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 
 use crate::fixture::*;
 use crate::tcp::filter;
@@ -103,6 +104,37 @@ async fn slow_proxy_protocol_header() {
             .await;
         }
     }
+}
+
+/// Whoever writes a PROXY protocol header is believed where one is read. Who may write one is for the chains to say, by
+/// the address that the peer itself has.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn trust_proxy_protocol() {
+    let range = CidrRange { address_prefix: "127.0.0.2".into(), prefix_len: Some(UInt32Value { value: 32 }) };
+    let mut trusting = chain("hello", &[], None);
+    trusting.filter_chain_match =
+        Some(FilterChainMatch { direct_source_prefix_ranges: vec![range], ..FilterChainMatch::default() });
+    let mut listener = listener(vec![trusting]);
+    listener.listener_filters = vec![filter(&ProxyProtocol::default())];
+    let edge = Edge::over(&[], &listener).await;
+    for (peer, named, served) in [
+        ("127.0.0.2", "192.0.2.1", true),
+        ("127.0.0.1", "192.0.2.1", false),
+        ("127.0.0.1", "127.0.0.2", false),
+    ] {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind(format!("{peer}:0").parse().unwrap()).unwrap();
+        let mut stream = socket.connect(edge.address).await.unwrap();
+        let announced = format!("PROXY TCP4 {named} 192.0.2.2 5 80\r\n");
+        let request = "GET / HTTP/1.1\r\nhost: shop.test\r\nconnection: close\r\n\r\n";
+        stream.write_all([announced, request.into()].concat().as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        // One that is closed with bytes unread ends by a reset.
+        let _ = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut answer)).await.expect("an end");
+        assert_eq!(answer.starts_with(b"HTTP/1.1 200 "), served, "{peer} says that it is {named}");
+        assert!(served || answer.is_empty(), "{peer} says that it is {named}");
+    }
+    assert!(edge.metrics().contains("pontoon_no_filter_chain_total{listener=\"edge\"} 2\n"));
 }
 
 /// `AUTO` takes both versions; each of the others takes its own and ends a connection in the other.

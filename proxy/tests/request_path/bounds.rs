@@ -7,7 +7,7 @@ use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
 use pontoon_proxy::config::listener::HttpSettings;
 use pontoon_proxy::overload::{Admission, BodyRate, Limits};
-use pontoon_proxy::upstream::cluster::ConnectionLimits;
+use pontoon_proxy::upstream::cluster::{ConnectionLimits, UpstreamProtocol};
 use pontoon_proxy::worker::Options;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -192,10 +192,10 @@ async fn an_old_http2_connection_finishes_what_it_has() {
 }
 
 /// A body of so many pieces, each after a pause.
-fn dripping(pieces: usize, pause: Duration) -> Body {
+fn dripping(piece: &'static [u8], pieces: usize, pause: Duration) -> Body {
     let frames = futures_util::stream::unfold(0, move |sent| async move {
         tokio::time::sleep(pause).await;
-        (sent < pieces).then(|| (Ok::<_, std::io::Error>(Frame::data("x".into())), sent + 1))
+        (sent < pieces).then(|| (Ok::<_, std::io::Error>(Frame::data(piece.into())), sent + 1))
     });
     StreamBody::new(frames).boxed_unsync()
 }
@@ -213,11 +213,9 @@ on_all_protocols! {
         let proxy = Proxy::with(&[upstream.address], Setup { protocol: back.upstream(), ..minded() }).await;
         let drop = SHORT / 10;
         let mut client = Client::connect(proxy.address, front).await;
-        let response = client.send(Request::post("/").body(dripping(1_000, drop)).unwrap()).await;
+        let response = client.send(Request::post("/").body(dripping(b"x", 1_000, drop)).unwrap()).await;
         assert_eq!((response.status(), reason(&response)), (StatusCode::REQUEST_TIMEOUT, "slow_body"));
         let mut client = Client::connect(proxy.address, front).await;
-        let stream = Request::post("/").header("content-type", "application/grpc").body(dripping(40, drop));
-        assert_eq!(text(client.send(stream.unwrap()).await).await.len(), 40, "gRPC may say little for long");
         let large = vec![b'x'; 1 << 20];
         let response = client.send(Request::post("/").body(full(large)).unwrap()).await;
         assert_eq!(response.status(), StatusCode::OK);
@@ -246,8 +244,35 @@ async fn an_application_may_send_as_slowly_as_it_likes() {
     let own = Setup { http: Box::new(|http| http.forwarded.use_remote_address = false), ..minded() };
     let proxy = Proxy::with(&[upstream.address], own).await;
     let mut client = Client::connect(proxy.address, Http::One).await;
-    let response = client.send(Request::post("/").body(dripping(40, SHORT / 10)).unwrap()).await;
+    let response = client.send(Request::post("/").body(dripping(b"x", 40, SHORT / 10)).unwrap()).await;
     assert_eq!(text(response).await.len(), 40);
+}
+
+/// Whoever streams sends a message when there is one; but a message that has begun is to come.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_grpc_message_drop_by_drop_ends_and_a_slow_stream_does_not() {
+    const MESSAGE: &[u8] = &[0, 0, 0, 0, 1, b'x'];
+    // One that is never done.
+    const PART: &[u8] = &[1; 1];
+    let drop = SHORT / 10;
+    let upstream = Upstream::echo(Http::Two).await;
+    let setup = Setup { protocol: UpstreamProtocol::Http2, ..minded() };
+    let proxy = Proxy::with(&[upstream.address], setup).await;
+    for (content_type, piece, passes) in [
+        ("application/grpc", MESSAGE, true),
+        ("application/grpc+proto", PART, false),
+        ("application/grpc-web+proto", MESSAGE, false),
+        ("application/json", MESSAGE, false),
+    ] {
+        let mut client = Client::connect(proxy.address, Http::Two).await;
+        let pieces = if passes { 40 } else { 1_000 };
+        let request = Request::post("/").header("content-type", content_type);
+        let response = client.send(request.body(dripping(piece, pieces, drop)).unwrap()).await;
+        assert_eq!(reason(&response), if passes { "" } else { "slow_body" }, "{content_type}");
+        if passes {
+            assert_eq!(text(response).await.len(), MESSAGE.len() * pieces);
+        }
+    }
 }
 
 /// What upstream connections a sequence of requests takes.

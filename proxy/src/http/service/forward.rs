@@ -65,7 +65,7 @@ pub(super) fn forward(
             seen: exchange.progress.get(),
         };
         let mut timer = exchange.worker().timer(bounds.next(exchange.start));
-        let mut receiving = Receiving::new(exchange, exchange.grpc.get() || plan.change.is_some());
+        let mut receiving = Receiving::new(exchange, plan.change.is_some());
         let mut tried: Vec<Arc<Endpoint>> = Vec::new();
         let mut now = exchange.start;
         let mut tries = 0;
