@@ -345,6 +345,11 @@ impl Bootstrap {
         Self::of(args).map_err(|error| in_file(path.as_deref(), error))
     }
 
+    /// What a file says is to be logged, whatever else is said with it.
+    pub(crate) fn log_of(path: &Path) -> Result<Option<String>, BootstrapError> {
+        apart(|| read(Some(path), None)).map(|(file, _)| file.log)
+    }
+
     fn of(args: Args) -> Result<Bootstrap, BootstrapError> {
         let (file, envoy) = apart(|| read(args.config.as_deref(), args.config_yaml.as_deref()))?;
         let sidecar = sidecar::sidecar(&args, file.outbound, file.inbound, file.dns)?;

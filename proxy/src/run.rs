@@ -36,12 +36,16 @@ const MEMORY_TICK: Duration = Duration::from_millis(250);
 /// Before the rate of a request's body counts: Apache's (mod_reqtimeout).
 const BODY_GRACE: Duration = Duration::from_secs(20);
 
+/// The variable that says what is logged, before the file does.
+const LOG: &str = "PONTOON_LOG";
+const DEFAULT_LOG: &str = "info";
+
 /// Changes what is logged while the process runs.
 pub type LogFilter = reload::Handle<Targets, tracing_subscriber::Registry>;
 
 /// Logs to standard error, by `PONTOON_LOG` (as `RUST_LOG` elsewhere); without it, `info`.
 pub fn start_logging() -> LogFilter {
-    let said = std::env::var("PONTOON_LOG").unwrap_or_else(|_| "info".into());
+    let said = std::env::var(LOG).unwrap_or_else(|_| DEFAULT_LOG.into());
     let (filter, unusable) = match said.parse() {
         Ok(filter) => (filter, None),
         Err(error) => (Targets::new().with_default(LevelFilter::INFO), Some(error)),
@@ -75,7 +79,7 @@ pub fn run(bootstrap: Bootstrap, logging: LogFilter) -> anyhow::Result<()> {
 }
 
 async fn serve(bootstrap: Bootstrap, logging: LogFilter) -> anyhow::Result<()> {
-    if std::env::var_os("PONTOON_LOG").is_none()
+    if std::env::var_os(LOG).is_none()
         && let Some(log) = &bootstrap.log
     {
         renew::set_log(&logging, log);

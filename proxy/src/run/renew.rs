@@ -6,28 +6,26 @@ use std::sync::Arc;
 
 use tracing_subscriber::filter::Targets;
 
-use super::{LogFilter, systemd};
+use super::{DEFAULT_LOG, LOG, LogFilter, systemd};
 use crate::admin::Admin;
-use crate::bootstrap::{Args, Bootstrap};
+use crate::bootstrap::Bootstrap;
 
-/// Reads the bootstrap's file again. What is logged changes at once; all else that differs is named, for it takes an
+/// Reads the bootstrap's file again. What is logged changes at once, unless the environment says it; all else takes an
 /// upgrade. A file that cannot be used changes nothing.
 pub(super) fn reload(admin: &Arc<Admin>) {
     systemd::reloading();
-    match &admin.bootstrap.file {
+    match admin.bootstrap.file.as_deref().map(Bootstrap::log_of) {
         None => tracing::info!("there is no file to read again"),
-        Some(file) => {
-            let args = Args { config: Some(file.clone()), ..Args::default() };
-            match Bootstrap::from_args(args) {
-                Ok(new) => {
-                    if let Some(log) = &new.log {
-                        set_log(&admin.logging, log);
-                    }
-                    tracing::info!("read again; other settings than the log's take an upgrade (SIGUSR2)");
-                }
-                Err(error) => tracing::error!(%error, "the file cannot be used; nothing has changed"),
-            }
+        Some(Ok(_)) if std::env::var_os(LOG).is_some() => {
+            tracing::info!(
+                "read again; what is logged is {LOG}'s to say, other settings take an upgrade (SIGUSR2)"
+            );
         }
+        Some(Ok(log)) => {
+            set_log(&admin.logging, log.as_deref().unwrap_or(DEFAULT_LOG));
+            tracing::info!("read again; other settings than the log's take an upgrade (SIGUSR2)");
+        }
+        Some(Err(error)) => tracing::error!(%error, "the file cannot be used; nothing has changed"),
     }
     systemd::ready();
 }
