@@ -122,14 +122,15 @@ impl LogStats {
 /// One open sink. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Sink {
-    queue: SyncSender<Entry>,
+    /// Its room is taken when it is made: an entry has some hundred bytes.
+    queue: SyncSender<Box<Entry>>,
     stats: Arc<LogStats>,
 }
 
 impl Sink {
     /// Queues a line, or drops and counts it. Never waits.
     pub fn log(&self, entry: Entry) {
-        if self.queue.try_send(entry).is_err() {
+        if self.queue.try_send(Box::new(entry)).is_err() {
             self.stats.dropped.fetch_add(1, Relaxed);
         }
     }
@@ -216,7 +217,7 @@ impl Write for Rotated {
 
 /// Writes until every sender has gone. What the sink refuses (a full disk) is lost; it is tried again with the
 /// next line.
-fn write_lines(lines: &Receiver<Entry>, mut out: impl Write, format: AccessLogFormat) {
+fn write_lines(lines: &Receiver<Box<Entry>>, mut out: impl Write, format: AccessLogFormat) {
     let mut line = String::with_capacity(512);
     while let Ok(first) = lines.recv() {
         let mut next = Some(first);
