@@ -1,11 +1,13 @@
 //! Interception on real networks: sidecars on hosts that are network namespaces, both families, both modes, both
 //! directions, each exclusion, and the ways in which a proxy could come to talk to itself. `c` is a host outside
-//! the mesh, with the control plane. Needs root, `ip` and `nft` (as a witness: the proxy needs neither).
+//! the mesh, with the control plane. And what becomes of a proxy whose network is bad. Needs root, `ip` and `nft` (as a
+//! witness: the proxy needs neither).
 
 mod hosts;
 mod names;
 mod passing;
 mod traffic;
+mod weather;
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -18,7 +20,7 @@ use pontoon_e2e::report::{Report, fresh_folder};
 use pontoon_e2e::wait::until;
 
 use self::hosts::{Host, Network};
-use self::traffic::{Conversation, Identity, ask, dns_server, foo, get, greet, greeter, http, resolve};
+use self::traffic::{Conversation, Identity, Says, ask, dns_server, foo, get, greet, greeter, http, resolve};
 use super::place;
 
 const HTTP: u16 = 8080;
@@ -79,6 +81,8 @@ pub(crate) async fn run(arguments: Vec<String>) -> anyhow::Result<bool> {
     case!("loops: a direct connection is refused", lab.direct());
     case!("loops: where the marks differ the proxy knows its own connections", lab.marks_differ());
     case!("loops: a proxy without capabilities is told by its user", lab.unprivileged());
+    case!("chaos: packets that are lost and late, and a network that is gone", lab.lost_and_late());
+    case!("chaos: names that come and go", lab.names_flap());
     drop(lab);
     report.finish(&folder)
 }
@@ -128,7 +132,10 @@ impl Lab {
         let xds = self.network.c.at(18_000)[0];
         std::fs::write(&file, format!("xdsServer: http://{xds}\nworkers: 2\ndrainSeconds: 1\n{settings}\n"))?;
         command.arg("--config").arg(&file);
-        let mut process = Process::start(&name, command, &self.folder)?;
+        self.when_ready(host, Process::start(&name, command, &self.folder)?).await
+    }
+
+    async fn when_ready(&self, host: &Host, mut process: Process) -> anyhow::Result<Process> {
         let admin = ([127, 0, 0, 1], 15_000).into();
         until("the sidecar to be ready", START, async || {
             if let Err(ended) = process.check_alive() {
@@ -344,7 +351,7 @@ impl Lab {
 
     async fn dns(&self) -> anyhow::Result<String> {
         let Network { a, b, c, .. } = &self.network;
-        dns_server(c, ELSEWHERE).await?;
+        dns_server(c, || Says::Address(ELSEWHERE)).await?;
         let upstreams = c.at(53).map(|upstream| format!("'{upstream}'")).join(", ");
         let settings = format!(
             "outbound: {{address: '[::]:15001', intercepted: true}}\n\

@@ -58,6 +58,12 @@ impl Network {
         Ok(network)
     }
 
+    /// What the hosts are connected by, as one of them.
+    pub(super) fn switch(&self) -> Host {
+        let v4 = Ipv4Addr::new(10, 77, 0, 100);
+        Host { name: self.switch.clone(), v4, v6: Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, 100) }
+    }
+
     fn hosts(&self) -> [&Host; 3] {
         [&self.a, &self.b, &self.c]
     }

@@ -14,10 +14,10 @@ const SETTINGS: &str = "outbound: {address: '[::]:15001', intercepted: true, unk
 dns: {addresses: ['127.0.0.1:15053', '[::1]:15053'], upstreams: [], search: [default.svc.cluster.local]}";
 
 /// What `ip netns exec` puts in the place of `/etc/resolv.conf`.
-struct ResolvConf(PathBuf);
+pub(super) struct ResolvConf(PathBuf);
 
 impl ResolvConf {
-    fn of(host: &Host, text: &str) -> anyhow::Result<Self> {
+    pub(super) fn of(host: &Host, text: &str) -> anyhow::Result<Self> {
         let folder = PathBuf::from("/etc/netns").join(&host.name);
         std::fs::create_dir_all(&folder)?;
         let conf = Self(folder);

@@ -107,22 +107,49 @@ pub(super) async fn serve(
     Ok(())
 }
 
-/// Answers each DNS query with one address, over UDP.
-pub(super) async fn dns_server(host: &Host, address: Ipv4Addr) -> anyhow::Result<()> {
+/// What a DNS server says of every name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Says {
+    /// It is there, in IPv4.
+    Address(Ipv4Addr),
+    /// There is no such name (NXDOMAIN).
+    NoName,
+    /// It cannot say (SERVFAIL).
+    Failure,
+    /// Nothing.
+    Nothing,
+}
+
+/// Answers each DNS query, over UDP.
+pub(super) async fn dns_server(
+    host: &Host,
+    says: impl Fn() -> Says + Clone + Send + 'static,
+) -> anyhow::Result<()> {
     // One socket each: an answer must come from the address that was asked.
     let addresses = host.at(53);
     for socket in host.inside(move || Ok(addresses.map(UdpSocket::bind))).await? {
-        let socket = socket?;
+        let (socket, says) = (socket?, says.clone());
         std::thread::spawn(move || {
             let mut query = [0; 512];
             while let Ok((length, from)) = socket.recv_from(&mut query) {
                 let mut answer = query[..length].to_vec();
                 let Some(end) = question_end(&answer) else { continue };
                 answer.truncate(end);
-                // A response with recursion, of one question and one answer.
-                answer[2..12].copy_from_slice(&[0x81, 0x80, 0, 1, 0, 1, 0, 0, 0, 0]);
-                answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4]);
-                answer.extend(address.octets());
+                let (code, address) = match says() {
+                    Says::Address(address) => (0, Some(address)),
+                    Says::NoName => (3, None),
+                    Says::Failure => (2, None),
+                    Says::Nothing => continue,
+                };
+                // There is nothing but A.
+                let address = address.filter(|_| answer.ends_with(&[0, 1, 0, 1]));
+                // A response with recursion, of one question and at most one answer.
+                let answers = u8::from(address.is_some());
+                answer[2..12].copy_from_slice(&[0x81, 0x80 | code, 0, 1, 0, answers, 0, 0, 0, 0]);
+                if let Some(address) = address {
+                    answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4]);
+                    answer.extend(address.octets());
+                }
                 let _ = socket.send_to(&answer, from);
             }
         });
