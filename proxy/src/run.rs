@@ -26,7 +26,7 @@ use crate::upgrade::{Predecessor, Takeover};
 use crate::upstream::dial::Dialer;
 use crate::worker::sockets::Sockets;
 use crate::worker::{Options, Workers};
-use crate::{admin, discovery, overload, upgrade};
+use crate::{admin, allocator, discovery, overload, upgrade};
 
 /// Long enough for a caller's next keep-alive request to see `Connection: close`.
 const LAME_DUCK: Duration = Duration::from_millis(500);
@@ -283,6 +283,9 @@ async fn say_ready(admin: Arc<Admin>) {
     admin.until_ready().await;
     tracing::info!("ready");
     systemd::ready();
+    if let Err(error) = allocator::forget_start() {
+        tracing::debug!(%error, "what the start has touched stays in memory");
+    }
 }
 
 /// What ends the process from outside.
