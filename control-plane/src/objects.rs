@@ -46,6 +46,8 @@ pub use pool::Pool;
 pub use secret::Secret;
 pub use service::Service;
 pub use source::DirectorySource;
+#[cfg(feature = "fuzzing")]
+pub use validate::load_text;
 pub use validate::{Report, load, problems_of, semantic_problems, validate};
 
 /// The namespace of an object that names none.

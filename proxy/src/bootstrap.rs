@@ -12,7 +12,7 @@ use bytes::Bytes;
 use clap::Parser;
 use http::Uri;
 use ipnet::IpNet;
-use pontoon_xds::{Resource, ResourceType, Variant};
+use pontoon_xds::{Resource, ResourceType, Variant, json};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
@@ -446,18 +446,29 @@ type Static = (Vec<(ResourceType, Resource)>, Bytes);
 
 /// What a file and a text in its place say; with the static resources, where they are a bootstrap of Envoy's.
 fn read(path: Option<&Path>, text: Option<&str>) -> Result<(File, Option<Static>), BootstrapError> {
+    let written = path
+        .map(std::fs::read_to_string)
+        .transpose()
+        .map_err(|why| BootstrapError::Read { path: path.unwrap_or(Path::new("")).to_owned(), why })?;
+    let understood = understand(path.zip(written.as_deref()), text);
+    json::forget();
+    understood
+}
+
+fn understand(
+    file: Option<(&Path, &str)>,
+    text: Option<&str>,
+) -> Result<(File, Option<Static>), BootstrapError> {
     let mut envoy: Option<Map<String, Value>> = None;
     let mut texts = Vec::new();
-    if let Some(path) = path {
-        let read = std::fs::read_to_string(path)
-            .map_err(|why| BootstrapError::Read { path: path.to_owned(), why })?;
-        let located = Text::new(path, &read);
+    if let Some((path, read)) = file {
+        let located = Text::new(path, read);
         let failed = |error: &serde_saphyr::Error| BootstrapError::Parse(located.explain(error));
-        match serde_saphyr::from_str::<Map<String, Value>>(&read) {
+        match serde_saphyr::from_str::<Map<String, Value>>(read) {
             Ok(fields) if is_envoys(&fields) => envoy = Some(fields),
             // Ours is read by its own type, which says the line of what is wrong.
             ours => {
-                let file = match (serde_saphyr::from_str(&read), ours) {
+                let file = match (serde_saphyr::from_str(read), ours) {
                     (Ok(file), _) => file,
                     (Err(error), Ok(_)) | (Err(_), Err(error)) => return Err(failed(&error)),
                 };
@@ -545,6 +556,24 @@ fn default_node_id() -> String {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let host = if host.trim().is_empty() { "proxy" } else { host.trim() };
     format!("{host}-{}", std::process::id())
+}
+
+/// What is fuzzed of this room.
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing {
+    use super::*;
+
+    /// Reads a text as the bootstrap's file and puts its static resources in force: how many there are, or what is wrong
+    /// and where.
+    pub fn bootstrap(text: &str) -> Result<usize, String> {
+        let name = Path::new("fuzz.yaml");
+        let (_, envoy) = understand(Some((name, text)), None).map_err(|error| error.to_string())?;
+        let resources = envoy.map(|(resources, _)| resources).unwrap_or_default();
+        let count = resources.len();
+        crate::config::Store::fixed(resources, true, tokio::time::Instant::now())
+            .map_err(|problem| Text::new(name, text).place(&problem))?;
+        Ok(count)
+    }
 }
 
 #[cfg(test)]

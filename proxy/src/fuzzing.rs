@@ -7,6 +7,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use rustls::pki_types::CertificateDer;
 
+pub use crate::bootstrap::fuzzing::bootstrap;
 use crate::config::chains::{Announced, Inspect};
 use crate::config::listener::{ForwardedTrust, Limits, Underscores};
 pub use crate::dns::fuzzing::{Resolver, kept};

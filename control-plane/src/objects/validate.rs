@@ -83,6 +83,13 @@ fn read(path: &Path) -> Result<(usize, Loaded), directory::ListError> {
     Ok((listing.len(), Catalogue::default().update(&files.collect())))
 }
 
+/// Reads a text as the one file of a directory, for a fuzz target.
+#[cfg(feature = "fuzzing")]
+pub fn load_text(file: &str, text: &str) -> Loaded {
+    let file = (file.into(), super::catalogue::File::Text(text.into()));
+    Catalogue::default().update(&[file].into())
+}
+
 /// What the compiler refused, with file and line: the same in `validate` and in a running control plane.
 pub fn semantic_problems(loaded: &Loaded, statuses: &Statuses) -> Vec<Problem> {
     statuses.iter().flat_map(|(object, conditions)| problems_of(loaded, object, conditions)).collect()

@@ -137,7 +137,6 @@ pub fn read(value: serde_json::Value) -> Result<Written, Problem> {
     let url = Bootstrap::type_url();
     let bytes =
         json::from_json(&url, &value).and_then(|bytes| Ok(json::unfold(&url, &bytes)?.unwrap_or(bytes)));
-    json::forget();
     let bytes = bytes.map_err(|mistake| Problem::new(mistake.path, mistake.reason))?;
     let message = Bootstrap::decoded(&bytes)
         .map_err(|error| Problem::new("", format!("cannot be decoded: {error}")))?;
