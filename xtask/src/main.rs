@@ -6,6 +6,7 @@ mod check;
 mod cluster;
 mod descriptors;
 mod e2e;
+mod footprint;
 mod fuzz;
 mod images;
 mod step;
@@ -46,6 +47,9 @@ enum Task {
     Images(images::Arguments),
     /// Run every parser against made-up input, a minute each.
     Fuzz(fuzz::Arguments),
+    /// Build the proxy as it is shipped, and hold it to its size, its start, and its memory: at the start, and for each idle
+    /// connection.
+    Footprint,
     /// Measure Pontoon and its peers side by side, and write docs/benchmarks.md.
     Bench(bench::Arguments),
     /// Fetch all programs that tests and benchmarks run against.
@@ -81,6 +85,7 @@ fn run(task: Task) -> anyhow::Result<bool> {
         Task::Cluster(task) => return cluster::run(&task, workspace, &steps, &tools),
         Task::Images(arguments) => images::run(&arguments, workspace, &steps)?,
         Task::Fuzz(arguments) => return fuzz::run(&arguments, workspace, &steps, &tools),
+        Task::Footprint => footprint::run(workspace, &steps)?,
         Task::Bench(arguments) => bench::run(&arguments, workspace, &steps, &tools)?,
         Task::Peers => {
             tools.debian(&steps)?;
