@@ -9,6 +9,7 @@ pub mod gateways;
 pub mod lease;
 pub mod mirror;
 pub mod report;
+pub mod role;
 pub mod status;
 pub mod watch;
 

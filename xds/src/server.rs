@@ -111,6 +111,7 @@ struct Shared {
     streams: Mutex<Streams>,
     changes: watch::Sender<u64>,
     members: watch::Sender<u64>,
+    dismissed: watch::Sender<u64>,
 }
 
 #[derive(Debug, Default)]
@@ -129,6 +130,7 @@ impl Server {
             streams: Mutex::default(),
             changes: watch::Sender::new(0),
             members: watch::Sender::new(0),
+            dismissed: watch::Sender::new(0),
         };
         Server { shared: Arc::new(shared) }
     }
@@ -252,6 +254,11 @@ impl Server {
     /// Changes with every connect, disconnect, ACK and NACK.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.shared.changes.subscribe()
+    }
+
+    /// Ends all streams, with the word that another server is to be asked.
+    pub fn dismiss(&self) {
+        self.shared.dismissed.send_modify(|n| *n = n.wrapping_add(1));
     }
 
     fn streams(&self) -> Vec<Arc<Mutex<Stream>>> {

@@ -12,7 +12,7 @@ use pontoon_xds::pb::envoy::config::core::v3::Node;
 use pontoon_xds::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
 use pontoon_xds::pb::envoy::service::discovery::v3::DiscoveryRequest;
 use pontoon_xds::pb::envoy::service::discovery::v3::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
-use pontoon_xds::server::{Options, Server, grpc_server};
+use pontoon_xds::server::{NodeStatus, Options, Server, grpc_server};
 use pontoon_xds::{Resource, ResourceType, Snapshot, Variant};
 use prost::Message;
 use tokio::io::AsyncWriteExt;
@@ -414,6 +414,23 @@ async fn whoever_breaks_off_is_waited_for_and_whoever_leaves_is_not() {
     assert_eq!(acknowledged(), Default::default());
     assert!(members.has_changed().unwrap());
     members.borrow_and_update();
+}
+
+#[tokio::test]
+async fn who_is_sent_elsewhere_comes_by_a_new_connection_and_keeps_what_it_has() {
+    for variant in BOTH {
+        let running = serve(0).await;
+        running.server.publish("edge", clusters(&["a"]));
+        let client = connect_in(variant, running.port, "edge");
+        eventually("it is there", || client.kept.names() == ["a"]).await;
+        let before = running.server.nodes()[0].connected_at;
+        running.server.dismiss();
+        let is_back = |nodes: &[NodeStatus]| nodes.iter().any(|node| node.connected_at > before);
+        eventually("it has come again", || is_back(&running.server.nodes())).await;
+        assert_eq!(client.kept.names(), ["a"]);
+        running.server.publish("edge", clusters(&["b"]));
+        eventually("it follows", || client.kept.names() == ["b"]).await;
+    }
 }
 
 #[tokio::test(start_paused = true)]

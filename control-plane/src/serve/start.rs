@@ -26,8 +26,8 @@ use crate::addresses::store::{Store as AddressStore, StoreError as AddressError}
 use crate::compile::{NO_NAMESPACE, is_gateway};
 use crate::infrastructure::provision::Settings;
 use crate::kubernetes::gateways::Provisioner;
-use crate::kubernetes::lease;
 use crate::kubernetes::report::Reporter;
+use crate::kubernetes::{lease, role};
 use crate::migration::book::Book;
 use crate::migration::keeper::Keeper;
 use crate::migration::ledger::{Ledger, LedgerError};
@@ -234,6 +234,7 @@ pub async fn start(options: Options) -> Result<Running, StartError> {
     });
 
     let (stop_requests, stop_rest) = (CancellationToken::new(), CancellationToken::new());
+    let (ready, ready_out) = watch::channel(false);
     let mut rest_tasks = Vec::new();
     let (source, keeper, book) = match &options.objects {
         Objects::Directory(folder) => {
@@ -247,7 +248,14 @@ pub async fn start(options: Options) -> Result<Running, StartError> {
             let (leads, leads_out) = watch::channel(false);
             let electing =
                 lease::run(client.clone(), namespace.clone(), replica.clone(), leads, stop_rest.clone());
-            rest_tasks.push(tokio::spawn(electing));
+            let (mut loaded, stop) = (ready_out.clone(), stop_rest.clone());
+            rest_tasks.push(tokio::spawn(async move {
+                // Proxies come to the one that leads: not before it has all that they should be told.
+                let loaded = stop.run_until_cancelled(loaded.wait_for(|ready| *ready)).await;
+                if loaded.is_some_and(|loaded| loaded.is_ok()) {
+                    electing.await;
+                }
+            }));
             let (objects, endpoints) = (Box::new(objects), Box::new(endpoints));
             let gateways = gateways.clone().map(|settings| Box::new(Provisioner::watch(client, settings)));
             let client = client.clone();
@@ -268,10 +276,15 @@ pub async fn start(options: Options) -> Result<Running, StartError> {
     let stand_in = |view: &str| (!is_gateway(view)).then_some(NO_NAMESPACE);
     let server = Server::new(XdsOptions { stand_in, ..view_of });
     server.expect(known.iter().cloned());
+    if let (Objects::Kubernetes(cluster), Source::Kubernetes { leads, .. }) = (&options.objects, &source) {
+        let Cluster { client, namespace, replica, .. } = cluster.clone();
+        let keeping =
+            role::keep(client, namespace, replica, leads.clone(), server.clone(), stop_rest.clone());
+        rest_tasks.push(tokio::spawn(keeping));
+    }
     let proxies = Proxies::new(server.clone());
     let (commands, commands_in) = mpsc::channel(QUEUE);
     let (world, world_out) = watch::channel(Arc::new(World::default()));
-    let (ready, ready_out) = watch::channel(false);
 
     let audit_broken = loaded.broken.map(|broken| broken.to_string());
     let api_router =

@@ -255,6 +255,7 @@ async fn run<P: Protocol>(
     tracing::info!(node = %node.id, view, variant = ?P::VARIANT, "an xDS stream opened");
     let _release = ReleaseView { server, view: &view };
     let mut published = server.shared.views.subscribe(&view);
+    let mut dismissed = server.shared.dismissed.subscribe();
     take::<P>(server, stream, &first)?;
 
     // At most one response waits for its place on the wire.
@@ -281,6 +282,7 @@ async fn run<P: Protocol>(
                     return Ok(End::Broken);
                 }
             }
+            _ = dismissed.changed() => return Err(Status::unavailable("another server is to be asked")),
             () = until(deadline) => {}
         }
     }
