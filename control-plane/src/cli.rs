@@ -1,11 +1,12 @@
 //! The command line: `serve` runs the control plane, `webhook` what a cluster asks, everything else asks a running one through its API
-//! (except `validate`, `crds`, `envoy-bootstrap`, `inject` and `openapi`, which need none). Exit codes are part of the interface.
+//! (except `check`, `validate`, `crds`, `envoy-bootstrap`, `inject` and `openapi`, which need none). Exit codes are part of the interface.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
+mod check;
 pub mod client;
 mod envoy_bootstrap;
 mod explain;
@@ -48,6 +49,8 @@ enum Program {
 enum Command {
     /// Run the control plane.
     Serve(serve::ServeArgs),
+    /// Check whether a cluster can take Pontoon, or whether it works there.
+    Check(check::CheckArgs),
     /// Check a folder of objects, or one file, without serving it.
     Validate(inspect::ValidateArgs),
     /// Print the CustomResourceDefinitions of our kinds, for `kubectl apply -f -`.
@@ -121,6 +124,7 @@ fn run_command(command: Command) -> Result<(), CliError> {
     let result = runtime.block_on(async {
         match command {
             Command::Serve(args) => serve::run(args).await,
+            Command::Check(args) => check::run(args).await,
             Command::Validate(args) => inspect::validate(&args),
             Command::Crds => inspect::crds(),
             Command::EnvoyBootstrap(args) => envoy_bootstrap::run(&args),

@@ -1,7 +1,8 @@
 //! The control plane. Rooms follow the flow: `registry` and `objects`, then `model`, `compile`, `serve`;
-//! beside it `kubernetes`, `migration`, `addresses`, `inject`, `webhook` and `cli`. `model` and `compile` do no I/O.
+//! beside it `kubernetes`, `migration`, `addresses`, `inject`, `webhook`, `check` and `cli`. `model` and `compile` do no I/O.
 
 pub mod addresses;
+pub mod check;
 pub mod cli;
 pub mod compile;
 pub mod infrastructure;

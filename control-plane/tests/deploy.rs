@@ -57,12 +57,11 @@ fn every_example_in_the_reference_is_read() {
 #[test]
 fn the_definitions_are_those_of_the_types() {
     for (name, is) in pontoon::kubernetes::crds::all().expect("definitions") {
-        let path = root().join("deploy/crds").join(&name);
+        let path = root().join("deploy/helm/pontoon/files/crds").join(&name);
         if std::env::var_os("UPDATE").is_some() {
-            std::fs::create_dir_all(root().join("deploy/crds")).expect("a folder");
             std::fs::write(&path, &is).expect("written");
         }
         let was = std::fs::read_to_string(&path).unwrap_or_default();
-        assert!(was == is, "deploy/crds/{name} is out of date: run with UPDATE=1");
+        assert!(was == is, "{name} is out of date: run with UPDATE=1, then cargo xtask manifests");
     }
 }

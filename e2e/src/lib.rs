@@ -3,6 +3,7 @@
 //! themselves are in the `pontoon-e2e` binary; the benchmarks use the same parts.
 
 pub mod gate;
+pub mod helm;
 pub mod inventory;
 pub mod kubernetes;
 pub mod load;

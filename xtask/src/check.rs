@@ -7,6 +7,7 @@ use std::process::Command;
 use clap::ValueEnum;
 
 use crate::book;
+use crate::chart;
 use crate::e2e::{self, Group};
 use crate::step::Steps;
 use crate::tally::Tally;
@@ -37,6 +38,7 @@ pub(crate) fn run(workspace: &Path, steps: &Steps, tools: &Tools) -> anyhow::Res
     });
     check("deny", deny.map(drop));
     check("book", book::build(workspace, steps, tools));
+    check("chart", chart::check(workspace, steps, tools));
     let clippy = ["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"];
     let clippy = steps.run("clippy", &mut cargo(&clippy));
     check("clippy", clippy.map(drop));

@@ -7,6 +7,7 @@ use std::process::Command;
 use anyhow::{Context, bail};
 use clap::ValueEnum;
 
+use crate::chart;
 use crate::cluster::ForGroup;
 use crate::step::Steps;
 use crate::tally::Tally;
@@ -112,7 +113,10 @@ pub(crate) fn run(
         Group::Grpc => command
             .env("PONTOON_E2E_GRPC_GO", tools.grpc_go(steps, workspace)?)
             .env("PONTOON_E2E_GRPC_JAVA", tools.grpc_java(steps, workspace)?),
-        Group::Conformance | Group::Kubernetes | Group::Network | Group::Xds => &mut command,
+        Group::Kubernetes => command
+            .env("PONTOON_E2E_HELM", tools.helm(steps)?)
+            .env("PONTOON_E2E_CHART", chart::folder(workspace)),
+        Group::Conformance | Group::Network | Group::Xds => &mut command,
     };
     // A person follows the cases as they end; the results come by a file.
     let status = command.status().context("pontoon-e2e does not start")?;

@@ -2,6 +2,7 @@
 
 mod bench;
 mod book;
+mod chart;
 mod check;
 mod cluster;
 mod descriptors;
@@ -45,6 +46,12 @@ enum Task {
     Cluster(cluster::Task),
     /// Write the images of `pontoon` and `pontoon-proxy` as tarballs into target/images, without a container engine.
     Images(images::Arguments),
+    /// Write deploy/kubernetes anew, from the Helm chart.
+    Manifests {
+        /// Only say whether they are what the chart renders, and whether the chart is a good one.
+        #[arg(long)]
+        check: bool,
+    },
     /// Run every parser against made-up input, a minute each.
     Fuzz(fuzz::Arguments),
     /// Build the proxy as it is shipped, and hold it to its size, its start, and its memory: at the start, and for each idle
@@ -84,6 +91,8 @@ fn run(task: Task) -> anyhow::Result<bool> {
         }
         Task::Cluster(task) => return cluster::run(&task, workspace, &steps, &tools),
         Task::Images(arguments) => images::run(&arguments, workspace, &steps)?,
+        Task::Manifests { check: true } => chart::check(workspace, &steps, &tools)?,
+        Task::Manifests { check: false } => chart::write(workspace, &steps, &tools)?,
         Task::Fuzz(arguments) => return fuzz::run(&arguments, workspace, &steps, &tools),
         Task::Footprint => footprint::run(workspace, &steps)?,
         Task::Bench(arguments) => bench::run(&arguments, workspace, &steps, &tools)?,
@@ -94,6 +103,7 @@ fn run(task: Task) -> anyhow::Result<bool> {
             tools.h2spec(&steps)?;
             tools.cargo_deny(&steps)?;
             tools.mdbook(&steps)?;
+            tools.helm(&steps)?;
             tools.spring(&steps, workspace)?;
         }
         Task::Book => book::build(workspace, &steps, &tools)?,

@@ -16,6 +16,7 @@ const ENVOY_VERSION: &str = "1.40.0";
 /// The last version that has no go.mod; its cases are those of the later ones.
 const H2SPEC: &str = "github.com/summerwind/h2spec/cmd/h2spec@v2.2.1+incompatible";
 const CADDY: &str = "github.com/caddyserver/caddy/v2/cmd/caddy@v2.11.9";
+const HELM: &str = "helm.sh/helm/v4/cmd/helm@v4.3.2";
 /// Debian's own, of whatever release the machine has: package and the program, or the file, in it.
 const APT: [(&str, &str); 5] = [
     ("nginx", "nginx"),
@@ -133,6 +134,11 @@ impl Tools {
         self.go_tool(steps, "caddy", CADDY)
     }
 
+    /// Helm, built by Go from the module proxy.
+    pub(crate) fn helm(&self, steps: &Steps) -> anyhow::Result<PathBuf> {
+        self.go_tool(steps, "helm", HELM)
+    }
+
     fn go_tool(&self, steps: &Steps, name: &str, module: &str) -> anyhow::Result<PathBuf> {
         let (_, version) = module.split_once('@').with_context(|| format!("{module} has no version"))?;
         let folder = self.folder(&format!("{name}-{version}"));
@@ -147,7 +153,8 @@ impl Tools {
                 .current_dir(&self.cache)
                 .env("GOBIN", &folder)
                 .env("GOFLAGS", "")
-                .args(["install", module]);
+                // It says which package it is at: a step that says nothing is taken for one that hangs.
+                .args(["install", "-v", module]);
             steps.run(&format!("install {name}"), &mut install)?;
         }
         Ok(program)

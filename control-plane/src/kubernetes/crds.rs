@@ -5,12 +5,15 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomRe
 use kube::CustomResourceExt as _;
 use schemars::{JsonSchema, SchemaGenerator, generate::SchemaSettings};
 use serde_json::{Map, Value, json};
+use twox_hash::XxHash64;
 
 use crate::migration::keeper::HISTORY;
 use crate::migration::stage::State;
 use crate::objects::kubernetes::store::STATE;
 use crate::objects::{Migration, Pool};
 
+/// Tells a definition from those of other versions of this program: a sum of its `spec`.
+pub const DEFINITION: &str = "pontoon.dev/definition";
 /// What is said of an object in its status; as the Gateway API has it.
 const CONDITIONS: &str = "conditions";
 
@@ -95,6 +98,9 @@ fn finish(
     add_rules(&mut spec, rules.iter().map(|(rule, message)| ((*rule).to_owned(), (*message).to_owned())));
     properties["spec"] = spec;
     properties["status"] = status_schema(status);
+    let sum = XxHash64::oneshot(0, definition["spec"].to_string().as_bytes());
+    // Never a number, as YAML reads it.
+    definition["metadata"]["annotations"] = json!({ DEFINITION: format!("x{sum:016x}") });
     Ok(definition)
 }
 

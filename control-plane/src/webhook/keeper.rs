@@ -55,7 +55,7 @@ pub(super) async fn keep(
     let configurations: Api<MutatingWebhookConfiguration> = Api::all(client);
     loop {
         let looked = async {
-            let material = material(&secrets, &names).await?;
+            let material = material(&secrets, &configurations, &names).await?;
             // First the API server believes it, then it is shown.
             believe(&configurations, &names.configuration, &material).await?;
             Ok::<_, anyhow::Error>(material)
@@ -88,7 +88,11 @@ pub(super) async fn keep(
 }
 
 /// The one in the Secret, renewed if it is due.
-async fn material(secrets: &Api<Secret>, names: &Names) -> anyhow::Result<Material> {
+async fn material(
+    secrets: &Api<Secret>,
+    configurations: &Api<MutatingWebhookConfiguration>,
+    names: &Names,
+) -> anyhow::Result<Material> {
     let (now, dns) = (SystemTime::now(), names.dns());
     let kept = secrets.get_opt(&names.secret).await?;
     let before = kept.as_ref().and_then(read);
@@ -108,7 +112,8 @@ async fn material(secrets: &Api<Secret>, names: &Names) -> anyhow::Result<Materi
             secrets.replace(&names.secret, &parameters, &secret).await?;
         }
         None => {
-            let metadata = ObjectMeta { name: Some(names.secret.clone()), ..ObjectMeta::default() };
+            let configuration = configurations.get_opt(&names.configuration).await?;
+            let metadata = beside(&names.secret, configuration.map(|of| of.metadata).unwrap_or_default());
             let type_ = Some(String::from("kubernetes.io/tls"));
             secrets
                 .create(&parameters, &Secret { metadata, data: Some(data), type_, ..Secret::default() })
@@ -117,6 +122,17 @@ async fn material(secrets: &Api<Secret>, names: &Names) -> anyhow::Result<Materi
     }
     tracing::info!(secret = names.secret, "a new certificate for the webhook");
     Ok(material)
+}
+
+/// What is made anew belongs to the release that the configuration belongs to: Helm neither upgrades nor removes what is
+/// not said to be its own.
+fn beside(name: &str, configuration: ObjectMeta) -> ObjectMeta {
+    let annotations = configuration.annotations.map(|mut all| {
+        all.retain(|key, _| key.starts_with("meta.helm.sh/"));
+        all
+    });
+    let labels = configuration.labels;
+    ObjectMeta { name: Some(name.to_owned()), labels, annotations, ..ObjectMeta::default() }
 }
 
 fn read(secret: &Secret) -> Option<Material> {
@@ -147,4 +163,30 @@ async fn believe(
     configurations.patch(name, &PatchParams::default(), &patch).await?;
     tracing::info!(configuration = name, "the API server believes the webhook's certificate");
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_secret_that_is_made_anew_is_the_releases() {
+        let of = |key: &str| BTreeMap::from([(key.to_owned(), "pontoon".to_owned())]);
+        let mut annotations = of("meta.helm.sh/release-name");
+        annotations.extend(of("kubectl.kubernetes.io/last-applied-configuration"));
+        let configuration = ObjectMeta {
+            name: Some("hook".to_owned()),
+            uid: Some("u".to_owned()),
+            labels: Some(of("app.kubernetes.io/managed-by")),
+            annotations: Some(annotations),
+            ..ObjectMeta::default()
+        };
+        let expected = ObjectMeta {
+            name: Some("secret".to_owned()),
+            labels: Some(of("app.kubernetes.io/managed-by")),
+            annotations: Some(of("meta.helm.sh/release-name")),
+            ..ObjectMeta::default()
+        };
+        assert_eq!(beside("secret", configuration), expected);
+    }
 }

@@ -3,6 +3,7 @@
 mod gateways;
 mod ingress;
 mod inject;
+mod install;
 pub(super) mod plane;
 mod smoke;
 
@@ -29,15 +30,28 @@ pub(crate) async fn run(arguments: Vec<String>) -> anyhow::Result<bool> {
     case!("plane: a leader that is killed is followed", plane::failover(&cluster, &folder));
     case!("gateways: made, served, changed and gone", gateways::lifecycle(&cluster, &folder));
     case!("ingress: with TLS, a rewrite and a canary", ingress::served(&cluster, &folder));
-    let lab = inject::Lab::start(&cluster, &folder).await?;
-    case!("inject: by the webhook, what comes in and goes out passes the sidecar", lab.webhook());
-    case!("inject: offline gives the same", lab.offline(&folder));
-    case!("inject: a Job completes, and its init containers are served", lab.job());
-    case!("inject: a TCP probe sees the application and not the sidecar", lab.probes());
-    case!("inject: without privileges, at the level restricted", lab.restricted());
-    case!("inject: a rolling update under load", lab.rolls());
-    case!("inject: pods come back while the webhook is down", lab.down());
-    case!("inject: the webhook's certificate is renewed", lab.certificate());
+    let chart = install::Chart::new(&cluster, &folder)?;
+    case!("install: by the chart, checked before, after and with one thing broken", chart.installed());
+    case!("install: an upgrade under load", chart.upgraded());
+    case!("install: the replica that leads is killed under load", chart.leader_killed());
+    let lab = inject::Lab::new(&cluster);
+    macro_rules! injected {
+        ($name:literal, $case:expr) => {
+            case!($name, async {
+                chart.ensure().await?;
+                $case.await
+            });
+        };
+    }
+    injected!("inject: by the webhook, what comes in and goes out passes the sidecar", lab.webhook());
+    injected!("inject: offline gives the same", lab.offline(&folder));
+    injected!("inject: a Job completes, and its init containers are served", lab.job());
+    injected!("inject: a TCP probe sees the application and not the sidecar", lab.probes());
+    injected!("inject: without privileges, at the level restricted", lab.restricted());
+    injected!("inject: a rolling update under load", lab.rolls());
+    injected!("inject: pods come back while the webhook is down", lab.down());
+    injected!("inject: the webhook's certificate is renewed", lab.certificate());
+    case!("install: uninstalled, nothing is left", chart.uninstalled());
     // The last one: the API server that comes back is this case's own, and goes with it.
     case!("plane: an API server that is killed and comes back", plane::outage(&cluster, &folder));
     report.finish(&folder)

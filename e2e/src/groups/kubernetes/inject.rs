@@ -1,58 +1,36 @@
-//! Pods with sidecars, by the webhook and by `pontoon inject`. The control plane is on the node, beside the pods.
+//! Pods with sidecars, by the webhook and by `pontoon inject`, in a cluster that the chart is installed in.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use pontoon_e2e::kubernetes::{Cluster, HELLO, NODE, Namespace, PATIENCE};
 use pontoon_e2e::load::{Load, Plan, Sample};
-use pontoon_e2e::pontoon::ControlPlane;
-use pontoon_e2e::process::Process;
 use pontoon_e2e::wait::until;
 use serde_json::Value;
 
 use super::smoke::hello;
 use crate::groups::place;
 
-/// As it is installed.
-const WEBHOOK: &str = include_str!("../../../../deploy/kubernetes/webhook.yaml");
-const XDS: u16 = 18_000;
 const ENABLED: &str = "pontoon.dev/inject=enabled";
 
-/// What the cases share.
+/// What the cases share. The chart is installed.
 pub(super) struct Lab {
     cluster: Cluster,
-    objects: PathBuf,
-    _control_plane: Process,
 }
 
 impl Lab {
-    /// A control plane that knows the service `orders`, and the webhook.
-    pub(super) async fn start(cluster: &Cluster, folder: &Path) -> anyhow::Result<Lab> {
-        let folder = folder.join("control-plane");
-        let mut plane = ControlPlane::prepare(&place("PONTOON_E2E_PONTOON")?, &folder, "")?;
-        plane.xds = (NODE, XDS).into();
-        let running = plane.start().await?;
-        let server = format!("http://{NODE}:{XDS}");
-        // One of an earlier run has that run's image.
-        let earlier =
-            ["-n", "pontoon-system", "delete", "deployment", "pontoon-webhook", "--ignore-not-found"];
-        cluster.kubectl(&earlier).await?;
-        cluster.apply(&WEBHOOK.replace("http://pontoon.pontoon-system.svc:18000", &server)).await?;
-        cluster
-            .wait_for("condition=Available", &["-n", "pontoon-system", "deployment/pontoon-webhook"])
-            .await?;
-        Ok(Lab { cluster: cluster.clone(), objects: folder.join("objects"), _control_plane: running })
+    pub(super) fn new(cluster: &Cluster) -> Lab {
+        Lab { cluster: cluster.clone() }
     }
 
     /// Names an endpoint `orders` in a namespace.
     async fn orders(&self, namespace: &Namespace, address: &str, port: u16) -> anyhow::Result<()> {
-        let name = &namespace.name;
         let pool = format!(
-            "apiVersion: pontoon.dev/v1alpha1\nkind: Pool\nmetadata: {{name: orders, namespace: {name}}}\n\
+            "apiVersion: pontoon.dev/v1alpha1\nkind: Pool\nmetadata: {{name: orders}}\n\
              spec: {{endpoints: [{{address: {address}, port: {port}}}]}}\n"
         );
-        Ok(std::fs::write(self.objects.join(format!("{name}.yaml")), pool)?)
+        namespace.apply(&pool).await
     }
 
     /// Of a pod that was asked for, by the webhook.
@@ -95,10 +73,8 @@ impl Lab {
     pub(super) async fn offline(&self, folder: &Path) -> anyhow::Result<String> {
         let file = folder.join("hello.yaml");
         std::fs::write(&file, hello(1))?;
-        let server = format!("http://{NODE}:{XDS}");
         let mut inject = tokio::process::Command::new(place("PONTOON_E2E_PONTOON")?);
-        let output =
-            inject.arg("inject").arg("-f").arg(&file).args(["--xds-server", &server]).output().await?;
+        let output = inject.arg("inject").arg("-f").arg(&file).output().await?;
         ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         let namespace = self.cluster.namespace("injected-offline", &[]).await?;
         namespace.apply(&String::from_utf8(output.stdout)?).await?;

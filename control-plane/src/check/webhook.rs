@@ -1,0 +1,303 @@
+//! The webhook that gives pods a sidecar: its pods, its certificate, whether the API server believes that, and whether it
+//! asks at all. The last is tried with a pod that is never made (a dry run).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::{Pod, Secret, Service};
+use kube::Api;
+use kube::api::PostParams;
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::ServerCertVerifier as _;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{ClientConfig, RootCertStore};
+use serde_json::json;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+
+use super::plane::ready;
+use super::{Category, Check, Cluster, Unseen};
+use crate::inject::{LABEL, SIDECAR};
+
+const NAME: &str = "webhook";
+/// Of all that belongs to it, in the chart.
+const WEBHOOK: &str = "pontoon-webhook";
+/// Where nobody is kept from being asked about pods.
+const TRIED_IN: &str = "default";
+const TOLD: &str = "the API server is told whom to believe";
+const BELIEVED: &str = "the webhook's certificate is one of those";
+const ASKED: &str = "the API server asks it about pods";
+/// It is renewed when it is good for less than 20 days: this one was not.
+const OVERDUE: Duration = Duration::from_secs(15 * 24 * 3600);
+/// For a connection to it.
+const CONNECT: Duration = Duration::from_secs(3);
+
+type Configuration = Result<Option<MutatingWebhookConfiguration>, Unseen>;
+
+async fn configuration(cluster: &Cluster) -> Configuration {
+    let api = Api::<MutatingWebhookConfiguration>::all(cluster.client.clone());
+    cluster.within(api.get_opt(WEBHOOK)).await
+}
+
+/// Half of it counts: it has to be whole then.
+pub(super) async fn is_installed(cluster: &Cluster) -> bool {
+    let deployment = cluster.own::<Deployment>(WEBHOOK).await;
+    matches!(deployment, Ok(Some(_))) || matches!(configuration(cluster).await, Ok(Some(_)))
+}
+
+pub(super) async fn look(cluster: &Cluster, is_installed: bool) -> Category {
+    if !is_installed {
+        let why = "it is not installed (injector.enabled)";
+        return Category { name: NAME, checks: vec![Check::skipped("pods are given sidecars", why)] };
+    }
+    let mut checks = vec![ready("the webhook is ready", &cluster.own::<Deployment>(WEBHOOK).await)];
+    let authorities = authorities(&configuration(cluster).await);
+    match authorities {
+        Ok(authorities) => {
+            checks.push(Check::ok(TOLD));
+            checks.push(certificate(cluster, &authorities).await);
+        }
+        Err(check) => checks.push(*check),
+    }
+    checks.push(asked(try_a_pod(cluster).await));
+    Category { name: NAME, checks }
+}
+
+/// Whom the API server believes, as PEM: the same for all webhooks of the configuration.
+fn authorities(configuration: &Configuration) -> Result<Vec<u8>, Box<Check>> {
+    let hint = "the webhook writes it within 10 s; kubectl logs -l app.kubernetes.io/name=pontoon-webhook says why it does \
+                not";
+    let webhooks = match configuration {
+        Ok(Some(configuration)) => configuration.webhooks.as_deref().unwrap_or_default(),
+        Ok(None) => {
+            let why = format!("there is no MutatingWebhookConfiguration {WEBHOOK}");
+            return Err(Box::new(Check::failed(TOLD, why, "helm upgrade makes it")));
+        }
+        Err(error) => return Err(Box::new(Check::unseen(TOLD, error))),
+    };
+    let bundle = |at: usize| webhooks.get(at).and_then(|webhook| webhook.client_config.ca_bundle.as_ref());
+    let first = bundle(0).filter(|bundle| !bundle.0.is_empty());
+    let Some(first) = first.filter(|first| (0..webhooks.len()).all(|at| bundle(at) == Some(*first))) else {
+        return Err(Box::new(Check::failed(
+            TOLD,
+            "a webhook of the configuration has no caBundle, or another",
+            hint,
+        )));
+    };
+    Ok(first.0.clone())
+}
+
+/// The one that is served with; where that is not reached from here, the one in the Secret.
+async fn certificate(cluster: &Cluster, authorities: &[u8]) -> Check {
+    let name = format!("{WEBHOOK}.{}.svc", cluster.namespace);
+    let served = served(cluster, authorities, &name).await;
+    let chain = match served {
+        Some(Ok(chain)) => chain,
+        Some(Err(why)) => return not_believed(why),
+        None => match cluster.own::<Secret>(WEBHOOK).await {
+            Ok(secret) => {
+                let pem = secret.and_then(|secret| secret.data?.remove("tls.crt"));
+                let pem = pem.map(|pem| pem.0).unwrap_or_default();
+                CertificateDer::pem_slice_iter(&pem).filter_map(Result::ok).collect()
+            }
+            Err(Unseen::Forbidden(_)) => {
+                let why = "the webhook is not reached from here, and you may not read its Secret";
+                return Check::skipped(BELIEVED, why);
+            }
+            Err(error) => return Check::unseen(BELIEVED, &error),
+        },
+    };
+    judge(&chain, authorities, &name, UnixTime::now())
+}
+
+fn not_believed(why: String) -> Check {
+    let hint = "kubectl delete secret pontoon-webhook has a new one made, and the API server told of it";
+    Check::failed(BELIEVED, why, hint)
+}
+
+/// By a handshake as the API server has it. None: nobody is reached.
+async fn served(
+    cluster: &Cluster,
+    authorities: &[u8],
+    name: &str,
+) -> Option<Result<Vec<CertificateDer<'static>>, String>> {
+    let service = cluster.own::<Service>(WEBHOOK).await.ok()??;
+    let address = service.spec?.cluster_ip?;
+    let connecting = TcpStream::connect((address, 443));
+    let stream = tokio::time::timeout(CONNECT, connecting).await.ok()?.ok()?;
+    let shaken = async {
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
+        let config = config.with_root_certificates(roots(authorities)).with_no_client_auth();
+        let name = ServerName::try_from(name.to_owned()).map_err(std::io::Error::other)?;
+        let connected = TlsConnector::from(Arc::new(config)).connect(name, stream);
+        let stream = tokio::time::timeout(CONNECT, connected).await??;
+        let (_, connection) = stream.get_ref();
+        let chain = connection.peer_certificates().unwrap_or_default();
+        Ok::<_, anyhow::Error>(chain.iter().map(|one| one.clone().into_owned()).collect())
+    };
+    Some(shaken.await.map_err(|error| format!("{error:#}")))
+}
+
+fn roots(authorities: &[u8]) -> RootCertStore {
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(CertificateDer::pem_slice_iter(authorities).filter_map(Result::ok));
+    roots
+}
+
+/// Whether a chain is one that the API server would believe now, and has been renewed when it was due.
+fn judge(chain: &[CertificateDer<'_>], authorities: &[u8], name: &str, now: UnixTime) -> Check {
+    let Some((end, rest)) = chain.split_first() else {
+        return not_believed("there is no certificate".to_owned());
+    };
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let verifier =
+        WebPkiServerVerifier::builder_with_provider(Arc::new(roots(authorities)), provider).build();
+    let verified = match (verifier, ServerName::try_from(name.to_owned())) {
+        (Ok(verifier), Ok(name)) => verifier
+            .verify_server_cert(end, rest, &name, &[], now)
+            .map(drop)
+            .map_err(|error| error.to_string()),
+        (Err(error), _) => Err(error.to_string()),
+        (_, Err(error)) => Err(error.to_string()),
+    };
+    if let Err(why) = verified {
+        return not_believed(why);
+    }
+    let Ok((_, certificate)) = x509_parser::parse_x509_certificate(end) else {
+        return not_believed("it cannot be read".to_owned());
+    };
+    let ends = certificate.validity().not_after.timestamp();
+    let left = u64::try_from(ends).unwrap_or_default().saturating_sub(now.as_secs());
+    let days = format!("good for {} days", left / (24 * 3600));
+    if left < OVERDUE.as_secs() {
+        let hint = "it should have been renewed: kubectl logs -l app.kubernetes.io/name=pontoon-webhook says why it was not";
+        return Check::warning(BELIEVED, days, hint);
+    }
+    Check::seen(BELIEVED, days)
+}
+
+/// What the API server would make of a pod.
+async fn try_a_pod(cluster: &Cluster) -> Result<Pod, kube::Error> {
+    let pod = json!({
+        "metadata": {
+            "generateName": "pontoon-check-",
+            "labels": { LABEL: "enabled" },
+            "annotations": { "pontoon.dev/interception": "none" },
+        },
+        "spec": {
+            "securityContext": { "runAsNonRoot": true, "runAsUser": 65532, "seccompProfile": { "type": "RuntimeDefault" } },
+            "containers": [{
+                "name": "check", "image": "pontoon.dev/check:none",
+                "securityContext": { "allowPrivilegeEscalation": false, "capabilities": { "drop": ["ALL"] } },
+            }],
+        },
+    });
+    let pod: Pod = serde_json::from_value(pod).map_err(kube::Error::SerdeError)?;
+    let pods = Api::<Pod>::namespaced(cluster.client.clone(), TRIED_IN);
+    pods.create(&PostParams { dry_run: true, ..PostParams::default() }, &pod).await
+}
+
+fn asked(tried: Result<Pod, kube::Error>) -> Check {
+    let hint = "the API server has to reach port 9443 of the webhook's pods: look at NetworkPolicies, firewalls between it and \
+                the nodes, and at the certificate above";
+    match tried {
+        Ok(pod) => {
+            let containers = pod.spec.and_then(|spec| spec.init_containers).unwrap_or_default();
+            match containers.iter().any(|container| container.name == SIDECAR) {
+                true => Check::ok(ASKED),
+                false => Check::failed(
+                    ASKED,
+                    format!(
+                        "a pod with the label {LABEL}=enabled in namespace {TRIED_IN} (a dry run) was given no sidecar"
+                    ),
+                    hint,
+                ),
+            }
+        }
+        Err(kube::Error::Api(status)) if status.message.contains("failed calling webhook") => {
+            Check::failed(ASKED, status.message.clone(), hint)
+        }
+        // A policy of the cluster's, or of yours.
+        Err(kube::Error::Api(status)) => {
+            Check::skipped(ASKED, format!("no pod can be tried in namespace {TRIED_IN}: {}", status.message))
+        }
+        Err(error) => Check::unseen(ASKED, &error.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use serde_json::Value;
+
+    use super::*;
+    use crate::check::Outcome;
+    use crate::webhook::certificate::{Material, issue};
+
+    const SERVER: &str = "pontoon-webhook.pontoon-system.svc";
+
+    fn made() -> Material {
+        issue(&[SERVER.to_owned()], None, SystemTime::now()).unwrap()
+    }
+
+    fn judged(material: &Material, authorities: &str, name: &str, days: u64) -> Check {
+        let chain: Vec<_> =
+            CertificateDer::pem_slice_iter(material.certificate.as_bytes()).map(Result::unwrap).collect();
+        let now =
+            UnixTime::since_unix_epoch(Duration::from_secs(UnixTime::now().as_secs() + days * 24 * 3600));
+        judge(&chain, authorities.as_bytes(), name, now)
+    }
+
+    #[test]
+    fn a_certificate_is_believed_in_its_name_and_time() {
+        let (ours, others) = (made(), made());
+        for (authorities, name, days, expected) in [
+            (&ours.authorities, SERVER, 0, Outcome::Ok),
+            (&ours.authorities, SERVER, 14, Outcome::Ok),
+            (&ours.authorities, SERVER, 16, Outcome::Warning),
+            (&ours.authorities, SERVER, 31, Outcome::Failed),
+            (&ours.authorities, "pontoon-webhook.elsewhere.svc", 0, Outcome::Failed),
+            (&others.authorities, SERVER, 0, Outcome::Failed),
+            (&String::new(), SERVER, 0, Outcome::Failed),
+        ] {
+            assert_eq!(judged(&ours, authorities, name, days).outcome, expected, "{name} after {days} days");
+        }
+        assert_eq!(judge(&[], ours.authorities.as_bytes(), SERVER, UnixTime::now()).outcome, Outcome::Failed);
+    }
+
+    #[test]
+    fn all_webhooks_of_the_configuration_have_the_bundle() {
+        let of = |bundles: &[Option<&str>]| {
+            let webhooks: Vec<Value> = bundles
+                .iter()
+                .map(|bundle| {
+                    json!({
+                        "name": "n", "admissionReviewVersions": ["v1"], "sideEffects": "None",
+                        "clientConfig": { "caBundle": bundle },
+                    })
+                })
+                .collect();
+            authorities(&Ok(Some(serde_json::from_value(json!({ "webhooks": webhooks })).unwrap())))
+        };
+        assert_eq!(of(&[Some("YWJj"), Some("YWJj")]).unwrap(), b"abc");
+        for wrong in [&[Some("YWJj"), None][..], &[Some("YWJj"), Some("YQ==")], &[None], &[Some("")], &[]] {
+            assert_eq!(of(wrong).unwrap_err().outcome, Outcome::Failed, "{wrong:?}");
+        }
+        assert_eq!(authorities(&Ok(None)).unwrap_err().outcome, Outcome::Failed);
+    }
+
+    #[test]
+    fn a_pod_that_was_given_a_sidecar_has_it() {
+        let pod = |init: Value| {
+            let spec = json!({ "containers": [{ "name": "check" }], "initContainers": init });
+            asked(Ok(serde_json::from_value(json!({ "spec": spec })).unwrap())).outcome
+        };
+        assert_eq!(pod(json!([{ "name": SIDECAR }])), Outcome::Ok);
+        assert_eq!(pod(json!([])), Outcome::Failed);
+    }
+}
