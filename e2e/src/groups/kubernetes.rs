@@ -32,6 +32,7 @@ pub(crate) async fn run(arguments: Vec<String>) -> anyhow::Result<bool> {
     case!("ingress: with TLS, a rewrite and a canary", ingress::served(&cluster, &folder));
     let chart = install::Chart::new(&cluster, &folder)?;
     case!("install: by the chart, checked before, after and with one thing broken", chart.installed());
+    case!("install: two replicas know what is registered with one", chart.registered());
     case!("install: an upgrade under load", chart.upgraded());
     case!("install: the replica that leads is killed under load", chart.leader_killed());
     let lab = inject::Lab::new(&cluster);

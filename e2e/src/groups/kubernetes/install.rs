@@ -1,11 +1,13 @@
 //! Installed by the chart, checked, upgraded under load, and gone without a trace.
 
 use std::cell::Cell;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use pontoon_e2e::helm::Helm;
+use pontoon_e2e::inventory::Instance;
 use pontoon_e2e::kubernetes::{Cluster, Namespace, PATIENCE};
 use pontoon_e2e::wait::{get, until};
 use serde_json::Value;
@@ -22,6 +24,8 @@ const SYSTEM: &str = "pontoon-system";
 const BEFORE: &str = "0.0.9";
 const IMAGES: [&str; 2] = ["pontoon.dev/pontoon", "pontoon.dev/pontoon-proxy"];
 const CRDS: [&str; 2] = ["migrations.pontoon.dev", "pools.pontoon.dev"];
+/// Where applications register.
+const EUREKA: u16 = 8761;
 /// A leader that is killed is followed within this.
 const FAILOVER: Duration = Duration::from_secs(15);
 
@@ -48,13 +52,13 @@ impl Chart {
     }
 
     /// As a user does it.
-    async fn install(&self, chart: &Path) -> anyhow::Result<()> {
+    async fn install(&self, chart: &Path, values: &[&str]) -> anyhow::Result<()> {
         self.cluster.install_gateway_api("standard").await?;
         let chart = chart.display().to_string();
         let flags = ["-n", SYSTEM, "--create-namespace", "--wait", "--timeout=180s"];
         // There is no balancer here.
-        let values = ["--set", "gateways.serviceType=ClusterIP"];
-        self.helm.run(&[&["install", RELEASE, &chart], &flags[..], &values].concat()).await?;
+        let here = ["--set", "gateways.serviceType=ClusterIP"];
+        self.helm.run(&[&["install", RELEASE, &chart], &flags[..], &here, values].concat()).await?;
         self.is_installed.set(true);
         Ok(())
     }
@@ -81,7 +85,7 @@ impl Chart {
     pub(super) async fn ensure(&self) -> anyhow::Result<()> {
         if !self.is_installed.get() {
             self.clean().await?;
-            self.install(&self.current.clone()).await?;
+            self.install(&self.current, &[]).await?;
         }
         Ok(())
     }
@@ -109,7 +113,7 @@ impl Chart {
         ensure!(is_well && failed(&before).is_empty(), "before: {before}");
         let (is_well, report) = self.check(&[]).await?;
         ensure!(!is_well && failed(&report).iter().any(|(of, _)| of == "control-plane"), "{report}");
-        self.install(&self.current.clone()).await?;
+        self.install(&self.current, &[]).await?;
         let after = until("all checks to pass", PATIENCE, async || {
             let (is_well, report) = self.check(&["--from-vm"]).await?;
             ensure!(is_well && failed(&report).is_empty(), "{:?}", failed(&report));
@@ -133,11 +137,41 @@ impl Chart {
         Ok(format!("{ok} checks hold, {skipped} not told; with the webhook down {} fail", wrong.len()))
     }
 
+    /// What one application has told one replica, all of them know.
+    pub(super) async fn registered(&self) -> anyhow::Result<String> {
+        self.clean().await?;
+        self.install(&self.current, &["--set", "eureka.enabled=true"]).await?;
+        // The other cases are about what is installed without.
+        self.is_installed.set(false);
+        let service = self.cluster.get(&["-n", SYSTEM, "service", "pontoon"]).await?;
+        let address: IpAddr = service["spec"]["clusterIP"].as_str().context("no address")?.parse()?;
+        let application = Instance::start("legacy").await?;
+        until("an application to be registered", PATIENCE, async || {
+            application.register((address, EUREKA).into()).await
+        })
+        .await?;
+        let label = "app.kubernetes.io/name=pontoon";
+        let pods = self.cluster.get(&["-n", SYSTEM, "pods", "-l", label]).await?;
+        let pods = pods["items"].as_array().context("no pods")?;
+        ensure!(pods.len() == 2, "{} pods", pods.len());
+        for pod in pods {
+            let ip = pod["status"]["podIP"].as_str().context("a pod without an address")?;
+            let url = format!("http://{ip}:{EUREKA}/eureka/apps/");
+            until("each replica to know it", PATIENCE, async || {
+                let said = get(&url).await?;
+                ensure!(said.to_lowercase().contains("inventory"), "{said}");
+                Ok(())
+            })
+            .await?;
+        }
+        Ok(String::from("both replicas know it"))
+    }
+
     /// From the version before: images, definitions and pods of Gateways are those of this one afterwards, and no client
     /// of a Gateway has seen it.
     pub(super) async fn upgraded(&self) -> anyhow::Result<String> {
         self.clean().await?;
-        self.install(&self.version_before().await?).await?;
+        self.install(&self.version_before().await?, &[]).await?;
         let namespace = self.cluster.namespace("upgrade", &[]).await?;
         let url = serve(&namespace).await?;
         let load = Steady::start(&url)?;
