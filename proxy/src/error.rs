@@ -86,7 +86,7 @@ errors! {
     /// The whole of a request did not arrive in time.
     RequestTimeout: Downstream, REQUEST_TIMEOUT, "-", "request_timeout", "the request did not arrive whole in the listener's request_timeout";
     /// The body of a request comes drop by drop.
-    SlowBody: Downstream, REQUEST_TIMEOUT, "-", "slow_body", "the request's body came more slowly than --min-body-rate, for longer than is excused; a client that streams should be answered first, or speak gRPC";
+    SlowBody: Downstream, REQUEST_TIMEOUT, "-", "slow_body", "the request's body came more slowly than --min-body-rate, for longer than is excused; a client that streams should be answered first, or speak gRPC, where the time between two messages does not count";
     /// An exchange has lived as long as it may.
     StreamTooLong: Us, REQUEST_TIMEOUT, "-", "max_stream_duration", "the exchange lasted longer than the max_stream_duration of its route or listener";
     /// The request target is no path we would send on.
