@@ -99,14 +99,18 @@ impl Plan {
             }
             names.extend(self.referrers.wrong.iter().cloned());
         }
-        let compile = |name: ObjectName| {
-            let object = now.routes.get(&name);
-            let new =
-                object.map(|object| routes::http_route(now, &self.splits, &self.gateways, &name, object));
-            (name, new)
+        let compile = |name: ObjectName| match now.routes.get(&name) {
+            Some(object) => {
+                let new = routes::http_route(now, &self.splits, &self.gateways, &name, object)?;
+                Some((name, Some(new)))
+            }
+            None => Some((name, None)),
         };
-        let new: Vec<(ObjectName, Option<HttpHung>)> = names.into_iter().map(compile).collect();
-        let moves = |hung: Option<&HttpHung>| hung.is_some_and(|hung| !hung.compiled.migrations.is_empty());
+        let new: Vec<(ObjectName, Option<HttpHung>)> =
+            names.into_iter().map(compile).collect::<Option<_>>()?;
+        let moves = |hung: Option<&HttpHung>| {
+            hung.is_some_and(|hung| !hung.compiled.migrations.is_empty() || hung.one.on_services)
+        };
         if new.iter().any(|(name, new)| moves(new.as_ref()) || moves(self.http.get(name))) {
             return None;
         }

@@ -74,7 +74,9 @@ fn rules(compiled: &Compiled, namespace: &str, port: &str) -> Vec<String> {
 
 fn said(compiled: &Compiled, kind: Kind, route: &ObjectName) -> Vec<(&'static str, bool, &'static str)> {
     let object = ObjectRef { kind, name: route.clone() };
-    let Some([parent]) = compiled.standings.routes.get(&object).map(Vec::as_slice) else { return Vec::new() };
+    let Some([parent]) = compiled.standings.routes.get(&object).map(|said| said.as_slice()) else {
+        return Vec::new();
+    };
     parent.conditions.iter().map(|said| (said.kind, said.status, said.reason)).collect()
 }
 
