@@ -58,7 +58,7 @@ pub(super) fn parse_all(objects: &Objects, in_pods: bool, statuses: &mut Statuse
             backend_certificate(objects, gateway, parsed);
             infrastructure(objects, gateway, parsed);
         }
-        for error in &parsed.errors {
+        for error in parsed.refusals() {
             statuses.refuse(&object, ConditionType::Accepted, error.clone());
         }
         for error in &parsed.unresolved {
@@ -195,7 +195,7 @@ fn backend_certificate(objects: &Objects, gateway: &Gateway, parsed: &mut Parsed
 fn infrastructure(objects: &Objects, gateway: &Gateway, parsed: &mut Parsed) {
     if let Err(message) = parameters::of_gateway(objects, gateway) {
         let error = FieldError::new("spec.infrastructure.parametersRef", "InvalidParameters", message);
-        parsed.errors.push(error);
+        parsed.not_made.push(error);
     }
 }
 
@@ -254,13 +254,14 @@ pub(super) fn stand_one(
         own.map(|(index, served)| standing::listener(served, count(index), overlapping(parsed, index)))
             .collect::<Vec<_>>()
     };
-    if parsed.errors.is_empty() {
+    let refused = parsed.refusals().next();
+    if refused.is_none() {
         let accepted = parsed.listeners.iter().filter(|served| served.is_accepted());
         standings.ports.insert(name.clone(), accepted.map(|served| served.port).collect());
     }
     let own = ObjectRef { kind: Kind::Gateway, name: name.clone() };
     let mut conditions = standing::of_gateway(parsed.listeners.iter().filter(|served| served.parent == own));
-    if let Some(error) = parsed.errors.first() {
+    if let Some(error) = refused {
         conditions = vec![Said::no("Accepted", error), Said::no("Programmed", error)];
     }
     let gateway = objects.gateways.get(name);
@@ -284,7 +285,7 @@ pub(super) fn stand_one(
     standings.gateways.insert(name.clone(), standing);
     for (set, allowed) in &parsed.sets {
         let parent = ObjectRef { kind: Kind::ListenerSet, name: set.clone() };
-        let conditions = match (parsed.errors.first(), allowed) {
+        let conditions = match (refused, allowed) {
             (Some(_), _) => {
                 let error =
                     FieldError::new("spec.parentRef", "ParentNotAccepted", "the gateway is not accepted");

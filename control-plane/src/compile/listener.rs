@@ -159,8 +159,17 @@ pub(super) struct Parsed {
     pub(super) backend_certificate: Option<Certificate>,
     /// Why it is not served at all.
     pub(super) errors: Vec<FieldError>,
+    /// Why what it runs in is not made anew. The pods that it has go on, and serve what it says.
+    pub(super) not_made: Vec<FieldError>,
     /// What it refers to as a whole and is not there.
     pub(super) unresolved: Vec<FieldError>,
+}
+
+impl Parsed {
+    /// Why it is not accepted.
+    pub(super) fn refusals(&self) -> impl Iterator<Item = &FieldError> {
+        self.errors.iter().chain(&self.not_made)
+    }
 }
 
 /// Reads a gateway of our class. Its proxies in pods of their own listen on every address that they have; elsewhere on
@@ -179,7 +188,8 @@ pub(super) fn parse(gateway: &Gateway, in_pods: bool) -> Parsed {
     };
     parsed.ip = match addresses {
         [] => Some(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
-        all if in_pods => Some(IpAddr::V4(Ipv4Addr::UNSPECIFIED)).filter(|_| all.iter().all(is_address)),
+        // Theirs are the Service's.
+        _ if in_pods => Some(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
         [only] => {
             let kind = only.r#type.as_deref().unwrap_or("IPAddress");
             match only.value.as_deref().filter(|value| !value.is_empty()) {
@@ -190,14 +200,14 @@ pub(super) fn parse(gateway: &Gateway, in_pods: bool) -> Parsed {
         }
         _ => None,
     };
+    let unsupported = |message: &str| FieldError::new("spec.addresses", "UnsupportedAddress", message);
+    if in_pods && !addresses.iter().all(is_address) {
+        parsed.not_made.push(unsupported("expected addresses of type IPAddress, for the Service"));
+    }
     if parsed.ip.is_none() {
-        let message = match in_pods {
-            true => "expected addresses of type IPAddress, for the Service",
-            false => {
-                "expected one address of type IPAddress to listen on; without any, every address is used"
-            }
-        };
-        parsed.errors.push(FieldError::new("spec.addresses", "UnsupportedAddress", message));
+        let message =
+            "expected one address of type IPAddress to listen on; without any, every address is used";
+        parsed.errors.push(unsupported(message));
     }
     for (index, listener) in spec.listeners.iter().enumerate() {
         let field = format!("spec.listeners[{index}]");

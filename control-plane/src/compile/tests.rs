@@ -16,6 +16,8 @@ use crate::objects::migration::{Key, MigrationSpec, Side};
 use crate::objects::pool::EurekaSource;
 use crate::objects::secret::Secret;
 
+mod in_pods;
+
 const SERVICES: usize = 50;
 
 /// A gateway with a route to each of many services, the first of which is under migration.
