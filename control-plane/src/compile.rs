@@ -44,6 +44,7 @@ mod wire;
 pub use gateway::is_ours as is_our_class;
 pub use ingress::INGRESS_CONTROLLER;
 pub use listener::{CONTROLLER, GATEWAY_CLASS};
+pub use reference::GATEWAY_GROUP;
 pub use sidecar::NO_NAMESPACE;
 
 use crate::model::Model;
@@ -581,7 +582,7 @@ impl Plan {
                     for error in errors {
                         statuses.refuse(&status, ConditionType::ResolvedRefs, error);
                     }
-                    splits.migrations.insert(name.clone(), split);
+                    splits.migrations.insert(name.clone(), Arc::new(split));
                 }
                 Err(error) => statuses.refuse(&status, ConditionType::Accepted, error),
             }

@@ -23,7 +23,7 @@ const MAX_WEIGHT: u32 = 1_000_000;
 #[derive(Debug, Clone)]
 pub(super) enum Destination<'s> {
     /// A migration's two sides.
-    Migration(&'s ObjectName, &'s Split),
+    Migration(&'s ObjectName, Arc<Split>),
     /// One cluster or several by weight.
     Clusters(Vec<Arm>),
 }
@@ -48,7 +48,7 @@ impl Destination<'_> {
 #[derive(Debug, Default)]
 pub(super) struct Splits {
     /// All migrations, compiled, by name.
-    pub(super) migrations: BTreeMap<ObjectName, Split>,
+    pub(super) migrations: BTreeMap<ObjectName, Arc<Split>>,
     /// On Kubernetes: the applications that are registered with Eureka. There a name of none of them and of no Service
     /// is a mistake; elsewhere an application may be registered later.
     pub(super) registered: Option<BTreeSet<Arc<str>>>,
@@ -63,7 +63,7 @@ impl Splits {
 
 enum Found<'s> {
     Cluster(Upstream),
-    Migration(&'s ObjectName, &'s Split),
+    Migration(&'s ObjectName, Arc<Split>),
 }
 
 /// Resolves the backends of the rule of `route` at `field`, each given with its place; errors are noted, and `None` is
@@ -173,7 +173,7 @@ fn one<'s>(
             if let Some((name, _)) = objects.migration_of(namespace, backend.name)
                 && let Some((name, split)) = splits.migrations.get_key_value(name)
             {
-                return Ok(Found::Migration(name, split));
+                return Ok(Found::Migration(name, suited_split(route, split)));
             }
             if objects.services.contains_key(&name) {
                 let port = backend.port.map(|port| u16::try_from(port).unwrap_or_default());
@@ -207,15 +207,11 @@ fn one<'s>(
             let split = splits.migrations.get_key_value(&name);
             let (name, split) =
                 split.ok_or_else(|| not_found("Migration", did_you_mean(backend.name, known())))?;
-            return Ok(Found::Migration(name, split));
+            return Ok(Found::Migration(name, suited_split(route, split)));
         }
     };
-    // A policy may be for a port of a Service alone, which it calls by its name.
-    let service = objects.services.get(&name).filter(|_| kind == "Service");
-    let port =
-        service.and_then(|service| service.port(backend.port.and_then(|port| u16::try_from(port).ok())).ok());
-    let section = port.map(|port| &*port.name);
-    Ok(Found::Cluster(suited(objects, route, upstream, (kind, &name), section)))
+    let port = backend.port.and_then(|port| u16::try_from(port).ok());
+    Ok(Found::Cluster(suited(objects, route, upstream, (kind, &name), port)))
 }
 
 /// An upstream as a route of this kind needs it: gRPC is spoken over HTTP/2, and a policy may ask for TLS.
@@ -223,19 +219,23 @@ fn suited(
     objects: &Objects,
     route: &ObjectRef,
     mut upstream: Upstream,
-    (kind, name): (&str, &ObjectName),
-    section: Option<&str>,
+    target: (&str, &ObjectName),
+    port: Option<u16>,
 ) -> Upstream {
     if route.kind == Kind::GrpcRoute {
         upstream = upstream.in_http2();
     }
     // What passes connections on does not look into them.
-    if matches!(route.kind, Kind::HttpRoute | Kind::GrpcRoute) {
-        match policy::of_backend(objects, kind, name, section) {
-            None => {}
-            Some(Some(tls)) => upstream = upstream.behind(tls),
-            Some(None) => upstream = Upstream::unresolved(),
-        }
+    match route.kind {
+        Kind::HttpRoute | Kind::GrpcRoute => policy::apply(objects, upstream, target, port),
+        _ => upstream,
     }
-    upstream
+}
+
+/// The same of a migration's two sides, which are as their policies say already.
+fn suited_split(route: &ObjectRef, split: &Arc<Split>) -> Arc<Split> {
+    match route.kind {
+        Kind::GrpcRoute => Arc::new((**split).clone().in_http2()),
+        _ => split.clone(),
+    }
 }

@@ -11,6 +11,7 @@ use envoy_types::pb::envoy::config::route::v3::{HeaderMatcher, WeightedCluster};
 use envoy_types::pb::google::protobuf::BoolValue;
 
 use super::matching::checked_regex;
+use super::policy::{self, Target};
 use super::wire::{self, Comparison};
 use crate::model::migration::{MigrationState, Stage, WHOLE};
 use crate::model::upstream::Upstream;
@@ -29,6 +30,8 @@ pub(super) struct Split {
     pub(super) weight: u16,
     /// Each sends what matches to the target.
     pub(super) canaries: Vec<HeaderMatcher>,
+    /// What policies of its sides would be for.
+    pub(super) targets: Vec<Target>,
     hash: Option<HashPolicy>,
 }
 
@@ -56,6 +59,19 @@ pub(super) fn compile(
             "legacy and target are the same instances; tell them apart with a selector or name another pool";
         errors.push(FieldError::new("spec.target", "SameAsLegacy", message));
     }
+    let mut targets = Vec::new();
+    let mut suited = |side: &Side, upstream: Option<Upstream>| {
+        let (kind, of, port) = match (&side.pool, &side.service) {
+            (Some(pool), _) => ("Pool", pool, None),
+            (None, Some(service)) => ("Service", &service.name, service.port),
+            (None, None) => return upstream,
+        };
+        let target = ObjectName::new(name.namespace.clone(), of.as_str());
+        let upstream = upstream.map(|upstream| policy::apply(objects, upstream, (kind, &target), port));
+        targets.push((kind.to_owned(), target));
+        upstream
+    };
+    let (legacy, target) = (suited(&spec.legacy, legacy), suited(&spec.target, target));
     let hash = spec.key.as_ref().map(hash_policy).transpose()?;
     let mut weight = state.target_weight();
     if hash.is_none() && (1..WHOLE).contains(&weight) {
@@ -68,7 +84,7 @@ pub(super) fn compile(
     // In `cutover` everybody is at the target anyway.
     let in_force = state.canary_in_force() && state.stage != Stage::Cutover;
     let canaries = if in_force && target.is_some() { all } else { Vec::new() };
-    Ok((Split { target, legacy, weight, canaries, hash }, errors))
+    Ok((Split { target, legacy, weight, canaries, targets, hash }, errors))
 }
 
 fn side_upstream(
@@ -129,6 +145,12 @@ impl Split {
                 .map(|_| RandomValueSpecifier::UseHashPolicy(BoolValue { value: true })),
             ..WeightedCluster::default()
         })
+    }
+
+    /// The same, both spoken to in HTTP/2.
+    pub(super) fn in_http2(self) -> Self {
+        let [target, legacy] = [self.target, self.legacy].map(|side| side.map(Upstream::in_http2));
+        Self { target, legacy, ..self }
     }
 
     /// What the choice is by.

@@ -10,7 +10,7 @@ use super::hostname::Hostname;
 use super::standing::{AncestorStanding, Said, Standings, ancestor};
 use super::status::{ConditionType, Statuses};
 use super::trust::{self, Authority};
-use crate::model::upstream::{EndpointName, Tls};
+use crate::model::upstream::{EndpointName, Tls, Upstream};
 use crate::objects::problem::FieldError;
 use crate::objects::{BackendTlsPolicy, Kind, ObjectName, ObjectRef, Objects};
 
@@ -24,17 +24,32 @@ struct Read {
     unresolved: Vec<FieldError>,
 }
 
-/// What the policy in force says of a backend, of whose ports `section` is meant; `Some(None)`: it cannot be used, and
-/// without it nobody may be spoken to.
-pub(super) fn of_backend(
-    objects: &Objects,
-    kind: &str,
-    name: &ObjectName,
-    section: Option<&str>,
-) -> Option<Option<Tls>> {
+/// The policy in force for a backend; `port` is as a reference has it.
+pub(super) fn of_backend<'o>(
+    objects: &'o Objects,
+    (kind, name): (&str, &ObjectName),
+    port: Option<u16>,
+) -> Option<(&'o ObjectName, &'o Arc<BackendTlsPolicy>)> {
+    // A policy may be for a port of a Service alone, which it calls by its name.
+    let service = objects.services.get(name).filter(|_| kind == "Service");
+    let section = service.and_then(|service| service.port(port).ok()).map(|port| &*port.name);
     let of = |wanted: Option<&str>| in_force(objects, kind, name, wanted);
-    let (policy_name, policy) = section.and_then(|section| of(Some(section))).or_else(|| of(None))?;
-    Some(read(objects, policy_name, policy).tls.ok())
+    section.and_then(|section| of(Some(section))).or_else(|| of(None))
+}
+
+/// An upstream as the policy in force for its backend says, where there is one. Where the policy cannot be used nobody
+/// is spoken to: not without what it asks for.
+pub(super) fn apply(
+    objects: &Objects,
+    upstream: Upstream,
+    target: (&str, &ObjectName),
+    port: Option<u16>,
+) -> Upstream {
+    let Some((name, policy)) = of_backend(objects, target, port) else { return upstream };
+    match read(objects, name, policy).tls {
+        Ok(tls) => upstream.behind(tls),
+        Err(_) => Upstream::unresolved(),
+    }
 }
 
 fn targets<'p>(

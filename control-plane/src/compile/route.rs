@@ -277,8 +277,9 @@ fn action<'s>(
         Destination::Migration(_, split) => split.upstreams().for_each(&mut used),
         Destination::Clusters(arms) => arms.iter().map(|arm| &arm.upstream).for_each(&mut used),
     }
-    if let Destination::Migration(migration, _) = &destination {
+    if let Destination::Migration(migration, split) = &destination {
         compiled.migrations.insert((*migration).clone());
+        compiled.targets.extend(split.targets.iter().cloned());
     }
     Action::Forward(Box::new(Forwarding { filters, mirrors, timeouts, retry, destination }))
 }

@@ -102,7 +102,12 @@ impl Sidecars {
                 let namespace = sidecars.namespaces.entry((&*name.namespace).into()).or_default();
                 let ports = ObjectName::new(name.namespace.clone(), service.to_ascii_lowercase());
                 let ports = sidecars.frontends.ports(objects, &ports);
-                namespace.write(&name.namespace, service, Destination::Migration(name, split), &ports);
+                namespace.write(
+                    &name.namespace,
+                    service,
+                    Destination::Migration(name, split.clone()),
+                    &ports,
+                );
             }
         }
         sidecars

@@ -316,9 +316,8 @@ impl<'i> Host<'i> {
                 (_, number, _) => number,
             };
         if self.annotations.protocol.is_tls {
-            let section =
-                known.and_then(|service| service.ports.iter().find(|p| Some(i32::from(p.port)) == port));
-            if policy::of_backend(objects, "Service", &name, section.map(|port| &*port.name)).is_none() {
+            let port = port.and_then(|port| u16::try_from(port).ok());
+            if policy::of_backend(objects, ("Service", &name), port).is_none() {
                 let message = format!(
                     "backend-protocol HTTPS needs a BackendTLSPolicy for Service {name}, which says whose certificates \
                      count; it answers 500"

@@ -54,3 +54,77 @@ spec:
         assert_eq!(compiled.standings.ports.get(&edge), None);
     }
 }
+
+/// A Service of one port, as the API server has it.
+fn service(name: &str, port: u16) -> (ObjectName, Arc<crate::objects::Service>) {
+    let service = serde_json::from_value(json!({ "spec": { "ports": [{ "name": "main", "port": port }] } }));
+    let service = crate::objects::Service::of(&service.expect("a Service"));
+    (ObjectName::new("default", name), Arc::new(service))
+}
+
+#[test]
+fn a_migrations_sides_are_spoken_to_as_the_route_and_their_policy_say() {
+    let signed = rcgen::generate_simple_self_signed(["orders.test".to_owned()]).expect("a certificate");
+    let authority = signed.cert.pem().replace('\n', "\n    ");
+    let mut objects = objects_of(&format!(
+        "
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {{name: edge, namespace: default}}
+spec: {{gatewayClassName: pontoon, listeners: [{{name: http, port: 80, protocol: HTTP}}]}}
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: {{name: authority, namespace: default}}
+data:
+  ca.crt: |
+    {authority}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: BackendTLSPolicy
+metadata: {{name: tls, namespace: default}}
+spec:
+  targetRefs: [{{group: '', kind: Service, name: orders-new}}]
+  validation:
+    hostname: orders.test
+    caCertificateRefs: [{{group: '', kind: ConfigMap, name: authority}}]
+---
+apiVersion: pontoon.dev/v1alpha1
+kind: Migration
+metadata: {{name: orders, namespace: default}}
+spec:
+  service: orders
+  legacy: {{eureka: {{application: ORDERS}}}}
+  target: {{service: {{name: orders-new}}}}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {{name: orders, namespace: default}}
+spec:
+  parentRefs: [{{name: edge}}]
+  rules: [{{backendRefs: [{{name: orders, port: 80}}]}}]
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: GRPCRoute
+metadata: {{name: orders, namespace: default}}
+spec:
+  parentRefs: [{{name: edge}}]
+  hostnames: [grpc.test]
+  rules: [{{backendRefs: [{{name: orders, port: 80}}]}}]
+"
+    ));
+    objects.services.extend([service("orders", 80), service("orders-new", 443)]);
+    let compiled = compile(&Model { objects: Arc::new(objects), in_pods: true, ..Model::default() });
+    let view = &compiled.views["default/edge"];
+    let clusters: Vec<&str> = view.resources(ResourceType::Cluster).keys().map(|name| &**name).collect();
+    let target = "service/default/orders-new/443/tls/default/tls";
+    assert_eq!(clusters, ["eureka/ORDERS", "eureka/ORDERS/h2", target, &format!("{target}/h2")]);
+    let migration = &compiled.migrations[&ObjectName::new("default", "orders")];
+    assert_eq!(migration.target.as_deref(), Some(target));
+    // Its sidecars do the same.
+    assert!(compiled.views["default"].get(ResourceType::Cluster, target).is_some());
+    // And the policy says where it is in force.
+    let policies = &compiled.standings.policies[&ObjectName::new("default", "tls")];
+    let wanted = [("Accepted", true, "Accepted"), ("ResolvedRefs", true, "ResolvedRefs")];
+    assert_eq!(policies.iter().map(|of| said(&of.conditions)).collect::<Vec<_>>(), [wanted]);
+}

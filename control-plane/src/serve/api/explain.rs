@@ -118,9 +118,14 @@ fn concerned(
         |(view, name): &(std::sync::Arc<str>, std::sync::Arc<str>)| **view == *gateway && **name == **routes;
     let mut concerned = Vec::new();
     for (name, on_the_wire) in &*world.compiled.migrations {
-        let side = if on_the_wire.target.as_deref() == Some(cluster) {
+        let is = |side: &Option<std::sync::Arc<str>>| {
+            // For gRPC it is a cluster of its own.
+            let rest = side.as_deref().and_then(|side| cluster.strip_prefix(side));
+            matches!(rest, Some("" | "/h2"))
+        };
+        let side = if is(&on_the_wire.target) {
             SplitSide::Target
-        } else if on_the_wire.legacy.as_deref() == Some(cluster) {
+        } else if is(&on_the_wire.legacy) {
             SplitSide::Legacy
         } else {
             continue;
