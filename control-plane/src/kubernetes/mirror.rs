@@ -55,15 +55,22 @@ pub struct Mirror<K, V> {
     /// What the last list did not have, and since when lists do not have it.
     doubted: Option<(Instant, BTreeSet<K>)>,
     complete: bool,
+    /// Every list is taken at its word.
+    is_trusting: bool,
 }
 
 impl<K, V> Default for Mirror<K, V> {
     fn default() -> Self {
-        Self { known: BTreeMap::new(), listing: None, doubted: None, complete: false }
+        Self { known: BTreeMap::new(), listing: None, doubted: None, complete: false, is_trusting: false }
     }
 }
 
 impl<K: Ord + Clone, V: PartialEq> Mirror<K, V> {
+    /// One that believes every list: for what must not be taken for there when it is not.
+    pub fn trusting() -> Self {
+        Self { is_trusting: true, ..Self::default() }
+    }
+
     /// Whether a list was complete once.
     pub fn is_complete(&self) -> bool {
         self.complete
@@ -124,7 +131,7 @@ impl<K: Ord + Clone, V: PartialEq> Mirror<K, V> {
         let listed = self.listing.take().unwrap_or_default();
         let gone: BTreeSet<K> = self.known.keys().filter(|key| !listed.contains_key(*key)).cloned().collect();
         let much = gone.len() >= DOUBT_FROM && gone.len() * 100 > self.known.len() * DOUBT_PERCENT;
-        let doubtful = !gone.is_empty() && (listed.is_empty() || much);
+        let doubtful = !self.is_trusting && !gone.is_empty() && (listed.is_empty() || much);
         let since = self.doubted.as_ref().map_or(now, |(since, _)| *since);
         let believed = !doubtful || now.saturating_duration_since(since) >= CONFIRM;
         self.complete = true;

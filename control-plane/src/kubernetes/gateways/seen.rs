@@ -1,6 +1,6 @@
 //! What the API server has of the infrastructure of Gateways, of ours only: events in, standings out, no I/O.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 
 use k8s_openapi::api::apps::v1::Deployment;
@@ -79,21 +79,38 @@ fn addresses(service: &Service) -> Vec<Address> {
     spec.cluster_ips.iter().flatten().filter(|value| value.parse::<IpAddr>().is_ok()).map(ip).collect()
 }
 
-/// A pod with an address, and the Gateway that it serves.
-pub(super) type Proxy = (IpAddr, ObjectName);
+/// A pod's addresses, and the Gateway that it serves.
+pub(super) type Proxy = (Vec<IpAddr>, ObjectName);
 
-/// Reads a pod.
+/// Reads a pod. One that has ended keeps its addresses in its status, and others may have been given them since.
 pub(super) fn proxy(pod: &Pod) -> Option<Proxy> {
-    let ip = pod.status.as_ref()?.pod_ip.as_deref()?.parse().ok()?;
-    Some((ip, gateway_of(&pod.metadata)?))
+    let status = pod.status.as_ref()?;
+    if matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")) {
+        return None;
+    }
+    let both = status.pod_ips.iter().flatten().map(|ip| &ip.ip).chain(&status.pod_ip);
+    let ips: BTreeSet<IpAddr> = both.filter_map(|ip| ip.parse().ok()).collect();
+    if ips.is_empty() {
+        return None;
+    }
+    Some((ips.into_iter().collect(), gateway_of(&pod.metadata)?))
 }
 
 /// All of it.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Seen {
     pub(super) deployments: Mirror<ObjectName, Option<Made>>,
     pub(super) services: Mirror<ObjectName, Option<Made>>,
     pods: Mirror<ObjectName, Option<Proxy>>,
+}
+
+impl Default for Seen {
+    fn default() -> Self {
+        let (deployments, services) = (Mirror::default(), Mirror::default());
+        // An address that is taken for a pod's after it has gone opens another's keys to whoever has it then. A pod that
+        // is missed meanwhile goes on with what it has.
+        Seen { deployments, services, pods: Mirror::trusting() }
+    }
 }
 
 /// What is heard of one of the three.
@@ -133,7 +150,8 @@ impl Seen {
 
     /// Which Gateway's each address is.
     pub(super) fn proxies(&self) -> HashMap<IpAddr, ObjectName> {
-        self.pods.iter().filter_map(|(_, proxy)| proxy.clone()).collect()
+        let pods = self.pods.iter().filter_map(|(_, proxy)| proxy.as_ref());
+        pods.flat_map(|(ips, gateway)| ips.iter().map(|ip| (*ip, gateway.clone()))).collect()
     }
 }
 
@@ -219,8 +237,33 @@ mod tests {
             proxy(&serde_json::from_value(json!({ "metadata": metadata, "status": status })).unwrap())
         };
         assert_eq!(pod(json!({}), metadata("edge")), None);
-        let of_edge = (IpAddr::from([10, 1, 0, 1]), ObjectName::new("shop", "edge"));
-        assert_eq!(pod(json!({ "podIP": "10.1.0.1" }), metadata("edge")), Some(of_edge));
+        let of_edge = |ips: &[&str]| {
+            Some((ips.iter().map(|ip| ip.parse().unwrap()).collect(), ObjectName::new("shop", "edge")))
+        };
+        assert_eq!(pod(json!({ "podIP": "10.1.0.1" }), metadata("edge")), of_edge(&["10.1.0.1"]));
+        let both = json!([{ "ip": "10.1.0.1" }, { "ip": "fd00::1" }]);
+        let status = json!({ "podIP": "10.1.0.1", "podIPs": both, "phase": "Running" });
+        assert_eq!(pod(status, metadata("edge")), of_edge(&["10.1.0.1", "fd00::1"]));
+        for phase in ["Succeeded", "Failed"] {
+            assert_eq!(
+                pod(json!({ "podIP": "10.1.0.1", "phase": phase }), metadata("edge")),
+                None,
+                "{phase}"
+            );
+        }
         assert_eq!(pod(json!({ "podIP": "10.1.0.1" }), json!({ "name": "x", "namespace": "shop" })), None);
+    }
+
+    #[test]
+    fn a_pod_that_a_list_does_not_have_is_nobody_at_once() {
+        let (mut seen, now) = (Seen::default(), Instant::now());
+        let name = ObjectName::new("shop", "edge-1");
+        let of = (vec![IpAddr::from([10, 1, 0, 1])], ObjectName::new("shop", "edge"));
+        seen.hear(News::Pod(Heard::Applied(name, Some(of))), now);
+        assert_eq!(seen.proxies().len(), 1);
+        for heard in [Heard::ListBegins, Heard::ListEnds] {
+            assert_eq!(seen.hear(News::Pod(heard), now).doubted, 0);
+        }
+        assert!(seen.proxies().is_empty());
     }
 }
