@@ -5,7 +5,7 @@
 mod apply;
 mod seen;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +14,6 @@ use arc_swap::ArcSwap;
 use futures_util::{FutureExt, StreamExt, stream};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{Pod, Service};
-use kube::api::DeleteParams;
 use kube::runtime::watcher::{self, Event};
 use kube::{Api, Client, ResourceExt};
 use serde_json::Value;
@@ -23,7 +22,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use twox_hash::XxHash64;
 
-use self::apply::{api, apply};
+use self::apply::{apply, take_away};
 use self::seen::{Made, News, Seen};
 use super::mirror::Heard;
 use super::watch::{QUEUE, Relist, Said, follow};
@@ -301,30 +300,27 @@ impl Provisioner {
     /// with it.
     async fn clear(&self, objects: &Objects, ours: &BTreeMap<&ObjectName, &Arc<Gateway>>) -> bool {
         let made = self.seen.deployments.iter().chain(self.seen.services.iter());
-        let mut left = BTreeSet::new();
+        let mut left = BTreeMap::new();
         for (name, made) in made.filter_map(|(name, made)| Some((name, made.as_ref()?))) {
             let Some(gateway) = objects.gateways.get(&made.gateway) else { continue };
             let is_its = gateway.metadata.uid.as_deref() == Some(made.owner.as_str());
             let is_wanted = ours.contains_key(&made.gateway)
                 && *name.name == *name_of(&made.gateway.name, &gateway.spec.gateway_class_name);
             if is_its && !is_wanted {
-                left.insert(name.clone());
+                left.insert(name.clone(), made.owner.as_str());
             }
         }
         let mut all_well = true;
-        for name in left {
+        for (name, owner) in left {
             for (version, kind) in [
                 ("apps/v1", "Deployment"),
                 ("v1", "Service"),
                 ("policy/v1", "PodDisruptionBudget"),
                 ("v1", "ServiceAccount"),
             ] {
-                let api = api(&self.client, version, kind, &name.namespace);
-                let parameters = DeleteParams::background();
-                let deleting = tokio::time::timeout(PATIENCE, api.delete(&name.name, &parameters));
-                match deleting.await {
-                    Ok(Ok(_)) => {}
-                    Ok(Err(kube::Error::Api(status))) if status.code == 404 => {}
+                let taking = take_away(&self.client, &name, owner, (version, kind));
+                match tokio::time::timeout(PATIENCE, taking).await {
+                    Ok(Ok(())) => {}
                     Ok(Err(error)) => {
                         tracing::warn!(%name, kind, %error, "what no Gateway needs any more cannot be deleted");
                         all_well = false;

@@ -1,6 +1,6 @@
 //! Applies what one Gateway should have, object by object; what is somebody else's is left alone.
 
-use kube::api::{Patch, PatchParams, PostParams};
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::core::{ApiResource, DynamicObject, GroupVersionKind};
 use kube::{Api, Client};
 use serde_json::{Value, json};
@@ -108,9 +108,12 @@ async fn apply_one(client: &Client, wanted: &Wanted, object: &Value) -> Result<D
     };
     match api.get_opt(&name).await.map_err(refused)? {
         Some(there) => {
-            let mut owners = there.metadata.owner_references.iter().flatten();
-            if !owners.any(|owner| owner.uid == wanted.uid) {
+            if !belongs_to(&there, &wanted.uid) {
                 return Err(ApplyError::Taken { kind, name });
+            }
+            if let Some(kept) = replicas_to_keep(&there, object) {
+                let parameters = PatchParams::apply(FIRST_MANAGER).force();
+                api.patch(&name, &parameters, &Patch::Apply(&kept)).await.map_err(refused)?;
             }
         }
         None if kind == "Deployment" && object["spec"]["replicas"].is_null() => {
@@ -128,9 +131,53 @@ async fn apply_one(client: &Client, wanted: &Wanted, object: &Value) -> Result<D
     api.patch(&name, &parameters, &Patch::Apply(object)).await.map_err(refused)
 }
 
-pub(super) fn api(client: &Client, version: &str, kind: &str, namespace: &str) -> Api<DynamicObject> {
+/// What is to be said in the first manager's name where a user's parameters said how many pods there are and do so no
+/// more: a field that is nobody's goes back to its default, one pod, before an autoscaler has a word.
+fn replicas_to_keep(there: &DynamicObject, wanted: &Value) -> Option<Value> {
+    if wanted["kind"] != "Deployment" || !wanted["spec"]["replicas"].is_null() {
+        return None;
+    }
+    let of_ours = there.metadata.managed_fields.iter().flatten().any(|entry| {
+        entry.manager.as_deref() == Some(MANAGER)
+            && entry.fields_v1.as_ref().is_some_and(|fields| !fields.0["f:spec"]["f:replicas"].is_null())
+    });
+    let replicas = there.data["spec"]["replicas"].as_u64().filter(|_| of_ours)?;
+    Some(json!({
+        "apiVersion": wanted["apiVersion"], "kind": wanted["kind"],
+        "metadata": { "name": wanted["metadata"]["name"], "namespace": wanted["metadata"]["namespace"] },
+        "spec": { "replicas": replicas },
+    }))
+}
+
+fn belongs_to(object: &DynamicObject, owner: &str) -> bool {
+    object.metadata.owner_references.iter().flatten().any(|one| one.uid == owner)
+}
+
+/// Takes away what was made by this name for the Gateway with the uid `owner`; what is somebody else's stays.
+pub(super) async fn take_away(
+    client: &Client,
+    name: &ObjectName,
+    owner: &str,
+    (version, kind): (&str, &str),
+) -> Result<(), kube::Error> {
+    let api = api(client, version, kind, &name.namespace);
+    let Some(there) = api.get_opt(&name.name).await?.filter(|there| belongs_to(there, owner)) else {
+        return Ok(());
+    };
+    // Not another one that has come to its place meanwhile.
+    let same = Preconditions { uid: there.metadata.uid, resource_version: None };
+    match api.delete(&name.name, &DeleteParams::background().preconditions(same)).await {
+        Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(()),
+        deleted => deleted.map(drop),
+    }
+}
+
+fn api(client: &Client, version: &str, kind: &str, namespace: &str) -> Api<DynamicObject> {
     let (group, version) = version.rsplit_once('/').unwrap_or(("", version));
     let plural = format!("{}s", kind.to_ascii_lowercase());
     let resource = ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(group, version, kind), &plural);
     Api::namespaced_with(client.clone(), namespace, &resource)
 }
+
+#[cfg(test)]
+mod tests;
