@@ -70,6 +70,14 @@ pub fn inject(pod: &mut Value, settings: &Settings) -> Result<Option<Left>, Inva
     set(pod, &["metadata", "annotations", INJECTED], json!(env!("CARGO_PKG_VERSION")));
     Ok(None)
 }
+    let volumes = spec.entry("volumes").or_insert_with(|| json!([]));
+    if volumes.is_null() {
+        *volumes = json!([]);
+    }
+    // What is no list is the API server's to refuse.
+    if let Some(volumes) = volumes.as_array_mut() {
+        volumes.push(containers::volume());
+    }
 
 fn left(pod: &Value) -> Option<Left> {
     let spec = &pod["spec"];

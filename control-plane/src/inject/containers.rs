@@ -17,6 +17,20 @@ const DNS: u16 = 15_053;
 /// for that, other than for a mark.
 const USER: u32 = 15_001;
 
+/// Where the API server mounts the service account's token in every container that has nothing there.
+const TOKEN_PATH: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
+/// What is mounted there instead: neither container asks the API server for anything.
+const NO_TOKEN: &str = "pontoon-no-token";
+
+/// The volume that is empty. In memory: one on disk would keep the cluster's autoscaler from moving the pod.
+pub(super) fn volume() -> Value {
+    json!({ "name": NO_TOKEN, "emptyDir": { "medium": "Memory" } })
+}
+
+fn mounts() -> Value {
+    json!([{ "name": NO_TOKEN, "mountPath": TOKEN_PATH, "readOnly": true }])
+}
+
 /// Those that start before all others, in their order: the rules, then the sidecar, which has then started when
 /// the pod's own init containers do.
 pub(super) fn before(settings: &Settings, options: &Options) -> Vec<Value> {
@@ -69,6 +83,7 @@ fn intercept(options: &Options) -> Value {
             "runAsUser": 0,
             "seccompProfile": { "type": "RuntimeDefault" },
         },
+        "volumeMounts": mounts(),
     })
 }
 
@@ -131,5 +146,6 @@ fn sidecar(settings: &Settings, options: &Options) -> Value {
             "runAsUser": USER,
             "seccompProfile": { "type": "RuntimeDefault" },
         },
+        "volumeMounts": mounts(),
     })
 }
