@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 pub use options::{Interception, InvalidAnnotation};
 
-use options::Options;
+use options::{Options, unknown};
 
 /// On a namespace or a pod: `enabled` or `disabled`. The pod's counts.
 pub const LABEL: &str = "pontoon.dev/inject";
@@ -49,6 +49,9 @@ pub enum Left {
     /// Interception in a pod of the host's network would take the host's connections.
     #[error("not injected: it is on the host's network, which all pods of the node share")]
     HostNetwork,
+    /// The sidecar is a Linux program.
+    #[error("not injected: it is for Windows nodes")]
+    Windows,
 }
 
 /// Gives a pod, or a pod template, its sidecar.
@@ -67,9 +70,6 @@ pub fn inject(pod: &mut Value, settings: &Settings) -> Result<Option<Left>, Inva
         first.append(own);
     }
     spec.insert("initContainers".to_owned(), Value::Array(first));
-    set(pod, &["metadata", "annotations", INJECTED], json!(env!("CARGO_PKG_VERSION")));
-    Ok(None)
-}
     let volumes = spec.entry("volumes").or_insert_with(|| json!([]));
     if volumes.is_null() {
         *volumes = json!([]);
@@ -78,6 +78,9 @@ pub fn inject(pod: &mut Value, settings: &Settings) -> Result<Option<Left>, Inva
     if let Some(volumes) = volumes.as_array_mut() {
         volumes.push(containers::volume());
     }
+    set(pod, &["metadata", "annotations", INJECTED], json!(env!("CARGO_PKG_VERSION")));
+    Ok(None)
+}
 
 fn left(pod: &Value) -> Option<Left> {
     let spec = &pod["spec"];
@@ -87,6 +90,9 @@ fn left(pod: &Value) -> Option<Left> {
     let named = |list: &str| spec[list].as_array().into_iter().flatten().any(|one| one["name"] == SIDECAR);
     if named("initContainers") || named("containers") {
         return Some(Left::Present);
+    }
+    if spec["os"]["name"] == "windows" || spec["nodeSelector"]["kubernetes.io/os"] == "windows" {
+        return Some(Left::Windows);
     }
     (spec["hostNetwork"] == true).then_some(Left::HostNetwork)
 }

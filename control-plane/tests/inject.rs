@@ -37,7 +37,7 @@ fn files() {
         for mut object in workload::read(&text).expect("YAML") {
             let before = object.clone();
             for note in workload::inject_object(&mut object, &settings()).expect("injected") {
-                notes += &format!("{}: {}\n", note.object, note.left);
+                notes += &format!("{}: {}\n", note.object, note.said);
             }
             if before["kind"] == "Pod" {
                 assert_eq!(by_webhook(&before), object, "{}", case.display());
@@ -102,7 +102,6 @@ fn an_annotation_that_cannot_be_used_is_named() {
         ("pontoon.dev/proxy-workers", "0"),
         ("pontoon.dev/proxy-memory-limit", "lots"),
         ("pontoon.dev/dns", "yes"),
-        ("pontoon.dev/exclude-outbound-port", "5432"),
     ] {
         let message = refused(json!({ name: value }));
         assert!(message.contains(name) && message.contains(value), "{name}: {message}");
@@ -123,4 +122,31 @@ fn what_is_no_pod_is_let_pass_or_refused_without_a_patch() {
         "lifecycle": "x", "ports": "y", "livenessProbe": { "tcpSocket": { "port": "http" } } }] } });
     let question = json!({ "request": { "uid": "1", "kind": { "kind": "Pod" }, "object": odd } });
     assert_eq!(review::answer(&question, &settings()).expect("an answer")["response"]["allowed"], true);
+}
+
+#[test]
+fn an_annotation_that_is_not_known_keeps_no_pod_from_running() {
+    let pod = json!({
+        "metadata": { "name": "a", "annotations": { "pontoon.dev/exclude-outbound-port": "5432" } },
+        "spec": { "containers": [] },
+    });
+    let question = json!({ "request": { "uid": "1", "kind": { "kind": "Pod" }, "object": pod } });
+    let response = review::answer(&question, &settings()).expect("an answer")["response"].clone();
+    assert_eq!(response["allowed"], true);
+    assert_eq!(response["patchType"], "JSONPatch");
+    let warning = response["warnings"][0].as_str().expect("a warning");
+    assert!(warning.contains("pontoon.dev/exclude-outbound-port"), "{warning}");
+}
+
+#[test]
+fn a_pod_of_windows_is_left_as_it_is() {
+    for how in
+        [json!({ "os": { "name": "windows" } }), json!({ "nodeSelector": { "kubernetes.io/os": "windows" } })]
+    {
+        let pod = json!({ "metadata": { "name": "a" }, "spec": how });
+        let question = json!({ "request": { "uid": "1", "kind": { "kind": "Pod" }, "object": pod } });
+        let response = review::answer(&question, &settings()).expect("an answer")["response"].clone();
+        assert_eq!((&response["allowed"], &response["patch"]), (&json!(true), &json!(null)));
+        assert!(response["warnings"][0].as_str().expect("a warning").contains("Windows"));
+    }
 }

@@ -52,7 +52,8 @@ pub(super) struct InjectArgs {
     settings: SettingsArgs,
 }
 
-/// Prints the file's objects with sidecars in their pods. What is left as it is, and why, goes to standard error.
+/// Prints the file's objects with sidecars in their pods. What is left as it is, and why, goes to standard error, and so
+/// does what has no effect.
 pub(super) fn run(args: &InjectArgs) -> Result<(), CliError> {
     let shown = args.file.display();
     let mut text = String::new();
@@ -70,7 +71,7 @@ pub(super) fn run(args: &InjectArgs) -> Result<(), CliError> {
         let notes = workload::inject_object(document, &settings)
             .map_err(|error| CliError::Other(format!("{shown}: {error}")))?;
         for note in notes {
-            eprintln!("{}: {}", note.object, note.left);
+            eprintln!("{}: {}", note.object, note.said);
         }
         out.push(serde_saphyr::to_string(document).map_err(|error| CliError::Other(error.to_string()))?);
     }

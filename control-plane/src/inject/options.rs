@@ -42,7 +42,7 @@ const OUTBOUND_CIDRS: &str = "pontoon.dev/exclude-outbound-cidrs";
 const INBOUND_PORTS: &str = "pontoon.dev/exclude-inbound-ports";
 const DNS: &str = "pontoon.dev/dns";
 
-/// Every annotation that tunes a sidecar. One that is not here and begins as they do is a mistake.
+/// Every annotation that tunes a sidecar. One that is not here and begins as they do is a mistake, or newer.
 const ALL: [&str; 14] = [
     INTERCEPTION,
     DRAIN,
@@ -90,13 +90,6 @@ pub(super) struct Options {
 impl Options {
     pub(super) fn of(pod: &Value, settings: &Settings) -> Result<Options, InvalidAnnotation> {
         let annotations = pod["metadata"]["annotations"].as_object();
-        for (name, value) in annotations.into_iter().flatten() {
-            if name.starts_with(PREFIX) && !ALL.contains(&name.as_str()) {
-                let expected = "there is no annotation of this name; the reference of injection lists them";
-                let value = format!("{name}={}", value.as_str().unwrap_or_default());
-                return Err(InvalidAnnotation { name: PREFIX, value, expected });
-            }
-        }
         let text =
             |name: &str| annotations?.get(name)?.as_str().map(str::trim).filter(|text| !text.is_empty());
         let grace = pod["spec"]["terminationGracePeriodSeconds"].as_u64().unwrap_or(GRACE_SECONDS);
@@ -151,6 +144,18 @@ impl Options {
             dns,
         })
     }
+}
+
+/// What is said of annotations that look like ours and have no effect. A newer version may know them; a pod is not kept
+/// from running for that.
+pub(super) fn unknown(pod: &Value) -> Vec<String> {
+    let annotations = pod["metadata"]["annotations"].as_object().into_iter().flatten();
+    let unknown = annotations.filter(|(name, _)| name.starts_with(PREFIX) && !ALL.contains(&name.as_str()));
+    unknown
+        .map(|(name, _)| {
+            format!("annotation {name} has no effect: the reference of injection lists those that have")
+        })
+        .collect()
 }
 
 /// A third of the grace period, which leaves the application twice as much. Of a short one more: it takes 3 s until

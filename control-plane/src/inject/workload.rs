@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Number, Value};
 
-use super::{InvalidAnnotation, Left, Settings, inject};
+use super::{InvalidAnnotation, Settings, inject, unknown};
 use crate::objects::yaml::{self, Node, SyntaxError};
 
 /// Kinds whose pods are made from a template at this pointer.
@@ -16,13 +16,13 @@ const TEMPLATES: [(&str, &str); 7] = [
     ("CronJob", "/spec/jobTemplate/spec/template"),
 ];
 
-/// A document that was left as it is, and why.
+/// What is to be said of a document: that it was left as it is, or what in it has no effect.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Note {
     /// `Kind/name`.
     pub object: String,
-    /// Why.
-    pub left: Left,
+    /// For people.
+    pub said: String,
 }
 
 /// An object that cannot be given a sidecar.
@@ -79,7 +79,10 @@ pub fn inject_object(object: &mut Value, settings: &Settings) -> Result<Vec<Note
     };
     let Some(pod) = pod.filter(|pod| pod["spec"].is_object()) else { return Ok(Vec::new()) };
     match inject(pod, settings) {
-        Ok(left) => Ok(left.map(|left| Note { object: name, left }).into_iter().collect()),
+        Ok(left) => {
+            let said = left.map_or_else(|| unknown(pod), |left| vec![left.to_string()]);
+            Ok(said.into_iter().map(|said| Note { object: name.clone(), said }).collect())
+        }
         Err(source) => Err(WorkloadError { object: name, source }),
     }
 }
