@@ -23,11 +23,10 @@ use crate::compile::standing::Standings as CompiledStandings;
 use crate::compile::status::Statuses;
 use crate::infrastructure::Standings;
 use crate::objects::problem::Problem;
+use crate::objects::kubernetes::store::STATUS_MANAGER;
 use crate::objects::{Kind, ObjectRef, Observation, Observations};
 use crate::serve::world::{Proxies, World};
 
-/// Who writes, as server-side apply names it.
-const FIELD_MANAGER: &str = "pontoon";
 /// A burst of changes is one status.
 const SETTLE: Duration = Duration::from_millis(200);
 /// Proxies' acknowledgements come one by one, and none of them is news by itself.
@@ -242,6 +241,6 @@ async fn apply(
     let patch = json!({
         "apiVersion": kind.api_version(), "kind": kind.as_str(), "metadata": metadata, "status": status,
     });
-    let parameters = PatchParams::apply(FIELD_MANAGER).force();
+    let parameters = PatchParams::apply(STATUS_MANAGER).force();
     api.patch_status(&object.name.name, &parameters, &Patch::Apply(patch)).await.map(drop)
 }

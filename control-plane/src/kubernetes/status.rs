@@ -9,16 +9,31 @@ use pontoon_xds::ResourceType;
 use serde_json::{Map, Value as Json, json};
 
 use crate::compile::status::{Condition, ConditionType};
-use crate::compile::{CONTROLLER, standing};
+use crate::compile::{CONTROLLER, GATEWAY_GROUP, is_our_class, standing};
 use crate::infrastructure::provision::asked;
 use crate::infrastructure::{Address, Standing, Standings};
 use crate::objects::problem::{Problem, Severity};
-use crate::objects::{Kind, ObjectRef, Observation};
+use crate::objects::{Kind, ObjectName, ObjectRef, Observation};
 use crate::serve::api::types::Progress;
 use crate::serve::world::{Proxies, World};
 
 /// The Gateway API's own limit is 32768; a status is read by people.
 const MESSAGE_BYTES: usize = 2048;
+
+/// The Gateway API's limit for the ancestors in a policy's status, whoever wrote them.
+const MOST_ANCESTORS: usize = 16;
+
+/// The types of conditions that are ours to say. One that is written and not said any more has to go.
+const TYPES: [&str; 8] = [
+    "Accepted",
+    "Conflicted",
+    "Declared",
+    "InForce",
+    "InsecureFrontendValidationMode",
+    "OverlappingTLSConfig",
+    "Programmed",
+    "ResolvedRefs",
+];
 
 /// One condition as it should be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,6 +59,8 @@ pub struct Wanted {
     fields: Map<String, Json>,
     /// Whether its kind has an `observedGeneration` beside its conditions' own.
     is_counted: bool,
+    /// It is ours no more: what was written goes, and what others wrote stays.
+    is_withdrawn: bool,
 }
 
 /// What is to be said of certain objects, as far as they are ours to speak of.
@@ -62,28 +79,29 @@ pub fn wanted(
     }
     let mut all = BTreeMap::new();
     for (object, generation) in world.folder.generations.iter().filter(|(object, _)| is_asked(object)) {
-        if observed(object).is_none() {
-            continue;
-        }
+        let Some(observation) = observed(object) else { continue };
         let about = About {
             world,
             object,
             conditions: world.compiled.statuses.of(object),
             problems: problems.get(object).map_or(&[][..], Vec::as_slice),
+            observation: &observation,
         };
         let wanted = match object.kind {
             Kind::GatewayClass => about.class(infrastructure.is_some()),
             Kind::Mesh => about.mesh(),
             Kind::Gateway => {
                 let standing = world.compiled.standings.gateways.get(&object.name);
-                standing.map(|standing| about.gateway(standing)).map(|wanted| match infrastructure {
-                    Some(all) => about.in_pods(wanted, all.get(&object.name), proxies),
-                    None => wanted,
-                })
+                let served =
+                    standing.map(|standing| about.gateway(standing)).map(|wanted| match infrastructure {
+                        Some(all) => about.in_pods(wanted, all.get(&object.name), proxies),
+                        None => wanted,
+                    });
+                served.or_else(|| about.refused_gateway())
             }
             Kind::ListenerSet => {
                 let standing = world.compiled.standings.listener_sets.get(&object.name);
-                standing.map(|standing| about.gateway(standing))
+                standing.map(|standing| about.gateway(standing)).or_else(|| about.refused_set())
             }
             Kind::HttpRoute | Kind::GrpcRoute | Kind::TlsRoute | Kind::TcpRoute => Some(about.route()),
             Kind::BackendTlsPolicy => Some(about.policy()),
@@ -94,6 +112,8 @@ pub fn wanted(
                 None
             }
         };
+        let withdrawn = || Wanted { is_withdrawn: true, ..Wanted::default() };
+        let wanted = wanted.or_else(|| observation.has_our_status.then(withdrawn));
         all.extend(wanted.map(|wanted| (object.clone(), (*generation, wanted))));
     }
     all
@@ -104,6 +124,7 @@ struct About<'w> {
     object: &'w ObjectRef,
     conditions: &'w [Condition],
     problems: &'w [&'w Problem],
+    observation: &'w Observation,
 }
 
 impl About<'_> {
@@ -138,8 +159,9 @@ impl About<'_> {
     }
 
     fn class(&self, in_pods: bool) -> Option<Wanted> {
-        let class = self.world.model.objects.gateway_classes.get(&self.object.name)?;
-        if class.spec.controller_name != CONTROLLER {
+        let class = self.world.model.objects.gateway_classes.get(&self.object.name);
+        let controller = class.map(|class| class.spec.controller_name.as_str());
+        if controller.or(self.observation.controller.as_deref()) != Some(CONTROLLER) {
             return None;
         }
         let of_pods = if in_pods { standing::FEATURES_OF_PODS } else { &[] };
@@ -232,6 +254,42 @@ impl About<'_> {
         said.collect()
     }
 
+    /// Of a version that could not be read, when no other was before: it is not in force at all. What is known of such an
+    /// object is whose it is.
+    fn refused(&self) -> Option<Said> {
+        let problem = self.problems.first()?;
+        let (reason, message) = (problem.reason.to_owned(), text(&problem.field, &problem.message));
+        Some(Said { kind: "Accepted", status: false, reason, message })
+    }
+
+    fn refused_gateway(&self) -> Option<Wanted> {
+        let class = self.observation.gateway_class.as_deref()?;
+        let accepted = self.refused().filter(|_| is_our_class(&self.world.model.objects, class))?;
+        Some(Wanted { conditions: not_programmed(accepted), ..Wanted::default() })
+    }
+
+    fn refused_set(&self) -> Option<Wanted> {
+        let accepted = self.refused()?;
+        self.own_parents().next()?;
+        Some(Wanted { conditions: not_programmed(accepted), ..Wanted::default() })
+    }
+
+    /// What is written as a parent and is a Gateway or a set of listeners that is served here.
+    fn own_parents(&self) -> impl Iterator<Item = &Json> {
+        let standings = &self.world.compiled.standings;
+        let is_ours = |parent: &&Json| {
+            let field = |name: &str| parent.get(name).and_then(Json::as_str);
+            let namespace = field("namespace").unwrap_or(&self.object.name.namespace);
+            let name = ObjectName::new(namespace, field("name").unwrap_or_default());
+            match (field("group").unwrap_or(GATEWAY_GROUP), field("kind").unwrap_or("Gateway")) {
+                (GATEWAY_GROUP, "Gateway") => standings.gateways.contains_key(&name),
+                (GATEWAY_GROUP, "ListenerSet") => standings.listener_sets.contains_key(&name),
+                _ => false,
+            }
+        };
+        self.observation.parent_refs.as_array().into_iter().flatten().filter(is_ours)
+    }
+
     fn gateway(&self, standing: &standing::GatewayStanding) -> Wanted {
         let listeners = standing.listeners.iter().map(|listener| {
             let fields = json!({
@@ -269,10 +327,16 @@ impl About<'_> {
     }
 
     fn route(&self) -> Wanted {
-        let standings = self.world.compiled.standings.routes.get(self.object);
-        let parents = standings.into_iter().flat_map(|parents| parents.iter());
-        let parents = parents.map(|parent| (json!(parent.parent_ref), self.said(&parent.conditions)));
-        Wanted { parents: Some(parents.collect()), ..Wanted::default() }
+        let parents: Vec<_> = match (self.world.compiled.standings.routes.get(self.object), self.refused()) {
+            (None, Some(accepted)) => {
+                self.own_parents().map(|parent| (parent.clone(), vec![accepted.clone()])).collect()
+            }
+            (standings, _) => {
+                let parents = standings.into_iter().flat_map(|parents| parents.iter());
+                parents.map(|parent| (json!(parent.parent_ref), self.said(&parent.conditions))).collect()
+            }
+        };
+        Wanted { parents: Some(parents), ..Wanted::default() }
     }
 
     fn policy(&self) -> Wanted {
@@ -322,6 +386,11 @@ impl About<'_> {
     }
 }
 
+fn not_programmed(accepted: Said) -> Vec<Said> {
+    let programmed = Said { kind: "Programmed", reason: "Invalid".to_owned(), ..accepted.clone() };
+    vec![accepted, programmed]
+}
+
 fn text(field: &str, message: &str) -> String {
     match field {
         "" => message.to_owned(),
@@ -329,8 +398,15 @@ fn text(field: &str, message: &str) -> String {
     }
 }
 
-/// The fields of the status to apply; `None`: it says all that already.
+/// The fields of the status to apply; `None`: it says all that already, or is of a newer version of the object than was
+/// looked at here.
 pub fn to_apply(wanted: &Wanted, generation: i64, status: &Json, now: Timestamp) -> Option<Json> {
+    if wanted.is_withdrawn {
+        return Some(json!({}));
+    }
+    if observed_by_us(status) > generation {
+        return None;
+    }
     let mut fields = Map::new();
     let mut same = true;
     let mut put = |key: &str, value: Json, observed: Option<&Json>| {
@@ -347,8 +423,12 @@ pub fn to_apply(wanted: &Wanted, generation: i64, status: &Json, now: Timestamp)
         let Some(of) = of else { continue };
         let is_ours = |entry: &&Json| entry.get("controllerName").and_then(Json::as_str) == Some(CONTROLLER);
         let written = || status.get(list).and_then(Json::as_array).into_iter().flatten();
+        let others = written().filter(|entry| !is_ours(entry)).count();
+        // A list that is too long would be refused as a whole.
+        let room = if list == "ancestors" { MOST_ANCESTORS.saturating_sub(others) } else { usize::MAX };
         let ours: Vec<Json> = of
             .iter()
+            .take(room)
             .map(|(reference, said)| {
                 let before = written().filter(is_ours).find(|entry| entry.get(key) == Some(reference));
                 let conditions = before.and_then(|entry| entry.get("conditions"));
@@ -371,7 +451,8 @@ pub fn to_apply(wanted: &Wanted, generation: i64, status: &Json, now: Timestamp)
         let (list, observed) = conditions(&wanted.conditions, generation, status.get("conditions"), now);
         put("conditions", list, Some(&observed));
     }
-    if !wanted.listeners.is_empty() {
+    let listeners_before = status.get("listeners").and_then(Json::as_array).map_or(0, Vec::len);
+    if !wanted.listeners.is_empty() || listeners_before > 0 {
         let mut observed_all = Vec::new();
         let list = wanted.listeners.iter().map(|(fields, said)| {
             let observed = find("listeners", "name", fields.get("name").unwrap_or(&Json::Null));
@@ -387,9 +468,8 @@ pub fn to_apply(wanted: &Wanted, generation: i64, status: &Json, now: Timestamp)
         });
         let list = Json::Array(list.collect());
         // One that has gone has to go from the status, too.
-        let count = status.get("listeners").and_then(Json::as_array).map_or(0, Vec::len);
         let observed = Json::Array(observed_all);
-        put("listeners", list, (count == wanted.listeners.len()).then_some(&observed));
+        put("listeners", list, (listeners_before == wanted.listeners.len()).then_some(&observed));
     }
     for (key, value) in &wanted.fields {
         put(key, value.clone(), status.get(key));
@@ -400,18 +480,32 @@ pub fn to_apply(wanted: &Wanted, generation: i64, status: &Json, now: Timestamp)
     (!same).then_some(Json::Object(fields))
 }
 
-/// Conditions with their times, and those of the same types as they are written now. The time is that of the last
-/// change of the status, not of the words.
+/// The newest version that our conditions in a status are of.
+fn observed_by_us(status: &Json) -> i64 {
+    let list = |of: &'_ Json, name: &str| of.get(name).and_then(Json::as_array).cloned().unwrap_or_default();
+    let of_type = |condition: &Json| {
+        let kind = condition.get("type").and_then(Json::as_str).unwrap_or_default();
+        TYPES.contains(&kind).then(|| condition.get("observedGeneration").and_then(Json::as_i64)).flatten()
+    };
+    let newest = |of: &Json| list(of, "conditions").iter().filter_map(of_type).max();
+    let mut entries = list(status, "parents");
+    entries.extend(list(status, "ancestors"));
+    entries.retain(|entry| entry.get("controllerName").and_then(Json::as_str) == Some(CONTROLLER));
+    entries.iter().chain([status]).filter_map(newest).max().unwrap_or_default()
+}
+
+/// Conditions with their times, and those of our types as they are written now: of the types that are said in the same
+/// order, and then what is to go. The time is that of the last change of the status, not of the words.
 fn conditions(said: &[Said], generation: i64, written: Option<&Json>, now: Timestamp) -> (Json, Json) {
     let now = Timestamp::from_second(now.as_second()).unwrap_or(now).to_string();
-    let written = |kind: &str| {
-        let all = written.and_then(Json::as_array);
-        all.into_iter().flatten().find(|condition| condition.get("type").and_then(Json::as_str) == Some(kind))
+    let all = || written.and_then(Json::as_array).into_iter().flatten();
+    let kind_of = |condition: &'_ Json| {
+        condition.get("type").and_then(Json::as_str).map(str::to_owned).unwrap_or_default()
     };
     let mut before = Vec::new();
     let list = said.iter().map(|Said { kind, status, reason, message }| {
         let status = if *status { "True" } else { "False" };
-        let found = written(kind);
+        let found = all().find(|condition| kind_of(condition) == *kind);
         before.extend(found.cloned());
         let same = found.filter(|found| found.get("status").and_then(Json::as_str) == Some(status));
         let time = same.and_then(|found| found.get("lastTransitionTime")).and_then(Json::as_str);
@@ -425,6 +519,11 @@ fn conditions(said: &[Said], generation: i64, written: Option<&Json>, now: Times
         })
     });
     let list = Json::Array(list.collect());
+    let is_past = |condition: &&Json| {
+        let kind = kind_of(condition);
+        TYPES.contains(&kind.as_str()) && said.iter().all(|said| said.kind != kind)
+    };
+    before.extend(all().filter(is_past).cloned());
     (list, Json::Array(before))
 }
 

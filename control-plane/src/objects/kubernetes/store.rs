@@ -27,6 +27,9 @@ pub const STATE: &str = "state";
 
 /// An object as the API server says it.
 #[derive(Debug, Clone, PartialEq)]
+/// Who writes statuses, as server-side apply names it.
+pub const STATUS_MANAGER: &str = "pontoon";
+
 pub struct Raw {
     tree: Arc<Node>,
     observation: Arc<Observation>,
@@ -45,7 +48,11 @@ pub struct Observation {
     pub status: Json,
     /// `spec.gatewayClassName`, also of a version that is refused.
     pub gateway_class: Option<String>,
-    /// `spec.parentRefs`, as they are written.
+    /// Whether there is something in its status that was written as [`STATUS_MANAGER`].
+    pub has_our_status: bool,
+    /// `spec.controllerName`, likewise.
+    pub controller: Option<String>,
+    /// `spec.parentRefs`, or the one `spec.parentRef`, as they are written.
     pub parent_refs: Json,
 }
 
@@ -63,11 +70,15 @@ impl Raw {
         };
         rest.insert("apiVersion".into(), api_version.into());
         rest.insert("kind".into(), kind.into());
-        metadata.managed_fields = None;
+        let managed = metadata.managed_fields.take();
+        let has_our_status = managed.iter().flatten().any(|entry| {
+            entry.manager.as_deref() == Some(STATUS_MANAGER) && entry.subresource.as_deref() == Some("status")
+        });
         let spec = |field: &str| data.get("spec").and_then(|spec| spec.get(field));
-        let (class, parent_refs) = (spec("gatewayClassName"), spec("parentRefs"));
-        let gateway_class = class.and_then(Json::as_str).map(str::to_owned);
-        let parent_refs = parent_refs.cloned().unwrap_or_default();
+        let text = |field: &str| spec(field).and_then(Json::as_str).map(str::to_owned);
+        let (gateway_class, controller) = (text("gatewayClassName"), text("controllerName"));
+        let only = || spec("parentRef").map(|parent| Json::Array(vec![parent.clone()]));
+        let parent_refs = spec("parentRefs").cloned().or_else(only).unwrap_or_default();
         let observation_of = |status| Observation {
             uid: metadata.uid.as_deref().unwrap_or_default().into(),
             generation: metadata.generation.unwrap_or_default(),
@@ -75,7 +86,9 @@ impl Raw {
             status,
             gateway_class,
             parent_refs,
+            has_our_status,
         };
+            controller,
         let mut kept = metadata.clone();
         // Changes with each status that is written.
         kept.resource_version = None;
