@@ -26,6 +26,11 @@ const KEYS: [(&str, &str); 4] = [
     ("podDisruptionBudget", "PodDisruptionBudget"),
 ];
 
+/// Whether it is one of these keys.
+pub(crate) fn is_key(key: &str) -> bool {
+    KEYS.iter().any(|(known, _)| *known == key)
+}
+
 /// By kind, an object's part.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Parameters(BTreeMap<&'static str, Value>);

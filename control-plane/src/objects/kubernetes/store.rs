@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use imbl::OrdMap;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::core::DynamicObject;
 use serde_json::Value as Json;
 use tokio::time::Instant;
@@ -13,6 +14,7 @@ use tokio::time::Instant;
 use crate::kubernetes::mirror::{Heard, Mirror};
 use crate::migration::stage::State;
 use crate::objects::catalogue::Loaded;
+use crate::objects::config_map;
 use crate::objects::document::{self, Identity, Object};
 use crate::objects::problem::{Position, Problem, Severity};
 use crate::objects::yaml::{Key, Node, Value};
@@ -25,11 +27,11 @@ const MAX_DEPTH: usize = 64;
 /// The field of a `Migration`'s status that says where it stands.
 pub const STATE: &str = "state";
 
-/// An object as the API server says it.
-#[derive(Debug, Clone, PartialEq)]
 /// Who writes statuses, as server-side apply names it.
 pub const STATUS_MANAGER: &str = "pontoon";
 
+/// An object as the API server says it.
+#[derive(Debug, Clone, PartialEq)]
 pub struct Raw {
     tree: Arc<Node>,
     observation: Arc<Observation>,
@@ -46,10 +48,10 @@ pub struct Observation {
     pub resource_version: String,
     /// Its status; `Null` where it has none.
     pub status: Json,
-    /// `spec.gatewayClassName`, also of a version that is refused.
-    pub gateway_class: Option<String>,
     /// Whether there is something in its status that was written as [`STATUS_MANAGER`].
     pub has_our_status: bool,
+    /// `spec.gatewayClassName`, also of a version that is refused.
+    pub gateway_class: Option<String>,
     /// `spec.controllerName`, likewise.
     pub controller: Option<String>,
     /// `spec.parentRefs`, or the one `spec.parentRef`, as they are written.
@@ -61,12 +63,12 @@ pub type Observations = OrdMap<ObjectRef, Arc<Observation>>;
 
 impl Raw {
     /// Takes an object apart. Those of a list say neither kind nor version where they are Kubernetes's own.
-    pub fn of(kind: Kind, object: DynamicObject) -> Raw {
+    pub fn of(of: Kind, object: DynamicObject) -> Raw {
         let DynamicObject { types, mut metadata, data } = object;
         let (mut rest, mut status) = (serde_json::Map::new(), Json::Null);
         let (api_version, kind) = match types {
             Some(types) => (types.api_version, types.kind),
-            None => (kind.api_version().to_owned(), kind.as_str().to_owned()),
+            None => (of.api_version().to_owned(), of.as_str().to_owned()),
         };
         rest.insert("apiVersion".into(), api_version.into());
         rest.insert("kind".into(), kind.into());
@@ -84,25 +86,49 @@ impl Raw {
             generation: metadata.generation.unwrap_or_default(),
             resource_version: metadata.resource_version.clone().unwrap_or_default(),
             status,
-            gateway_class,
-            parent_refs,
             has_our_status,
-        };
+            gateway_class,
             controller,
-        let mut kept = metadata.clone();
-        // Changes with each status that is written.
-        kept.resource_version = None;
+            parent_refs,
+        };
+        let kept = match of {
+            // Those of a whole cluster, and some change all the time: leases of others, logs, dashboards.
+            Kind::ConfigMap | Kind::Secret => ObjectMeta {
+                name: metadata.name.clone(),
+                namespace: metadata.namespace.clone(),
+                ..ObjectMeta::default()
+            },
+            // The version changes with each status that is written.
+            _ => ObjectMeta { resource_version: None, ..metadata.clone() },
+        };
         rest.insert("metadata".into(), serde_json::to_value(kept).unwrap_or_default());
         if let Json::Object(fields) = data {
             for (key, value) in fields {
                 match key.as_str() {
                     "status" => status = value,
+                    "binaryData" if of == Kind::ConfigMap => {}
+                    "data" if of == Kind::ConfigMap => drop(rest.insert(key, used(value))),
                     _ => drop(rest.insert(key, value)),
                 }
             }
         }
         Raw { tree: Arc::new(tree(Json::Object(rest), 0)), observation: Arc::new(observation_of(status)) }
     }
+}
+
+/// A ConfigMap's data without the values that nothing here reads. Their keys stay: one that is misspelt is named.
+fn used(mut data: Json) -> Json {
+    let fields = data.as_object_mut().into_iter().flatten();
+    fields.filter(|(key, _)| !config_map::is_read(key)).for_each(|(_, value)| *value = "".into());
+    data
+}
+
+/// Whether anybody asks what the API server keeps of such an object: who has no status of ours and no Event is only read.
+fn is_observed(kind: Kind) -> bool {
+    !matches!(
+        kind,
+        Kind::ConfigMap | Kind::IngressClass | Kind::Namespace | Kind::ReferenceGrant | Kind::Secret
+    )
 }
 
 fn tree(json: Json, depth: usize) -> Node {
@@ -213,7 +239,8 @@ impl Store {
             self.forget(&object);
             return;
         };
-        if self.observations.get(&object).is_none_or(|before| **before != *observation) {
+        let before = self.observations.get(&object);
+        if is_observed(object.kind) && before.is_none_or(|before| **before != *observation) {
             self.observations.insert(object.clone(), observation.clone());
             self.observations_changed = true;
         }

@@ -191,6 +191,32 @@ fn a_class_is_of_no_namespace() {
 }
 
 #[test]
+fn what_nobody_reads_of_a_config_map_is_no_change() {
+    let config_map = |version: u64, leader: &str, data: Json| {
+        json!({
+            "apiVersion": "v1", "kind": "ConfigMap",
+            "metadata": {
+                "name": "c", "namespace": "shop", "uid": "u", "resourceVersion": version.to_string(),
+                "annotations": { "leader": leader },
+            },
+            "data": data,
+        })
+    };
+    let mut case = Case::new(&[config_map(1, "a", json!({ "ca.crt": "x", "log": "1" }))]);
+    case.store.take_observations().unwrap();
+    assert!(!case.apply(config_map(2, "b", json!({ "ca.crt": "x", "log": "2" }))));
+    assert_eq!(case.store.take_observations(), None);
+    let name = ObjectName::new("shop", "c");
+    let data = |case: &Case| serde_json::to_value(&case.loaded.objects.config_maps[&name].data).unwrap();
+    // The key of a parameter that is misspelt can be named.
+    assert_eq!(data(&case), json!({ "ca.crt": "x", "log": "" }));
+    for (version, key) in [(3, "ca.crt"), (4, "deployment"), (5, "podDisruptionBudget")] {
+        assert!(case.apply(config_map(version, "b", json!({ key: "y" }))), "{key}");
+        assert_eq!(data(&case), json!({ key: "y" }));
+    }
+}
+
+#[test]
 fn kinds_are_asked_for_as_the_api_server_spells_them() {
     let plurals = Kind::ALL.map(Kind::plural);
     assert!(
