@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use futures_util::{FutureExt, StreamExt, stream};
 use jiff::Timestamp;
 use kube::api::{Patch, PatchParams};
 use kube::core::{ApiResource, DynamicObject, GroupVersionKind};
@@ -19,6 +20,8 @@ use crate::serve::world::World;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// The API server's own limit is 1024 bytes.
 const MESSAGE_BYTES: usize = 1000;
+/// Written at a time. Statuses wait for them.
+const AT_ONCE: usize = 8;
 /// At a time of one object: more is not read by anybody.
 const MOST: usize = 20;
 
@@ -68,33 +71,25 @@ impl Teller {
     pub async fn tell(&mut self, client: &Client, world: &World, observations: &Observations) -> bool {
         let wanted = wanted(world);
         self.told.retain(|name, _| wanted.contains_key(name));
-        let mut all_well = true;
+        let mut due = Vec::new();
         for (name, said) in wanted {
-            let object = ObjectRef { kind: Kind::Ingress, name: name.clone() };
+            let object = ObjectRef { kind: Kind::Ingress, name };
             let Some(uid) = observations.get(&object).map(|observation| observation.uid.clone()) else {
                 continue;
             };
-            let told = self.told.entry(name.clone()).or_default();
+            let told = self.told.entry(object.name.clone()).or_default();
             told.retain(|before| said.contains(before));
-            for said in said {
-                if told.contains(&said) {
-                    continue;
-                }
-                let event = event(&name, &uid, &said, Timestamp::now());
-                let applying = tokio::time::timeout(PATIENCE, apply(client, &name, &event));
-                match applying.await {
-                    Ok(Ok(())) => told.push(said),
-                    // The namespace is about to go.
-                    Ok(Err(kube::Error::Api(status))) if matches!(status.code, 403 | 404) => {
-                        tracing::warn!(%object, message = said.message, "an Event cannot be written");
-                        told.push(said);
-                    }
-                    Ok(Err(error)) => {
-                        tracing::warn!(%object, %error, "an Event cannot be written; it is tried again");
-                        all_well = false;
-                    }
-                    Err(_) => all_well = false,
-                }
+            for said in said.into_iter().filter(|said| !told.contains(said)) {
+                let event = event(&object.name, &uid, &said, Timestamp::now());
+                due.push(tell_one(client.clone(), object.clone(), said, event).boxed());
+            }
+        }
+        let mut all_well = true;
+        let mut telling = stream::iter(due).buffer_unordered(AT_ONCE);
+        while let Some((name, told)) = telling.next().await {
+            match told {
+                Some(said) => self.told.entry(name).or_default().push(said),
+                None => all_well = false,
             }
         }
         all_well
@@ -104,6 +99,25 @@ impl Teller {
     pub fn forget(&mut self) {
         self.told.clear();
     }
+}
+
+/// `None`: it is to be tried again.
+async fn tell_one(client: Client, object: ObjectRef, said: Said, event: Json) -> (ObjectName, Option<Said>) {
+    let applying = tokio::time::timeout(PATIENCE, apply(&client, &object.name, &event));
+    let told = match applying.await {
+        Ok(Ok(())) => Some(said),
+        // The namespace is about to go.
+        Ok(Err(kube::Error::Api(status))) if matches!(status.code, 403 | 404) => {
+            tracing::warn!(%object, message = said.message, "an Event cannot be written");
+            Some(said)
+        }
+        Ok(Err(error)) => {
+            tracing::warn!(%object, %error, "an Event cannot be written; it is tried again");
+            None
+        }
+        Err(_) => None,
+    };
+    (object.name, told)
 }
 
 fn event(name: &ObjectName, uid: &str, said: &Said, now: Timestamp) -> Json {

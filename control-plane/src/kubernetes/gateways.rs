@@ -35,8 +35,9 @@ use crate::serve::world::World;
 
 /// A burst of changes is one.
 const SETTLE: Duration = Duration::from_millis(100);
-/// After what failed.
+/// After what failed; and twice as long each time that it fails as it was, up to [`MAX_RETRY`].
 const RETRY: Duration = Duration::from_secs(2);
+const MAX_RETRY: Duration = Duration::from_secs(120);
 /// Gateways at a time.
 const AT_ONCE: usize = 8;
 /// For one request.
@@ -58,6 +59,23 @@ pub struct Provisioner {
     is_due: bool,
     applied: BTreeMap<ObjectName, Applied>,
     problems: BTreeMap<ObjectName, (&'static str, String)>,
+    failed: BTreeMap<ObjectName, Failed>,
+}
+
+/// What could not be applied for a Gateway, and when it is tried again if nothing is another by then.
+#[derive(Debug, Clone)]
+struct Failed {
+    now: Applied,
+    again_at: Instant,
+    waited: Duration,
+}
+
+impl Failed {
+    fn after(before: Option<&Failed>, now: Applied) -> Failed {
+        let before = before.filter(|before| before.now == now);
+        let waited = before.map_or(RETRY, |before| (before.waited * 2).min(MAX_RETRY));
+        Failed { now, again_at: Instant::now() + waited, waited }
+    }
 }
 
 /// What was applied last for a Gateway, and what the API server had then.
@@ -121,6 +139,7 @@ impl Provisioner {
             is_due: true,
             applied: BTreeMap::new(),
             problems: BTreeMap::new(),
+            failed: BTreeMap::new(),
         }
     }
 
@@ -147,7 +166,7 @@ impl Provisioner {
         mut leads: watch::Receiver<bool>,
         stop: CancellationToken,
     ) {
-        let mut again = false;
+        let mut again: Option<Instant> = None;
         let mut made_of = None;
         loop {
             let goes_on = tokio::select! {
@@ -155,7 +174,7 @@ impl Provisioner {
                 changed = world.changed() => changed.is_ok(),
                 changed = leads.changed() => changed.is_ok(),
                 heard = self.listen() => heard,
-                () = tokio::time::sleep(RETRY), if again => true,
+                () = tokio::time::sleep_until(again.unwrap_or_else(Instant::now)), if again.is_some() => true,
             };
             if !goes_on {
                 return;
@@ -169,15 +188,17 @@ impl Provisioner {
                 let is_same = made_of.as_ref().is_some_and(|(objects, standings)| {
                     Arc::ptr_eq(objects, &of.0) && Arc::ptr_eq(standings, &of.1)
                 });
-                if again || !is_same || std::mem::take(&mut self.is_due) {
+                let is_late = again.is_some_and(|at| at <= Instant::now());
+                if is_late || !is_same || std::mem::take(&mut self.is_due) {
                     self.is_due = false;
-                    again = !self.make(&world).await;
+                    again = self.make(&world, &leads).await;
                     made_of = Some(of);
                     self.say();
                 }
             } else {
                 // Another's work; what it has done is not known here.
-                (again, made_of) = (false, None);
+                (again, made_of) = (None, None);
+                self.failed.clear();
                 self.applied.clear();
                 self.problems.clear();
             }
@@ -226,13 +247,14 @@ impl Provisioner {
         }
     }
 
-    /// False: something is to be tried again.
-    async fn make(&mut self, world: &World) -> bool {
+    /// Gives when something is to be tried again.
+    async fn make(&mut self, world: &World, leads: &watch::Receiver<bool>) -> Option<Instant> {
         let objects = &world.model.objects;
         let ours = objects.gateways.iter().filter(|(_, g)| is_our_class(objects, &g.spec.gateway_class_name));
         let ours: BTreeMap<&ObjectName, &Arc<Gateway>> = ours.collect();
         self.applied.retain(|name, _| ours.contains_key(name));
         self.problems.retain(|name, _| ours.contains_key(name));
+        self.failed.retain(|name, _| ours.contains_key(name));
         let mut wanted = Vec::new();
         // One that is about to go waits for what belongs to it to go first, so nothing of that is made again.
         let stays = |gateway: &Gateway| gateway.metadata.deletion_timestamp.is_none();
@@ -246,13 +268,18 @@ impl Provisioner {
                 objects: provision(gateway, ports, &self.settings, &parameters),
             });
         }
-        let mut outcomes = Vec::new();
+        let (mut outcomes, mut tried) = (Vec::new(), BTreeMap::new());
         let due: Vec<_> = wanted
             .into_iter()
             .filter_map(|wanted| {
                 let now = self.now(&wanted);
-                let due = self.applied.get(&wanted.gateway) != Some(&now);
-                due.then(|| apply(self.client.clone(), wanted, now.wanted).boxed())
+                let failed = self.failed.get(&wanted.gateway);
+                let rests = failed.is_some_and(|f| f.now == now && Instant::now() < f.again_at);
+                let due = !rests && self.applied.get(&wanted.gateway) != Some(&now);
+                if due {
+                    tried.insert(wanted.gateway.clone(), now.clone());
+                }
+                due.then(|| apply(self.client.clone(), leads.clone(), wanted, now.wanted).boxed())
             })
             .collect();
         let mut applying = stream::iter(due).buffer_unordered(AT_ONCE);
@@ -260,15 +287,19 @@ impl Provisioner {
             outcomes.push(outcome);
         }
         drop(applying);
-        let mut all_well = self.clear(objects, &ours).await;
+        let is_cleared = !*leads.borrow() || self.clear(objects, &ours).await;
         for (gateway, outcome) in outcomes {
             match outcome {
                 Ok(applied) => {
                     self.problems.remove(&gateway);
+                    self.failed.remove(&gateway);
                     self.applied.insert(gateway, applied);
                 }
                 Err(error) => {
-                    all_well = false;
+                    if let Some(now) = tried.remove(&gateway) {
+                        let failed = Failed::after(self.failed.get(&gateway), now);
+                        self.failed.insert(gateway.clone(), failed);
+                    }
                     let has_asked = ours.get(&gateway).is_some_and(|gateway| !asked(gateway).is_empty());
                     let problem = error.problem(has_asked);
                     if self.problems.get(&gateway) != Some(&problem) {
@@ -278,7 +309,8 @@ impl Provisioner {
                 }
             }
         }
-        all_well
+        let clearing = (!is_cleared).then(|| Instant::now() + RETRY);
+        self.failed.values().map(|failed| failed.again_at).chain(clearing).min()
     }
 
     /// What would be applied, and what there is.
@@ -354,4 +386,21 @@ fn heard<T: ResourceExt, V>(
         // They are a part of every Kubernetes.
         Said::Absent => return None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_fails_as_it_was_is_tried_less_and_less() {
+        let now = |wanted| Applied { wanted, deployment: None, service: None };
+        let mut failed = Failed::after(None, now(1));
+        assert_eq!(failed.again_at.saturating_duration_since(Instant::now()), RETRY);
+        for _ in 0..9 {
+            failed = Failed::after(Some(&failed), now(1));
+        }
+        assert_eq!(failed.again_at.saturating_duration_since(Instant::now()), MAX_RETRY);
+        assert_eq!(Failed::after(Some(&failed), now(2)).waited, RETRY, "another was tried");
+    }
 }

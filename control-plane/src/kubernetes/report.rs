@@ -15,6 +15,7 @@ use kube::core::{ApiResource, DynamicObject, GroupVersionKind};
 use kube::{Api, Client};
 use serde_json::{Value as Json, json};
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::events::Teller;
@@ -22,8 +23,8 @@ use super::status::{to_apply, wanted};
 use crate::compile::standing::Standings as CompiledStandings;
 use crate::compile::status::Statuses;
 use crate::infrastructure::Standings;
-use crate::objects::problem::Problem;
 use crate::objects::kubernetes::store::STATUS_MANAGER;
+use crate::objects::problem::Problem;
 use crate::objects::{Kind, ObjectRef, Observation, Observations};
 use crate::serve::world::{Proxies, World};
 
@@ -31,8 +32,9 @@ use crate::serve::world::{Proxies, World};
 const SETTLE: Duration = Duration::from_millis(200);
 /// Proxies' acknowledgements come one by one, and none of them is news by itself.
 const PROXIES: Duration = Duration::from_secs(1);
-/// After writes that failed.
+/// After writes that failed; and twice as long each time that one fails, up to [`MAX_RETRY`].
 const RETRY: Duration = Duration::from_secs(2);
+const MAX_RETRY: Duration = Duration::from_secs(120);
 /// Writes at a time. The API server limits us beyond.
 const AT_ONCE: usize = 8;
 /// For one write.
@@ -58,7 +60,7 @@ impl Reporter {
     /// Writes until `stop`.
     pub async fn run(mut self, stop: CancellationToken) {
         let mut proxies = self.proxies.server.changes();
-        let (mut again, mut last) = (false, None::<MadeOf>);
+        let (mut retry, mut last) = (None::<Retry>, None::<MadeOf>);
         let mut teller = Teller::default();
         loop {
             let woken = async {
@@ -71,7 +73,7 @@ impl Reporter {
                         tokio::time::sleep(PROXIES).await;
                         changed.is_ok()
                     }
-                    () = tokio::time::sleep(RETRY), if again => true,
+                    () = reached(retry) => true,
                 }
             };
             let goes_on = tokio::select! {
@@ -91,22 +93,26 @@ impl Reporter {
                     matches!(kind, Kind::Migration | Kind::Pool)
                         || in_pods && matches!(kind, Kind::Gateway | Kind::Ingress)
                 };
-                let unchanged = !again && last.as_ref().is_some_and(|last| last.is_same(&made_of));
-                let changed = last.as_ref().filter(|_| !again).map(|last| made_of.changed(last));
+                let is_late = retry.is_some_and(|(at, _)| at <= Instant::now());
+                let unchanged = !is_late && last.as_ref().is_some_and(|last| last.is_same(&made_of));
+                let changed = last.as_ref().filter(|_| !is_late).map(|last| made_of.changed(last));
                 // Routes are many, and what is said of one is made of nothing else.
                 let is_due = |object: &ObjectRef| match &changed {
                     Some(changed) if is_route(object.kind) => changed.contains(object),
                     _ => !unchanged || moves(object.kind),
                 };
-                again = self.write(is_due).await > 0;
+                let mut failed = self.write(is_due).await > 0;
                 if !unchanged {
                     let (world, observations) =
                         (self.world.borrow().clone(), self.observations.borrow().clone());
-                    again |= !teller.tell(&self.client, &world, &observations).await;
+                    failed |= !teller.tell(&self.client, &world, &observations).await;
+                }
+                if is_late || retry.is_none() {
+                    retry = failed.then(|| after(retry));
                 }
                 last = Some(made_of);
             } else {
-                last = None;
+                (retry, last) = (None, None);
                 teller.forget();
             }
         }
@@ -141,6 +147,23 @@ impl Reporter {
 }
 
 /// Waits for the next value of what there may not be.
+/// When what failed is tried again, and how long that was waited for.
+pub(crate) type Retry = (Instant, Duration);
+
+/// After one more failure.
+fn after(before: Option<Retry>) -> Retry {
+    let waited = before.map_or(RETRY, |(_, waited)| (waited * 2).min(MAX_RETRY));
+    (Instant::now() + waited, waited)
+}
+
+/// Waits until something is to be tried again.
+pub(crate) async fn reached(retry: Option<Retry>) {
+    match retry {
+        Some((at, _)) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
 pub(crate) async fn next<T>(of: &mut Option<watch::Receiver<T>>) -> Result<(), watch::error::RecvError> {
     match of {
         Some(of) => of.changed().await,
@@ -243,4 +266,21 @@ async fn apply(
     });
     let parameters = PatchParams::apply(STATUS_MANAGER).force();
     api.patch_status(&object.name.name, &parameters, &Patch::Apply(patch)).await.map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_cannot_be_written_is_tried_less_and_less() {
+        let (mut retry, mut waited) = (None, Vec::new());
+        for _ in 0..8 {
+            let before = Instant::now();
+            retry = Some(after(retry));
+            reached(retry).await;
+            waited.push(before.elapsed().as_secs());
+        }
+        assert_eq!(waited, [2, 4, 8, 16, 32, 64, 120, 120]);
+    }
 }

@@ -4,6 +4,7 @@ use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::core::{ApiResource, DynamicObject, GroupVersionKind};
 use kube::{Api, Client};
 use serde_json::{Value, json};
+use tokio::sync::watch;
 
 use super::seen::Made;
 use super::{Applied, PATIENCE, Wanted};
@@ -41,6 +42,9 @@ pub(super) enum ApplyError {
     /// It does not answer.
     #[error("the API server does not answer")]
     Late,
+    /// It is another's to do.
+    #[error("this replica leads no more")]
+    Deposed,
 }
 
 /// Without what the API server says to machines.
@@ -71,11 +75,15 @@ impl ApplyError {
 
 pub(super) async fn apply(
     client: Client,
+    leads: watch::Receiver<bool>,
     wanted: Wanted,
     sum: u64,
 ) -> (ObjectName, Result<Applied, ApplyError>) {
     let mut applied = Applied { wanted: sum, deployment: None, service: None };
     for object in &wanted.objects {
+        if !*leads.borrow() {
+            return (wanted.gateway, Err(ApplyError::Deposed));
+        }
         let one = apply_one(&client, &wanted, object);
         let written = match tokio::time::timeout(PATIENCE, one).await {
             Ok(Ok(written)) => written,
