@@ -82,9 +82,14 @@ impl Election {
         self.renewed_at = Some(asked);
     }
 
+    /// Until when this replica leads unless the lease is written again.
+    pub fn leads_until(&self) -> Option<Instant> {
+        self.renewed_at.map(|at| at + DEADLINE)
+    }
+
     /// Whether this replica leads.
     pub fn leads(&self, now: Instant) -> bool {
-        self.renewed_at.is_some_and(|at| now.saturating_duration_since(at) < DEADLINE)
+        self.leads_until().is_some_and(|until| now < until)
     }
 }
 

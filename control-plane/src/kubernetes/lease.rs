@@ -17,19 +17,22 @@ pub const NAME: &str = "pontoon";
 /// For one request: a lease that is renewed late is lost.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// Takes part until `stop`; then gives the lease back, so that another leads at once. `leads` says whether this replica
-/// does.
+/// Takes part until `stop`, and then leads no more; gives the lease back, so that another leads at once, when those who
+/// write as the leader have ended (`ended`). `leads` says whether this replica does.
 pub async fn run(
     client: Client,
     namespace: String,
     identity: String,
     leads: watch::Sender<bool>,
     stop: CancellationToken,
+    ended: CancellationToken,
 ) {
     let leases = Api::<Lease>::namespaced(client, &namespace);
     let mut election = Election::new(identity);
     loop {
-        let turn = tokio::time::timeout(PATIENCE, turn(&leases, &mut election)).await;
+        let (until, identity) = (election.leads_until(), election.identity().to_owned());
+        let turn = tokio::time::timeout(PATIENCE, turn(&leases, &mut election));
+        let turn = or_step_down(turn, until, &leads, &identity).await;
         let failed = match turn {
             Ok(Ok(())) => None,
             Ok(Err(error)) => Some(error.to_string()),
@@ -43,15 +46,34 @@ pub async fn run(
         let pause = RETRY.mul_f64(0.75 + fastrand::f64() / 4.0);
         tokio::select! {
             () = stop.cancelled() => break,
-            () = tokio::time::sleep(pause) => {}
+            () = or_step_down(tokio::time::sleep(pause), election.leads_until(), &leads, election.identity()) => {}
         }
     }
     if leads.send_replace(false) {
+        ended.cancelled().await;
         let given_back = tokio::time::timeout(PATIENCE, give_back(&leases, &election)).await;
         if let Ok(Err(error)) = given_back {
             tracing::debug!(%error, "the lease cannot be given back; it runs out");
         }
     }
+}
+
+/// Waits for `work`; says meanwhile, at the moment when it is so, that this replica leads no more.
+async fn or_step_down<T>(
+    work: impl Future<Output = T>,
+    until: Option<Instant>,
+    leads: &watch::Sender<bool>,
+    identity: &str,
+) -> T {
+    let mut work = std::pin::pin!(work);
+    if let Some(until) = until {
+        tokio::select! {
+            biased;
+            done = &mut work => return done,
+            () = tokio::time::sleep_until(until) => say(leads, false, identity),
+        }
+    }
+    work.await
 }
 
 fn say(leads: &watch::Sender<bool>, now: bool, identity: &str) {
@@ -112,4 +134,50 @@ async fn give_back(leases: &Api<Lease>, election: &Election) -> Result<(), kube:
         _ => return Ok(()),
     }
     leases.replace(NAME, &PostParams::default(), &lease).await.map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use http::{Method, Request, Response};
+    use http_body_util::BodyExt;
+    use kube::client::Body;
+    use serde_json::json;
+
+    use super::super::election::DEADLINE;
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_leader_that_hears_nothing_steps_down_at_its_deadline() {
+        let answers = Arc::new(AtomicBool::new(true));
+        let server_answers = answers.clone();
+        let server = tower::service_fn(move |request: Request<Body>| {
+            let answers = server_answers.clone();
+            async move {
+                if !answers.load(Ordering::Relaxed) {
+                    std::future::pending::<()>().await;
+                }
+                let is_get = request.method() == Method::GET;
+                let body = request.into_body().collect().await.map(http_body_util::Collected::to_bytes);
+                let missing = json!({ "kind": "Status", "code": 404, "reason": "NotFound" }).to_string();
+                let body = if is_get { missing.into_bytes() } else { body.unwrap_or_default().to_vec() };
+                let status = if is_get { 404 } else { 200 };
+                Ok::<_, Infallible>(Response::builder().status(status).body(Body::from(body)).unwrap())
+            }
+        });
+        let (leads, mut says) = watch::channel(false);
+        let (stop, ended) = (CancellationToken::new(), CancellationToken::new());
+        let client = Client::new(server, "default");
+        let running = run(client, "default".into(), "a".into(), leads, stop.clone(), ended);
+        tokio::spawn(running);
+        says.wait_for(|leads| *leads).await.unwrap();
+        let since = Instant::now();
+        answers.store(false, Ordering::Relaxed);
+        says.wait_for(|leads| !*leads).await.unwrap();
+        assert_eq!(since.elapsed().as_secs(), DEADLINE.as_secs());
+        stop.cancel();
+    }
 }

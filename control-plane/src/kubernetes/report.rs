@@ -138,7 +138,8 @@ impl Reporter {
         let writes: Vec<BoxFuture<'static, bool>> = patches
             .into_iter()
             .map(|(object, observation, status)| {
-                write(self.client.clone(), object, observation, status).boxed()
+                let leads = self.leads.clone();
+                write(self.client.clone(), leads, object, observation, status).boxed()
             })
             .collect();
         let written: Vec<bool> = stream::iter(writes).buffer_unordered(AT_ONCE).collect().await;
@@ -146,7 +147,6 @@ impl Reporter {
     }
 }
 
-/// Waits for the next value of what there may not be.
 /// When what failed is tried again, and how long that was waited for.
 pub(crate) type Retry = (Instant, Duration);
 
@@ -164,6 +164,7 @@ pub(crate) async fn reached(retry: Option<Retry>) {
     }
 }
 
+/// Waits for the next value of what there may not be.
 pub(crate) async fn next<T>(of: &mut Option<watch::Receiver<T>>) -> Result<(), watch::error::RecvError> {
     match of {
         Some(of) => of.changed().await,
@@ -226,7 +227,17 @@ impl MadeOf {
 }
 
 /// False: it is to be tried again.
-async fn write(client: Client, object: ObjectRef, observation: Arc<Observation>, status: Json) -> bool {
+async fn write(
+    client: Client,
+    leads: watch::Receiver<bool>,
+    object: ObjectRef,
+    observation: Arc<Observation>,
+    status: Json,
+) -> bool {
+    // Of many writes the last ones may be another's to make by now.
+    if !*leads.borrow() {
+        return true;
+    }
     match tokio::time::timeout(PATIENCE, apply(&client, &object, &observation, &status)).await {
         Ok(Ok(())) => true,
         // Somebody was there before us, or it is gone: the watch will say so.

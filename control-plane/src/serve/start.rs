@@ -193,6 +193,9 @@ pub struct Running {
     stop_rest: CancellationToken,
     request_tasks: Vec<JoinHandle<()>>,
     rest_tasks: Vec<JoinHandle<()>>,
+    /// Nobody writes any more: the lease may go.
+    rest_ended: CancellationToken,
+    lease_task: Option<JoinHandle<()>>,
 }
 
 /// Starts everything. On return objects and registry are loaded, and proxies are answered.
@@ -235,6 +238,7 @@ pub async fn start(options: Options) -> Result<Running, StartError> {
 
     let (stop_requests, stop_rest) = (CancellationToken::new(), CancellationToken::new());
     let (ready, ready_out) = watch::channel(false);
+    let (rest_ended, mut lease_task) = (CancellationToken::new(), None);
     let mut rest_tasks = Vec::new();
     let (source, keeper, book) = match &options.objects {
         Objects::Directory(folder) => {
@@ -246,10 +250,16 @@ pub async fn start(options: Options) -> Result<Running, StartError> {
             let endpoints = Endpoints::watch(client.clone());
             let keeper = Keeper::in_kubernetes(client.clone(), objects.observations());
             let (leads, leads_out) = watch::channel(false);
-            let electing =
-                lease::run(client.clone(), namespace.clone(), replica.clone(), leads, stop_rest.clone());
+            let electing = lease::run(
+                client.clone(),
+                namespace.clone(),
+                replica.clone(),
+                leads,
+                stop_rest.clone(),
+                rest_ended.clone(),
+            );
             let (mut loaded, stop) = (ready_out.clone(), stop_rest.clone());
-            rest_tasks.push(tokio::spawn(async move {
+            lease_task = Some(tokio::spawn(async move {
                 // Proxies come to the one that leads: not before it has all that they should be told.
                 let loaded = stop.run_until_cancelled(loaded.wait_for(|ready| *ready)).await;
                 if loaded.is_some_and(|loaded| loaded.is_ok()) {
@@ -347,7 +357,18 @@ pub async fn start(options: Options) -> Result<Running, StartError> {
     ready.send_replace(true);
     rest_tasks.extend([bridge_task, roster_task, xds_task, hold(ready, stop_rest.clone())]);
     tracing::info!(%eureka, %api, %xds, objects = %options.objects, data = %options.data.display(), "ready");
-    Ok(Running { eureka, xds, api, token_file, stop_requests, stop_rest, request_tasks, rest_tasks })
+    Ok(Running {
+        eureka,
+        xds,
+        api,
+        token_file,
+        stop_requests,
+        stop_rest,
+        request_tasks,
+        rest_tasks,
+        rest_ended,
+        lease_task,
+    })
 }
 
 impl Running {
@@ -360,6 +381,10 @@ impl Running {
         }
         self.stop_rest.cancel();
         for task in self.rest_tasks {
+            let _ = task.await;
+        }
+        self.rest_ended.cancel();
+        if let Some(task) = self.lease_task {
             let _ = task.await;
         }
         tracing::info!("stopped");
