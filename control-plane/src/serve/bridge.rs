@@ -4,7 +4,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
+use futures_util::future::join_all;
 use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
@@ -14,7 +16,7 @@ use super::world::{Proxies, World, version_of};
 use crate::addresses::plan::{Plan, Slots};
 use crate::addresses::store::{Store, StoreError};
 use crate::compile::{Compiled, Compiler};
-use crate::kubernetes::report::next;
+use crate::kubernetes::report::{Retry, next, reached};
 use crate::migration::book::{Book, Draft, OrderError};
 use crate::migration::keeper::Keeper;
 use crate::migration::ledger::LedgerError;
@@ -26,6 +28,12 @@ use crate::model::instance::{RegistryView, ServiceView};
 use crate::model::migration::MigrationState;
 use crate::objects::{Kind, Loaded, ObjectName, ObjectRef, problems_of};
 
+/// A declared change that could not be written down is tried again after this, and after twice as long each time, up to
+/// [`MAX_RETRY`].
+const RETRY: Duration = Duration::from_secs(1);
+const MAX_RETRY: Duration = Duration::from_secs(30);
+/// Declared changes that are written at a time.
+const AT_ONCE: usize = 16;
 /// Commands that may wait; the API answers 503 beyond.
 pub const QUEUE: usize = 64;
 
@@ -97,6 +105,8 @@ pub struct Bridge {
     in_model: Arc<BTreeMap<ObjectName, MigrationState>>,
     compiler: Compiler,
     assigner: Assigner,
+    /// When what the objects ask for and could not be written down is tried again, and how long that was waited for.
+    retry: Option<Retry>,
 }
 
 /// Who has which virtual address, and where that is written down.
@@ -169,7 +179,17 @@ impl Bridge {
         world: watch::Sender<Arc<World>>,
     ) -> Bridge {
         let in_model = Arc::new(book.in_model());
-        Bridge { sources, keeper, proxies, world, book, in_model, compiler: Compiler::default(), assigner }
+        Bridge {
+            sources,
+            keeper,
+            proxies,
+            world,
+            book,
+            in_model,
+            compiler: Compiler::default(),
+            assigner,
+            retry: None,
+        }
     }
 
     /// Brings everything known into force. The first call ends the silence after a start.
@@ -191,33 +211,77 @@ impl Bridge {
                 None => format!("file:{name}"),
             }
         };
-        let drafts = match leads {
+        let is_due = self.retry.is_none_or(|(at, _)| at <= ordered_at);
+        let drafts = match leads && is_due {
             true => self.book.declarations(&folder.objects, actor, world, Timestamp::now()),
             false => Vec::new(),
         };
+        if !leads || is_due && drafts.is_empty() {
+            self.retry = None;
+        }
+        // Endpoints do not wait for the API server. A migration that is new has no state without its draft, and its
+        // service would go where it does without a migration: that one is waited for.
+        let are_known = drafts.iter().all(|draft| self.book.state(&draft.name).is_some());
+        if !drafts.is_empty() && are_known && matches!(self.keeper, Keeper::Kubernetes(_)) {
+            let book = self.book.clone();
+            let Some(translation) = self.translate(model.clone(), &book).await else { return };
+            self.publish(translation, folder.clone());
+        }
         let mut book = self.book.clone();
         drafts.iter().for_each(|draft| book.apply(draft));
         let Some(mut translation) = self.translate(model.clone(), &book).await else { return };
-        let mut unwritten = false;
-        for draft in drafts {
-            let (name, revision) = (draft.name.clone(), draft.state.revision);
-            match self.write(draft.clone(), &translation).await {
-                Ok(()) => {
-                    self.book.apply(&draft);
-                    self.proxies.track(|tracker| tracker.ordered(&name, revision, ordered_at));
-                }
-                Err(error) => {
-                    unwritten = true;
-                    tracing::error!(migration = %name, %error, "a change of the file waits: it cannot be written down");
-                }
-            }
-        }
-        if unwritten {
+        if !drafts.is_empty() && !self.write_all(drafts, &translation, ordered_at).await {
             let book = self.book.clone();
             let Some(without) = self.translate(model, &book).await else { return };
             translation = without;
         }
         self.publish(translation, folder);
+    }
+
+    /// Writes down what the objects ask for. False: not all of it, and the rest is tried again.
+    async fn write_all(
+        &mut self,
+        drafts: Vec<Draft>,
+        translation: &Translation,
+        ordered_at: Instant,
+    ) -> bool {
+        let mut unwritten = 0;
+        let mut drafts = drafts.into_iter();
+        loop {
+            let some: Vec<Draft> = drafts.by_ref().take(AT_ONCE).collect();
+            if some.is_empty() {
+                break;
+            }
+            let written = join_all(some.iter().map(|draft| self.write(draft.clone(), translation))).await;
+            let mut answers = true;
+            for (draft, written) in some.into_iter().zip(written) {
+                let (name, revision) = (&draft.name, draft.state.revision);
+                match written {
+                    Ok(()) => {
+                        self.proxies.track(|tracker| tracker.ordered(name, revision, ordered_at));
+                        self.book.apply(&draft);
+                    }
+                    Err(error) => {
+                        unwritten += 1;
+                        answers &= !matches!(error, LedgerError::Unanswered(_));
+                        tracing::error!(
+                            migration = %name, %error, "a change of the file waits: it cannot be written down"
+                        );
+                    }
+                }
+            }
+            // Whoever waits for endpoints waits for one limit of time, not for one a change.
+            if !answers {
+                unwritten += drafts.len();
+                break;
+            }
+        }
+        let waited = self.retry.map(|(_, waited)| (waited * 2).min(MAX_RETRY));
+        self.retry = (unwritten > 0).then(|| {
+            let wait = waited.unwrap_or(RETRY);
+            (Instant::now() + wait, wait)
+        });
+        unwritten == 0
     }
 
     /// Runs until `stop`, or until nothing can come any more.
@@ -226,6 +290,7 @@ impl Bridge {
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
+                () = reached(self.retry) => self.refresh().await,
                 changed = self.sources.registry.changed() => match changed {
                     Ok(()) => self.refresh().await,
                     Err(_) => return tracing::error!("the registry has ended; what is published stays"),
@@ -387,3 +452,6 @@ impl Bridge {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
