@@ -17,7 +17,7 @@ use super::attach::{Attachment, Attachments};
 use super::backend::Splits;
 use super::gateway::Gateways;
 use super::hostname::Hostname;
-use super::listener::{self, Parsed, Protocol, Served};
+use super::listener::{self, Aspect, Parsed, Protocol, Served};
 use super::reference::GATEWAY_GROUP;
 use super::standing::Standings;
 use super::status::{ConditionType, Statuses};
@@ -161,9 +161,59 @@ pub(super) fn add_listeners(objects: &Objects, gateways: &mut Gateways) {
                 for certificate in &mut served.certificates {
                     certificate.field = format!("{field}.secretName");
                 }
+                // Who has the host is the Gateway's to say: on a port of its own listeners only they let in.
+                if let Some(taken) = covering(parsed, &served).and_then(|own| parsed.listeners.get(own))
+                    && !(is_http(taken) && taken.allows(objects, Kind::HttpRoute, &name.namespace))
+                {
+                    let message = format!(
+                        "host {host} belongs to listener {} of the Gateway, which does not allow routes of this \
+                         namespace",
+                        taken.name
+                    );
+                    served.fault(Aspect::Accepted, "", "NotAllowedByListeners", message);
+                }
                 parsed.listeners.push(served);
             }
         }
+    }
+}
+
+/// The listener, of those that are no Ingress's, that the host of an Ingress's listener belongs to without it.
+fn covering(parsed: &Parsed, of: &Served) -> Option<usize> {
+    let others = parsed.listeners.iter().enumerate().filter(|(_, served)| {
+        served.parent.kind != Kind::Ingress
+            && served.port == of.port
+            && served.is_accepted()
+            && served.hostname.covers(&of.hostname)
+    });
+    others.min_by_key(|(_, served)| served.hostname.specificity()).map(|(index, _)| index)
+}
+
+/// A host with a certificate by an Ingress has a listener of its own, and what hung on the Gateway's for that host hangs
+/// on both.
+fn share(gateways: &Gateways, attachments: &mut Attachments) {
+    for (name, parsed) in gateways {
+        let Some(hung) = attachments.get_mut(name) else { continue };
+        let own = parsed
+            .listeners
+            .iter()
+            .enumerate()
+            .filter(|(_, served)| served.parent.kind == Kind::Ingress && served.is_accepted());
+        let mut more = Vec::new();
+        for (listener, served) in own {
+            let Some(covering) = covering(parsed, served) else { continue };
+            let routes = hung.iter().filter(|attachment| {
+                attachment.listener == covering && attachment.route.kind != Kind::Ingress
+            });
+            more.extend(routes.filter_map(|attachment| {
+                let common =
+                    attachment.hostnames.iter().filter_map(|host| served.hostname.intersection(host));
+                let hostnames: Vec<_> = common.collect();
+                let route = attachment.route.clone();
+                (!hostnames.is_empty()).then_some(Attachment { route, listener, hostnames })
+            }));
+        }
+        hung.extend(more);
     }
 }
 
@@ -221,6 +271,7 @@ pub(super) fn hang(
     (statuses, standings): (&mut Statuses, &mut Standings),
     (routes, attachments): (&mut Routes, &mut Attachments),
 ) {
+    share(gateways, attachments);
     let mut served = Vec::new();
     let mut canaries = Canaries(BTreeMap::new());
     for Ours { name, ingress, gateway } in ours(objects, gateways) {
@@ -295,8 +346,10 @@ impl Hanging<'_> {
         let object = ObjectRef { kind: Kind::Ingress, name: name.clone() };
         let secure: Vec<String> = tls_of(ingress).flat_map(|tls| hosts_of(ingress, tls)).collect();
         let rules = spec.rules.as_deref().unwrap_or_default();
-        // Without rules everything goes to the default backend.
-        let numbered = rules.iter().map(Some).chain(rules.is_empty().then_some(None)).enumerate();
+        // What no rule has goes to the default backend; without rules that is everything.
+        let has_rest = rules.iter().any(|rule| rule.host.is_none());
+        let rest = rules.is_empty() || spec.default_backend.is_some() && !has_rest;
+        let numbered = rules.iter().map(Some).chain(rest.then_some(None)).enumerate();
         for (index, rule) in numbered {
             let written = rule.and_then(|rule| rule.host.as_ref());
             let mut hostnames = vec![Hostname::parse(written.map(String::as_str))];

@@ -314,11 +314,11 @@ fn paths_and_hosts_are_those_of_the_api() {
     ] {
         assert_eq!(outcome(&shop, &format!("http://shop.example.com{path}"), &[]), expected, "{path}");
     }
-    assert_eq!(outcome(&shop, "http://other.example.com/a", &[]), "-");
+    assert_eq!(outcome(&shop, "http://other.example.com/a", &[]), REST, "no rule has it");
     let wild = of(json!("*.example.com"), json!([path("Prefix", "/a", "shop")]));
     assert_eq!(outcome(&wild, "http://any.example.com/a", &[]), SHOP);
-    assert_eq!(outcome(&wild, "http://one.more.example.com/a", &[]), "-");
-    assert_eq!(outcome(&wild, "http://example.com/a", &[]), "-");
+    assert_eq!(outcome(&wild, "http://one.more.example.com/a", &[]), REST);
+    assert_eq!(outcome(&wild, "http://example.com/a", &[]), REST);
     let mut aliased = ingress("shop", &[("server-alias", "alias.example.org")], ("Prefix", "/"), "shop");
     aliased["spec"]["rules"][0]["host"] = json!("*.example.com");
     let aliased = compiled(&[aliased]);
@@ -370,15 +370,124 @@ fn what_cannot_be_served_says_why() {
     assert!(said.iter().any(|condition| condition.reason == "NotAllowedByListeners"), "{said:?}");
 }
 
-#[test]
-fn a_host_with_a_certificate_is_for_https() {
+fn secret_of_shop() -> Arc<crate::objects::Secret> {
     let certified =
         rcgen::generate_simple_self_signed(vec!["shop.example.com".to_owned()]).expect("a certificate");
-    let secret = parse(json!({
+    parse(json!({
         "metadata": { "name": "shop" },
         "type": "kubernetes.io/tls",
         "stringData": { "tls.crt": certified.cert.pem(), "tls.key": certified.signing_key.serialize_pem() },
-    }));
+    }))
+}
+
+#[test]
+fn a_host_with_a_certificate_takes_none_from_the_gateways_listeners() {
+    let path = json!({ "pathType": "Prefix", "path": "/shop", "backend": backend("shop") });
+    let ingress = json!({
+        "metadata": { "name": "shop" },
+        "spec": {
+            "rules": [{ "host": "shop.example.com", "http": { "paths": [path] } }],
+            "tls": [{ "hosts": ["shop.example.com"], "secretName": "shop" }],
+        },
+    });
+    let of = |from: &str| {
+        let mut objects = objects(std::slice::from_ref(&ingress));
+        objects.secrets.insert(named("shop"), secret_of_shop());
+        let from =
+            json!({ "namespaces": { "from": "Selector", "selector": { "matchLabels": { "team": from } } } });
+        objects.gateways.insert(
+            named("edge"),
+            parse(json!({
+                "metadata": { "name": "edge" },
+                "spec": { "gatewayClassName": "pontoon", "listeners": [
+                    { "name": "http", "port": 80, "protocol": "HTTP" },
+                    {
+                        "name": "https", "port": 443, "protocol": "HTTPS", "hostname": "*.example.com",
+                        "tls": { "certificateRefs": [{ "name": "shop" }] }, "allowedRoutes": from,
+                    },
+                ] },
+            })),
+        );
+        for namespace in ["default", "other"] {
+            objects.namespaces.insert(
+                ObjectName::new("", namespace),
+                parse(json!({
+                    "metadata": { "name": namespace, "labels": { "team": namespace, "both": "yes" } },
+                })),
+            );
+        }
+        compile(&Model { objects: Arc::new(objects), ..Model::default() })
+    };
+    let listeners = |compiled: &Compiled| {
+        let routes = compiled.views["default/edge"].resources(ResourceType::Route);
+        routes.keys().filter(|name| name.contains("https")).map(ToString::to_string).collect::<Vec<_>>()
+    };
+    let refused = of("other");
+    assert_eq!(listeners(&refused), ["default/edge/https"]);
+    assert!(reasons(&refused, "shop").contains(&"NotAllowedByListeners"), "{:?}", reasons(&refused, "shop"));
+    assert_eq!(listeners(&of("default")).len(), 2);
+}
+
+#[test]
+fn what_no_rule_has_goes_to_the_default_backend() {
+    let path = json!({ "pathType": "Prefix", "path": "/shop", "backend": backend("shop") });
+    let compiled = compiled(&[json!({
+        "metadata": { "name": "shop" },
+        "spec": {
+            "defaultBackend": backend("rest"),
+            "rules": [{ "host": "shop.example.com", "http": { "paths": [path] } }],
+        },
+    })]);
+    assert_eq!(outcome(&compiled, "http://shop.example.com/shop", &[]), SHOP);
+    let rest = SHOP.replace("shop", "rest");
+    for url in ["http://shop.example.com/", "http://other.example.com/shop"] {
+        assert_eq!(outcome(&compiled, url, &[]), rest, "{url}");
+    }
+}
+
+#[test]
+fn routes_of_a_host_are_served_beside_an_ingress_with_its_certificate() {
+    let path = json!({ "pathType": "Prefix", "path": "/shop", "backend": backend("shop") });
+    let ingress = json!({
+        "metadata": { "name": "shop" },
+        "spec": {
+            "rules": [{ "host": "shop.example.com", "http": { "paths": [path] } }],
+            "tls": [{ "hosts": ["shop.example.com"], "secretName": "shop" }],
+        },
+    });
+    let mut objects = objects(&[ingress]);
+    objects.secrets.insert(named("shop"), secret_of_shop());
+    objects.gateways.insert(
+        named("edge"),
+        parse(json!({
+            "metadata": { "name": "edge" },
+            "spec": { "gatewayClassName": "pontoon", "listeners": [
+                { "name": "http", "port": 80, "protocol": "HTTP" },
+                {
+                    "name": "https", "port": 443, "protocol": "HTTPS", "hostname": "*.example.com",
+                    "tls": { "certificateRefs": [{ "name": "shop" }] },
+                },
+            ] },
+        })),
+    );
+    objects.routes.insert(
+        named("rest"),
+        parse(json!({
+            "metadata": { "name": "rest" },
+            "spec": {
+                "parentRefs": [{ "name": "edge", "sectionName": "https" }], "hostnames": ["shop.example.com"],
+                "rules": [{ "backendRefs": [{ "name": "rest", "port": 80 }] }],
+            },
+        })),
+    );
+    let compiled = compile(&Model { objects: Arc::new(objects), ..Model::default() });
+    assert_eq!(outcome(&compiled, "https://shop.example.com:443/shop", &[]), SHOP);
+    assert_eq!(outcome(&compiled, "https://shop.example.com:443/other", &[]), SHOP.replace("shop", "rest"));
+}
+
+#[test]
+fn a_host_with_a_certificate_is_for_https() {
+    let secret = secret_of_shop();
     let of = |annotations: &[(&str, &str)]| {
         let mut ingress = ingress("shop", annotations, ("Prefix", "/"), "shop");
         ingress["spec"]["tls"] = json!([{ "hosts": ["shop.example.com"], "secretName": "shop" }]);
