@@ -2,7 +2,7 @@
 //! hang on them, and what is wrong with the others. What they become is `chain`'s matter.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use gateway_api::gateways::{
     GatewayAddresses, GatewayListeners, GatewayListenersAllowedRoutesNamespacesFrom as AllowedFrom,
@@ -187,9 +187,9 @@ pub(super) fn parse(gateway: &Gateway, in_pods: bool) -> Parsed {
             && value.is_none_or(|value| value.parse::<IpAddr>().is_ok())
     };
     parsed.ip = match addresses {
+        // Theirs are the Service's, which may have both families.
+        _ if in_pods => Some(IpAddr::V6(Ipv6Addr::UNSPECIFIED)),
         [] => Some(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
-        // Theirs are the Service's.
-        _ if in_pods => Some(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
         [only] => {
             let kind = only.r#type.as_deref().unwrap_or("IPAddress");
             match only.value.as_deref().filter(|value| !value.is_empty()) {

@@ -1,5 +1,7 @@
 //! What is served of gateways whose proxies run in pods of their own, with what is not as it should be.
 
+use prost::Message as _;
+
 use super::*;
 
 /// The objects of a manifest.
@@ -41,7 +43,10 @@ spec:
     let served = |compiled: &Compiled| {
         compiled.views["default/edge"].get(ResourceType::Listener, "default/edge/http").cloned()
     };
-    assert!(served(&well).is_some());
+    let listener = served(&well).expect("a listener");
+    let listener = EnvoyListener::decode(&*listener.body).expect("a listener");
+    let address = listener.address.and_then(|address| address.address);
+    assert!(format!("{address:?}").contains("\"::\""), "its Service may have both families: {address:?}");
     assert_eq!(well.standings.ports[&edge], BTreeSet::from([80]));
     let gone = "infrastructure: {parametersRef: {group: '', kind: ConfigMap, name: gone}}";
     let named = "addresses: [{type: Hostname, value: edge.example}]";
