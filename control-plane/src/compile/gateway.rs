@@ -141,6 +141,11 @@ fn allows_set(objects: &Objects, gateway: &Gateway, namespace: &str) -> bool {
 fn find_certificates(objects: &Objects, served: &mut Served) {
     let mut certificates = std::mem::take(&mut served.certificates);
     for certificate in &mut certificates {
+        // It is said already that what is named is no Secret; one of that name is not meant.
+        let kind = format!("{}.kind", certificate.field);
+        if served.faults.iter().any(|(_, error)| error.field == kind) {
+            continue;
+        }
         match pair(objects, &served.parent, certificate, "InvalidCertificateRef") {
             Ok(pair) => certificate.pair = Some(pair),
             Err(error) => served.faults.push((Aspect::ResolvedRefs, error)),

@@ -90,7 +90,8 @@ fn read(objects: &Objects, name: &ObjectName, policy: &BackendTlsPolicy) -> Read
         };
         if validation.well_known_ca_certificates.is_some() {
             let message = "name the authorities in caCertificateRefs; there are no well-known ones here";
-            return Err(unsupported("wellKnownCACertificates", message));
+            // The API's own reason for it.
+            return Err(FieldError { reason: "Invalid", ..unsupported("wellKnownCACertificates", message) });
         }
         if policy.spec.options.as_ref().is_some_and(|options| !options.is_empty()) {
             return Err(FieldError::new("spec.options", "UnsupportedValue", "there are no options here"));

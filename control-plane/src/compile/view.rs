@@ -63,7 +63,9 @@ pub(super) fn build(
     for (index, served) in parsed.listeners.iter().enumerate().filter(|(_, served)| served.is_programmed()) {
         ports.entry(served.port).or_default().push(index);
     }
-    let certificates = parsed.listeners.iter().flat_map(|served| &served.certificates);
+    // Keys go to no proxy that does not need them.
+    let served = parsed.listeners.iter().filter(|served| served.is_programmed());
+    let certificates = served.flat_map(|served| &served.certificates);
     let secrets = certificates.filter_map(tls::secret);
     output.secrets.extend(secrets.map(|secret| (secret.name.clone(), secret)));
     output.secrets.extend(

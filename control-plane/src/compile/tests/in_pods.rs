@@ -133,3 +133,48 @@ spec:
     let wanted = [("Accepted", true, "Accepted"), ("ResolvedRefs", true, "ResolvedRefs")];
     assert_eq!(policies.iter().map(|of| said(&of.conditions)).collect::<Vec<_>>(), [wanted]);
 }
+
+#[test]
+fn keys_go_to_proxies_for_listeners_that_are_served_only() {
+    let signed = rcgen::generate_simple_self_signed(["shop.test".to_owned()]).expect("a certificate");
+    let indented = |pem: String| pem.replace('\n', "\n    ");
+    let of = |kind: &str, port: u16| {
+        compiled(&format!(
+            "
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {{name: edge, namespace: default}}
+spec:
+  gatewayClassName: pontoon
+  listeners:
+  - {{name: http, port: 80, protocol: HTTP}}
+  - name: https
+    port: {port}
+    protocol: HTTPS
+    tls: {{certificateRefs: [{{group: '', kind: {kind}, name: shop}}]}}
+---
+apiVersion: v1
+kind: Secret
+metadata: {{name: shop, namespace: default}}
+type: kubernetes.io/tls
+stringData:
+  tls.crt: |
+    {}
+  tls.key: |
+    {}
+",
+            indented(signed.cert.pem()),
+            indented(signed.signing_key.serialize_pem())
+        ))
+    };
+    let secrets = |compiled: &Compiled| compiled.views["default/edge"].resources(ResourceType::Secret).len();
+    assert_eq!(secrets(&of("Secret", 443)), 1);
+    assert_eq!(secrets(&of("Secret", 80)), 0, "port 80 is of another protocol");
+    // A Secret of the name of something else is not meant.
+    let other = of("ConfigMap", 443);
+    assert_eq!(secrets(&other), 0);
+    let standing = &other.standings.gateways[&ObjectName::new("default", "edge")];
+    let https = said(&standing.listeners[1].conditions);
+    assert!(https.contains(&("Programmed", false, "Invalid")), "{https:?}");
+    assert!(https.contains(&("ResolvedRefs", false, "InvalidCertificateRef")), "{https:?}");
+}
