@@ -55,7 +55,8 @@ pub(super) async fn keep(
     let configurations: Api<MutatingWebhookConfiguration> = Api::all(client);
     loop {
         let looked = async {
-            let material = material(&secrets, &configurations, &names).await?;
+            let serving = in_use.borrow().clone();
+            let material = material(&secrets, &configurations, &names, serving).await?;
             // First the API server believes it, then it is shown.
             believe(&configurations, &names.configuration, &material).await?;
             Ok::<_, anyhow::Error>(material)
@@ -87,11 +88,12 @@ pub(super) async fn keep(
     }
 }
 
-/// The one in the Secret, renewed if it is due.
+/// The one in the Secret, renewed if it is due. `serving` is shown until then, wherever the Secret has gone.
 async fn material(
     secrets: &Api<Secret>,
     configurations: &Api<MutatingWebhookConfiguration>,
     names: &Names,
+    serving: Option<Material>,
 ) -> anyhow::Result<Material> {
     let (now, dns) = (SystemTime::now(), names.dns());
     let kept = secrets.get_opt(&names.secret).await?;
@@ -99,7 +101,7 @@ async fn material(
     if let Some(material) = before.clone().filter(|material| !is_due(material, &dns, now)) {
         return Ok(material);
     }
-    let material = issue(&dns, before.as_ref(), now)?;
+    let material = issue(&dns, before.or(serving).as_ref(), now)?;
     let data =
         [(AUTHORITIES, &material.authorities), (CERTIFICATE, &material.certificate), (KEY, &material.key)];
     let data: BTreeMap<String, ByteString> =
@@ -167,7 +169,41 @@ async fn believe(
 
 #[cfg(test)]
 mod tests {
+    use std::convert::Infallible;
+
+    use http::{Method, Request, Response};
+    use http_body_util::BodyExt;
+    use kube::client::Body;
+
     use super::*;
+
+    #[tokio::test]
+    async fn what_is_being_shown_is_believed_on_when_the_secret_was_deleted() {
+        let server = tower::service_fn(|request: Request<Body>| async move {
+            let is_get = request.method() == Method::GET;
+            let body = request.into_body().collect().await.map(http_body_util::Collected::to_bytes);
+            let missing = json!({ "kind": "Status", "code": 404, "reason": "NotFound" }).to_string();
+            let body = if is_get { missing.into_bytes() } else { body.unwrap_or_default().to_vec() };
+            let status = if is_get { 404 } else { 201 };
+            Ok::<_, Infallible>(Response::builder().status(status).body(Body::from(body)).unwrap())
+        });
+        let names = Names {
+            namespace: "pontoon-system".into(),
+            service: "webhook".into(),
+            secret: "webhook".into(),
+            configuration: "pontoon".into(),
+        };
+        let client = kube::Client::new(server, "default");
+        let secrets = Api::namespaced(client.clone(), &names.namespace);
+        let serving = issue(&names.dns(), None, SystemTime::now()).unwrap();
+        let made = material(&secrets, &Api::all(client), &names, Some(serving.clone())).await.unwrap();
+        assert_ne!(made.certificate, serving.certificate, "a deleted Secret is one that is not to be used");
+        assert!(
+            made.authorities.contains(&serving.authorities),
+            "the API server may ask before the next look"
+        );
+        assert!(made.authorities.len() > serving.authorities.len());
+    }
 
     #[test]
     fn a_secret_that_is_made_anew_is_the_releases() {
