@@ -84,6 +84,8 @@ impl Plan {
             && self.has_same_names(model)
             // Policies say which gateways use their backends.
             && now.backend_tls_policies.is_empty()
+            // Where an Ingress has a certificate for a host, the host's routes hang on its listener too.
+            && self.gateways.values().flat_map(|of| &of.listeners).all(|of| of.parent.kind != Kind::Ingress)
             && is_same_but_routes(before, now)
             && (before.services.ptr_eq(&now.services)
                 || !self.has_frontends && only_http_routes_name_services(now))
