@@ -433,6 +433,28 @@ fn a_refused_resource_that_is_withdrawn_is_no_longer_held_against_the_client() {
 }
 
 #[test]
+fn nor_one_that_is_withdrawn_before_it_is_refused() {
+    both(|mut peer| {
+        let mut snapshot = world();
+        peer.subscribe(CDS, &[]);
+        let all = peer.next(&snapshot).unwrap();
+        peer.answer(&all, None);
+        snapshot.insert(&cluster("bad", 1));
+        let bad = peer.next(&snapshot).unwrap();
+        assert!(names(&bad).contains(&"bad"));
+        snapshot.remove(CDS, "bad");
+        assert!(peer.next(&snapshot).is_none(), "one answer is awaited");
+        peer.answer(&bad, Some("bad: no good"));
+        let after = peer.next(&snapshot).expect("it is told that there is none");
+        assert!(!names(&after).contains(&"bad"));
+        peer.answer(&after, None);
+        let status = peer.stream.types[CDS.index()].status().unwrap();
+        assert!(status.in_sync && status.nack.is_none(), "{status:?}");
+        assert!(peer.next(&snapshot).is_none());
+    });
+}
+
+#[test]
 fn in_state_of_the_world_a_cluster_name_that_does_not_exist_is_answered_without_it() {
     let mut peer = Peer::new(Variant::Sotw);
     peer.subscribe(CDS, &["a", "nowhere"]);

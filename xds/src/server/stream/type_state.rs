@@ -190,6 +190,10 @@ impl TypeState {
                 self.published.get(name).is_some_and(|resource| resource.version == *version)
             };
             let (lasting, outdated): (Vec<_>, Vec<_>) = resources.iter().partition(is_published);
+            if !self.sends_world() {
+                // Withdrawn meanwhile, some of it: that is told, and with the answer nothing is held against the client.
+                self.absent.extend(outdated.iter().map(|(name, _)| name.clone()));
+            }
             self.refused.extend(lasting.into_iter().cloned());
             self.owes_world |= self.sends_world() && !outdated.is_empty();
         }
