@@ -50,6 +50,7 @@ pub(crate) async fn run(arguments: Vec<String>) -> anyhow::Result<bool> {
     injected!("inject: a TCP probe sees the application and not the sidecar", lab.probes());
     injected!("inject: without privileges, at the level restricted", lab.restricted());
     injected!("inject: a rolling update under load", lab.rolls());
+    injected!("inject: a container that its probe restarts", lab.restarts());
     injected!("inject: pods come back while the webhook is down", lab.down());
     injected!("inject: the webhook's certificate is renewed", lab.certificate());
     case!("install: uninstalled, nothing is left", chart.uninstalled());

@@ -1,7 +1,8 @@
 // hello is what tests run in pods.
 //
 //	hello serve [ADDRESS]     answers every request with a line that names the pod, the client and
-//	                          each header; ends on SIGTERM, when what is in flight is answered
+//	                          each header; ends on SIGTERM, when what is in flight is answered. Once /sick has been
+//	                          asked for, /alive is 500
 //	hello get URL [SECONDS]   prints what URL answers, trying for SECONDS (20) until that is 200
 //	hello watch URL           asks every 50 ms until SIGTERM, then prints "good N, bad M" and what was bad
 package main
@@ -16,6 +17,7 @@ import (
 	"sort"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -48,7 +50,14 @@ func serve(done context.Context, address string) error {
 		address = ":8080"
 	}
 	pod, _ := os.Hostname()
+	var sick atomic.Bool
 	server := &http.Server{Addr: address, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch {
+		case r.URL.Path == "/sick":
+			sick.Store(true)
+		case r.URL.Path == "/alive" && sick.Load():
+			w.WriteHeader(http.StatusInternalServerError)
+		}
 		fmt.Fprintf(w, "hello from %s to %s %s\n", pod, r.RemoteAddr, r.URL.Path)
 		names := make([]string, 0, len(r.Header))
 		for name := range r.Header {

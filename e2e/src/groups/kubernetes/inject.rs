@@ -243,6 +243,39 @@ spec:
         Ok(format!("{} requests, 0 failed", samples.len()))
     }
 
+    /// Kubernetes calls the hook of the end for a container that its liveness probe restarts, too, and the sidecar goes on.
+    pub(super) async fn restarts(&self) -> anyhow::Result<String> {
+        let namespace = self.cluster.namespace("injected-restarts", &[ENABLED]).await?;
+        let probe =
+            "livenessProbe: {httpGet: {path: /alive, port: http}, periodSeconds: 1, failureThreshold: 1}";
+        let readiness = "        readinessProbe:";
+        let with_probe = hello(1).replace(readiness, &format!("        {probe}\n{readiness}"));
+        namespace.apply(&with_probe).await?;
+        namespace.wait_for("condition=Available", &["deployment/hello"]).await?;
+        let service = namespace.get(&["service", "hello"]).await?;
+        let address = service["spec"]["clusterIP"].as_str().context("no address")?.to_owned();
+        let answers = async |path: &str| pontoon_e2e::wait::get(&format!("http://{address}{path}")).await;
+        until("the Service to answer", PATIENCE, async || answers("/").await).await?;
+        answers("/sick").await?;
+        let restarted = async || {
+            let pods = namespace.get(&["pods", "-l", "app=hello"]).await?;
+            let statuses =
+                pods["items"][0]["status"]["containerStatuses"].as_array().cloned().unwrap_or_default();
+            let restarts =
+                statuses.iter().find(|one| one["name"] == "hello").map(|one| one["restartCount"].as_u64());
+            ensure!(restarts == Some(Some(1)), "it was restarted {restarts:?} times");
+            Ok(())
+        };
+        until("the container to be restarted", PATIENCE, restarted).await?;
+        // Probes and callers reach it by the same sidecar, at once and not after a minute.
+        until("the Service to answer again", PATIENCE, async || answers("/").await).await?;
+        for _ in 0..50 {
+            answers("/").await?;
+        }
+        restarted().await?;
+        Ok(String::new())
+    }
+
     /// The webhook is down, and pods come back: elsewhere as ever, and where it is asked without a sidecar.
     pub(super) async fn down(&self) -> anyhow::Result<String> {
         let namespace = self.cluster.namespace("injected-down", &[ENABLED]).await?;
