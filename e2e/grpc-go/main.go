@@ -13,6 +13,8 @@ import (
 	"strconv"
 	"time"
 
+	// The types of what our sidecars are sent, to be read.
+	_ "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/cors/v3"
 	statuspb "github.com/envoyproxy/go-control-plane/envoy/service/status/v3"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
