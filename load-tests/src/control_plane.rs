@@ -147,18 +147,9 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
             }
         }
     }
-    if let Some(earlier) = &earlier {
-        println!("{}", results.compare(earlier)?);
-    }
-    let quick = arguments.quick;
-    let json = arguments.artifacts.join(if quick { "quick.json" } else { "results.json" });
-    results.keep_of(&json)?;
-    results.write_json(&json)?;
-    if let Some(copy) = &arguments.json {
-        results.write_json(copy)?;
-    }
+    let json = results.save(&arguments.artifacts, earlier.as_ref(), arguments.json.as_deref())?;
     // The book shows full runs only, and not those without the peer.
-    let page = match quick || arguments.alone {
+    let page = match arguments.quick || arguments.alone {
         true => arguments.artifacts.join("benchmarks.md"),
         false => PathBuf::from("docs/benchmarks.md"),
     };

@@ -24,6 +24,8 @@ use tokio::time::Instant;
 use self::rig::Site;
 use crate::report::{Results, Row, Table};
 
+pub(crate) use self::page::place;
+
 /// The first argument that asks for these tests, and what the names of their tables begin with.
 pub(crate) const PHASE: &str = "gateway-api";
 
@@ -140,16 +142,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let earlier = arguments.against.as_deref().map(Results::read).transpose()?;
     let mut results = Results::begin(&[], arguments.quick);
     let measured = runtime.block_on(measure(arguments, sizes, &mut results));
-    if let Some(earlier) = &earlier {
-        println!("{}", results.compare(earlier)?);
-    }
-    let json = arguments.artifacts.join(if arguments.quick { "quick.json" } else { "results.json" });
-    results.keep_of(&json)?;
-    results.tables.sort_by_key(|table| page::place(&table.phase));
-    results.write_json(&json)?;
-    if let Some(copy) = &arguments.json {
-        results.write_json(copy)?;
-    }
+    let json = results.save(&arguments.artifacts, earlier.as_ref(), arguments.json.as_deref())?;
     // The book shows full runs only.
     let page = match arguments.quick {
         true => arguments.artifacts.join("benchmarks-gateway-api.md"),

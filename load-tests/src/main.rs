@@ -141,15 +141,7 @@ fn main() -> anyhow::Result<()> {
             }
         }
     }
-    let json = arguments.artifacts.join(if arguments.quick { "quick.json" } else { "results.json" });
-    if let Some(earlier) = &earlier {
-        println!("{}", results.compare(earlier)?);
-    }
-    results.keep_of(&json)?;
-    results.write_json(&json)?;
-    if let Some(copy) = &arguments.json {
-        results.write_json(copy)?;
-    }
+    let json = results.save(&arguments.artifacts, earlier.as_ref(), arguments.json.as_deref())?;
     // The book shows full runs only, and not those of a few peers.
     let page = match arguments.quick || !arguments.peers.is_empty() {
         true => arguments.artifacts.join("benchmarks.md"),

@@ -4,14 +4,14 @@ mod page;
 mod plot;
 
 use std::fmt::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 
-use crate::control_plane;
 use crate::peer::Name;
 use crate::phase::Phase;
+use crate::{control_plane, gateway_api};
 
 /// One phase's figures.
 #[derive(Debug, Serialize, Deserialize)]
@@ -220,7 +220,7 @@ impl Results {
     ///
     /// # Errors
     /// When there are results that cannot be read.
-    pub(crate) fn keep_of(&mut self, earlier: &Path) -> anyhow::Result<()> {
+    fn keep_of(&mut self, earlier: &Path) -> anyhow::Result<()> {
         if !earlier.exists() {
             return Ok(());
         }
@@ -233,10 +233,6 @@ impl Results {
                 self.tables.push(table);
             }
         }
-        let place = |table: &Table| Phase::ALL.iter().position(|phase| phase.name() == table.phase);
-        // Those of the control plane come last.
-        self.tables
-            .sort_by_key(|table| (place(table).unwrap_or(usize::MAX), control_plane::place(&table.phase)));
         for (name, value) in earlier.machine {
             self.about(&name, value);
         }
@@ -271,7 +267,7 @@ impl Results {
     ///
     /// # Errors
     /// When one of the runs was quick and the other was not.
-    pub(crate) fn compare(&self, earlier: &Results) -> anyhow::Result<String> {
+    fn compare(&self, earlier: &Results) -> anyhow::Result<String> {
         let kind = |quick: bool| if quick { "a quick run" } else { "a full run" };
         anyhow::ensure!(
             self.quick == earlier.quick,
@@ -308,7 +304,33 @@ impl Results {
         Ok(out)
     }
 
-    pub(crate) fn write_json(&self, path: &Path) -> anyhow::Result<()> {
+    /// Says what is worse than in the earlier run, keeps what this one left out, and writes all of it beside the logs, and
+    /// where else it is wanted; gives the file beside the logs.
+    pub(crate) fn save(
+        &mut self,
+        artifacts: &Path,
+        earlier: Option<&Results>,
+        copy: Option<&Path>,
+    ) -> anyhow::Result<PathBuf> {
+        if let Some(earlier) = earlier {
+            println!("{}", self.compare(earlier)?);
+        }
+        let json = artifacts.join(if self.quick { "quick.json" } else { "results.json" });
+        self.keep_of(&json)?;
+        let place = |table: &Table| Phase::ALL.iter().position(|phase| phase.name() == table.phase);
+        // Those of the control plane come last; those of routes are never among others.
+        self.tables.sort_by_key(|table| {
+            let (own, phase) = (place(table).unwrap_or(usize::MAX), &*table.phase);
+            (own, control_plane::place(phase), gateway_api::place(phase))
+        });
+        self.write_json(&json)?;
+        if let Some(copy) = copy {
+            self.write_json(copy)?;
+        }
+        Ok(json)
+    }
+
+    fn write_json(&self, path: &Path) -> anyhow::Result<()> {
         let text = serde_json::to_string_pretty(self)?;
         std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
     }

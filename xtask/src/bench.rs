@@ -4,7 +4,7 @@
 mod control_plane;
 mod gateway_api;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::bail;
@@ -29,12 +29,8 @@ pub(crate) struct Arguments {
     /// Only these peers beside ourselves.
     #[arg(long = "peer", value_name = "PEER")]
     peers: Vec<String>,
-    /// The JSON of an earlier run: what has become worse since by more than the spread is printed.
-    #[arg(long, value_name = "FILE")]
-    against: Option<String>,
-    /// Where the results go as JSON; without it, beside the logs in target/bench.
-    #[arg(long, value_name = "FILE")]
-    json: Option<String>,
+    #[command(flatten)]
+    compared: Compared,
 }
 
 /// Benchmarks of something else than proxies.
@@ -58,6 +54,33 @@ impl Arguments {
     }
 }
 
+/// What a run is compared with, and where it goes.
+#[derive(Debug, Args)]
+struct Compared {
+    /// The JSON of an earlier run: what has become worse since by more than the spread is printed.
+    #[arg(long, value_name = "FILE")]
+    against: Option<String>,
+    /// Where the results go as JSON; without it, beside the logs under target/bench.
+    #[arg(long, value_name = "FILE")]
+    json: Option<String>,
+}
+
+impl Compared {
+    fn pass(&self, command: &mut Command) {
+        command.args(self.against.iter().flat_map(|file| ["--against", file]));
+        command.args(self.json.iter().flat_map(|file| ["--json", file]));
+    }
+}
+
+/// Builds programs of ours as benchmarks take them; gives their folder.
+fn build_release(workspace: &Path, steps: &Steps, packages: &[&str]) -> anyhow::Result<PathBuf> {
+    let mut build = Command::new("cargo");
+    build.current_dir(workspace).args(["build", "--release", "--locked", "--bins"]);
+    build.args(packages.iter().flat_map(|package| ["-p", package]));
+    steps.run("build for release", &mut build)?;
+    Ok(workspace.join("target/release"))
+}
+
 pub(crate) fn run(
     arguments: &Arguments,
     workspace: &Path,
@@ -75,12 +98,7 @@ pub(crate) fn run(
     let envoy = tools.envoy(steps)?;
     let pingora = tools.pingora(steps, workspace)?;
     let caddy = tools.caddy(steps)?;
-    let mut build = Command::new("cargo");
-    build.current_dir(workspace).args(["build", "--release", "--locked", "--bins"]);
-    build.args(["-p", "pontoon", "-p", "pontoon-proxy", "-p", "pontoon-load-tests"]);
-    steps.run("build for release", &mut build)?;
-
-    let release = workspace.join("target/release");
+    let release = build_release(workspace, steps, &["pontoon", "pontoon-proxy", "pontoon-load-tests"])?;
     let mut command = Command::new(release.join("pontoon-load-tests"));
     command.current_dir(workspace);
     command.env("PONTOON_BENCH_PONTOON", release.join("pontoon"));
@@ -96,8 +114,7 @@ pub(crate) fn run(
     for (flag, values) in [("--phase", &arguments.phases), ("--peer", &arguments.peers)] {
         command.args(values.iter().flat_map(|value| [flag, value]));
     }
-    command.args(arguments.against.iter().flat_map(|file| ["--against", file]));
-    command.args(arguments.json.iter().flat_map(|file| ["--json", file]));
+    arguments.compared.pass(&mut command);
     let status = command.status()?;
     if !status.success() {
         bail!("the benchmark ended with {status}");

@@ -42,7 +42,7 @@ const TABLES: [(&str, &str); 5] = [
 ];
 
 /// Where a table stands among the others.
-pub(super) fn place(phase: &str) -> usize {
+pub(crate) fn place(phase: &str) -> usize {
     let name = |phase: &str| phase.strip_prefix(PHASE).map(|rest| rest.trim_start_matches('-').to_owned());
     let name = name(phase).unwrap_or_default();
     TABLES.iter().position(|(table, _)| *table == name).unwrap_or(TABLES.len())

@@ -7,6 +7,7 @@ use std::process::Command;
 use anyhow::bail;
 use clap::Args;
 
+use super::{Compared, build_release};
 use crate::step::Steps;
 use crate::tools::{Tools, on_path};
 
@@ -22,12 +23,8 @@ pub(crate) struct Arguments {
     /// Only Pontoon.
     #[arg(long)]
     alone: bool,
-    /// The JSON of an earlier run: what has become worse since by more than the spread is printed.
-    #[arg(long, value_name = "FILE")]
-    against: Option<String>,
-    /// Where the results go as JSON; without it, beside the logs in target/bench.
-    #[arg(long, value_name = "FILE")]
-    json: Option<String>,
+    #[command(flatten)]
+    compared: Compared,
 }
 
 pub(super) fn run(
@@ -37,12 +34,7 @@ pub(super) fn run(
     tools: &Tools,
 ) -> anyhow::Result<()> {
     let go_control_plane = go_control_plane(workspace, steps, tools)?;
-    let mut build = Command::new("cargo");
-    build.current_dir(workspace).args(["build", "--release", "--locked", "--bins"]);
-    build.args(["-p", "pontoon", "-p", "pontoon-load-tests"]);
-    steps.run("build for release", &mut build)?;
-
-    let release = workspace.join("target/release");
+    let release = build_release(workspace, steps, &["pontoon", "pontoon-load-tests"])?;
     let mut command = Command::new(release.join("pontoon-load-tests"));
     command.current_dir(workspace).arg("control-plane");
     command.env("PONTOON_BENCH_PONTOON", release.join("pontoon"));
@@ -51,8 +43,7 @@ pub(super) fn run(
     command.args(arguments.quick.then_some("--quick"));
     command.args(arguments.alone.then_some("--alone"));
     command.args(arguments.only.iter().flat_map(|text| ["--only", text]));
-    command.args(arguments.against.iter().flat_map(|file| ["--against", file]));
-    command.args(arguments.json.iter().flat_map(|file| ["--json", file]));
+    arguments.compared.pass(&mut command);
     let status = command.status()?;
     if !status.success() {
         bail!("the benchmark ended with {status}");

@@ -2,11 +2,11 @@
 //! gateway-api` inside of its node's namespaces, which measures and writes `docs/benchmarks-gateway-api.md`.
 
 use std::path::Path;
-use std::process::Command;
 
 use anyhow::bail;
 use clap::Args;
 
+use super::{Compared, build_release};
 use crate::cluster::ForGroup;
 use crate::step::Steps;
 use crate::tools::Tools;
@@ -23,12 +23,8 @@ pub(crate) struct Arguments {
     /// Only tests whose name has this in it, as in `route-probe`.
     #[arg(long, value_name = "TEXT")]
     only: Option<String>,
-    /// The JSON of an earlier run: what has become worse since by more than the spread is printed.
-    #[arg(long, value_name = "FILE")]
-    against: Option<String>,
-    /// Where the results go as JSON; without it, beside the logs in target/bench/gateway-api.
-    #[arg(long, value_name = "FILE")]
-    json: Option<String>,
+    #[command(flatten)]
+    compared: Compared,
 }
 
 pub(super) fn run(
@@ -37,12 +33,7 @@ pub(super) fn run(
     steps: &Steps,
     tools: &Tools,
 ) -> anyhow::Result<()> {
-    let mut build = Command::new("cargo");
-    build.current_dir(workspace).args(["build", "--release", "--locked", "--bins"]);
-    build.args(["-p", "pontoon", "-p", "pontoon-proxy", "-p", "pontoon-load-tests"]);
-    steps.run("build for release", &mut build)?;
-
-    let release = workspace.join("target/release");
+    let release = build_release(workspace, steps, &["pontoon", "pontoon-proxy", "pontoon-load-tests"])?;
     let artifacts = workspace.join("target/bench/gateway-api");
     std::fs::create_dir_all(&artifacts)?;
     let cluster = ForGroup::start(CLUSTER, workspace, steps, tools)?;
@@ -53,8 +44,7 @@ pub(super) fn run(
     command.env("PONTOON_BENCH_ARTIFACTS", artifacts);
     command.args(arguments.quick.then_some("--quick"));
     command.args(arguments.only.iter().flat_map(|text| ["--only", text]));
-    command.args(arguments.against.iter().flat_map(|file| ["--against", file]));
-    command.args(arguments.json.iter().flat_map(|file| ["--json", file]));
+    arguments.compared.pass(&mut command);
     let status = command.status();
     cluster.down()?;
     let status = status?;
