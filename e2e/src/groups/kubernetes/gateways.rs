@@ -88,7 +88,7 @@ pub(super) async fn lifecycle(cluster: &Cluster, folder: &Path) -> anyhow::Resul
 }
 
 /// Waits until the Gateway is, and gives its address.
-async fn programmed(namespace: &Namespace) -> anyhow::Result<String> {
+pub(super) async fn programmed(namespace: &Namespace) -> anyhow::Result<String> {
     until("the Gateway to be programmed", PATIENCE, async || {
         let gateway = namespace.get(&["gateway", "edge"]).await?;
         let status = &gateway["status"];

@@ -13,7 +13,8 @@ use pontoon_e2e::wait::{get, until};
 use serde_json::Value;
 use tokio::time::Instant;
 
-use super::plane::{Steady, condition, gateway};
+use super::gateways::programmed;
+use super::plane::{Steady, gateway};
 use super::smoke::hello;
 use crate::groups::place;
 
@@ -343,19 +344,6 @@ async fn serve(namespace: &Namespace) -> anyhow::Result<String> {
     let url = format!("http://{address}/");
     until("the Gateway to answer", PATIENCE, async || get(&url).await).await?;
     Ok(url)
-}
-
-/// Waits until the Gateway is, as it is written now; its address.
-async fn programmed(namespace: &Namespace) -> anyhow::Result<String> {
-    until("the Gateway to be programmed", PATIENCE, async || {
-        let gateway = namespace.get(&["gateway", "edge"]).await?;
-        let status = &gateway["status"];
-        let programmed = condition(&status["conditions"], "Programmed").context("no condition")?;
-        let is_of_now = programmed["observedGeneration"] == gateway["metadata"]["generation"];
-        ensure!(is_of_now && programmed["status"] == "True", "{status}");
-        Ok(status["addresses"][0]["value"].as_str().context("no address")?.to_owned())
-    })
-    .await
 }
 
 fn is_ours(name: &str) -> bool {
