@@ -380,16 +380,21 @@ fn secret_of_shop() -> Arc<crate::objects::Secret> {
     }))
 }
 
-#[test]
-fn a_host_with_a_certificate_takes_none_from_the_gateways_listeners() {
+/// `shop.example.com/shop`, with a certificate of its own.
+fn with_certificate() -> Json {
     let path = json!({ "pathType": "Prefix", "path": "/shop", "backend": backend("shop") });
-    let ingress = json!({
+    json!({
         "metadata": { "name": "shop" },
         "spec": {
             "rules": [{ "host": "shop.example.com", "http": { "paths": [path] } }],
             "tls": [{ "hosts": ["shop.example.com"], "secretName": "shop" }],
         },
-    });
+    })
+}
+
+#[test]
+fn a_host_with_a_certificate_takes_none_from_the_gateways_listeners() {
+    let ingress = with_certificate();
     let of = |from: &str| {
         let mut objects = objects(std::slice::from_ref(&ingress));
         objects.secrets.insert(named("shop"), secret_of_shop());
@@ -447,14 +452,7 @@ fn what_no_rule_has_goes_to_the_default_backend() {
 
 #[test]
 fn routes_of_a_host_are_served_beside_an_ingress_with_its_certificate() {
-    let path = json!({ "pathType": "Prefix", "path": "/shop", "backend": backend("shop") });
-    let ingress = json!({
-        "metadata": { "name": "shop" },
-        "spec": {
-            "rules": [{ "host": "shop.example.com", "http": { "paths": [path] } }],
-            "tls": [{ "hosts": ["shop.example.com"], "secretName": "shop" }],
-        },
-    });
+    let ingress = with_certificate();
     let mut objects = objects(&[ingress]);
     objects.secrets.insert(named("shop"), secret_of_shop());
     objects.gateways.insert(
