@@ -3,6 +3,7 @@
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -98,17 +99,26 @@ pub(crate) fn config(tickets: Option<&Arc<Tickets>>) -> anyhow::Result<Arc<Clien
     Ok(Arc::new(config))
 }
 
-/// The tickets of the one server that is spoken with; each is good for one connection.
+/// The tickets of the one server that is spoken with; each is good for one connection. First they are gathered, and none is
+/// shown: for one that is shown some servers give just another one.
 #[derive(Debug, Default)]
-pub(crate) struct Tickets(Mutex<Vec<Tls13ClientSessionValue>>);
+pub(crate) struct Tickets {
+    kept: Mutex<Vec<Tls13ClientSessionValue>>,
+    are_shown: AtomicBool,
+}
 
 impl Tickets {
     fn kept(&self) -> MutexGuard<'_, Vec<Tls13ClientSessionValue>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn len(&self) -> usize {
         self.kept().len()
+    }
+
+    /// From now on.
+    pub(crate) fn show(&self) {
+        self.are_shown.store(true, Relaxed);
     }
 }
 
@@ -132,7 +142,7 @@ impl ClientSessionStore for Tickets {
     }
 
     fn take_tls13_ticket(&self, _: &ServerName<'static>) -> Option<Tls13ClientSessionValue> {
-        self.kept().pop()
+        self.kept().pop_if(|_| self.are_shown.load(Relaxed))
     }
 }
 

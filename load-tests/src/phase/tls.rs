@@ -7,12 +7,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, bail, ensure};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, HandshakeKind, StreamOwned};
 use tokio::time::Instant;
 
-use crate::client::{self, Exchange};
+use crate::client::{self, Exchange, Tickets};
 use crate::configuration::{Front, Pair, Scenario};
 use crate::measure::cpu_time;
 use crate::peer::{Bench, Name, Running, turns};
@@ -42,12 +42,15 @@ pub(super) fn run(bench: &Bench, peers: &[Name]) -> anyhow::Result<Table> {
             let through = || format!("through {}", row.peer);
             let full = timed(proxy, || load(&config, proxy.port, HandshakeKind::Full, Until::Time(length)))
                 .with_context(through)?;
-            let tickets = Arc::default();
+            let tickets = Arc::<Tickets>::default();
             let resuming = client::config(Some(&tickets))?;
             while tickets.len() < resumed {
+                let before = tickets.len();
                 // Tickets come after the handshake, for some with the first answer.
                 exchange.connect(proxy.port, Some(&resuming)).with_context(through)?;
+                ensure!(tickets.len() > before, "no ticket came {}", through());
             }
+            tickets.show();
             let resumed = timed(proxy, || {
                 load(&resuming, proxy.port, HandshakeKind::Resumed, Until::Count(resumed as u64))
             });
