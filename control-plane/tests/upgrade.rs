@@ -161,6 +161,7 @@ struct Chain {
     dir: PathBuf,
     gateway: SocketAddr,
     admin: u16,
+    health: SocketAddr,
     socket: PathBuf,
     /// That came to the upstream.
     requests: Arc<AtomicU64>,
@@ -169,6 +170,7 @@ struct Chain {
 impl Chain {
     async fn start() -> Chain {
         let (gateway, admin) = (free_port().await, free_port().await);
+        let health = ([127, 0, 0, 1], free_port().await).into();
         let (upstream, requests) = upstream().await;
         let served = Served::start(&format!(
             "apiVersion: gateway.networking.k8s.io/v1
@@ -197,7 +199,7 @@ spec: {{ endpoints: [{{ address: {}, port: {} }}] }}
         .await;
         let (xds, dir) = (served.xds.clone(), served.dir.path().to_owned());
         let (gateway, socket) = (([127, 0, 0, 1], gateway).into(), dir.join("upgrade.sock"));
-        Chain { served: Some(served), xds, dir, gateway, admin, socket, requests }
+        Chain { served: Some(served), xds, dir, gateway, admin, health, socket, requests }
     }
 
     fn proxy(&self, cluster: &str, workers: usize) -> Child {
@@ -208,6 +210,7 @@ spec: {{ endpoints: [{{ address: {}, port: {} }}] }}
         program
             .args(["proxy", "--cluster", cluster, "--workers", &workers.to_string(), "--drain-seconds", "10"])
             .args(["--admin", &format!("127.0.0.1:{}", self.admin)])
+            .args(["--health", &self.health.to_string()])
             .args(["--xds-server", &format!("http://{}", self.xds)])
             .arg("--upgrade-socket")
             .arg(&self.socket)
@@ -235,6 +238,25 @@ spec: {{ endpoints: [{{ address: {}, port: {} }}] }}
     }
 }
 
+/// Asks the health port whether it is ready, one time after another, until it is told to stop; gives how often.
+async fn probe(address: SocketAddr, stop: Arc<AtomicBool>) -> Result<u64, String> {
+    let mut asked = 0;
+    while !stop.load(Ordering::Relaxed) {
+        let answer = async {
+            let mut stream = TcpStream::connect(address).await?;
+            stream.write_all(b"GET /ready HTTP/1.1\r\nhost: probe\r\n\r\n").await?;
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).await.map(|_| answer)
+        };
+        match answer.await {
+            Ok(answer) if answer.starts_with("HTTP/1.1 200 ") => asked += 1,
+            Ok(answer) => return Err(format!("after {asked} times: {answer}")),
+            Err(error) => return Err(format!("after {asked} times: {error}")),
+        }
+    }
+    Ok(asked)
+}
+
 async fn ended(mut child: Child) {
     let status = tokio::time::timeout(PATIENCE, child.wait()).await.expect("it never ends").unwrap();
     assert!(status.success(), "{status}");
@@ -246,6 +268,7 @@ async fn through_upgrades(connections: usize) {
     let mut old = chain.proxy("default/edge", 2);
     chain.until_ready().await;
     let load = Load::start(chain.gateway, connections);
+    let probes = tokio::spawn(probe(chain.health, load.stop.clone()));
     load.answered(connections as u64 * 5).await;
     for workers in [3, 1, 2] {
         let new = chain.proxy("default/edge", workers);
@@ -254,7 +277,10 @@ async fn through_upgrades(connections: usize) {
         load.answered(connections as u64 * 5).await;
     }
     let answered = load.finish().await;
-    println!("{connections} connections, 3 upgrades: {answered} answered, 0 refused, 0 reset, 0 failed");
+    let probed = probes.await.unwrap().expect("it is ready all along");
+    println!(
+        "{connections} connections, 3 upgrades: {answered} answered, 0 refused, 0 reset, 0 failed; ready {probed} times"
+    );
     drop(old);
 }
 

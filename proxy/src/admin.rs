@@ -53,6 +53,8 @@ pub enum Phase {
     Serving,
     /// Finishing what is in flight.
     Draining,
+    /// The same, and another process takes what is new.
+    Replaced,
     /// Ending at once.
     Quit,
 }
@@ -241,7 +243,9 @@ impl Admin {
         let (status, word) = match (phase, serving) {
             (Phase::Serving, true) => (StatusCode::OK, "READY"),
             (Phase::Serving, false) => (StatusCode::SERVICE_UNAVAILABLE, "NOT READY"),
-            (Phase::Draining | Phase::Quit, _) => (StatusCode::SERVICE_UNAVAILABLE, "DRAINING"),
+            (Phase::Draining | Phase::Replaced | Phase::Quit, _) => {
+                (StatusCode::SERVICE_UNAVAILABLE, "DRAINING")
+            }
         };
         let mut body = format!("{word}\n");
         if verbose {

@@ -13,6 +13,7 @@ use pontoon_xds::pb::envoy::config::core::v3::node::UserAgentVersionType;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::reload;
@@ -24,7 +25,7 @@ use crate::discovery::Sidecar;
 use crate::dns::{self, Dns, Serving};
 use crate::upgrade::{Predecessor, Takeover};
 use crate::upstream::dial::Dialer;
-use crate::worker::sockets::Sockets;
+use crate::worker::sockets::{HEALTH, Sockets};
 use crate::worker::{Options, Workers};
 use crate::{admin, allocator, discovery, overload, upgrade};
 
@@ -153,7 +154,11 @@ async fn serve(bootstrap: Bootstrap, logging: LogFilter) -> anyhow::Result<()> {
     let mut signals = Signals::new()?;
     let mut hangup = signal(SignalKind::hangup())?;
     let mut upgrades = signal(SignalKind::user_defined2())?;
+    let mut passed_health = None;
     if let Some(predecessor) = predecessor {
+        if let Some(address) = admin.bootstrap.health {
+            passed_health = predecessor.sockets(HEALTH, address).await.pop();
+        }
         let ready = tokio::time::timeout(upgrade::LIMIT, admin.until_ready());
         tokio::select! {
             ready = ready => ready.map_err(|_| {
@@ -172,11 +177,16 @@ async fn serve(bootstrap: Bootstrap, logging: LogFilter) -> anyhow::Result<()> {
     }
     let admin_task =
         tokio::spawn(admin::serve(admin.clone(), TcpListener::from_std(admin_socket.try_clone()?)?));
-    if let Some(address) = admin.bootstrap.health {
-        let listener = admin::health::listen(address)
-            .with_context(|| format!("cannot listen on the health address {address}"))?;
-        tokio::spawn(admin::health::serve(admin.clone(), listener));
-    }
+    let health_task = match admin.bootstrap.health {
+        Some(address) => {
+            // Not before: a process that does not pass its socket on goes on taking probes until then.
+            let socket = sockets
+                .health(address, passed_health)
+                .with_context(|| format!("cannot listen on the health address {address}"))?;
+            Some(tokio::spawn(admin::health::serve(admin.clone(), TcpListener::from_std(socket)?)))
+        }
+        None => None,
+    };
     let (takeovers, mut taken) = mpsc::channel(1);
     if let Some(path) = &admin.bootstrap.upgrade_socket {
         let listener =
@@ -193,6 +203,7 @@ async fn serve(bootstrap: Bootstrap, logging: LogFilter) -> anyhow::Result<()> {
             _ = asked.wait_for(|phase| *phase != Phase::Serving) => break,
             Some(takeover) = taken.recv() => {
                 admin_task.abort();
+                health_task.iter().for_each(JoinHandle::abort);
                 return replaced(takeover, &admin, &workers, serving_dns, &mut signals).await;
             }
             _ = hangup.recv() => renew::reload(&admin),
@@ -223,7 +234,7 @@ async fn replaced(
     signals: &mut Signals,
 ) -> anyhow::Result<()> {
     tracing::info!("replaced; finishing what is in flight");
-    admin.phase.send_replace(Phase::Draining);
+    admin.phase.send_replace(Phase::Replaced);
     let dns = dns.map(|dns| tokio::spawn(dns.stop()));
     let ended = workers.hand_over().await;
     // It may have gone since: then nobody accepts, which is as bad as its having gone a moment later.

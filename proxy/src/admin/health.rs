@@ -10,9 +10,9 @@ use http::{Method, Request, StatusCode};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::net::{TcpListener, TcpStream};
 
-use super::{Admin, Answer, CONNECTIONS, HEADER_TIMEOUT, Phase, accept, text};
+use super::{Admin, Answer, HEADER_TIMEOUT, Phase, accept, text};
 
 /// How long an application waits for the first configuration. A control plane that is away keeps none down for
 /// longer: where its connections are intercepted they pass to where they were going.
@@ -25,15 +25,6 @@ const LINGER: Duration = Duration::from_secs(2);
 
 /// After the hook: a pod that ends has ended by then, mostly. Until then callers are asked to close, no more.
 const STAY: Duration = Duration::from_secs(60);
-
-/// Beside a process that this one replaces, where there is one.
-pub(crate) fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
-    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-    socket.set_reuseaddr(true)?;
-    socket.set_reuseport(true)?;
-    socket.bind(address)?;
-    socket.listen(u32::try_from(CONNECTIONS).unwrap_or(u32::MAX))
-}
 
 /// Serves until the process ends.
 pub(crate) async fn serve(admin: Arc<Admin>, socket: TcpListener) {
@@ -62,6 +53,10 @@ async fn connected(admin: &Arc<Admin>, connection: TcpStream) -> Result<(), hype
 
 async fn answer(admin: &Arc<Admin>, request: &Request<Incoming>, local: Option<IpAddr>) -> Answer {
     match (request.method(), request.uri().path()) {
+        // Accepted before another process took over, which is ready.
+        (&Method::GET, "/ready") if *admin.phase.borrow() == Phase::Replaced => {
+            text(StatusCode::OK, "READY\n")
+        }
         (&Method::GET, "/ready") => admin.ready(false),
         (&Method::GET, "/live") => admin.live(),
         (&Method::GET, "/started") => started(admin),

@@ -15,6 +15,9 @@ use crate::upstream::dial::set_transparent;
 /// A listener's name and the address that its resource says.
 type Key = (Arc<str>, SocketAddr);
 
+/// The name that the health port goes by among them.
+pub(crate) const HEALTH: &str = "bootstrap/health";
+
 /// The listening sockets of the process.
 #[derive(Debug, Default)]
 pub struct Sockets {
@@ -61,6 +64,21 @@ impl Sockets {
         let shares = share(sockets, workers)?;
         lock(&self.held).insert((name.clone(), address), kept);
         Ok(shares)
+    }
+
+    /// The health port's socket: the one that the process before has `passed` on, systemd's, or a new one. It goes
+    /// from process to process as those of listeners do; with one each, each would get a part of the probes.
+    pub(crate) fn health(&self, address: SocketAddr, passed: Option<TcpListener>) -> io::Result<TcpListener> {
+        let socket = match passed {
+            Some(passed) => passed,
+            None => match self.activated(address)?.pop() {
+                Some(activated) => activated,
+                None => bind(address)?,
+            },
+        };
+        socket.set_nonblocking(true)?;
+        lock(&self.held).insert((HEALTH.into(), address), vec![socket.try_clone()?]);
+        Ok(socket)
     }
 
     /// Those that systemd has bound to an address.
