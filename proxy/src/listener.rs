@@ -297,8 +297,6 @@ fn start(local: &Rc<ListenerLocal>, stream: TcpStream, peer: SocketAddr) {
     };
     // Not worth a connection.
     let _ = stream.set_nodelay(true);
-    if let Some(keepalive) = local.chains().chains.keepalive {
-        keepalive.set(&stream);
-    }
+    local.chains().chains.keepalive.set(&stream);
     tokio::task::spawn_local(arrival::serve(Rc::clone(local), stream, peer, permit));
 }

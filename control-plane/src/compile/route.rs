@@ -456,6 +456,8 @@ fn forward(
         host_rewrite_specifier: filters.rewrite_host.clone().map(HostRewriteSpecifier::HostRewriteLiteral),
         // Envoy's default of 15 s would cut event streams and long polls; a stream without progress ends anyway.
         timeout: Some(wire::duration(timeouts.request.unwrap_or_default())),
+        // Who asks for no timeout (GEP-1742) is not to be cut for want of bytes either.
+        idle_timeout: timeouts.request.filter(Duration::is_zero).map(wire::duration),
         retry_policy: Some(RetryPolicy {
             per_try_timeout: timeouts.per_try.map(wire::duration),
             ..retry.clone()

@@ -8,7 +8,7 @@ use std::time::Duration;
 use arc_swap::{ArcSwap, ArcSwapOption};
 use ipnet::IpNet;
 
-use super::keepalive::Keepalive;
+use super::keepalive::Clients;
 use super::listener::{HttpSettings, RouteHandle, TcpSettings};
 use crate::tls::server::ServerTls;
 
@@ -20,7 +20,7 @@ pub struct Chains {
     /// Whether connections come by interception, so that the kernel knows where they were going to.
     pub original: Option<OriginalDst>,
     /// Whether and when clients are probed.
-    pub keepalive: Option<Keepalive>,
+    pub keepalive: Clients,
     /// Each has another match.
     pub all: Vec<Arc<Chain>>,
     /// For connections that no other takes.

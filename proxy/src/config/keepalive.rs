@@ -33,6 +33,48 @@ pub struct Keepalive {
     pub probes: Option<u32>,
 }
 
+/// What a listener says of its clients.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Clients {
+    /// Nothing: accepted sockets have what the listening one has, so that it costs them nothing: after 300 s,
+    /// five times, 60 s apart.
+    #[default]
+    Usual,
+    /// That they are not probed.
+    Never,
+    /// When they are.
+    When(Keepalive),
+}
+
+/// As listening sockets have it. A client that has gone without a word is found within ten minutes, also where no idle time ends what it has: without
+/// it a stream that waits for an event would wait for ever.
+pub(crate) const CLIENTS: Keepalive = Keepalive {
+    time: Some(Duration::from_secs(300)),
+    interval: Some(Duration::from_secs(60)),
+    probes: Some(5),
+};
+
+/// Of a listener.
+pub(super) fn clients(message: Option<&TcpKeepalive>) -> Result<Clients, Problem> {
+    let said = message.map(compile).transpose()?;
+    Ok(said.map_or(Clients::Usual, |said| said.map_or(Clients::Never, Clients::When)))
+}
+
+impl Clients {
+    /// Has an accepted connection probed, or not.
+    pub(crate) fn set<'s, S>(self, socket: &'s S)
+    where
+        SockRef<'s>: From<&'s S>,
+    {
+        match self {
+            Clients::Usual => {}
+            // It is not worth a connection when the system will not.
+            Clients::Never => drop(SockRef::from(socket).set_keepalive(false)),
+            Clients::When(keepalive) => keepalive.set(socket),
+        }
+    }
+}
+
 /// `None`: there are to be no probes, as Envoy has it where one of the numbers is 0.
 pub(super) fn compile(message: &TcpKeepalive) -> Result<Option<Keepalive>, Problem> {
     keepalive(message)?;

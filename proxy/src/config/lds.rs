@@ -22,7 +22,7 @@ use prost::Name as _;
 
 use super::chains::{Announced, Inspect, OriginalDst};
 use super::hcm::limit;
-use super::keepalive::{self, Keepalive};
+use super::keepalive::{self, Clients};
 use super::problem::{Problem, Under, each};
 use super::proxy_protocol;
 use super::support::{Message, support};
@@ -122,7 +122,7 @@ pub(super) struct Compiled {
     pub(super) address: SocketAddr,
     pub(super) inspect: Inspect,
     pub(super) original: Option<OriginalDst>,
-    pub(super) keepalive: Option<Keepalive>,
+    pub(super) keepalive: Clients,
     /// The sockets take connections to addresses that are not this machine's (TPROXY).
     pub(super) transparent: bool,
     /// With the path of each; the default one, if there is one, is the last.
@@ -164,12 +164,11 @@ pub(super) fn compile(message: &Listener) -> Result<Compiled, Problem> {
     let original = filters.contains(&Inspector::OriginalDst) || set(message.use_original_dst);
     let transparent = set(message.transparent);
     let original = original.then_some(OriginalDst { keep_source: false });
-    let probes = message.tcp_keepalive.as_ref().map(keepalive::compile).transpose();
     Ok(Compiled {
         address,
         inspect,
         original,
-        keepalive: probes.under(|| "tcp_keepalive".into())?.flatten(),
+        keepalive: keepalive::clients(message.tcp_keepalive.as_ref()).under(|| "tcp_keepalive".into())?,
         transparent,
         chains,
         has_default: message.default_filter_chain.is_some(),

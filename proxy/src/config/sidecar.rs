@@ -53,6 +53,10 @@ const INBOUND: &str = "bootstrap/inbound/";
 /// HTTP and TLS speak at once.
 const DETECTION: Duration = Duration { seconds: 1, nanos: 0 };
 
+/// As there is no end to how long an answer, an event or a pool's next query may be waited for without a sidecar.
+/// Who has gone without a word is found by TCP's probes, and over HTTP/2 by its pings.
+const NEVER: Duration = Duration { seconds: 0, nanos: 0 };
+
 /// Whether a name is one of a bootstrap's resource.
 pub(crate) fn is_own(name: &str) -> bool {
     name.starts_with("bootstrap/")
@@ -148,6 +152,7 @@ fn intercepted(
     let bytes = TcpProxy {
         stat_prefix: name.to_owned(),
         cluster_specifier: Some(TcpTarget::Cluster(name.to_owned())),
+        idle_timeout: Some(NEVER),
         ..TcpProxy::default()
     };
     let bytes = Filter {
@@ -203,7 +208,7 @@ fn everything_to(cluster: &str) -> Vec<VirtualHost> {
     let action = RouteAction {
         cluster_specifier: Some(ClusterSpecifier::Cluster(cluster.to_owned())),
         // The caller's own timeout is the one that counts.
-        timeout: Some(Duration { seconds: 0, nanos: 0 }),
+        timeout: Some(NEVER),
         ..RouteAction::default()
     };
     let everything =
@@ -241,6 +246,7 @@ fn http(name: &str, hosts: Vec<VirtualHost>) -> Filter {
             ..HttpFilter::default()
         })
         .into(),
+        stream_idle_timeout: Some(NEVER),
         // The application gets the path as its caller wrote it.
         normalize_path: Some(BoolValue { value: false }),
         upgrade_configs: vec![UpgradeConfig {
@@ -277,4 +283,42 @@ fn socket(address: SocketAddr) -> Address {
         ..SocketAddress::default()
     };
     Address { address: Some(address::Address::SocketAddress(socket)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pontoon_xds::messages::Coded as _;
+
+    use crate::config::lds::{self, Reader};
+
+    /// A long poll, an event stream, a WebSocket without pings, a pool's connection over lunch: nobody asked for an end.
+    #[test]
+    fn no_idle_time_ends_what_passes_a_sidecar() {
+        let address = SocketAddr::from(([127, 0, 0, 1], 15_001));
+        let mut own = Vec::new();
+        for intercepted in [false, true] {
+            let unknown = Unknown::Pass;
+            own.extend(outbound(&Outbound { address, limits: Default::default(), intercepted, unknown }));
+        }
+        for to in [To::Application(address), To::Original, To::Transparent] {
+            own.extend(inbound(address, to));
+        }
+        let mut readers = 0;
+        for (ty, resource) in own {
+            if ty != ResourceType::Listener {
+                continue;
+            }
+            let listener = lds::compile(&Listener::decoded(&resource.body).unwrap()).unwrap();
+            for (path, chain) in listener.chains {
+                let idle = match chain.reader {
+                    Reader::Http(manager) => manager.timeouts.stream_idle,
+                    Reader::Tcp(proxy) => proxy.idle,
+                };
+                assert_eq!(idle, None, "{} {path}", resource.name);
+                readers += 1;
+            }
+        }
+        assert_eq!(readers, 1 + 3 + 1 + 3 + 3);
+    }
 }

@@ -7,6 +7,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::config::keepalive::CLIENTS;
 use crate::config::listener::Listener;
 use crate::listener::bind;
 use crate::upgrade::Predecessor;
@@ -56,6 +57,7 @@ impl Sockets {
         }
         for socket in &sockets {
             socket.set_nonblocking(true)?;
+            CLIENTS.set(socket);
             if *transparent {
                 set_transparent(socket, address)?;
             }

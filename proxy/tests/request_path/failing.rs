@@ -294,23 +294,29 @@ async fn a_stream_without_progress_ends() {
     let _ = closed;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_route_without_an_idle_time_outlasts_its_listeners() {
-    let service = |_| async {
-        // Some ticks of a connection's clock longer than the listener allows.
-        tokio::time::sleep(Duration::from_millis(1_300)).await;
-        Ok(Response::new(full("late")))
-    };
-    let late = Upstream::serving(Http::One, Arc::default(), service).await;
-    for http in [Http::One, Http::Two] {
-        let setup = Setup {
-            http: Box::new(|http| http.timeouts.stream_idle = Some(Duration::from_millis(50))),
-            forward: Box::new(|forward| forward.idle_timeout = Some(Duration::ZERO)),
-            ..Setup::default()
+on_all_protocols! {
+    /// Where a route has no idle time, or its listener and so no route: the latter is how a sidecar passes on.
+    async fn a_long_poll_outlasts_every_idle_time_but_its_own(front, back) {
+        let service = |_| async {
+            // Some ticks of a connection's clock longer than the listener allows.
+            tokio::time::sleep(Duration::from_millis(1_300)).await;
+            Ok(Response::new(full("late")))
         };
-        let proxy = Proxy::with(&[late.address], setup).await;
-        let mut client = Client::connect(proxy.address, http).await;
-        assert_eq!(text(client.get("/").await).await, "late");
+        let late = Upstream::serving(back, Arc::default(), service).await;
+        for of_route in [true, false] {
+            let short = Some(Duration::from_millis(50));
+            let setup = Setup {
+                protocol: back.upstream(),
+                http: Box::new(move |http| http.timeouts.stream_idle = short.filter(|_| of_route)),
+                forward: Box::new(move |forward| {
+                    forward.idle_timeout = of_route.then_some(Duration::ZERO);
+                }),
+                ..Setup::default()
+            };
+            let proxy = Proxy::with(&[late.address], setup).await;
+            let mut client = Client::connect(proxy.address, front).await;
+            assert_eq!(text(client.get("/").await).await, "late");
+        }
     }
 }
 

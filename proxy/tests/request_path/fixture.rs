@@ -13,6 +13,7 @@ use http_body_util::{BodyExt, Empty, Full};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use pontoon_proxy::config::chains::{Chain, ChainMatch, Chains, Inspect, Serves};
+use pontoon_proxy::config::keepalive::Clients;
 use pontoon_proxy::config::listener::*;
 use pontoon_proxy::overload::Admission;
 use pontoon_proxy::resilience::breakers::Breakers;
@@ -105,7 +106,7 @@ pub(crate) fn one_chain(http: HttpSettings) -> Chains {
     };
     let serves = Serves::Http(Arc::new(ArcSwap::from_pointee(http)));
     let chain = Chain { name: "".into(), matches: ChainMatch::default(), tls: None, serves };
-    Chains { inspect, original: None, keepalive: None, all: vec![Arc::new(chain)], default: None }
+    Chains { inspect, original: None, keepalive: Clients::Usual, all: vec![Arc::new(chain)], default: None }
 }
 
 impl Proxy {

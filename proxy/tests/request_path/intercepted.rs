@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use pontoon_proxy::config::chains::{Chains, OriginalDst};
+use pontoon_proxy::config::keepalive::Clients;
 use pontoon_proxy::config::listener::Listener;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -19,7 +20,7 @@ async fn intercepting(upstream: SocketAddr) -> (Proxy, SocketAddr) {
     let chains = Chains {
         inspect: chains.inspect,
         original: Some(OriginalDst { keep_source: false }),
-        keepalive: None,
+        keepalive: Clients::Usual,
         all: chains.all.clone(),
         default: None,
     };

@@ -11,7 +11,7 @@ use pontoon_xds::pb::envoy::config::core::v3::address::Address as AddressKind;
 use pontoon_xds::pb::envoy::config::core::v3::proxy_protocol_config::Version;
 use pontoon_xds::pb::envoy::config::core::v3::socket_address::PortSpecifier;
 use pontoon_xds::pb::envoy::config::core::v3::{
-    Address, ProxyProtocolConfig, SocketAddress, TransportSocket, transport_socket,
+    Address, ProxyProtocolConfig, SocketAddress, TcpKeepalive, TransportSocket, transport_socket,
 };
 use pontoon_xds::pb::envoy::config::endpoint::v3::lb_endpoint::HostIdentifier;
 use pontoon_xds::pb::envoy::config::endpoint::v3::{
@@ -230,6 +230,48 @@ async fn idle_and_old_connections_end() {
             &edge,
             &format!(r#"pontoon_tcp_connections_total{{listener="edge",flag="{flag}",reason="{reason}"}}"#),
         )
+        .await;
+    }
+}
+
+/// The timer of a socket of this process, as `/proc/net/tcp` has it: its kind, 2 is that of probes, and the time left.
+fn timer(local: SocketAddr, remote: SocketAddr) -> Option<(u8, Duration)> {
+    let text = |address: SocketAddr| match address.ip() {
+        std::net::IpAddr::V4(ip) => format!("{:08X}:{:04X}", u32::from_ne_bytes(ip.octets()), address.port()),
+        std::net::IpAddr::V6(_) => panic!("{address}"),
+    };
+    let (local, remote) = (text(local), text(remote));
+    let all = std::fs::read_to_string("/proc/self/net/tcp").unwrap();
+    let mut rows = all.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let row = rows.find(|row| row[1] == local && row[2] == remote)?;
+    let (kind, left) = row[5].split_once(':').unwrap();
+    let hundredths = u64::from_str_radix(left, 16).unwrap();
+    Some((kind.parse().unwrap(), Duration::from_millis(hundredths * 10)))
+}
+
+/// Who is gone without a word is found, whatever idle time there is or is not.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_are_probed() {
+    let (upstream, address) = bind().await;
+    let after = |seconds| TcpKeepalive {
+        keepalive_time: Some(UInt32Value { value: seconds }),
+        ..TcpKeepalive::default()
+    };
+    for (said, expected) in [(None, Some(300)), (Some(after(0)), None), (Some(after(60)), Some(60))] {
+        let mut listener = listener(vec![tcp(&to_db(), FilterChainMatch::default())]);
+        listener.tcp_keepalive = said;
+        let edge = Edge::over(&[cluster(&[address])], &listener).await;
+        let (near, _far) = both(&edge, &upstream).await;
+        let client = near.local_addr().unwrap();
+        until(&format!("probes after {expected:?} s"), || {
+            let found = timer(edge.address, client);
+            match expected {
+                None => matches!(found, Some((0, _))),
+                Some(seconds) => found.is_some_and(|(kind, left)| {
+                    kind == 2 && left.as_secs() <= seconds && left.as_secs() > seconds / 2
+                }),
+            }
+        })
         .await;
     }
 }

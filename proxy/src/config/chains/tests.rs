@@ -59,7 +59,7 @@ fn chains(all: Vec<Arc<Chain>>, default: Option<Arc<Chain>>) -> Chains {
         timeout: Duration::from_secs(1),
         proceed: false,
     };
-    Chains { inspect, original: None, keepalive: None, all, default }
+    Chains { inspect, original: None, keepalive: Clients::Usual, all, default }
 }
 
 fn named(names: &[&str]) -> ChainMatch {
