@@ -7,6 +7,7 @@ mod splice;
 
 use std::io;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -16,13 +17,13 @@ use http::{HeaderMap, Method, Uri};
 use socket2::SockRef;
 use tokio::io::{AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 use self::copy::{Bounds, End, Side};
 use crate::config::listener::TcpSettings;
 use crate::error::Error;
-use crate::listener::arrival::Slot;
-use crate::listener::chain::{Local, TcpLocal};
+use crate::listener::arrival::{Slot, Undecided};
+use crate::listener::chain::{ChainLocal, Local, ServesLocal, TcpLocal};
 use crate::listener::transport::Transport;
 use crate::listener::{ListenerLocal, Phase};
 use crate::proxy_protocol::Addresses;
@@ -44,6 +45,16 @@ pub(crate) struct Connection {
     pub(crate) original: Option<Original>,
 }
 
+/// A connection that is none of a chain's after all, once its client has spoken.
+pub(crate) struct Others {
+    pub(crate) slot: Slot,
+    /// Whose it is.
+    pub(crate) chain: Option<Rc<ChainLocal>>,
+    pub(crate) socket: TcpStream,
+    /// What was read of it.
+    pub(crate) prefix: Bytes,
+}
+
 /// What becomes of it, as it becomes known.
 struct Course {
     start: Instant,
@@ -57,8 +68,13 @@ struct Course {
     sent: u64,
 }
 
-/// Serves a connection to its end. `prefix` was read of it already.
-pub(crate) async fn serve(connection: Connection, transport: Transport, prefix: Bytes) {
+/// Serves a connection to its end, unless it turns out to be another chain's. `prefix` was read of it already.
+pub(crate) async fn serve(
+    connection: Connection,
+    transport: Transport,
+    prefix: Bytes,
+    undecided: Option<Box<Undecided>>,
+) -> Option<Box<Others>> {
     let local = connection.chain.get(&connection.listener.worker);
     let time = SystemTime::now();
     let mut course = Course {
@@ -72,8 +88,14 @@ pub(crate) async fn serve(connection: Connection, transport: Transport, prefix: 
         received: 0,
         sent: 0,
     };
-    let result = carry(&connection, &local.tcp, &mut course, transport, prefix).await;
-    course.error = result.err();
+    match carry(&connection, &local.tcp, &mut course, transport, prefix, undecided).await {
+        // Whoever it is given to counts it.
+        Ok(Some((chain, socket, prefix))) => {
+            return Some(Box::new(Others { slot: connection.slot, chain, socket, prefix }));
+        }
+        Ok(None) => {}
+        Err(error) => course.error = Some(error),
+    }
     if let Some(cluster) = &course.cluster {
         cluster.cells.ended_connection(course.received, course.sent);
     }
@@ -95,17 +117,21 @@ pub(crate) async fn serve(connection: Connection, transport: Transport, prefix: 
         duration: course.start.elapsed(),
         first_byte: course.connected,
     });
+    None
 }
 
+/// What it gives is another chain's, with what was read.
 async fn carry(
     connection: &Connection,
     settings: &TcpSettings,
     course: &mut Course,
     transport: Transport,
-    prefix: Bytes,
-) -> Result<(), Error> {
+    mut prefix: Bytes,
+    undecided: Option<Box<Undecided>>,
+) -> Result<Option<(Option<Rc<ChainLocal>>, TcpStream, Bytes)>, Error> {
     let worker = &connection.listener.worker;
-    let table = table(connection, settings, course.start).await?;
+    let table = table(connection, settings, course.start);
+    let table = connection.slot.until(table, Phase::Closed).await.ok_or(Error::Drained)??;
     let head = RequestHead {
         method: &Method::GET,
         uri: &Uri::from_static("/"),
@@ -137,16 +163,63 @@ async fn carry(
     let opened = connection.slot.until(opened, Phase::Closed).await.ok_or(Error::Drained)?;
     let mut opened = opened.inspect_err(|_| reset(transport.socket()))?;
     course.connected = Some(course.start.elapsed());
+    let bounds =
+        Bounds { idle: settings.idle, until: settings.longest.map(|longest| course.start + longest) };
+    let mut others = None;
+    if let Some(undecided) = undecided
+        && let (Transport::Plain(near), Stream::Plain(far)) = (&transport, &opened.stream)
+    {
+        let heard = bounded(connection, &bounds, undecided.hear(near, far)).await.and_then(|heard| heard);
+        let (found, said) = heard.inspect_err(|error| {
+            if matches!(error, Error::ClientGone | Error::Drained) {
+                [near, far].into_iter().for_each(reset);
+            }
+        })?;
+        prefix = said;
+        others = found
+            .map(|found| undecided.chain(&connection.listener, found))
+            .filter(|chain| !chain.as_ref().is_some_and(|chain| is_of(connection, chain)));
+    }
+    let transport = match (others, transport) {
+        // The endpoint has heard nothing of it.
+        (Some(chain), Transport::Plain(socket)) => return Ok(Some((chain, socket, prefix))),
+        (_, transport) => transport,
+    };
     if !prefix.is_empty() {
         course.received = prefix.len() as u64;
-        let written = match &mut opened.stream {
-            Stream::Plain(stream) => stream.write_all(&prefix).await,
-            Stream::Tls(stream) => write_and_flush(stream, &prefix).await,
+        let writing = async {
+            match &mut opened.stream {
+                Stream::Plain(stream) => stream.write_all(&prefix).await,
+                Stream::Tls(stream) => write_and_flush(stream, &prefix).await,
+            }
         };
-        written.map_err(|_| Error::UpstreamReset).inspect_err(|_| reset(transport.socket()))?;
+        let written = bounded(connection, &bounds, writing).await;
+        let written = written.and_then(|written| written.map_err(|_| Error::UpstreamReset));
+        written.inspect_err(|_| reset(transport.socket()))?;
         drop(prefix);
     }
-    pass(connection, settings, course, transport, opened.stream, worker).await
+    pass(connection, &bounds, course, transport, opened.stream, worker).await.map(|()| None)
+}
+
+/// Whether a connection is already served by a chain.
+fn is_of(connection: &Connection, chain: &ChainLocal) -> bool {
+    matches!(&chain.serves, ServesLocal::Tcp(tcp) if Rc::ptr_eq(tcp, &connection.chain))
+}
+
+/// Runs a step within a connection's bounds.
+async fn bounded<T>(
+    connection: &Connection,
+    bounds: &Bounds,
+    step: impl Future<Output = T>,
+) -> Result<T, Error> {
+    let idle = bounds.idle.map(|idle| (Instant::now() + idle, Error::StreamIdle));
+    let old = bounds.until.map(|until| (until, Error::ConnectionTooOld));
+    let mut step = pin!(connection.slot.until(step, Phase::Closed));
+    let done = match idle.into_iter().chain(old).min_by_key(|(at, _)| *at) {
+        Some((at, error)) => timeout_at(at, step.as_mut()).await.map_err(|_| error)?,
+        None => step.await,
+    };
+    done.ok_or(Error::Drained)
 }
 
 /// The listener's own routes; on a sidecar's those of the service that has the address where the connection was going.
@@ -174,22 +247,20 @@ async fn table(
 /// Bytes both ways, to the end.
 async fn pass(
     connection: &Connection,
-    settings: &TcpSettings,
+    bounds: &Bounds,
     course: &mut Course,
     mut near: Transport,
     mut far: Stream,
     worker: &Rc<Worker>,
 ) -> Result<(), Error> {
-    let bounds =
-        Bounds { idle: settings.idle, until: settings.longest.map(|longest| course.start + longest) };
     let moved = |from, length| match from {
         Side::Near => course.received += length as u64,
         Side::Far => course.sent += length as u64,
     };
     let closed = |cx: &mut std::task::Context<'_>| connection.slot.poll_phase(Phase::Closed, cx);
     let end = match &mut far {
-        Stream::Plain(far) => copy::between(worker, &mut near, far, &bounds, moved, closed).await,
-        Stream::Tls(far) => copy::between(worker, &mut near, far, &bounds, moved, closed).await,
+        Stream::Plain(far) => copy::between(worker, &mut near, far, bounds, moved, closed).await,
+        Stream::Tls(far) => copy::between(worker, &mut near, far, bounds, moved, closed).await,
     };
     match end {
         End::Complete => Ok(()),

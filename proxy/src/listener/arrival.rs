@@ -2,6 +2,7 @@
 //! says so, a chain is chosen, and TLS is terminated. A connection that no chain takes is closed.
 
 use std::future::poll_fn;
+use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::rc::Rc;
@@ -10,14 +11,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use rustls::HandshakeKind;
-use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsAcceptor;
 
 use super::chain::{ChainLocal, ServesLocal};
 use super::connection::{self, ConnState};
-use super::inspect::{Beginning, Inspector};
+use super::inspect::{Beginning, Inspector, Refused};
 use super::original::Way;
 use super::transport::{Rewound, Transport};
 use super::{LAST_CALL, ListenerLocal, Phase};
@@ -89,60 +89,77 @@ impl Drop for Slot {
 pub(super) async fn serve(listener: Rc<ListenerLocal>, socket: TcpStream, peer: SocketAddr, permit: Permit) {
     let slot = Slot::new(Rc::clone(&listener), permit);
     let chains = listener.chains();
-    let (chain, arrived) = match chains.chains.only() {
-        Some(chain) => (
-            chains.of(chain),
-            Arrived { socket, prefix: Bytes::new(), source: peer, destination: None, way: Way::Direct },
-        ),
-        None => match Box::pin(choose(&slot, &listener, socket, peer)).await {
-            Some(chosen) => chosen,
-            None => return,
-        },
+    let mut next = match chains.chains.only() {
+        Some(chain) => Some(Box::new(Arrived {
+            slot,
+            chain: chains.of(chain),
+            socket,
+            prefix: Bytes::new(),
+            source: peer,
+            destination: None,
+            way: Way::Direct,
+            undecided: None,
+        })),
+        None => Box::pin(choose(slot, &listener, socket, peer)).await,
     };
-    let Arrived { socket, prefix, source: peer, destination, way } = arrived;
+    drop(chains);
+    while let Some(arrived) = next {
+        next = by_chain(&listener, arrived).await;
+    }
+}
+
+/// Serves a connection by its chain, to its end; or gives it back where it is another chain's after all. It comes in a
+/// box, as what is handed to a future has its room there twice.
+async fn by_chain(listener: &Rc<ListenerLocal>, arrived: Box<Arrived>) -> Option<Box<Arrived>> {
+    let Arrived { slot, chain, socket, prefix, source: peer, destination, way, undecided } =
+        arrived.unboxed();
     let Some(chain) = chain else {
         listener.cells.no_chain.add(1);
         tracing::debug!(listener = %listener.listener.name, %peer, "no filter chain takes this connection");
-        return;
+        return None;
     };
-    drop(chains);
     let (transport, prefix) = match &chain.chain.tls {
         None => (Transport::Plain(socket), prefix),
         Some(tls) => {
             let rewound = Rewound { prefix, socket };
-            match Box::pin(handshake(&slot, &listener, tls, rewound, peer)).await {
-                Some(transport) => (transport, Bytes::new()),
-                None => return,
-            }
+            (Box::pin(handshake(&slot, listener, tls, rewound, peer)).await?, Bytes::new())
         }
     };
     let worker = Rc::clone(&listener.worker);
     let shown = shown(&transport, &chain);
     let client = match &shown {
         None => None,
-        Some(shown) => {
-            let Some(client) = worker.clients.add(&chain, &shown.certificates, is_resumed(&transport)) else {
-                return;
-            };
-            Some(client)
-        }
+        Some(shown) => Some(worker.clients.add(&chain, &shown.certificates, is_resumed(&transport))?),
     };
     // Pinned where it is: what is awaited in two places by value has its room twice.
     let mut serving = pin!(async {
         match &chain.serves {
             ServesLocal::Http(chain) => {
-                let conn =
-                    ConnState::new(slot, listener, Rc::clone(chain), peer, way, &transport, shown.clone());
+                let (listener, chain) = (Rc::clone(listener), Rc::clone(chain));
+                let conn = ConnState::new(slot, listener, chain, peer, way, &transport, shown.clone());
                 connection::serve(conn, transport, prefix).await;
+                None
             }
             ServesLocal::Tcp(tcp) => {
                 let local = || transport.socket().local_addr().ok();
-                let Some(destination) = destination.or_else(local) else { return };
+                let destination = destination.or_else(local)?;
                 let addresses = Addresses { source: peer, destination };
+                let (listener, chain) = (Rc::clone(listener), Rc::clone(tcp));
                 let original = way.original();
-                let connection =
-                    tcp::Connection { slot, listener, chain: Rc::clone(tcp), addresses, original };
-                Box::pin(tcp::serve(connection, transport, prefix)).await;
+                let connection = tcp::Connection { slot, listener, chain, addresses, original };
+                let others = Box::pin(tcp::serve(connection, transport, prefix, undecided)).await?;
+                let tcp::Others { slot, chain, socket, prefix } = *others;
+                let destination = Some(destination);
+                Some(Box::new(Arrived {
+                    slot,
+                    chain,
+                    socket,
+                    prefix,
+                    source: peer,
+                    destination,
+                    way,
+                    undecided: None,
+                }))
             }
         }
     });
@@ -150,8 +167,8 @@ pub(super) async fn serve(listener: Rc<ListenerLocal>, socket: TcpStream, peer: 
         None => serving.await,
         Some(client) => {
             tokio::select! {
-                () = &mut serving => {}
-                () = client.lost() => {}
+                given_back = &mut serving => given_back,
+                () = client.lost() => None,
             }
         }
     }
@@ -177,6 +194,9 @@ fn is_resumed(transport: &Transport) -> bool {
 
 /// A connection of which it is known who takes it.
 struct Arrived {
+    slot: Slot,
+    /// `None`: nobody does.
+    chain: Option<Rc<ChainLocal>>,
     socket: TcpStream,
     /// Read of it already.
     prefix: Bytes,
@@ -186,15 +206,24 @@ struct Arrived {
     destination: Option<SocketAddr>,
     /// How it came here.
     way: Way,
+    /// Its client has said nothing so far.
+    undecided: Option<Box<Undecided>>,
+}
+
+impl Arrived {
+    /// Out of the box, which goes now and not with what was in it.
+    fn unboxed(self: Box<Self>) -> Arrived {
+        *self
+    }
 }
 
 /// Looks at the first bytes and chooses a chain. `None`: the client has gone, or said nothing in time.
 async fn choose(
-    slot: &Slot,
+    slot: Slot,
     listener: &ListenerLocal,
-    mut socket: TcpStream,
+    socket: TcpStream,
     peer: SocketAddr,
-) -> Option<(Option<Rc<ChainLocal>>, Arrived)> {
+) -> Option<Box<Arrived>> {
     let local = socket.local_addr().ok()?;
     let (inspect, original) = {
         let chains = listener.chains();
@@ -202,7 +231,7 @@ async fn choose(
     };
     let way = Way::of(&socket, &listener.listener, original, peer);
     let (beginning, told, prefix) = if inspect.reads() {
-        look(slot, listener, &mut socket, inspect, peer).await?
+        look(&slot, listener, &socket, inspect, peer).await?
     } else {
         (Beginning::unknown(), None, Bytes::new())
     };
@@ -225,10 +254,81 @@ async fn choose(
         server_name: beginning.server_name,
         protocols: beginning.protocols,
     };
-    // The chains in force now: they may have changed while bytes were waited for.
+    let chain = select(listener, &seen);
+    let is_silent = prefix.is_empty() && (inspect.tls || inspect.http);
+    let undecided = is_silent.then(|| Box::new(Undecided { inspect, seen }));
+    Some(Box::new(Arrived { slot, chain, socket, prefix, source, destination, way, undecided }))
+}
+
+/// Of the chains in force now: they may have changed while bytes were waited for.
+fn select(listener: &ListenerLocal, seen: &Seen) -> Option<Rc<ChainLocal>> {
     let chains = listener.chains();
-    let chain = chains.chains.select(&seen).and_then(|chain| chains.of(chain));
-    Some((chain, Arrived { socket, prefix, source, destination, way }))
+    chains.chains.select(seen).and_then(|chain| chains.of(chain))
+}
+
+/// A connection that was given to a chain since nothing came of it in time, as of those whose server speaks first. While
+/// the server does not, it may as well be one that was opened before there was something to ask, as pools do.
+pub(crate) struct Undecided {
+    inspect: Inspect,
+    seen: Seen,
+}
+
+impl Undecided {
+    /// Waits until either side speaks. Of a client that does so first: what it begins with, where that is known, and
+    /// its bytes.
+    pub(crate) async fn hear(
+        &self,
+        near: &TcpStream,
+        far: &TcpStream,
+    ) -> Result<(Option<Beginning>, Bytes), Error> {
+        let mut inspector = Inspector::new(Inspect { announced: None, ..self.inspect });
+        let client = async {
+            near.readable().await?;
+            // As long as for any other.
+            match timeout(self.inspect.timeout, beginning(near, &mut inspector)).await {
+                Ok(heard) => heard.map(Some),
+                Err(_) => Ok(None),
+            }
+        };
+        let heard = tokio::select! {
+            biased;
+            _ = far.readable() => return Ok((None, inspector.into_bytes().into())),
+            heard = client => heard,
+        };
+        let found = match heard.map_err(|_| Error::ClientGone)? {
+            Some(found) => found.map_err(|refused| refused.error())?,
+            None if inspector.is_mid_hello() => return Err(Error::ClientHello),
+            None => None,
+        };
+        Ok((found, inspector.into_bytes().into()))
+    }
+
+    /// The chain that takes what begins so.
+    pub(crate) fn chain(&self, listener: &ListenerLocal, found: Beginning) -> Option<Rc<ChainLocal>> {
+        let Beginning { transport, server_name, protocols } = found;
+        select(listener, &Seen { transport, server_name, protocols, ..self.seen.clone() })
+    }
+}
+
+/// Reads until it is known what a connection begins with. `None`: its client has ended before that.
+async fn beginning(
+    socket: &TcpStream,
+    inspector: &mut Inspector,
+) -> io::Result<Result<Option<Beginning>, Refused>> {
+    loop {
+        // Nothing is held for a client that says nothing.
+        socket.readable().await?;
+        let mut chunk = [0; CHUNK];
+        match socket.try_read(&mut chunk) {
+            Ok(0) => return Ok(Ok(None)),
+            Ok(length) => match inspector.feed(&chunk[..length]) {
+                Ok(None) => {}
+                known => return Ok(known),
+            },
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
+        }
+    }
 }
 
 fn canonical(address: SocketAddr) -> SocketAddr {
@@ -238,32 +338,20 @@ fn canonical(address: SocketAddr) -> SocketAddr {
 async fn look(
     slot: &Slot,
     listener: &ListenerLocal,
-    socket: &mut TcpStream,
+    socket: &TcpStream,
     inspect: Inspect,
     peer: SocketAddr,
 ) -> Option<(Beginning, Option<Addresses>, Bytes)> {
     let mut inspector = Inspector::new(inspect);
-    let looking = async {
-        loop {
-            // Nothing is held for a client that says nothing.
-            socket.readable().await.ok()?;
-            let mut chunk = [0; CHUNK];
-            match socket.read(&mut chunk).await {
-                Ok(0) | Err(_) => return None,
-                Ok(length) => match inspector.feed(&chunk[..length]) {
-                    Ok(None) => {}
-                    Ok(found) => return found,
-                    Err(refused) => {
-                        listener.cells.ended_connection(Some(refused.error()));
-                        tracing::debug!(listener = %listener.listener.name, %peer, reason = %refused, "a connection is refused");
-                        return None;
-                    }
-                },
-            }
+    let looking = timeout(inspect.timeout, beginning(socket, &mut inspector));
+    let found = match slot.until_last_call(looking).await.and_then(Result::ok) {
+        Some(Ok(Ok(found))) => found?,
+        Some(Ok(Err(refused))) => {
+            listener.cells.ended_connection(Some(refused.error()));
+            tracing::debug!(listener = %listener.listener.name, %peer, reason = %refused, "a connection is refused");
+            return None;
         }
-    };
-    let found = match slot.until_last_call(timeout(inspect.timeout, looking)).await.and_then(Result::ok) {
-        Some(found) => found?,
+        Some(Err(_)) => return None,
         None if inspector.is_mid_hello() => {
             listener.cells.ended_connection(Some(Error::ClientHello));
             return None;

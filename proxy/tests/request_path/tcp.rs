@@ -18,7 +18,7 @@ use pontoon_xds::pb::envoy::config::endpoint::v3::{
     ClusterLoadAssignment, Endpoint, LbEndpoint, LocalityLbEndpoints,
 };
 use pontoon_xds::pb::envoy::config::listener::v3::{
-    Filter, FilterChain, FilterChainMatch, ListenerFilter, filter, listener_filter,
+    Filter, FilterChain, FilterChainMatch, Listener, ListenerFilter, filter, listener_filter,
 };
 use pontoon_xds::pb::envoy::extensions::filters::listener::http_inspector::v3::HttpInspector;
 use pontoon_xds::pb::envoy::extensions::filters::listener::proxy_protocol::v3::ProxyProtocol;
@@ -298,18 +298,7 @@ async fn one_port_takes_every_protocol() {
     });
     let pair = authority.sign(&["shop.test"]);
     let tls = chain("tls", &["shop.test"], Some(context(vec![crate::tls::certificate(&pair)])));
-    let mut http = chain("http", &[], None);
-    http.filter_chain_match = Some(FilterChainMatch {
-        application_protocols: vec!["http/1.1".into(), "h2c".into()],
-        transport_protocol: "raw_buffer".into(),
-        ..FilterChainMatch::default()
-    });
-    let mut all = listener(vec![tls, http]);
-    all.default_filter_chain = Some(tcp(&to_db(), FilterChainMatch::default()));
-    all.listener_filters = vec![filter(&TlsInspector::default()), filter(&HttpInspector {})];
-    all.listener_filters_timeout = Some(ProtoDuration { seconds: 0, nanos: 50_000_000 });
-    all.continue_on_listener_filters_timeout = true;
-    let edge = Edge::over(&[cluster(&[address])], &all).await;
+    let edge = Edge::over(&[cluster(&[address])], &any_protocol(tls)).await;
 
     let stream = connect(edge.address, &client(&authority, None, &[]), "shop.test").await.unwrap();
     assert_eq!(within(ask(stream)).await.unwrap(), "tls");
@@ -325,6 +314,105 @@ async fn one_port_takes_every_protocol() {
     let mut stream = TcpStream::connect(edge.address).await.unwrap();
     stream.write_all(b"\x16\x03\x01").await.unwrap();
     assert_eq!(within(stream.read(&mut [0; 1])).await.unwrap(), 0);
+}
+
+/// A port for every protocol, whose clients may be silent for a moment.
+fn any_protocol(tls: FilterChain) -> Listener {
+    let mut http = chain("http", &[], None);
+    http.filter_chain_match = Some(FilterChainMatch {
+        application_protocols: vec!["http/1.1".into(), "h2c".into()],
+        transport_protocol: "raw_buffer".into(),
+        ..FilterChainMatch::default()
+    });
+    let mut all = listener(vec![tls, http]);
+    all.default_filter_chain = Some(tcp(&to_db(), FilterChainMatch::default()));
+    all.listener_filters = vec![filter(&TlsInspector::default()), filter(&HttpInspector {})];
+    all.listener_filters_timeout = Some(ProtoDuration { seconds: 0, nanos: 50_000_000 });
+    all.continue_on_listener_filters_timeout = true;
+    all
+}
+
+/// As pools of connections do: opened first, and used when it has been passed on for long. While the server has said
+/// nothing, what the client says tells whose it is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_speaks_late_has_its_protocol_all_the_same() {
+    let authority = Authority::new();
+    let (upstream, address) = bind().await;
+    let pair = authority.sign(&["shop.test"]);
+    let tls = chain("tls", &["shop.test"], Some(context(vec![crate::tls::certificate(&pair)])));
+    let edge = Edge::over(&[cluster(&[address])], &any_protocol(tls)).await;
+
+    let (mut near, mut far) = both(&edge, &upstream).await;
+    near.write_all(b"GE").await.unwrap();
+    near.write_all(b"T / HTTP/1.1\r\nhost: shop.test\r\nconnection: close\r\n\r\n").await.unwrap();
+    let mut answer = String::new();
+    within(near.read_to_string(&mut answer)).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("http"), "{answer}");
+    let mut nothing = Vec::new();
+    within(far.read_to_end(&mut nothing)).await.unwrap();
+    assert!(nothing.is_empty(), "{nothing:?}");
+
+    let (near, mut far) = both(&edge, &upstream).await;
+    let connector = tokio_rustls::TlsConnector::from(client(&authority, None, &[]));
+    let stream = within(connector.connect("shop.test".try_into().unwrap(), near)).await.unwrap();
+    assert_eq!(within(ask(stream)).await.unwrap(), "tls");
+    within(far.read_to_end(&mut nothing)).await.unwrap();
+    assert!(nothing.is_empty(), "{nothing:?}");
+
+    // What is neither goes on to where it has been connected to; so does a part of a line that does not go on.
+    for says in ["HELO there\r\n", "GE"] {
+        let (mut near, mut far) = both(&edge, &upstream).await;
+        near.write_all(says.as_bytes()).await.unwrap();
+        let mut heard = vec![0; says.len()];
+        within(far.read_exact(&mut heard)).await.unwrap();
+        assert_eq!(heard, says.as_bytes());
+        far.write_all(b"250 you").await.unwrap();
+        drop(far);
+        let mut answer = String::new();
+        within(near.read_to_string(&mut answer)).await.unwrap();
+        assert_eq!(answer, "250 you");
+    }
+    let (mut near, _far) = both(&edge, &upstream).await;
+    near.write_all(b"\x16\x03\x01").await.unwrap();
+    assert!(matches!(within(near.read(&mut [0; 1])).await, Ok(0) | Err(_)), "the start of a ClientHello");
+    let series = "pontoon_upstream_tcp_connections{cluster=\"pool/default/db\"} 0\n";
+    until("all have ended", || edge.metrics().contains(series)).await;
+}
+
+/// Whatever a client says after that, the protocol is the server's.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_speaks_first_is_not_waited_for() {
+    let authority = Authority::new();
+    let (upstream, address) = bind().await;
+    let pair = authority.sign(&["shop.test"]);
+    let tls = chain("tls", &["shop.test"], Some(context(vec![crate::tls::certificate(&pair)])));
+    let edge = Edge::over(&[cluster(&[address])], &any_protocol(tls)).await;
+    for begun in ["", "GE"] {
+        let (mut near, mut far) = both(&edge, &upstream).await;
+        near.write_all(begun.as_bytes()).await.unwrap();
+        far.write_all(b"220 mail.test\r\n").await.unwrap();
+        let mut greeting = [0; 15];
+        within(near.read_exact(&mut greeting)).await.unwrap();
+        let says = "GET / HTTP/1.1\r\n";
+        near.write_all(&says.as_bytes()[begun.len()..]).await.unwrap();
+        near.shutdown().await.unwrap();
+        let mut heard = String::new();
+        within(far.read_to_string(&mut heard)).await.unwrap();
+        assert_eq!(heard, says);
+    }
+    // One that nobody has said anything on ends as others do: by its client, or by a drain.
+    let (mut near, mut far) = both(&edge, &upstream).await;
+    near.shutdown().await.unwrap();
+    assert_eq!(within(far.read(&mut [0; 1])).await.unwrap(), 0);
+    far.write_all(b"and yet").await.unwrap();
+    drop(far);
+    let mut heard = String::new();
+    within(near.read_to_string(&mut heard)).await.unwrap();
+    assert_eq!(heard, "and yet");
+    let (mut near, _far) = both(&edge, &upstream).await;
+    assert_eq!(within(edge.workers.drain()).await.forced, 1);
+    let end = within(near.read(&mut [0; 1])).await.map_err(|error| error.kind());
+    assert_eq!(end, Err(ErrorKind::ConnectionReset));
 }
 
 /// The handshake is the endpoint's own: the name in it is all that is read here.
