@@ -44,7 +44,19 @@ const CONNECTIONS: usize = 64;
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Of one HTTP/2 connection at once.
 const STREAMS: u32 = 10;
-const MAX_HEADER_LIST_BYTES: u32 = 16 * 1024;
+/// Of a request, in either version.
+const MAX_HEAD_BYTES: u32 = 16 * 1024;
+const MAX_HEADERS: usize = 100;
+/// What is asked is short, be it by gRPC.
+const STREAM_WINDOW: u32 = 64 * 1024;
+const CONNECTION_WINDOW: u32 = 256 * 1024;
+/// Bounds, with the head, how many CONTINUATION frames it may have.
+const MAX_FRAME: u32 = 16 * 1024;
+/// Written ahead of a slow reader, a stream.
+const MAX_SEND_BUFFER: usize = 64 * 1024;
+/// As those of the listeners: of streams reset before we looked at them, and by us for the client's errors.
+const MAX_PENDING_RESETS: usize = 20;
+const MAX_LOCAL_RESETS: usize = 100;
 
 /// Where the process is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -134,19 +146,28 @@ async fn connected(admin: &Arc<Admin>, connection: TcpStream) -> Result<(), Box<
         hyper::server::conn::http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .max_concurrent_streams(STREAMS)
-            .max_header_list_size(MAX_HEADER_LIST_BYTES)
+            .max_header_list_size(MAX_HEAD_BYTES)
+            .max_frame_size(MAX_FRAME)
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_send_buf_size(MAX_SEND_BUFFER)
+            .max_pending_accept_reset_streams(MAX_PENDING_RESETS)
+            .max_local_error_reset_streams(MAX_LOCAL_RESETS)
             .keep_alive_interval(HEADER_TIMEOUT)
             .keep_alive_timeout(HEADER_TIMEOUT)
             .serve_connection(io, service)
             .await?;
     } else {
-        hyper::server::conn::http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(HEADER_TIMEOUT)
-            .serve_connection(io, service)
-            .await?;
+        http1().serve_connection(io, service).await?;
     }
     Ok(())
+}
+
+fn http1() -> hyper::server::conn::http1::Builder {
+    let mut builder = hyper::server::conn::http1::Builder::new();
+    builder.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
+    builder.max_header_size(MAX_HEAD_BYTES as usize).max_headers(MAX_HEADERS);
+    builder
 }
 
 impl Admin {

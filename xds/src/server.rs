@@ -320,6 +320,7 @@ pub fn grpc_server() -> tonic::transport::Server {
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_frame_size(MAX_FRAME)
         .http2_max_pending_accept_reset_streams(Some(MAX_PENDING_RESETS))
+        .http2_max_local_error_reset_streams(Some(MAX_LOCAL_RESETS))
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
 }
@@ -342,6 +343,8 @@ const MAX_FRAME: u32 = 16 * 1024;
 const MAX_HEADER_LIST_BYTES: u32 = 16 * 1024;
 /// h2's own default, made explicit (CVE-2023-44487).
 const MAX_PENDING_RESETS: usize = 20;
+/// Streams that a client's errors make us reset (CVE-2025-8671); hyper's default is ten times as many.
+const MAX_LOCAL_RESETS: usize = 100;
 /// A client that is gone without a word is noticed after interval and timeout.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);

@@ -9,10 +9,10 @@ use std::time::Duration;
 use http::{Method, Request, StatusCode};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use tokio::net::{TcpListener, TcpStream};
 
-use super::{Admin, Answer, HEADER_TIMEOUT, Phase, accept, text};
+use super::{Admin, Answer, Phase, accept, http1, text};
 
 /// How long an application waits for the first configuration. A control plane that is away keeps none down for
 /// longer: where its connections are intercepted they pass to where they were going.
@@ -38,9 +38,7 @@ pub(crate) async fn serve(admin: Arc<Admin>, socket: TcpListener) {
 
 async fn connected(admin: &Arc<Admin>, connection: TcpStream) -> Result<(), hyper::Error> {
     let local = connection.local_addr().ok().map(|local| local.ip());
-    hyper::server::conn::http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_TIMEOUT)
+    http1()
         .keep_alive(false)
         .serve_connection(
             TokioIo::new(connection),

@@ -33,10 +33,12 @@ fn the_page_of_attacks_names_tests_that_exist() {
         if folder.is_dir() {
             sources(&folder, &mut text);
         } else if let Some((file, _)) = name.split_once(": ") {
-            let folder = here.join("../control-plane/tests").join(file);
-            text.push_str(&std::fs::read_to_string(folder.with_extension("rs")).unwrap());
-            if folder.is_dir() {
-                sources(&folder, &mut text);
+            for tests in ["../control-plane/tests", "../xds/tests"] {
+                let folder = here.join(tests).join(file);
+                text.push_str(&std::fs::read_to_string(folder.with_extension("rs")).unwrap_or_default());
+                if folder.is_dir() {
+                    sources(&folder, &mut text);
+                }
             }
         }
         let is_there = text.contains(&format!("fn {test}(")) || text.contains(&format!("    {test}: ["));

@@ -28,6 +28,16 @@ const AGENT: &str = concat!("grpc-rust-pontoon/", env!("CARGO_PKG_VERSION"));
 const MAX_HEADER_LIST_BYTES: u32 = 16 * 1024;
 /// Of one stream: four of the 256 KiB parts that our server sends, so that it never waits for the next to be asked for.
 const STREAM_WINDOW: u32 = 1024 * 1024;
+/// Bounds, with the header list, how many CONTINUATION frames a head may have.
+const MAX_FRAME: u32 = 16 * 1024;
+/// Until the server says how many it takes.
+const FIRST_STREAMS: usize = 10;
+/// Written ahead of a server that does not read, a stream.
+const MAX_SEND_BUFFER: usize = 256 * 1024;
+/// Streams that we have reset and of which frames may still come.
+const MAX_RESET_STREAMS: usize = 10;
+/// Streams that the server's errors make us reset. Above: the connection ends.
+const MAX_LOCAL_RESETS: usize = 20;
 /// A GOAWAY with a few words.
 const KEPT_BYTES: usize = 64;
 /// As gRFC A8 has it.
@@ -109,6 +119,11 @@ pub(super) async fn connect(
         .max_header_list_size(MAX_HEADER_LIST_BYTES)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(STREAM_WINDOW)
+        .max_frame_size(MAX_FRAME)
+        .initial_max_send_streams(FIRST_STREAMS)
+        .max_send_buf_size(MAX_SEND_BUFFER)
+        .max_concurrent_reset_streams(MAX_RESET_STREAMS)
+        .max_local_error_reset_streams(MAX_LOCAL_RESETS)
         .handshake(TokioIo::new(Listened { stream, words: words.clone() }))
         .await
         .map_err(io::Error::other)?;

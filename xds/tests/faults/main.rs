@@ -1,6 +1,7 @@
 //! Clients that do harm, meant or not, and many at once: what they cost the server, and that the others do not notice.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
+mod floods;
 mod rig;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,0 +1,78 @@
+//! Clients of the admin port that do harm: the port has few places, and whoever asks whether the proxy lives needs one.
+
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+
+use crate::running::{PATIENCE, Running};
+
+fn start() -> Running {
+    Running::start(|command| {
+        // Nobody is there.
+        command.args(["--workers", "1", "--xds-server", "http://127.0.0.1:1", "--health", "127.0.0.1:0"]);
+    })
+}
+
+fn connect(running: &Running) -> TcpStream {
+    let stream = TcpStream::connect(running.admin).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream
+}
+
+/// What is answered until the end, be that a reset.
+fn answer(mut stream: TcpStream) -> Vec<u8> {
+    let (mut all, mut chunk) = (Vec::new(), [0; 4096]);
+    while let Ok(length @ 1..) = stream.read(&mut chunk) {
+        all.extend_from_slice(&chunk[..length]);
+    }
+    all
+}
+
+#[test]
+fn a_head_has_a_bound() {
+    let running = start();
+    for (length, status) in [(8, "200"), (20, "431")] {
+        let mut stream = connect(&running);
+        let filler = "x".repeat(length * 1024);
+        let head = format!("GET /live HTTP/1.1\r\nhost: a\r\nconnection: close\r\nfiller: {filler}\r\n\r\n");
+        let _ = stream.write_all(head.as_bytes());
+        let answer = String::from_utf8(answer(stream)).unwrap();
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{length} KiB: {answer}");
+    }
+}
+
+/// CVE-2025-8671, with fewer streams than h2 lets pass by itself.
+#[test]
+fn made_you_reset() {
+    fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+        let mut bytes = (payload.len() as u32).to_be_bytes()[1..].to_vec();
+        bytes.extend([kind, flags]);
+        bytes.extend(stream.to_be_bytes());
+        bytes.extend(payload);
+        bytes
+    }
+    let running = start();
+    let mut stream = connect(&running);
+    let mut bytes = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+    bytes.extend([frame(4, 0, 0, &[]), frame(4, 1, 0, &[])].concat());
+    // POST, http and / of HPACK's static table, and an authority.
+    let head = [0x83, 0x86, 0x84, 0x01, 0x01, b'a'];
+    for stream in (1..300).step_by(2) {
+        bytes.extend(frame(1, 4, stream, &head));
+        // More than a window can hold.
+        bytes.extend(frame(8, 0, stream, &i32::MAX.to_be_bytes()));
+    }
+    let _ = stream.write_all(&bytes);
+    let mut left = &answer(stream)[..];
+    let mut code = None;
+    while let Some((head, rest)) = left.split_at_checked(9) {
+        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize;
+        let Some((payload, rest)) = rest.split_at_checked(length) else { break };
+        if head[3] == 7 {
+            code = Some(payload[7]);
+        }
+        left = rest;
+    }
+    // ENHANCE_YOUR_CALM.
+    assert_eq!(code, Some(11));
+    assert!(running.ask("/live").is_some());
+}
