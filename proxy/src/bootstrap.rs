@@ -294,6 +294,13 @@ pub struct Bootstrap {
     pub file: Option<PathBuf>,
 }
 
+/// What can change while the process runs, as its file says it.
+#[derive(Debug)]
+pub(crate) struct Again {
+    pub(crate) log: Option<String>,
+    pub(crate) dns_upstreams: Option<Vec<SocketAddr>>,
+}
+
 /// Settings that cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum BootstrapError {
@@ -345,9 +352,20 @@ impl Bootstrap {
         Self::of(args).map_err(|error| in_file(path.as_deref(), error))
     }
 
-    /// What a file says is to be logged, whatever else is said with it.
-    pub(crate) fn log_of(path: &Path) -> Result<Option<String>, BootstrapError> {
-        apart(|| read(Some(path), None)).map(|(file, _)| file.log)
+    /// What a file says that a process can take up while it runs, whatever else is said with it.
+    pub(crate) fn again(path: &Path) -> Result<Again, BootstrapError> {
+        let (file, _) = apart(|| read(Some(path), None))?;
+        Ok(Again { log: file.log, dns_upstreams: file.dns.upstreams })
+    }
+
+    /// Who is asked by DNS now, where the file says this of it; `None`: that is not for file or system to say.
+    pub(crate) fn dns_upstreams(
+        &self,
+        written: Option<Vec<SocketAddr>>,
+    ) -> Result<Option<Vec<SocketAddr>>, BootstrapError> {
+        let dns = self.sidecar.as_ref().and_then(|sidecar| sidecar.dns.as_ref());
+        let dns = dns.filter(|dns| !dns.by_flag);
+        dns.map(|dns| sidecar::upstreams_now(written, &dns.addresses)).transpose()
     }
 
     fn of(args: Args) -> Result<Bootstrap, BootstrapError> {

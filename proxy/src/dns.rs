@@ -43,6 +43,8 @@ pub struct Settings {
     pub addresses: Vec<SocketAddr>,
     /// Who is asked for names that are not the mesh's, in this order.
     pub upstreams: Vec<SocketAddr>,
+    /// Whether a flag (or the environment) says that, which goes before a file that is read again.
+    pub by_flag: bool,
     /// For how long clients may keep a virtual address. Default 30 s: a service that goes for good is noticed.
     pub ttl: Duration,
     /// For an upstream's answer, before the next is asked. Default 2 s.
@@ -61,6 +63,7 @@ impl Default for Settings {
         Self {
             addresses: Vec::new(),
             upstreams: Vec::new(),
+            by_flag: false,
             ttl: Duration::from_secs(30),
             timeout: Duration::from_secs(2),
             max_stale: Duration::from_secs(86_400),
@@ -141,6 +144,11 @@ impl Dns {
             tasks.push(tokio::spawn(serve::tcp(self.clone(), tcp)));
         }
         Ok(Serving { dns: self.clone(), at, tasks })
+    }
+
+    /// Asks others from now on; what is known of those who stay is kept, and so are answers.
+    pub(crate) fn ask_others(&self, upstreams: &[SocketAddr]) {
+        self.forwarder.ask_others(upstreams);
     }
 
     /// The answer to a query, as bytes; `None`: what came is no query, and is dropped.

@@ -78,30 +78,16 @@ fn dns_of(args: &Args, written: DnsFile) -> Result<(Option<Settings>, Naming), B
     if addresses.is_empty() {
         return Ok((None, naming));
     }
-    let upstreams = or_written(&args.dns_upstream, written.upstreams);
+    let said = or_written(&args.dns_upstream, written.upstreams);
     // Read only where it is needed: a file that is not there is then no error.
-    let system = match (&upstreams, &written.search) {
+    let system = match (&said, &written.search) {
         (Some(_), Some(_)) => Ok(Default::default()),
         _ => dns::system(),
     };
     if written.search.is_none() {
         naming.search = system.as_ref().map(|(_, search)| search.clone()).unwrap_or_default();
     }
-    let expected =
-        "expected dns.upstreams or --dns-upstream, as /etc/resolv.conf names no resolver beside this proxy";
-    let nobody = |value| BootstrapError::Value { setting: "dns.upstreams", value, expected };
-    let upstreams = match upstreams {
-        Some(upstreams) => upstreams,
-        None => {
-            let (mut found, _) = system.map_err(nobody)?;
-            // The file may already send applications to us.
-            found.retain(|upstream| !addresses.contains(upstream));
-            if found.is_empty() {
-                return Err(nobody(String::new()));
-            }
-            found
-        }
-    };
+    let upstreams = upstreams(said, &addresses, || system.map(|(found, _)| found))?;
     if let Some(any) = addresses.iter().find(|address| address.ip().is_unspecified()) {
         let expected = "expected each address by itself: answers must come from the one that was asked";
         return Err(BootstrapError::Value { setting: "--dns", value: any.to_string(), expected });
@@ -118,15 +104,12 @@ fn dns_of(args: &Args, written: DnsFile) -> Result<(Option<Settings>, Naming), B
         let expected = "expected the milliseconds that a resolver may take";
         return Err(BootstrapError::Value { setting: "dns.timeoutMs", value: "0".into(), expected });
     }
-    if let Some(own) = upstreams.iter().find(|upstream| addresses.contains(upstream)) {
-        let expected = "expected other resolvers: this is where the proxy itself answers";
-        return Err(BootstrapError::Value { setting: "dns.upstreams", value: own.to_string(), expected });
-    }
     let default = Settings::default();
     let seconds = |value: Option<u64>, default| value.map_or(default, Duration::from_secs);
     let settings = Settings {
         addresses,
         upstreams,
+        by_flag: !args.dns_upstream.is_empty(),
         ttl: seconds(written.ttl_seconds, default.ttl),
         timeout: written.timeout_ms.map_or(default.timeout, Duration::from_millis),
         max_stale: seconds(written.max_stale_seconds, default.max_stale),
@@ -134,6 +117,36 @@ fn dns_of(args: &Args, written: DnsFile) -> Result<(Option<Settings>, Naming), B
         cache_bytes: written.cache_bytes.unwrap_or(default.cache_bytes),
     };
     Ok((Some(settings), naming))
+}
+
+/// Who is asked for what is not the mesh's: as it is said, else as the system has it. Not this proxy, which answers at
+/// `addresses`.
+fn upstreams(
+    said: Option<Vec<SocketAddr>>,
+    addresses: &[SocketAddr],
+    system: impl FnOnce() -> Result<Vec<SocketAddr>, String>,
+) -> Result<Vec<SocketAddr>, BootstrapError> {
+    let Some(said) = said else {
+        let expected = "expected dns.upstreams or --dns-upstream, as /etc/resolv.conf names no resolver beside this proxy";
+        let nobody = |value| BootstrapError::Value { setting: "dns.upstreams", value, expected };
+        let mut found = system().map_err(nobody)?;
+        // The file may already send applications to us.
+        found.retain(|upstream| !addresses.contains(upstream));
+        return if found.is_empty() { Err(nobody(String::new())) } else { Ok(found) };
+    };
+    if let Some(own) = said.iter().find(|upstream| addresses.contains(upstream)) {
+        let expected = "expected other resolvers: this is where the proxy itself answers";
+        return Err(BootstrapError::Value { setting: "dns.upstreams", value: own.to_string(), expected });
+    }
+    Ok(said)
+}
+
+/// The same of a process that runs: as its file says it now, and the system.
+pub(super) fn upstreams_now(
+    written: Option<Vec<SocketAddr>>,
+    addresses: &[SocketAddr],
+) -> Result<Vec<SocketAddr>, BootstrapError> {
+    upstreams(written, addresses, || dns::system().map(|(found, _)| found))
 }
 
 /// An application that is this proxy itself would be asked by it for ever.
@@ -201,4 +214,27 @@ fn limits(written: Outbound) -> Result<Limits, BootstrapError> {
         }
     }
     Ok(limits)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_asked_is_said_or_the_systems_but_never_ourselves() {
+        let [own, other] = ["127.0.0.1:53", "10.0.0.1:53"].map(|text| text.parse::<SocketAddr>().unwrap());
+        let system = |found: &[SocketAddr]| {
+            let found = found.to_vec();
+            move || Ok(found)
+        };
+        let never = || -> Result<_, String> { panic!("the system is not asked") };
+        assert_eq!(upstreams(Some(vec![other]), &[own], never).unwrap(), [other]);
+        assert_eq!(upstreams(Some(vec![]), &[own], never).unwrap(), []);
+        assert_eq!(upstreams(None, &[own], system(&[own, other])).unwrap(), [other]);
+        for wrong in [upstreams(Some(vec![own]), &[own], never), upstreams(None, &[own], system(&[own]))] {
+            assert!(wrong.unwrap_err().to_string().starts_with("dns.upstreams is "));
+        }
+        let unreadable = upstreams(None, &[own], || Err("no such file".into()));
+        assert!(unreadable.unwrap_err().to_string().contains("no such file"));
+    }
 }

@@ -75,6 +75,11 @@ impl Forwarder {
         lock(&self.upstreams).states(now)
     }
 
+    /// Asks others from now on.
+    pub(super) fn ask_others(&self, addresses: &[SocketAddr]) {
+        lock(&self.upstreams).replace(addresses);
+    }
+
     /// The answer to a question.
     pub(super) async fn resolve(self: &Arc<Self>, question: &Query, wants: Wants) -> (Message, Outcome) {
         let key = Key::new(question, wants.dnssec, wants.unchecked);

@@ -26,6 +26,16 @@ impl Upstreams {
         Self { all: addresses.iter().map(|address| Upstream { address: *address, failed: None }).collect() }
     }
 
+    /// Others from now on. Of those who stay it is still known how they do.
+    pub(super) fn replace(&mut self, addresses: &[SocketAddr]) {
+        let mut fresh = Self::new(addresses);
+        for upstream in &mut fresh.all {
+            let kept = self.all.iter().find(|kept| kept.address == upstream.address);
+            upstream.failed = kept.and_then(|kept| kept.failed);
+        }
+        *self = fresh;
+    }
+
     /// In the order in which they are to be asked. One alone is asked twice: datagrams get lost.
     pub(super) fn order(&self, now: Instant) -> Vec<SocketAddr> {
         let is_down = |upstream: &Upstream| upstream.failed.is_some_and(|at| now.duration_since(at) < HOLD);
@@ -71,6 +81,9 @@ mod tests {
         assert_eq!(both.order(now), [a, b], "of two that failed the first is first");
         both.note(a, true, now);
         assert_eq!(both.states(now), [(a, None), (b, Some(Duration::ZERO))]);
+        both.replace(&["10.0.0.3:53".parse().unwrap(), b]);
+        assert_eq!(both.order(now), ["10.0.0.3:53".parse().unwrap(), b]);
+        assert_eq!(both.states(now)[1], (b, Some(Duration::ZERO)), "it is the same one");
         assert_eq!(Upstreams::new(&[a]).order(now), [a, a]);
         assert_eq!(Upstreams::new(&[]).order(now), []);
     }

@@ -1,6 +1,7 @@
 //! What a running process is told by signals: SIGHUP reads its file again, SIGUSR2 starts the program anew, which
 //! then takes over.
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -10,24 +11,39 @@ use super::{DEFAULT_LOG, LOG, LogFilter, systemd};
 use crate::admin::Admin;
 use crate::bootstrap::Bootstrap;
 
-/// Reads the bootstrap's file again. What is logged changes at once, unless the environment says it; all else takes an
-/// upgrade. A file that cannot be used changes nothing.
+/// Reads the bootstrap's file again, and the system's resolvers. What is logged and who is asked by DNS change at once,
+/// unless flags or the environment say it; all else takes an upgrade. A file that cannot be used changes nothing.
 pub(super) fn reload(admin: &Arc<Admin>) {
     systemd::reloading();
-    match admin.bootstrap.file.as_deref().map(Bootstrap::log_of) {
-        None => tracing::info!("there is no file to read again"),
-        Some(Ok(_)) if std::env::var_os(LOG).is_some() => {
+    match admin.bootstrap.file.as_deref().map(Bootstrap::again).transpose() {
+        Ok(again) => {
+            match &again {
+                None => tracing::info!("there is no file to read again"),
+                Some(_) if std::env::var_os(LOG).is_some() => {
+                    tracing::info!("what is logged is {LOG}'s to say");
+                }
+                Some(again) => set_log(&admin.logging, again.log.as_deref().unwrap_or(DEFAULT_LOG)),
+            }
+            set_upstreams(admin, again.and_then(|again| again.dns_upstreams));
             tracing::info!(
-                "read again; what is logged is {LOG}'s to say, other settings take an upgrade (SIGUSR2)"
+                "read again: what is logged, and who is asked by DNS; all else, static resources among it, takes an upgrade (SIGUSR2)"
             );
         }
-        Some(Ok(log)) => {
-            set_log(&admin.logging, log.as_deref().unwrap_or(DEFAULT_LOG));
-            tracing::info!("read again; other settings than the log's take an upgrade (SIGUSR2)");
-        }
-        Some(Err(error)) => tracing::error!(%error, "the file cannot be used; nothing has changed"),
+        Err(error) => tracing::error!(%error, "the file cannot be used; nothing has changed"),
     }
     systemd::ready();
+}
+
+fn set_upstreams(admin: &Admin, written: Option<Vec<SocketAddr>>) {
+    let Some(dns) = &admin.dns else { return };
+    match admin.bootstrap.dns_upstreams(written) {
+        Ok(Some(upstreams)) => {
+            tracing::info!(?upstreams, "who is asked by DNS");
+            dns.ask_others(&upstreams);
+        }
+        Ok(None) => tracing::info!("who is asked by DNS is --dns-upstream's to say"),
+        Err(error) => tracing::error!(%error, "who is asked by DNS stays as it was"),
+    }
 }
 
 pub(super) fn set_log(logging: &LogFilter, log: &str) {

@@ -1,4 +1,4 @@
-//! SIGHUP: what is logged follows the file, whatever else the file says by then.
+//! SIGHUP: what is logged and who is asked by DNS follow the file, whatever else the file says by then.
 
 use std::io::Write as _;
 use std::net::TcpStream;
@@ -17,7 +17,7 @@ struct Process {
 }
 
 impl Process {
-    fn start(folder: &Path, settings: &str, environment: Option<&str>) -> Self {
+    fn start(folder: &Path, settings: &str, environment: &[(&str, &str)]) -> Self {
         let (file, socket) = (folder.join("proxy.yaml"), folder.join("notify"));
         let told = UnixDatagram::bind(&socket).unwrap();
         told.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -26,7 +26,7 @@ impl Process {
             command.arg("--config").arg(&file).env("NOTIFY_SOCKET", &socket);
             // Nobody is there: it is never ready, and says READY after each reload alone.
             command.args(["--workers", "1", "--xds-server", "http://127.0.0.1:1"]);
-            command.envs(environment.map(|log| ("PONTOON_LOG", log)));
+            command.envs(environment.iter().copied());
         });
         // It listens to signals by then.
         until("it lives", || running.ask("/live").is_some());
@@ -66,7 +66,7 @@ const DETAIL: &str = "an admin connection ended early";
 #[test]
 fn sighup_reads_the_log_again() {
     let folder = tempfile::tempdir().unwrap();
-    let process = Process::start(folder.path(), "log: info\n", None);
+    let process = Process::start(folder.path(), "log: info\n", &[]);
     process.reloads("log: pontoon_proxy=debug\n");
     process.says("log=\"pontoon_proxy=debug\"");
     process.provoke();
@@ -92,11 +92,42 @@ fn sighup_reads_the_log_again() {
     process.says("log=\"info\"");
 }
 
+/// The file's resolvers, for questions to come.
+fn asking(upstream: &str) -> String {
+    format!("dns: {{addresses: ['127.0.0.1:0'], upstreams: ['{upstream}'], search: []}}\n")
+}
+
+#[test]
+fn sighup_asks_the_resolvers_of_now() {
+    let folder = tempfile::tempdir().unwrap();
+    let process = Process::start(folder.path(), &asking("192.0.2.1:53"), &[]);
+    let asked = || process.running.ask("/dns").unwrap();
+    assert!(asked().contains("upstream 192.0.2.1:53\n"), "{}", asked());
+    process.reloads(&asking("192.0.2.2:53"));
+    assert!(asked().contains("upstream 192.0.2.2:53\n") && !asked().contains("192.0.2.1"), "{}", asked());
+    // What cannot be used changes nothing.
+    process.reloads(&asking("nobody"));
+    process.says("nothing has changed");
+    assert!(asked().contains("upstream 192.0.2.2:53\n"), "{}", asked());
+}
+
+#[test]
+fn sighup_leaves_the_resolvers_that_a_flag_says() {
+    let folder = tempfile::tempdir().unwrap();
+    let environment = [("PONTOON_PROXY_DNS_UPSTREAM", "192.0.2.3:53")];
+    let process = Process::start(folder.path(), &asking("192.0.2.1:53"), &environment);
+    process.reloads(&asking("192.0.2.2:53"));
+    process.says("--dns-upstream's to say");
+    let asked = process.running.ask("/dns").unwrap();
+    assert!(asked.contains("upstream 192.0.2.3:53\n") && !asked.contains("192.0.2.2"), "{asked}");
+}
+
 /// As at the start, the environment goes before the file.
 #[test]
 fn sighup_leaves_what_the_environment_says() {
     let folder = tempfile::tempdir().unwrap();
-    let process = Process::start(folder.path(), "log: error\n", Some("pontoon_proxy=debug"));
+    let environment = [("PONTOON_LOG", "pontoon_proxy=debug")];
+    let process = Process::start(folder.path(), "log: error\n", &environment);
     process.reloads("log: error\n");
     process.says("PONTOON_LOG");
     process.provoke();
