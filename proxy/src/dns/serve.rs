@@ -70,6 +70,7 @@ pub(super) async fn udp(dns: Arc<Dns>, socket: UdpSocket) {
     let permits = Arc::new(Semaphore::new(MOST_QUERIES));
     let mut stop = dns.stop.subscribe();
     let mut buffer = [0_u8; MOST_BYTES];
+    let mut failures = 0_u32;
     loop {
         let received = tokio::select! {
             // What is there goes before the end.
@@ -80,12 +81,16 @@ pub(super) async fn udp(dns: Arc<Dns>, socket: UdpSocket) {
         let (length, client) = match received {
             Ok(received) => received,
             Err(error) => {
-                // Among others that a client was gone before its answer came.
+                // One may be about a client that was gone before its answer came, more in a row are about the socket.
                 tracing::debug!(%error, "DNS by UDP");
-                tokio::task::yield_now().await;
-                continue;
+                failures = failures.saturating_add(1);
+                tokio::select! {
+                    () = tokio::time::sleep(if failures > 1 { PAUSE } else { Duration::ZERO }) => continue,
+                    _ = stop.wait_for(|stop| *stop) => break,
+                }
             }
         };
+        failures = 0;
         let Ok(permit) = permits.clone().try_acquire_owned() else {
             dns.counters.count(Outcome::Overload);
             continue;
