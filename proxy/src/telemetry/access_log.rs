@@ -10,7 +10,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, SystemTime};
 
 use http::{HeaderValue, Method, Uri, Version};
@@ -119,11 +119,13 @@ impl LogStats {
     }
 }
 
-/// One open sink. Cheap to clone.
+/// Its room is taken when it is made: an entry has some hundred bytes.
+type Queue = SyncSender<Box<Entry>>;
+
+/// One open sink. Cheap to clone. With the last one its thread ends, when it has written what it has.
 #[derive(Debug, Clone)]
 pub struct Sink {
-    /// Its room is taken when it is made: an entry has some hundred bytes.
-    queue: SyncSender<Box<Entry>>,
+    queue: Arc<Queue>,
     stats: Arc<LogStats>,
 }
 
@@ -136,10 +138,13 @@ impl Sink {
     }
 }
 
+/// A sink's path, and whether its lines are JSON.
+type Key = (Box<str>, bool);
+
 /// All open sinks by path and format; shared by the workers, asked only when a listener's settings change.
 #[derive(Debug, Default)]
 pub struct Sinks {
-    open: Mutex<HashMap<(Box<str>, bool), Sink>>,
+    open: Mutex<HashMap<Key, Weak<Queue>>>,
     stats: Arc<LogStats>,
 }
 
@@ -149,12 +154,14 @@ impl Sinks {
         Arc::clone(&self.stats)
     }
 
-    /// The sink for a configured log; opened on first use and kept. Errors with what the system said about it.
+    /// The sink for a configured log; opened on first use and kept for as long as a configuration has it. Errors with
+    /// what the system said about it.
     pub fn open(&self, log: &AccessLog) -> io::Result<Sink> {
-        let key = (log.path.clone(), log.format == AccessLogFormat::Json);
+        let key: Key = (log.path.clone(), log.format == AccessLogFormat::Json);
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(sink) = open.get(&key) {
-            return Ok(sink.clone());
+        let sink = |queue| Sink { queue, stats: Arc::clone(&self.stats) };
+        if let Some(queue) = open.get(&key).and_then(Weak::upgrade) {
+            return Ok(sink(queue));
         }
         let out: Box<dyn Write + Send> = match &*log.path {
             "/dev/stdout" => Box::new(io::stdout()),
@@ -166,9 +173,10 @@ impl Sinks {
         std::thread::Builder::new()
             .name("access-log".into())
             .spawn(move || write_lines(&lines, BufWriter::with_capacity(64 * 1024, out), format))?;
-        let sink = Sink { queue, stats: Arc::clone(&self.stats) };
-        open.insert(key, sink.clone());
-        Ok(sink)
+        let queue = Arc::new(queue);
+        open.retain(|_, kept| kept.strong_count() > 0);
+        open.insert(key, Arc::downgrade(&queue));
+        Ok(sink(queue))
     }
 }
 
@@ -432,9 +440,28 @@ mod tests {
     }
 
     #[test]
+    fn a_sink_that_no_configuration_has_goes() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = |name| AccessLog {
+            path: folder.path().join(name).to_str().unwrap().into(),
+            format: AccessLogFormat::Text,
+        };
+        let sinks = Sinks::default();
+        let (first, same) = (sinks.open(&log("a")).unwrap(), sinks.open(&log("a")).unwrap());
+        assert!(Arc::ptr_eq(&first.queue, &same.queue));
+        let queue = Arc::downgrade(&first.queue);
+        drop((first, same));
+        // With it the thread's reason to wait.
+        assert_eq!(queue.strong_count(), 0);
+        let other = sinks.open(&log("b")).unwrap();
+        assert_eq!(sinks.open.lock().unwrap().len(), 1);
+        drop(other);
+    }
+
+    #[test]
     fn a_full_queue_drops_and_counts() {
         let (queue, _lines) = sync_channel(1);
-        let sink = Sink { queue, stats: Arc::default() };
+        let sink = Sink { queue: Arc::new(queue), stats: Arc::default() };
         sink.log(entry());
         sink.log(entry());
         assert_eq!(sink.stats.dropped(), 1);
