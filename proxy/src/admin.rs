@@ -22,6 +22,7 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use pontoon_xds::Variant;
+use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tonic::codegen::Service as _;
@@ -42,6 +43,8 @@ use config_dump::{Shown, Unusable, Wanted};
 const CONNECTIONS: usize = 64;
 /// For the headers of a request, and for an answer to a ping.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+/// For a client to take what it is sent, before its place is another's.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Of one HTTP/2 connection at once.
 const STREAMS: u32 = 10;
 /// Of a request, in either version.
@@ -112,6 +115,8 @@ where
         let Ok(permit) = permits.clone().acquire_owned().await else { return };
         match socket.accept().await {
             Ok((connection, _)) => {
+                // The system does that for us, also for one whose window is shut. It is not worth a connection.
+                let _ = SockRef::from(&connection).set_tcp_user_timeout(Some(WRITE_TIMEOUT));
                 let serving = serve(connection);
                 tokio::spawn(async move {
                     serving.await;

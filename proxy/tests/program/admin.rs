@@ -3,7 +3,12 @@
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 
+use socket2::{Domain, Socket, Type};
+
 use crate::running::{PATIENCE, Running};
+
+/// Connections to the port at once (docs/reference/limits.md).
+const PLACES: usize = 64;
 
 fn start() -> Running {
     Running::start(|command| {
@@ -75,4 +80,24 @@ fn made_you_reset() {
     // ENHANCE_YOUR_CALM.
     assert_eq!(code, Some(11));
     assert!(running.ask("/live").is_some());
+}
+
+/// Clients that ask for more than they read have all places, and lose them.
+#[test]
+fn who_does_not_read_holds_no_place_for_ever() {
+    let running = start();
+    let questions = b"GET /metrics HTTP/1.1\r\nhost: a\r\n\r\n".repeat(500);
+    let stuck: Vec<Socket> = (0..PLACES)
+        .map(|_| {
+            let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+            // As little as can be, so that a few answers are more than there is room for on the way.
+            socket.set_recv_buffer_size(1).unwrap();
+            socket.set_tcp_mss(536).unwrap();
+            socket.connect(&running.admin.into()).unwrap();
+            (&socket).write_all(&questions).unwrap();
+            socket
+        })
+        .collect();
+    assert!(running.ask("/live").is_some(), "a place becomes free");
+    drop(stuck);
 }
