@@ -20,9 +20,8 @@ use serde_json::{Value, json};
 use running::{PATIENCE, Running, hello, listener, until};
 use tls::{Certificate, connect, get};
 
-/// From exec to readiness, of all threads together: what of the tenth of a second that a start may take is the
-/// program's own.
-const START_CPU: Duration = Duration::from_millis(100);
+/// From exec to readiness, by the clock: of several, the least is what it takes where nothing else runs.
+const START: Duration = Duration::from_millis(100);
 const STARTS: usize = 5;
 /// Of the shipped program.
 const MEMORY_AT_START: u64 = 10 << 20;
@@ -91,7 +90,7 @@ fn a_start_takes_a_tenth_of_a_second_and_ten_mebibytes() {
     let (wall, cpu) =
         (seen.iter().map(|(wall, _)| wall).min().unwrap(), seen.iter().map(|(_, cpu)| cpu).min().unwrap());
     println!("figure: from exec to ready: {wall:?}, of the processor {cpu:?} (least of {STARTS})");
-    assert!(*cpu <= START_CPU, "a start takes {cpu:?} of the processor");
+    assert!(*wall < START, "a start takes {wall:?}; less than {START:?} are allowed");
 
     let proxy = start(&bootstrap);
     let all = settled(|| memory(&proxy).0);
