@@ -22,7 +22,7 @@ use super::hcm::{check_common, check_http1, check_http2, duration, limit, set};
 use super::keepalive::{self, Keepalive};
 use super::lds::unpack;
 use super::problem::{Problem, Under, each};
-use super::support::{Message, refuse, support};
+use super::support::{Message, from_ads, refuse, support};
 use super::{proxy_protocol, tls_upstream};
 use crate::proxy_protocol::Version;
 use crate::resilience::breakers::{self, Breaker, Breakers, Load};
@@ -323,6 +323,7 @@ fn source(message: &Cluster) -> Result<(EndpointSource, Option<Endpoints>), Prob
     match kind {
         DiscoveryType::Eds => {
             let eds = message.eds_cluster_config.as_ref();
+            from_ads("eds_cluster_config.eds_config", eds.and_then(|eds| eds.eds_config.as_ref()))?;
             let name = eds.map(|eds| eds.service_name.as_str()).filter(|name| !name.is_empty());
             Ok((EndpointSource::Eds(name.unwrap_or(&message.name).into()), None))
         }

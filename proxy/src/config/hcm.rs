@@ -24,7 +24,7 @@ use super::listener::{
     ForwardedTrust, Limits, PathOptions, Underscores,
 };
 use super::problem::{Problem, Under, each};
-use super::support::{Message, support};
+use super::support::{Message, from_ads, support};
 
 pub(super) const MESSAGES: &[Message] = &[
     MANAGER,
@@ -64,10 +64,8 @@ support! {
 
 support! {
     RDS, rds: Rds = "envoy.extensions.filters.network.http_connection_manager.v3.Rds";
-    read: route_config_name;
+    read: config_source, route_config_name;
     ignored:;
-    differs:
-        config_source => "routes are asked of the one ADS server";
     refused: ;
 }
 
@@ -337,6 +335,7 @@ fn routes(message: &HttpConnectionManager) -> Result<Routes, Problem> {
     match &message.route_specifier {
         Some(RouteSpecifier::Rds(named)) => {
             rds(named).under(|| "rds".into())?;
+            from_ads("rds.config_source", named.config_source.as_ref())?;
             if named.route_config_name.is_empty() {
                 return Err(Problem::new("rds.route_config_name", "is empty"));
             }

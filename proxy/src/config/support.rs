@@ -2,6 +2,9 @@
 //! set. The lists are held against the messages by the compiler: a field in none of them, as a newer version of
 //! the types may bring, does not compile.
 
+use envoy_types::pb::envoy::config::core::v3::ConfigSource;
+use envoy_types::pb::envoy::config::core::v3::config_source::ConfigSourceSpecifier;
+
 use super::problem::Problem;
 use super::{
     bootstrap, cds, eds, filters, hcm, in_place, keepalive, lds, matching, overload, proxy_protocol, rds,
@@ -44,6 +47,14 @@ pub const MESSAGES: &[&[Message]] = &[
     eds::MESSAGES,
     in_place::MESSAGES,
 ];
+
+/// All that has a source comes on the one ADS stream.
+pub(super) fn from_ads(field: &'static str, source: Option<&ConfigSource>) -> Result<(), Problem> {
+    match source.and_then(|source| source.config_source_specifier.as_ref()) {
+        None | Some(ConfigSourceSpecifier::Ads(_) | ConfigSourceSpecifier::Self_(_)) => Ok(()),
+        Some(_) => Err(Problem::new(field, "must be ads or self: all resources come on one ADS stream")),
+    }
+}
 
 /// Refuses a field that is set.
 pub(super) fn refuse<T: Default + PartialEq>(field: &'static str, value: &T) -> Result<(), Problem> {

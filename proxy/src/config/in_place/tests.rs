@@ -110,6 +110,13 @@ fn cases() -> Vec<(&'static str, Value, &'static str)> {
         ),
         (
             "envoy.config.core.v3.PathConfigSource",
+            cluster(
+                json!({"type": "EDS", "eds_cluster_config": {"eds_config": {"path_config_source": {"path": "/x"}}}}),
+            ),
+            "eds_cluster_config.eds_config",
+        ),
+        (
+            "envoy.config.core.v3.PathConfigSource",
             tls(json!({"tls_certificate_sds_secret_configs":
                 [{"name": "s", "sds_config": {"path_config_source": {"path": "/x"}}}]})),
             "sds_config",
