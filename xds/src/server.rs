@@ -25,7 +25,7 @@ use crate::snapshot::Snapshot;
 
 use away::Away;
 pub use connections::{Connection, Limits, Peer, within};
-pub use status::{Acknowledged, Client, Nack, NodeStatus, Standing, TypeStatus};
+pub use status::{Acknowledged, Client, Nack, NodeStatus, Refusal, Standing, TypeStatus};
 use stream::Stream;
 pub use views::StandIn;
 use views::Views;
@@ -197,17 +197,22 @@ impl Server {
         }
     }
 
-    /// What the connected clients of `view` last said against resources of a type, by node, as far as it stands.
-    pub fn refusals(&self, view: &str, ty: ResourceType) -> HashMap<String, String> {
-        let mut refusals = HashMap::new();
+    /// What connected clients last said against resources, as far as it stands: of one view, or of all. By node.
+    pub fn refusals(&self, view: Option<&str>) -> Vec<Refusal> {
+        let mut refusals = Vec::new();
         for stream in &self.streams() {
             let stream = lock(stream);
-            let client = stream.client().filter(|client| client.view == view);
-            if let Some((client, message)) = client.zip(stream.refusal(ty)) {
-                refusals.entry(client.node.clone()).or_insert_with(|| message.to_owned());
-            }
+            let client = stream.client().filter(|client| view.is_none_or(|view| client.view == view));
+            refusals.extend(client.into_iter().flat_map(|client| stream.refusals(client)));
         }
         refusals
+            .sort_by(|a: &Refusal, b| (&a.client.node, a.ty.index()).cmp(&(&b.client.node, b.ty.index())));
+        refusals
+    }
+
+    /// Whether any client is connected that has said who it is.
+    pub fn has_clients(&self) -> bool {
+        self.streams().iter().any(|stream| lock(stream).client().is_some())
     }
 
     /// Expects clients that an earlier server knew, as if their streams had broken off now.

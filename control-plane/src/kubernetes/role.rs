@@ -53,7 +53,7 @@ pub async fn keep(
                 return;
             }
             Ok(Ok(Some(step))) => {
-                if step.is_elsewhere && !server.nodes().is_empty() {
+                if step.is_elsewhere && server.has_clients() {
                     tracing::info!("another replica leads; proxies are sent to it");
                     server.dismiss();
                 }

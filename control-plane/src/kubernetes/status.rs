@@ -15,7 +15,7 @@ use crate::infrastructure::{Address, Standing, Standings};
 use crate::objects::problem::{Problem, Severity};
 use crate::objects::{Kind, ObjectName, ObjectRef, Observation};
 use crate::serve::api::types::Progress;
-use crate::serve::world::{Proxies, World};
+use crate::serve::world::{Proxies, World, refused};
 
 /// The Gateway API's own limit is 32768; a status is read by people.
 const MESSAGE_BYTES: usize = 2048;
@@ -95,7 +95,7 @@ pub fn wanted(
                 let served =
                     standing.map(|standing| about.gateway(standing)).map(|wanted| match infrastructure {
                         Some(all) => about.in_pods(wanted, all.get(&object.name), proxies),
-                        None => wanted,
+                        None => programmed(wanted, || about.is_taken(proxies)),
                     });
                 served.or_else(|| about.refused_gateway())
             }
@@ -186,20 +186,19 @@ impl About<'_> {
     fn in_pods(&self, mut wanted: Wanted, standing: Option<&Standing>, proxies: &Proxies) -> Wanted {
         let addresses = standing.map_or(&[][..], |standing| &standing.addresses);
         wanted.fields.insert("addresses".to_owned(), json!(addresses));
-        let programmed = wanted.conditions.iter_mut().find(|said| said.kind == "Programmed");
-        if let Some(programmed) = programmed.filter(|said| said.status)
-            && let Err((reason, message)) = self.is_served(standing, proxies)
-        {
-            (programmed.status, programmed.reason, programmed.message) = (false, reason.to_owned(), message);
-        }
-        wanted
+        programmed(wanted, || self.is_served(standing, proxies))
     }
 
-    fn is_served(
-        &self,
-        standing: Option<&Standing>,
-        proxies: &Proxies,
-    ) -> Result<(), (&'static str, String)> {
+    /// No proxy of the Gateway refuses anything of it.
+    fn is_taken(&self, proxies: &Proxies) -> Result<(), Fault> {
+        let view = self.object.name.to_string();
+        match proxies.server.refusals(Some(&view)).first() {
+            Some(refusal) => Err(("Invalid", refused(refusal))),
+            None => Ok(()),
+        }
+    }
+
+    fn is_served(&self, standing: Option<&Standing>, proxies: &Proxies) -> Result<(), Fault> {
         let Some(standing) = standing else {
             return Err(("Pending", "its Deployment and Service are not there yet".to_owned()));
         };
@@ -217,12 +216,8 @@ impl About<'_> {
         if let Some(missing) = asked.iter().find(|address| !has(address)) {
             return Err(("AddressNotUsable", format!("its Service does not have the address {missing}")));
         }
+        self.is_taken(proxies)?;
         let view = self.object.name.to_string();
-        if let Some((node, message)) =
-            proxies.server.refusals(&view, ResourceType::Listener).into_iter().min()
-        {
-            return Err(("Invalid", format!("proxy {node} refuses its listeners: {}", message.trim_end())));
-        }
         let listeners = self.world.compiled.views.get(view.as_str());
         let listeners =
             listeners.into_iter().flat_map(|view| view.resources(ResourceType::Listener).values());
@@ -368,7 +363,10 @@ impl About<'_> {
                 .routes
                 .iter()
                 .flat_map(|route| &route.waiting)
-                .map(|straggler| straggler.node.clone())
+                .map(|straggler| match &straggler.refused {
+                    Some(reason) => format!("{} (refuses: {})", straggler.node, reason.trim_end()),
+                    None => straggler.node.clone(),
+                })
                 .collect();
             let (status, reason, message) = match in_force.progress {
                 Progress::InForce => (true, "InForce", String::new()),
@@ -384,6 +382,20 @@ impl About<'_> {
         }
         Wanted { conditions, ..Wanted::default() }
     }
+}
+
+/// Reason and message.
+type Fault = (&'static str, String);
+
+/// A Gateway is programmed unless there is a fault.
+fn programmed(mut wanted: Wanted, look: impl FnOnce() -> Result<(), Fault>) -> Wanted {
+    let programmed = wanted.conditions.iter_mut().find(|said| said.kind == "Programmed");
+    if let Some(programmed) = programmed.filter(|said| said.status)
+        && let Err((reason, message)) = look()
+    {
+        (programmed.status, programmed.reason, programmed.message) = (false, reason.to_owned(), message);
+    }
+    wanted
 }
 
 fn not_programmed(accepted: Said) -> Vec<Said> {

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 use jiff::Timestamp;
-use pontoon_xds::server::{NodeStatus, Server, Standing, TypeStatus};
+use pontoon_xds::server::{NodeStatus, Refusal, Server, Standing, TypeStatus};
 use pontoon_xds::{ResourceType, Snapshot};
 use tokio::time::Instant;
 
@@ -63,15 +63,9 @@ impl Proxies {
     /// What connected proxies refuse, by view: who, what of which type, and their reason.
     pub fn refusals(&self) -> BTreeMap<String, Vec<String>> {
         let mut refusals: BTreeMap<String, Vec<String>> = BTreeMap::new();
-        for node in self.server.nodes() {
-            for of_type in node.types {
-                let Some(nack) = of_type.nack else { continue };
-                let names: Vec<&str> = nack.resources.iter().map(|(name, _)| &**name).collect();
-                let what = format!("{} {}", of_type.ty.short_name(), names.join(", "));
-                let message = nack.message.trim_end();
-                let said = format!("proxy {} refuses {}: {message}", node.id, what.trim_end());
-                refusals.entry(node.view.clone()).or_default().push(said);
-            }
+        for refusal in self.server.refusals(None) {
+            let said = refused(&refusal);
+            refusals.entry(refusal.client.view).or_default().push(said);
         }
         refusals
     }
@@ -80,6 +74,20 @@ impl Proxies {
     pub fn track<T>(&self, with: impl FnOnce(&mut Tracker) -> T) -> T {
         with(&mut self.tracker.lock().unwrap_or_else(PoisonError::into_inner))
     }
+}
+
+/// Who, what of which type, and the reason.
+pub fn refused(refusal: &Refusal) -> String {
+    let names: Vec<&str> = refusal.nack.resources.iter().map(|(name, _)| &**name).collect();
+    let what = format!("{} {}", refusal.ty.short_name(), names.join(", "));
+    format!("proxy {} refuses {}: {}", refusal.client.node, what.trim_end(), refusal.nack.message.trim_end())
+}
+
+/// Reasons, by node.
+fn refused_routes(server: &Server, view: &str) -> HashMap<String, String> {
+    let refusals = server.refusals(Some(view)).into_iter();
+    let of_routes = refusals.filter(|refusal| refusal.ty == ResourceType::Route);
+    of_routes.map(|refusal| (refusal.client.node, refusal.nack.message)).collect()
 }
 
 impl World {
@@ -137,7 +145,7 @@ impl World {
                 }
                 let mut refusals = match who.no.is_empty() {
                     true => HashMap::new(),
-                    false => proxies.server.refusals(view, ResourceType::Route),
+                    false => refused_routes(&proxies.server, view),
                 };
                 let here = who.no.into_iter().map(|node| Straggler {
                     refused: refusals.remove(&node),

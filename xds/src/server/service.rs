@@ -14,7 +14,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::service::Routes;
 use tonic::{Request, Status, Streaming};
 
-use super::stream::{Outcome, Response, Stream, TooMuch};
+use super::stream::{Outcome, Response, Stream, TooMuch, shortened};
 use super::{Caller, Peer, Server, lock};
 use crate::pb::envoy::config::core::v3::Node;
 use crate::pb::envoy::service::cluster::v3::cluster_discovery_service_server as cds;
@@ -326,7 +326,7 @@ fn take<P: Protocol>(server: &Server, stream: &Mutex<Stream>, request: &P::Reque
         (outcome, stream.node_id().to_owned())
     };
     if outcome == Outcome::Nack {
-        let reason = P::error(request).unwrap_or_default();
+        let reason = shortened(P::error(request).unwrap_or_default());
         tracing::warn!(node, ty = ty.short_name(), reason, "a client refuses a response");
     }
     if outcome != Outcome::None {

@@ -65,6 +65,17 @@ pub struct Nack {
     pub resources: Vec<(Arc<str>, Arc<str>)>,
 }
 
+/// A client's last word against resources of one type.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Refusal {
+    /// Who.
+    pub client: Client,
+    /// Of which type.
+    pub ty: ResourceType,
+    /// What, and why.
+    pub nack: Nack,
+}
+
 /// Who has acknowledged one version of one resource.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Acknowledged {

@@ -14,8 +14,9 @@ use std::time::{Duration, SystemTime};
 use tokio::time::Instant;
 
 use self::type_state::TypeState;
+pub(super) use self::type_state::shortened;
 use super::away::End;
-use super::status::{Acknowledged, Client, NodeStatus};
+use super::status::{Acknowledged, Client, NodeStatus, Refusal};
 use crate::pb::envoy::config::core::v3::Node;
 use crate::pb::envoy::config::core::v3::node::UserAgentVersionType;
 use crate::pb::envoy::service::discovery::v3::{
@@ -238,10 +239,13 @@ impl Stream {
     }
 
     /// A client that gets a changed cluster sets up a new one in its place, and waits for endpoints of that
-    /// name before using it, even if they are what it had.
+    /// name before using it, even if they are what it had. One that has come back says first which clusters it has, and
+    /// only then which endpoints.
     fn warm(&mut self, clusters: &type_state::Part) {
         for cluster in &clusters.changed {
-            self.types[ResourceType::Endpoint.index()].send_again(&cluster.name);
+            if self.types[ResourceType::Cluster.index()].acknowledged_version(&cluster.name).is_some() {
+                self.types[ResourceType::Endpoint.index()].send_again(&cluster.name);
+            }
         }
     }
 
@@ -366,9 +370,12 @@ impl Stream {
         state.is_subscribed(name).then(has)
     }
 
-    /// The client's last word against resources of a type, while it stands.
-    pub(super) fn refusal(&self, ty: ResourceType) -> Option<&str> {
-        self.types[ty.index()].refusal()
+    /// The client's last words against resources, while they stand.
+    pub(super) fn refusals(&self, client: &Client) -> impl Iterator<Item = Refusal> {
+        self.types.iter().filter_map(|state| {
+            let (ty, nack) = state.refusal()?;
+            Some(Refusal { client: client.clone(), ty, nack: nack.clone() })
+        })
     }
 }
 

@@ -481,6 +481,46 @@ fn a_changed_cluster_gets_its_endpoints_again() {
 }
 
 #[test]
+fn one_that_changed_while_the_client_was_away_does_too() {
+    let mut snapshot = world();
+    let version = |snapshot: &Snapshot, ty, name: &str| snapshot.resources(ty)[name].version.to_string();
+    let has = |ty, name: &str| {
+        let initial = HashMap::from([(name.to_owned(), version(&world(), ty, name))]);
+        let resource_names_subscribe = if ty == EDS { vec![name.to_owned()] } else { Vec::new() };
+        DeltaDiscoveryRequest {
+            initial_resource_versions: initial,
+            resource_names_subscribe,
+            ..Default::default()
+        }
+    };
+    snapshot.insert(&cluster("a", 2));
+    for is_withdrawn in [false, true] {
+        let mut snapshot = snapshot.clone();
+        let mut peer = Peer::new(Variant::Delta);
+        peer.stream.on_delta(CDS, &has(CDS, "a")).unwrap();
+        let clusters = peer.next(&snapshot).unwrap();
+        assert_eq!((clusters.ty, names(&clusters)), (CDS, vec!["a", "b"]));
+        // On its way before the clusters came.
+        peer.stream.on_delta(EDS, &has(EDS, "a")).unwrap();
+        if is_withdrawn {
+            snapshot.remove(EDS, "a");
+        }
+        peer.answer(&clusters, None);
+        let endpoints = peer.next(&snapshot).expect("the new cluster waits for them");
+        assert_eq!(endpoints.ty, EDS);
+        match is_withdrawn {
+            false => assert_eq!(names(&endpoints), ["a"]),
+            true => assert_eq!(endpoints.removed.iter().map(|name| &**name).collect::<Vec<_>>(), ["a"]),
+        }
+    }
+    let mut peer = Peer::new(Variant::Delta);
+    peer.stream.on_delta(CDS, &has(CDS, "a")).unwrap();
+    peer.drain(&world());
+    peer.stream.on_delta(EDS, &has(EDS, "a")).unwrap();
+    assert_eq!(peer.next(&world()), None, "nothing changed");
+}
+
+#[test]
 fn names_on_top_of_an_implicit_wildcard_do_not_end_it_in_delta() {
     let mut peer = Peer::new(Variant::Delta);
     peer.subscribe(CDS, &[]);

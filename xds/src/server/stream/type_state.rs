@@ -8,7 +8,8 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 pub(super) use self::part::Part;
-use self::part::{shorten, shortened};
+use self::part::shorten;
+pub(in crate::server) use self::part::shortened;
 use super::Outcome;
 use crate::resource::{Resource, ResourceType};
 use crate::server::status::{Nack, TypeStatus};
@@ -49,6 +50,8 @@ pub(super) struct TypeState {
     dirty: BTreeSet<Arc<str>>,
     /// Names that do not exist and of which the client must be told so (delta).
     absent: BTreeSet<Arc<str>>,
+    /// To be sent whatever the client will say that it has of them, once it asks for the type (delta).
+    anew: BTreeSet<Arc<str>>,
     /// Versions that were refused; not sent again.
     refused: BTreeMap<Arc<str>, Arc<str>>,
     /// After a refusal of many, they are sent again in halves, to find out which are at fault (delta).
@@ -89,6 +92,7 @@ impl TypeState {
             acknowledged_fingerprint: 0,
             dirty: BTreeSet::new(),
             absent: BTreeSet::new(),
+            anew: BTreeSet::new(),
             refused: BTreeMap::new(),
             halves: Vec::new(),
             owes_world: false,
@@ -136,8 +140,8 @@ impl TypeState {
         self.acknowledged.get(name).map(|r| &r.version)
     }
 
-    pub(super) fn refusal(&self) -> Option<&str> {
-        self.nack.as_ref().map(|nack| nack.message.as_str())
+    pub(super) fn refusal(&self) -> Option<(ResourceType, &Nack)> {
+        self.nack.as_ref().map(|nack| (self.ty, nack))
     }
 
     /// An ACK or NACK for the response under way; anything else is stale and ignored.
@@ -236,8 +240,14 @@ impl TypeState {
         for (name, version) in initial {
             let (name, version): (Arc<str>, Arc<str>) = (name.as_str().into(), version.as_str().into());
             self.dirty.insert(name.clone());
-            self.put_sent(Resource { name, version, body: bytes::Bytes::new() });
+            if self.anew.contains(&name) {
+                // As in `send_again`.
+                self.absent.insert(name);
+            } else {
+                self.put_sent(Resource { name, version, body: bytes::Bytes::new() });
+            }
         }
+        self.anew = BTreeSet::new();
         self.acknowledged = self.sent.clone();
         self.acknowledged_fingerprint = self.sent_fingerprint;
     }
@@ -351,12 +361,17 @@ impl TypeState {
     }
 
     /// Sends a resource again although it has not changed, because the client is about to forget it.
-    pub(super) fn send_again(&mut self, name: &str) {
-        if self.sent.contains_key(name) && self.published.contains_key(name) && self.is_subscribed(name) {
+    pub(super) fn send_again(&mut self, name: &Arc<str>) {
+        if !self.asked && self.variant == Variant::Delta {
+            self.anew.insert(name.clone());
+        } else if self.sent.contains_key(name)
+            && self.published.contains_key(name)
+            && self.is_subscribed(name)
+        {
             self.forget_sent(name);
-            self.dirty.insert(name.into());
+            self.dirty.insert(name.clone());
             // Should it be withdrawn before it is sent: the client has it still.
-            self.absent.insert(name.into());
+            self.absent.insert(name.clone());
         }
     }
 

@@ -32,6 +32,6 @@ pub(super) fn shorten<T>(items: &mut Vec<T>, max_bytes: usize, size: impl Fn(&T)
 }
 
 /// The client's words, as far as they are kept.
-pub(super) fn shortened(message: &str) -> String {
+pub(in crate::server) fn shortened(message: &str) -> String {
     message[..message.floor_char_boundary(MAX_NACK_BYTES)].to_owned()
 }
