@@ -87,7 +87,7 @@ pub(super) struct ServeArgs {
         long,
         env = "PONTOON_VIRTUAL_RANGE",
         value_name = "CIDR",
-        default_value = "240.240.0.0/16",
+        default_value = "240.0.0.0/8",
         value_parser = range::<Ipv4Net>
     )]
     virtual_range: Range<Ipv4Net>,
@@ -96,7 +96,7 @@ pub(super) struct ServeArgs {
         long,
         env = "PONTOON_VIRTUAL_RANGE6",
         value_name = "CIDR",
-        default_value = "fd70:6f6e:746f:6f6e::/112",
+        default_value = "fd70:6f6e:746f:6f6e::/104",
         value_parser = range::<Ipv6Net>
     )]
     virtual_range6: Range<Ipv6Net>,
@@ -141,7 +141,7 @@ fn range<N: std::str::FromStr>(text: &str) -> Result<Range<N>, String> {
     if text == "none" {
         return Ok(Range(None));
     }
-    let expected = "expected ADDRESS/BITS of this family, such as 240.240.0.0/16, or none";
+    let expected = "expected ADDRESS/BITS of this family, such as 240.0.0.0/8, or none";
     text.parse().map(|net| Range(Some(net))).map_err(|_| expected.to_owned())
 }
 

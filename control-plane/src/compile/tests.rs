@@ -235,12 +235,12 @@ fn a_service_carries_its_address_and_is_found_by_it() {
     let listeners = |compiled: &Compiled| compiled.views["default"].resources(ResourceType::Listener).clone();
     assert_eq!(listeners(&after), listeners(&compile(&with)));
     let sidecars = &after.views["default"];
-    for name in ["s3", "s3.default.svc.cluster.local", "240.240.0.7", "fd70:6f6e:746f:6f6e::7"] {
+    for name in ["s3", "s3.default.svc.cluster.local", "240.0.0.7", "fd70:6f6e:746f:6f6e::7"] {
         let resource = sidecars.get(ResourceType::Listener, name).expect(name);
         let listener: EnvoyListener = resource.decode().unwrap();
         let ours = &listener.metadata.unwrap().filter_metadata["pontoon.dev/addresses"].fields["s3"];
         let text = |text: &str| Value { kind: Some(ProtoKind::StringValue(text.into())) };
-        let values = vec![text("240.240.0.7"), text("fd70:6f6e:746f:6f6e::7")];
+        let values = vec![text("240.0.0.7"), text("fd70:6f6e:746f:6f6e::7")];
         assert_eq!(ours.kind, Some(ProtoKind::ListValue(ListValue { values })));
     }
     let untouched =

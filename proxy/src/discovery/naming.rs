@@ -21,8 +21,8 @@ impl Default for Naming {
     /// `internal` is for private use (ICANN, 2024), so no name of the zone is anybody else's. The ranges are those of
     /// the control plane's defaults.
     fn default() -> Self {
-        let v4 = Ipv4Net::new_assert(Ipv4Addr::new(240, 240, 0, 0), 16);
-        let v6 = Ipv6Net::new_assert(Ipv6Addr::new(0xfd70, 0x6f6e, 0x746f, 0x6f6e, 0, 0, 0, 0), 112);
+        let v4 = Ipv4Net::new_assert(Ipv4Addr::new(240, 0, 0, 0), 8);
+        let v6 = Ipv6Net::new_assert(Ipv6Addr::new(0xfd70, 0x6f6e, 0x746f, 0x6f6e, 0, 0, 0, 0), 104);
         let (zone, search) = ("mesh.internal".to_owned(), Vec::new());
         Self { zone, search, ranges: vec![IpNet::V4(v4), IpNet::V6(v6)] }
     }

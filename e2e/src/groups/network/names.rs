@@ -56,7 +56,7 @@ impl Lab {
             drop(sidecar);
             let _another = self.sidecar(a, &settings).await?;
             self.leads(a, &orders, &mail).await.with_context(|| format!("{policy}, after a restart"))?;
-            let nobodys = SocketAddr::new("240.240.255.254".parse()?, HTTP);
+            let nobodys = SocketAddr::new("240.255.255.254".parse()?, HTTP);
             let answer = get(a, nobodys, "example.net", NOBODY).await?;
             ensure!(answer.status == 503 && answer.body.starts_with("unknown_name"), "{answer:?}");
             self.intercept(a, "down")?;
