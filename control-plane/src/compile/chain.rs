@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use envoy_types::pb::envoy::config::accesslog::v3::{AccessLog, access_log};
+use envoy_types::pb::envoy::config::core::v3::http_protocol_options::HeadersWithUnderscoresAction;
 use envoy_types::pb::envoy::config::core::v3::{Http2ProtocolOptions, HttpProtocolOptions};
 use envoy_types::pb::envoy::config::listener::v3::{Filter, FilterChain, Listener, filter};
 use envoy_types::pb::envoy::extensions::filters::http::cors::v3::Cors;
@@ -68,6 +69,8 @@ pub(super) fn http(listener: &str, routes: &str) -> FilterChain {
         access_log: vec![access_log()],
         common_http_protocol_options: Some(HttpProtocolOptions {
             idle_timeout: Some(wire::duration(IDLE)),
+            // Behind it `X_Forwarded_Proto` may be read as `X-Forwarded-Proto`. Envoy lets it pass where nothing is said.
+            headers_with_underscores_action: HeadersWithUnderscoresAction::RejectRequest.into(),
             ..HttpProtocolOptions::default()
         }),
         http2_protocol_options: Some(Http2ProtocolOptions {
