@@ -542,7 +542,7 @@ impl Plan {
             }
         }
         let frontends = mesh::Frontends::new(objects, &of_services, &routes.requests);
-        let sidecars = sidecar::Sidecars::new(objects, &splits, frontends);
+        let sidecars = sidecar::Sidecars::new(objects, &splits, &model.addresses, frontends);
         for (migration, view, routes) in sidecars.split_by_routes() {
             if let Some(wire) = on_the_wire.get_mut(migration) {
                 wire.routes.insert((view.clone(), routes.clone()));

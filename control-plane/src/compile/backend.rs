@@ -56,8 +56,13 @@ pub(super) struct Splits {
 
 impl Splits {
     fn may_be_registered(&self, application: &str) -> bool {
+        self.registered.is_none() || self.is_registered(application)
+    }
+
+    /// Of an application on Kubernetes.
+    pub(super) fn is_registered(&self, application: &str) -> bool {
         let name = application.to_ascii_uppercase();
-        self.registered.as_ref().is_none_or(|registered| registered.contains(name.as_str()))
+        self.registered.as_ref().is_some_and(|registered| registered.contains(name.as_str()))
     }
 }
 

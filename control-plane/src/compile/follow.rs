@@ -12,7 +12,7 @@ use super::attach::Attachment;
 use super::routes::{self, HttpHung};
 use super::standing::Standings;
 use super::status::Statuses;
-use super::{Compiler, Plan, PlannedView, Used, gateway, is_on_kubernetes};
+use super::{Compiler, Plan, PlannedView, Used, gateway, is_on_kubernetes, sidecar};
 use crate::model::Model;
 use crate::objects::{Kind, ObjectName, ObjectRef, Objects};
 
@@ -97,6 +97,9 @@ impl Plan {
         let mut names = changed(&self.objects.routes, &now.routes);
         if !self.objects.services.ptr_eq(&now.services) {
             for service in changed(&self.objects.services, &now.services) {
+                if sidecar::is_called(&self.splits, &model.addresses, &service) {
+                    return None;
+                }
                 names.extend(self.referrers.by_service.get(&service).into_iter().flatten().cloned());
             }
             names.extend(self.referrers.wrong.iter().cloned());

@@ -2,7 +2,8 @@
 //! it, and one route configuration. Everything is served by name only, so a sidecar costs what it uses.
 //!
 //! A name is the migration of that service where there is one, else the `Pool` of that name, else the Eureka
-//! application, else whatever instances go by it (`vipAddress`). What a user wrote goes before what registered itself.
+//! application, else whatever instances go by it (`vipAddress`). What a user wrote goes before what registered itself:
+//! of an application that has a Kubernetes Service of its name, that is meant, as it is in routes.
 //!
 //! Each listener carries the service's virtual address as metadata, which DNS in the sidecar answers with; and one
 //! more is named by each address, for connections to it of which the sidecar does not know the name (any more).
@@ -29,7 +30,7 @@ use pontoon_xds::Resource;
 
 use super::backend::{Destination, Splits};
 use super::mesh::{Frontend, Frontends, HTTP, Ports};
-use super::{route, wire};
+use super::{policy, route, wire};
 use crate::model::addresses::{Addresses, VirtualAddress};
 use crate::model::instance::RegistryView;
 use crate::model::upstream::Upstream;
@@ -80,7 +81,12 @@ pub(super) struct Namespace {
 
 impl Sidecars {
     /// Of objects and migrations; applications are to be [followed](Sidecars::follow).
-    pub(super) fn new(objects: &Objects, splits: &Splits, frontends: Frontends) -> Self {
+    pub(super) fn new(
+        objects: &Objects,
+        splits: &Splits,
+        addresses: &Addresses,
+        frontends: Frontends,
+    ) -> Self {
         let mut sidecars = Self { frontends, ..Self::default() };
         for namespace in [DEFAULT_NAMESPACE, NO_NAMESPACE] {
             sidecars.namespaces.insert(namespace.into(), Namespace::default());
@@ -89,6 +95,15 @@ impl Sidecars {
         let all = all.map(|name| &name.namespace).chain(sidecars.frontends.namespaces());
         for namespace in all.cloned().collect::<BTreeSet<_>>() {
             sidecars.namespaces.entry(namespace).or_default();
+        }
+        for name in objects.services.keys().filter(|name| is_called(splits, addresses, name)) {
+            // An address has no ports, so a Service of several is not reached by it.
+            if let Ok(upstream) = Upstream::of_service(objects, name, None) {
+                let upstream = policy::apply(objects, upstream, ("Service", name), None);
+                let namespace = sidecars.namespaces.entry((&*name.namespace).into()).or_default();
+                let ports = sidecars.frontends.ports(objects, name);
+                namespace.write(&name.namespace, &name.name, Destination::to(upstream), &ports);
+            }
         }
         for (name, object) in &objects.pools {
             if let Ok(upstream) = Upstream::of_pool(objects, name, &object.spec) {
@@ -203,6 +218,13 @@ impl Namespace {
         }
         changed
     }
+}
+
+/// Whether sidecars call a Service by its name: where an application has it, too, and where something had it to which
+/// they were told an address. Such a migration has ended, and applications keep the address for as long as they like.
+pub(super) fn is_called(splits: &Splits, addresses: &Addresses, service: &ObjectName) -> bool {
+    let had = || addresses.of(&route_configuration(&service.namespace, &service.name)).is_some();
+    splits.registered.is_some() && (splits.is_registered(&service.name) || had())
 }
 
 /// As what a name stands in Eureka.

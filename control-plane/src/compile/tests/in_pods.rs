@@ -3,6 +3,7 @@
 use prost::Message as _;
 
 use super::*;
+use crate::model::addresses::{Addresses, Ranges};
 
 /// The objects of a manifest.
 fn objects_of(manifest: &str) -> Objects {
@@ -132,6 +133,58 @@ spec:
     let policies = &compiled.standings.policies[&ObjectName::new("default", "tls")];
     let wanted = [("Accepted", true, "Accepted"), ("ResolvedRefs", true, "ResolvedRefs")];
     assert_eq!(policies.iter().map(|of| said(&of.conditions)).collect::<Vec<_>>(), [wanted]);
+}
+
+#[test]
+fn after_a_migration_its_name_is_the_services_in_sidecars_too() {
+    let migration = "
+apiVersion: pontoon.dev/v1alpha1
+kind: Migration
+metadata: {name: s1, namespace: default}
+spec:
+  service: s1
+  legacy: {eureka: {application: S1}}
+  target: {service: {name: s1}}
+";
+    let mut objects = objects_of(migration);
+    objects.services.extend([service("s1", 80), service("s2", 80)]);
+    objects.services.extend([service("other", 80)]);
+    let under_way =
+        Model { objects: Arc::new(objects), registry: Arc::new(registry(None)), ..Model::default() };
+    let without = |model: &Model| {
+        let mut objects = (*model.objects).clone();
+        objects.migrations.clear();
+        Model { objects: Arc::new(objects), ..model.clone() }
+    };
+    let mut compiler = Compiler::default();
+    let before = compiler.compile(&under_way);
+    let view = &before.views["default"];
+    assert!(view.get(ResourceType::Cluster, "eureka/S1").is_some());
+    assert!(view.get(ResourceType::Cluster, "eureka/S2").is_none(), "routes mean the Service");
+    // The application is registered still, and routes mean the Service.
+    let after = compiler.compile(&without(&under_way));
+    let view = &after.views["default"];
+    assert!(view.get(ResourceType::Cluster, "service/default/s1/80").is_some());
+    assert!(view.get(ResourceType::Cluster, "eureka/S1").is_none());
+    assert!(view.get(ResourceType::Listener, "other").is_none(), "what was never called so is not");
+
+    // It has gone, and somebody has kept the address.
+    let slots = BTreeMap::from([("default/s1".into(), 7)]);
+    let addresses = Arc::new(Addresses::new(Ranges::default(), slots));
+    let kept_v4 = addresses.of("default/s1").and_then(|address| address.v4).expect("an address").to_string();
+    let gone = Model { registry: Arc::default(), addresses, ..without(&under_way) };
+    let kept = compiler.compile(&gone);
+    let view = &kept.views["default"];
+    assert!(view.get(ResourceType::Listener, &kept_v4).is_some());
+    assert!(view.get(ResourceType::Cluster, "service/default/s1/80").is_some());
+    assert!(view.get(ResourceType::Listener, "s2").is_none());
+
+    // A Service that comes, with all else as it is.
+    let mut objects = (*gone.objects).clone();
+    objects.services.remove(&ObjectName::new("default", "s1"));
+    let lacking = Model { objects: Arc::new(objects), ..gone.clone() };
+    assert!(compiler.compile(&lacking).views["default"].get(ResourceType::Listener, "s1").is_none());
+    assert!(compiler.compile(&gone).views["default"].get(ResourceType::Listener, "s1").is_some());
 }
 
 #[test]
