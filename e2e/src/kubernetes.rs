@@ -19,6 +19,10 @@ use crate::wait::until;
 pub const NODE: std::net::Ipv4Addr = std::net::Ipv4Addr::new(10, 89, 0, 2);
 /// The image of `e2e/kubernetes/programs/hello`.
 pub const HELLO: &str = "pontoon.test/hello:1";
+/// The image of the modern `inventory` of `e2e/spring`. It runs Java.
+pub const INVENTORY: &str = "pontoon.test/inventory:1";
+/// The image of a shell and of curl.
+pub const TOOLBOX: &str = "pontoon.test/toolbox:1";
 /// For a pod, a condition, an end: on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(120);
 

@@ -7,6 +7,7 @@ pub mod helm;
 pub mod inventory;
 pub mod kubernetes;
 pub mod load;
+pub mod moving;
 pub mod pontoon;
 pub mod ports;
 pub mod process;

@@ -11,6 +11,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
+use twox_hash::XxHash64;
 
 use crate::wait::until;
 
@@ -54,6 +55,9 @@ pub struct Answer {
     pub side: String,
     /// The instance's port.
     pub port: String,
+    /// Its host: of one in a pod, the pod's name.
+    #[serde(default)]
+    pub host: String,
 }
 
 /// A running load. Dropping it stops it.
@@ -194,6 +198,27 @@ pub fn none_failed(samples: &[Sample]) -> anyhow::Result<()> {
         samples.len(),
         failed[..failed.len().min(10)].join("\n  ")
     );
+    Ok(())
+}
+
+/// Fails when somebody was answered by another side than that of their bucket, by the target's share in hundredths of
+/// a percent.
+///
+/// # Errors
+/// As said.
+pub fn on_their_side(samples: &[Sample], share: u64) -> anyhow::Result<()> {
+    for sample in samples {
+        let bucket = XxHash64::oneshot(0, sample.user.as_bytes()) % 10_000;
+        let side = if bucket < share { "modern" } else { "legacy" };
+        if let Ok(answer) = &sample.outcome {
+            ensure!(
+                answer.side == side,
+                "{} (bucket {bucket}, share {share}) was answered by {}",
+                sample.user,
+                answer.side
+            );
+        }
+    }
     Ok(())
 }
 

@@ -130,6 +130,11 @@ impl ForGroup {
         Ok(ForGroup { cluster, stays })
     }
 
+    /// Loads further images.
+    pub(crate) fn load(&self, images: &[PathBuf]) -> anyhow::Result<()> {
+        self.cluster.load(images)
+    }
+
     pub(crate) fn command(&self, program: &Path) -> anyhow::Result<Command> {
         self.cluster.command(&program.display().to_string())
     }

@@ -9,6 +9,7 @@ use clap::ValueEnum;
 
 use crate::chart;
 use crate::cluster::ForGroup;
+use crate::java;
 use crate::step::Steps;
 use crate::tally::Tally;
 use crate::tools::Tools;
@@ -90,8 +91,18 @@ pub(crate) fn run(
         tools.network(steps)?;
     }
     let program = target.join("pontoon-e2e");
-    let cluster = match group {
-        Group::Conformance | Group::Kubernetes => Some(ForGroup::up(workspace, steps, tools)?),
+    let spring = match group {
+        Group::Kubernetes | Group::Spring => Some(tools.spring(steps, workspace)?),
+        _ => None,
+    };
+    let cluster = match (group, &spring) {
+        (Group::Kubernetes, Some(spring)) => {
+            let application = java::image(spring, steps, tools)?;
+            let cluster = ForGroup::up(workspace, steps, tools)?;
+            cluster.load(&[application])?;
+            Some(cluster)
+        }
+        (Group::Conformance, _) => Some(ForGroup::up(workspace, steps, tools)?),
         _ => None,
     };
     let mut command = match &cluster {
@@ -104,7 +115,6 @@ pub(crate) fn run(
     command.env("PONTOON_E2E_ARTIFACTS", workspace.join("target/e2e"));
     match group {
         Group::Equal => command.env("PONTOON_E2E_ENVOY", tools.envoy(steps)?),
-        Group::Spring => command.env("PONTOON_E2E_SPRING", tools.spring(steps, workspace)?),
         Group::H2spec => command.env("PONTOON_E2E_H2SPEC", tools.h2spec(steps)?),
         Group::Envoy => command.env("PONTOON_E2E_ENVOY", tools.envoy(steps)?),
         Group::GoControlPlane => {
@@ -116,8 +126,11 @@ pub(crate) fn run(
         Group::Kubernetes => command
             .env("PONTOON_E2E_HELM", tools.helm(steps)?)
             .env("PONTOON_E2E_CHART", chart::folder(workspace)),
-        Group::Conformance | Group::Network | Group::Xds => &mut command,
+        Group::Conformance | Group::Network | Group::Spring | Group::Xds => &mut command,
     };
+    if let Some(spring) = &spring {
+        command.env("PONTOON_E2E_SPRING", spring);
+    }
     // A person follows the cases as they end; the results come by a file.
     let status = command.status().context("pontoon-e2e does not start")?;
     if let Some(cluster) = cluster {

@@ -10,6 +10,7 @@ mod e2e;
 mod footprint;
 mod fuzz;
 mod images;
+mod java;
 mod step;
 mod tally;
 mod tools;

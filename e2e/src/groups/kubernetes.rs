@@ -4,6 +4,7 @@ mod gateways;
 mod ingress;
 mod inject;
 mod install;
+mod moves;
 pub(super) mod plane;
 mod smoke;
 
@@ -33,13 +34,17 @@ pub(crate) async fn run(arguments: Vec<String>) -> anyhow::Result<bool> {
     let chart = install::Chart::new(&cluster, &folder)?;
     case!("install: by the chart, checked before, after and with one thing broken", chart.installed());
     case!("install: two replicas know what is registered with one", chart.registered());
+    let of_moves = |wanted: &String| moves::NAME.contains(wanted.as_str());
+    if arguments.is_empty() || arguments.iter().any(of_moves) {
+        Box::pin(moves::cases(&mut report, &cluster, &chart, &folder)).await;
+    }
     case!("install: an upgrade under load", chart.upgraded());
     case!("install: the replica that leads is killed under load", chart.leader_killed());
     let lab = inject::Lab::new(&cluster);
     macro_rules! injected {
         ($name:literal, $case:expr) => {
             case!($name, async {
-                chart.ensure().await?;
+                chart.ensure(install::PLAIN).await?;
                 $case.await
             });
         };

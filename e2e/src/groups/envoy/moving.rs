@@ -3,11 +3,10 @@
 use std::collections::BTreeMap;
 
 use anyhow::ensure;
-use pontoon_e2e::load::{Load, Sample, none_failed};
+use pontoon_e2e::load::{Load, Sample, none_failed, on_their_side};
 use pontoon_e2e::pontoon::ControlPlane;
 use pontoon_e2e::report::Report;
 use tokio::time::Instant;
-use twox_hash::XxHash64;
 
 use super::gateways::Ports;
 
@@ -48,7 +47,8 @@ async fn moved(
     for load in loads {
         let seen = load.next_since(in_force, REQUESTS).await?;
         none_failed(&load.since(from))?;
-        everywhere.push(sides(&seen, share)?);
+        on_their_side(&seen, share)?;
+        everywhere.push(sides(&seen));
     }
     let Some((first, others)) = everywhere.split_first() else { anyhow::bail!("no load") };
     ensure!(first.len() == 300, "only {} users were answered", first.len());
@@ -68,22 +68,10 @@ async fn moved(
     ))
 }
 
-/// The side of each user, if it is that of their bucket.
-fn sides(samples: &[Sample], share: u64) -> anyhow::Result<BTreeMap<String, String>> {
-    let mut sides = BTreeMap::new();
-    for sample in samples {
-        let Ok(answer) = &sample.outcome else { continue };
-        let bucket = XxHash64::oneshot(0, sample.user.as_bytes()) % 10_000;
-        let side = if bucket < share { "modern" } else { "legacy" };
-        ensure!(
-            answer.side == side,
-            "{} (bucket {bucket}, share {share}) was answered by {}",
-            sample.user,
-            answer.side
-        );
-        sides.insert(sample.user.clone(), answer.side.clone());
-    }
-    Ok(sides)
+/// The side of each user.
+fn sides(samples: &[Sample]) -> BTreeMap<String, String> {
+    let answered = samples.iter().filter_map(|sample| Some((sample, sample.outcome.as_ref().ok()?)));
+    answered.map(|(sample, answer)| (sample.user.clone(), answer.side.clone())).collect()
 }
 
 /// What a request that matches the canary is answered with.

@@ -1,20 +1,20 @@
 //! Installed by the chart, checked, upgraded under load, and gone without a trace.
 
 use std::cell::Cell;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use pontoon_e2e::helm::Helm;
-use pontoon_e2e::inventory::Instance;
+use pontoon_e2e::inventory::{Instance, cancel};
 use pontoon_e2e::kubernetes::{Cluster, Namespace, PATIENCE};
 use pontoon_e2e::wait::{get, until};
 use serde_json::Value;
 use tokio::time::Instant;
 
 use super::gateways::programmed;
-use super::plane::{Steady, gateway};
+use super::plane::{Steady, condition, gateway};
 use super::smoke::hello;
 use crate::groups::place;
 
@@ -30,13 +30,17 @@ const EUREKA: u16 = 8761;
 /// A leader that is killed is followed within this.
 const FAILOVER: Duration = Duration::from_secs(15);
 
-/// The chart, and whether this run has installed it.
+/// As it is, and so that applications register.
+pub(super) const PLAIN: &[&str] = &[];
+pub(super) const WITH_EUREKA: &[&str] = &["--set", "eureka.enabled=true"];
+
+/// The chart, and how this run has installed it.
 pub(super) struct Chart {
     helm: Helm,
     cluster: Cluster,
     folder: PathBuf,
     current: PathBuf,
-    is_installed: Cell<bool>,
+    is_installed: Cell<Option<&'static [&'static str]>>,
 }
 
 impl Chart {
@@ -48,25 +52,25 @@ impl Chart {
             cluster: cluster.clone(),
             current: place("PONTOON_E2E_CHART")?,
             folder,
-            is_installed: Cell::new(false),
+            is_installed: Cell::new(None),
         })
     }
 
     /// As a user does it.
-    async fn install(&self, chart: &Path, values: &[&str]) -> anyhow::Result<()> {
+    async fn install(&self, chart: &Path, values: &'static [&'static str]) -> anyhow::Result<()> {
         self.cluster.install_gateway_api("standard").await?;
         let chart = chart.display().to_string();
         let flags = ["-n", SYSTEM, "--create-namespace", "--wait", "--timeout=180s"];
         // There is no balancer here.
         let here = ["--set", "gateways.serviceType=ClusterIP"];
         self.helm.run(&[&["install", RELEASE, &chart], &flags[..], &here, values].concat()).await?;
-        self.is_installed.set(true);
+        self.is_installed.set(Some(values));
         Ok(())
     }
 
     /// What earlier cases and runs have left.
     async fn clean(&self) -> anyhow::Result<()> {
-        self.is_installed.set(false);
+        self.is_installed.set(None);
         let gone = ["uninstall", RELEASE, "-n", SYSTEM, "--ignore-not-found", "--wait", "--timeout=120s"];
         self.helm.run(&gone).await?;
         let delete = ["delete", "--ignore-not-found", "--timeout=120s"];
@@ -83,12 +87,26 @@ impl Chart {
     }
 
     /// For cases that are about something else.
-    pub(super) async fn ensure(&self) -> anyhow::Result<()> {
-        if !self.is_installed.get() {
+    pub(super) async fn ensure(&self, values: &'static [&'static str]) -> anyhow::Result<()> {
+        if self.is_installed.get() != Some(values) {
             self.clean().await?;
-            self.install(&self.current, &[]).await?;
+            self.install(&self.current, values).await?;
         }
         Ok(())
+    }
+
+    /// Where applications register: in a pod or beside the cluster.
+    pub(super) async fn eureka(&self) -> anyhow::Result<SocketAddr> {
+        let service = self.cluster.get(&["-n", SYSTEM, "service", "pontoon"]).await?;
+        let address: IpAddr = service["spec"]["clusterIP"].as_str().context("no address")?.parse()?;
+        Ok((address, EUREKA).into())
+    }
+
+    /// Runs a command as the guide says: in the pod that leads.
+    pub(super) async fn pontoon(&self, arguments: &[&str]) -> anyhow::Result<String> {
+        let leader = until("one to lead", PATIENCE, async || self.leader().await).await?;
+        let exec = ["-n", SYSTEM, "exec", &leader, "--", "/usr/bin/pontoon"];
+        self.cluster.kubectl(&[&exec[..], arguments, &["--data", "/data"]].concat()).await
     }
 
     /// `pontoon check`: whether it ended with 0, and its report.
@@ -114,7 +132,7 @@ impl Chart {
         ensure!(is_well && failed(&before).is_empty(), "before: {before}");
         let (is_well, report) = self.check(&[]).await?;
         ensure!(!is_well && failed(&report).iter().any(|(of, _)| of == "control-plane"), "{report}");
-        self.install(&self.current, &[]).await?;
+        self.install(&self.current, PLAIN).await?;
         let after = until("all checks to pass", PATIENCE, async || {
             let (is_well, report) = self.check(&["--from-vm"]).await?;
             ensure!(is_well && failed(&report).is_empty(), "{:?}", failed(&report));
@@ -141,17 +159,11 @@ impl Chart {
 
     /// What one application has told one replica, all of them know.
     pub(super) async fn registered(&self) -> anyhow::Result<String> {
-        self.clean().await?;
-        self.install(&self.current, &["--set", "eureka.enabled=true"]).await?;
-        // The other cases are about what is installed without.
-        self.is_installed.set(false);
-        let service = self.cluster.get(&["-n", SYSTEM, "service", "pontoon"]).await?;
-        let address: IpAddr = service["spec"]["clusterIP"].as_str().context("no address")?.parse()?;
+        self.ensure(WITH_EUREKA).await?;
+        let eureka = self.eureka().await?;
         let application = Instance::start("legacy").await?;
-        until("an application to be registered", PATIENCE, async || {
-            application.register((address, EUREKA).into()).await
-        })
-        .await?;
+        until("an application to be registered", PATIENCE, async || application.register(eureka).await)
+            .await?;
         let label = "app.kubernetes.io/name=pontoon";
         let pods = self.cluster.get(&["-n", SYSTEM, "pods", "-l", label]).await?;
         let pods = pods["items"].as_array().context("no pods")?;
@@ -166,6 +178,7 @@ impl Chart {
             })
             .await?;
         }
+        cancel(eureka, "inventory", application.address).await?;
         Ok(String::from("both replicas know it"))
     }
 
@@ -173,7 +186,7 @@ impl Chart {
     /// of a Gateway has seen it.
     pub(super) async fn upgraded(&self) -> anyhow::Result<String> {
         self.clean().await?;
-        self.install(&self.version_before().await?, &[]).await?;
+        self.install(&self.version_before().await?, PLAIN).await?;
         let namespace = self.cluster.namespace("upgrade", &[]).await?;
         let url = serve(&namespace).await?;
         let load = Steady::start(&url)?;
@@ -201,17 +214,23 @@ impl Chart {
     /// The replica that proxies are connected to is killed: another leads, proxies come to it, and what is changed then is
     /// in force.
     pub(super) async fn leader_killed(&self) -> anyhow::Result<String> {
-        self.ensure().await?;
+        self.ensure(PLAIN).await?;
         let namespace = self.cluster.namespace("leader", &[]).await?;
         let url = serve(&namespace).await?;
         let load = Steady::start(&url)?;
-        let first = self.leader().await?;
+        let after = self.kill_leader().await?;
+        self.follows(&namespace, &url).await?;
+        let requests = load.finish().await?;
+        self.cluster.wait_for("condition=Available", &["-n", SYSTEM, "deployment/pontoon"]).await?;
+        Ok(format!("after {:.1} s; {requests} requests, none failed", after.as_secs_f64()))
+    }
+
+    /// Kills the replica that leads, and waits for another to do so: after how long.
+    pub(super) async fn kill_leader(&self) -> anyhow::Result<Duration> {
+        let first = until("one to lead", PATIENCE, async || self.leader().await).await?;
         let killed = Instant::now();
         // So that it has no time to give its Lease back, and does not come again under its name.
-        let pod = self.cluster.get(&["-n", SYSTEM, "pod", &first]).await?;
-        let container = pod["status"]["containerStatuses"][0]["containerID"].as_str();
-        let container = container.and_then(|id| id.strip_prefix("containerd://")).context("no container")?;
-        ctr(&["tasks", "kill", "--signal", "SIGKILL", container]).await?;
+        kill(&self.cluster.get(&["-n", SYSTEM, "pod", &first]).await?).await?;
         let delete = ["-n", SYSTEM, "delete", "pod", &first, "--grace-period=0", "--force"];
         self.cluster.kubectl(&delete).await?;
         until("another to lead", FAILOVER, async || {
@@ -220,11 +239,15 @@ impl Chart {
             Ok(())
         })
         .await?;
-        let after = killed.elapsed();
-        self.follows(&namespace, &url).await?;
-        let requests = load.finish().await?;
-        self.cluster.wait_for("condition=Available", &["-n", SYSTEM, "deployment/pontoon"]).await?;
-        Ok(format!("after {:.1} s; {requests} requests, none failed", after.as_secs_f64()))
+        Ok(killed.elapsed())
+    }
+
+    /// A new pod for each replica, one after another.
+    pub(super) async fn restart(&self) -> anyhow::Result<()> {
+        let rollout = ["-n", SYSTEM, "rollout"];
+        self.cluster.kubectl(&[&rollout[..], &["restart", "deployment/pontoon"]].concat()).await?;
+        let status = ["status", "deployment/pontoon", "--timeout=120s"];
+        self.cluster.kubectl(&[&rollout[..], &status].concat()).await.map(drop)
     }
 
     /// The one pod that says that it leads.
@@ -285,9 +308,9 @@ impl Chart {
 
     /// Nothing is left but what the guide says.
     pub(super) async fn uninstalled(&self) -> anyhow::Result<String> {
-        self.ensure().await?;
+        self.ensure(PLAIN).await?;
         self.helm.run(&["uninstall", RELEASE, "-n", SYSTEM, "--wait", "--timeout=120s"]).await?;
-        self.is_installed.set(false);
+        self.is_installed.set(None);
         until("its pods to have gone", PATIENCE, async || {
             let pods = self.cluster.kubectl(&["-n", SYSTEM, "get", "pods", "-o", "name"]).await?;
             ensure!(pods.trim().is_empty(), "{pods}");
@@ -333,6 +356,23 @@ async fn ctr(arguments: &[&str]) -> anyhow::Result<()> {
     let said = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "ctr {}: {}", arguments.join(" "), said.trim());
     Ok(())
+}
+
+/// Ends the process of a pod's container at once, and tells nobody.
+pub(super) async fn kill(pod: &Value) -> anyhow::Result<()> {
+    let container = pod["status"]["containerStatuses"][0]["containerID"].as_str();
+    let container = container.and_then(|id| id.strip_prefix("containerd://")).context("no container")?;
+    ctr(&["tasks", "kill", "--signal", "SIGKILL", container]).await
+}
+
+/// Of a list of pods those that are ready and stay.
+pub(super) fn ready(pods: &Value) -> impl Iterator<Item = &Value> {
+    let pods = pods["items"].as_array().into_iter().flatten();
+    pods.filter(|pod| {
+        let is_ready =
+            condition(&pod["status"]["conditions"], "Ready").is_some_and(|c| c["status"] == "True");
+        is_ready && pod["metadata"]["deletionTimestamp"].is_null()
+    })
 }
 
 /// A Gateway with a route to pods; where it is reached.

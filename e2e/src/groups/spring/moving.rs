@@ -3,29 +3,19 @@
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use pontoon_e2e::load::{Load, Sample, by_side, none_failed};
+use pontoon_e2e::load::{Load, none_failed, on_their_side};
+use pontoon_e2e::moving::{CUTOVER, HALF, STEPS, Step};
 use pontoon_e2e::pontoon::ControlPlane;
 use pontoon_e2e::process::Process;
 use pontoon_e2e::report::Report;
 use pontoon_e2e::wait::{get, until};
 use tokio::time::Instant;
-use twox_hash::XxHash64;
 
 use super::apps::{Apps, SEEN_WITHIN};
 use super::registering::known_inventory;
 
 /// Requests that are judged at each share: each of the 500 users, and some more.
 const REQUESTS: usize = 600;
-/// The stages in order, and the share in hundredths of a percent that the target has in each.
-const STEPS: [(&[&str], u64); 7] = [
-    (&["migration", "show", "inventory"], 0),
-    (&["migration", "set", "inventory", "--stage", "split", "--weight", "20%"], 2000),
-    (&["migration", "set", "inventory", "--weight", "50%"], 5000),
-    (&["migration", "set", "inventory", "--stage", "cutover"], 10_000),
-    (&["migration", "rollback", "inventory", "--to", "split"], 5000),
-    (&["migration", "set", "inventory", "--weight", "20%"], 2000),
-    (&["migration", "rollback", "inventory", "--to", "observe"], 0),
-];
 
 pub(super) async fn cases(
     report: &mut Report,
@@ -34,13 +24,10 @@ pub(super) async fn cases(
     apps: &mut Apps,
     load: &Load,
 ) {
-    for (command, share) in STEPS {
-        let name =
-            format!("{}: {} % of the users are answered by the target", command[1..].join(" "), share / 100);
-        report.case(&name, moved(plane, load, command, share)).await;
+    for step in STEPS {
+        report.case(&step.name(), moved(plane, load, step)).await;
     }
-    let half = ["migration", "set", "inventory", "--stage", "split", "--weight", "50%"];
-    report.case("both sides take half", moved(plane, load, &half, 5000)).await;
+    report.case("both sides take half", moved(plane, load, HALF)).await;
     report.case("an instance that is stopped (SIGTERM) costs no request", stopped(apps, load)).await;
     report.case("an instance that is killed (SIGKILL) costs no request", killed(apps, load)).await;
     report.case("clients lose sight of both", lost_sight(apps)).await;
@@ -50,36 +37,12 @@ pub(super) async fn cases(
     report
         .case("a crash of the control plane costs no request", restarted(plane, serving, apps, load, true))
         .await;
-    let all = ["migration", "set", "inventory", "--stage", "cutover"];
-    report.case("after the restart the migration goes on", moved(plane, load, &all, 10_000)).await;
+    report.case("after the restart the migration goes on", moved(plane, load, CUTOVER)).await;
 }
 
-/// From the moment at which the command says that it is in force, each user is on the side of their bucket.
-async fn moved(plane: &ControlPlane, load: &Load, command: &[&str], share: u64) -> anyhow::Result<String> {
-    let from = Instant::now();
-    plane.run(command).await?;
-    let took = from.elapsed();
-    let seen = load.next(REQUESTS).await?;
-    none_failed(&load.since(from))?;
-    on_their_side(&seen, share)?;
-    let sides = by_side(&seen);
-    Ok(format!("in force after {} ms; {sides:?}, 0 failed, 0 on the wrong side", took.as_millis()))
-}
-
-fn on_their_side(samples: &[Sample], share: u64) -> anyhow::Result<()> {
-    for sample in samples {
-        let bucket = XxHash64::oneshot(0, sample.user.as_bytes()) % 10_000;
-        let side = if bucket < share { "modern" } else { "legacy" };
-        if let Ok(answer) = &sample.outcome {
-            ensure!(
-                answer.side == side,
-                "{} (bucket {bucket}, share {share}) was answered by {}",
-                sample.user,
-                answer.side
-            );
-        }
-    }
-    Ok(())
+async fn moved(plane: &ControlPlane, load: &Load, step: Step) -> anyhow::Result<String> {
+    let command = step.command("inventory");
+    pontoon_e2e::moving::moved(load, REQUESTS, step.share, plane.run(&command)).await
 }
 
 /// Stops a legacy instance and follows the load until it is gone and for a while after.

@@ -13,21 +13,28 @@ import org.springframework.web.bind.annotation.RestController;
 @RestController
 public class InventoryApp {
   private final String port;
+  private final String host;
 
-  public InventoryApp(@Value("${server.port}") String port) {
+  public InventoryApp(
+      @Value("${server.port}") String port, @Value("${HOSTNAME:}") String host) {
     this.port = port;
+    this.host = host;
   }
 
   public static void main(String[] args) {
     SpringApplication.run(InventoryApp.class, args);
   }
 
-  /** Says which instance answered: the tests tell the two sides of a split apart by the port. */
+  /**
+   * Says which instance answered: the tests tell the two sides of a split apart by the port, and pods by
+   * their names.
+   */
   @GetMapping("/stock/{sku}")
   public Map<String, Object> stock(@PathVariable("sku") String sku) {
     Map<String, Object> answer = new LinkedHashMap<>();
     answer.put("sku", sku);
     answer.put("port", port);
+    answer.put("host", host);
     answer.put("side", "modern");
     return answer;
   }
