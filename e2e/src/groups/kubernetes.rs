@@ -40,6 +40,7 @@ pub(crate) async fn run(arguments: Vec<String>) -> anyhow::Result<bool> {
     }
     case!("install: an upgrade under load", chart.upgraded());
     case!("install: the replica that leads is killed under load", chart.leader_killed());
+    case!("install: all pods are evicted under load, as by a drain", chart.drained());
     let lab = inject::Lab::new(&cluster);
     macro_rules! injected {
         ($name:literal, $case:expr) => {

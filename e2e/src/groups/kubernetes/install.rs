@@ -250,6 +250,58 @@ impl Chart {
         self.cluster.kubectl(&[&rollout[..], &status].concat()).await.map(drop)
     }
 
+    /// What `kubectl drain` asks for of a node that has all of it: each pod is evicted as soon as its budget allows, and no
+    /// client of a Gateway sees it.
+    pub(super) async fn drained(&self) -> anyhow::Result<String> {
+        self.ensure(PLAIN).await?;
+        let namespace = self.cluster.namespace("drain", &[]).await?;
+        let url = serve(&namespace).await?;
+        let load = Steady::start(&url)?;
+        let (mut evicted, mut refused) = (0, 0);
+        for (of, label) in [
+            (&*namespace.name, "gateway.networking.k8s.io/gateway-name=edge"),
+            (SYSTEM, "app.kubernetes.io/name=pontoon"),
+            (SYSTEM, "app.kubernetes.io/name=pontoon-webhook"),
+        ] {
+            let pods = self.cluster.get(&["-n", of, "pods", "-l", label]).await?;
+            let names: Vec<&str> = ready(&pods).filter_map(|pod| pod["metadata"]["name"].as_str()).collect();
+            ensure!(names.len() == 2, "{label}: {names:?} are ready");
+            for pod in names {
+                until("a pod to be let go", PATIENCE, async || {
+                    let answer = self.evict(of, pod).await;
+                    let is_refused = |error: &anyhow::Error| error.to_string().contains("disruption budget");
+                    refused += usize::from(answer.as_ref().is_err_and(is_refused));
+                    answer
+                })
+                .await?;
+                evicted += 1;
+            }
+        }
+        // Without budgets all would have gone at once.
+        ensure!(refused >= 3, "{refused} evictions were refused");
+        for (of, deployment) in [
+            (&*namespace.name, "deployment/edge-pontoon"),
+            (SYSTEM, "deployment/pontoon"),
+            (SYSTEM, "deployment/pontoon-webhook"),
+        ] {
+            let status = ["-n", of, "rollout", "status", deployment, "--timeout=120s"];
+            self.cluster.kubectl(&status).await?;
+        }
+        self.follows(&namespace, &url).await?;
+        let requests = load.finish().await?;
+        Ok(format!("{evicted} pods, {refused} refusals; {requests} requests, none failed"))
+    }
+
+    /// Fails when its budget does not allow it (yet).
+    async fn evict(&self, namespace: &str, pod: &str) -> anyhow::Result<()> {
+        let path = format!("/api/v1/namespaces/{namespace}/pods/{pod}/eviction");
+        let eviction = serde_json::json!({
+            "apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": pod, "namespace": namespace},
+        });
+        let create = ["create", "--raw", &path, "-f", "-"];
+        self.cluster.kubectl_with(&create, &eviction.to_string()).await.map(drop)
+    }
+
     /// The one pod that says that it leads.
     async fn leader(&self) -> anyhow::Result<String> {
         let pods = self.cluster.get(&["-n", SYSTEM, "pods", "-l", "pontoon.dev/role=leader"]).await?;
