@@ -5,11 +5,13 @@
 pub mod certificate;
 mod keeper;
 mod tls;
+mod validate;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::Router;
+use axum::body::Bytes;
 use axum::extract::{DefaultBodyLimit, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
@@ -21,8 +23,8 @@ use tokio_util::sync::CancellationToken;
 use crate::inject::{Settings, review};
 pub use keeper::Names;
 
-/// A pod's manifest is 1.5 MiB at most, which is what etcd takes; a review has it and a few lines.
-const MAX_BODY: usize = 3 * 1024 * 1024;
+/// An object is 1.5 MiB at most, which is what etcd takes; a review of a change has two of them and a few lines.
+const MAX_BODY: usize = 4 * 1024 * 1024;
 
 /// What a webhook is started with.
 #[derive(Debug, Clone)]
@@ -74,30 +76,51 @@ pub async fn run(options: Options, stop: CancellationToken) -> Result<(), Webhoo
 fn router(settings: Settings) -> Router {
     Router::new()
         .route("/inject", post(inject))
+        .route("/validate", post(validate))
         // Whoever has come so far has met a certificate.
         .route("/ready", get(|| async { "READY\n" }))
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .with_state(Arc::new(settings))
 }
 
-async fn inject(State(settings): State<Arc<Settings>>, body: axum::body::Bytes) -> Response {
-    let review: Value = match serde_json::from_slice(&body) {
+async fn inject(State(settings): State<Arc<Settings>>, body: Bytes) -> Response {
+    answered(&body, |review| {
+        let answer = review::answer(review, &settings)?;
+        let request = &review["request"];
+        tracing::info!(
+            namespace = request["namespace"].as_str(),
+            pod = request["object"]["metadata"]["name"].as_str(),
+            generate_name = request["object"]["metadata"]["generateName"].as_str(),
+            injected = answer["response"].get("patch").is_some(),
+            refused = answer["response"]["status"]["message"].as_str(),
+            "asked about a pod"
+        );
+        Some(answer)
+    })
+}
+
+async fn validate(body: Bytes) -> Response {
+    answered(&body, |review| {
+        let answer = validate::answer(review)?;
+        let request = &review["request"];
+        tracing::info!(
+            kind = request["kind"]["kind"].as_str(),
+            namespace = request["namespace"].as_str(),
+            name = request["name"].as_str(),
+            refused = answer["response"]["status"]["message"].as_str(),
+            "asked about an object"
+        );
+        Some(answer)
+    })
+}
+
+fn answered(body: &[u8], answer: impl FnOnce(&Value) -> Option<Value>) -> Response {
+    let review: Value = match serde_json::from_slice(body) {
         Ok(review) => review,
         Err(error) => return (StatusCode::BAD_REQUEST, format!("not JSON: {error}\n")).into_response(),
     };
-    match review::answer(&review, &settings) {
-        Some(answer) => {
-            let request = &review["request"];
-            tracing::info!(
-                namespace = request["namespace"].as_str(),
-                pod = request["object"]["metadata"]["name"].as_str(),
-                generate_name = request["object"]["metadata"]["generateName"].as_str(),
-                injected = answer["response"].get("patch").is_some(),
-                refused = answer["response"]["status"]["message"].as_str(),
-                "asked about a pod"
-            );
-            axum::Json(answer).into_response()
-        }
+    match answer(&review) {
+        Some(answer) => axum::Json(answer).into_response(),
         None => (StatusCode::BAD_REQUEST, "expected an AdmissionReview with a request\n").into_response(),
     }
 }

@@ -19,17 +19,18 @@ const PLAIN: [&str; 4] = [
     "--skip-tests",
 ];
 /// What has to be refused, and a word of why.
-const REFUSED: [(&[&str], &str); 7] = [
+const REFUSED: [(&[&str], &str); 8] = [
     (&["--set=replicas=0"], "replicas"),
     (&["--set=persistence.enabled=true"], "with persistence.enabled it has to be 1"),
     (&["--set=replica=3"], "replica"),
     (&["--set=images.pontoon.tag=a b"], "tag"),
     (&["--set=gateways.serviceType=ExternalName"], "serviceType"),
     (&["--set=injector.failurePolicy=Maybe"], "failurePolicy"),
+    (&["--set=validator.failurePolicy=Fail"], "failurePolicy"),
     (&["--set-json=topologySpread=[{\"maxSkew\":1}]"], "topologyKey"),
 ];
 /// What has to be taken, and what is in it then, or, after a `!`, is not.
-const TAKEN: [(&[&str], &[&str]); 7] = [
+const TAKEN: [(&[&str], &[&str]); 9] = [
     (
         &["--set=eureka.enabled=true,persistence.enabled=true,replicas=1"],
         &["kind: PersistentVolumeClaim", "type: Recreate", "targetPort: eureka", "!PONTOON_EUREKA_PEERS"],
@@ -40,8 +41,17 @@ const TAKEN: [(&[&str], &[&str]); 7] = [
     ),
     (
         &["--set=injector.enabled=false"],
-        &["!name: pontoon-webhook", "key: gateway.networking.k8s.io/gateway-name"],
+        &[
+            "!kind: MutatingWebhookConfiguration",
+            "kind: ValidatingWebhookConfiguration",
+            "key: gateway.networking.k8s.io/gateway-name",
+        ],
     ),
+    (
+        &["--set=validator.enabled=false"],
+        &["kind: MutatingWebhookConfiguration", "!kind: ValidatingWebhookConfiguration"],
+    ),
+    (&["--set=injector.enabled=false,validator.enabled=false"], &["!name: pontoon-webhook"]),
     (&["--set=gateways.enabled=false"], &["!PONTOON_GATEWAY_IMAGE", "!name: pontoon-gateways"]),
     (&["--set=networkPolicy.enabled=false,disruptionBudget.enabled=false"], &["!NetworkPolicy", "!Budget"]),
     (&["--set=crds.install=false"], &["!CustomResourceDefinition"]),

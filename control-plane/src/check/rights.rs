@@ -263,6 +263,8 @@ mod tests {
         let configuration =
             "patch mutatingwebhookconfigurations.admissionregistration.k8s.io pontoon-webhook";
         assert!(words(&rights).contains(&configuration.to_owned()), "{rights:?}");
+        let configuration = configuration.replace("mutating", "validating");
+        assert!(words(&rights).contains(&configuration), "{rights:?}");
         let secret = rights.iter().find(|right| right.verb == "update").unwrap();
         assert_eq!(secret.to_string(), "update secrets pontoon-webhook");
         assert_eq!(secret.attributes("here").namespace.as_deref(), Some("here"));
@@ -275,6 +277,7 @@ mod tests {
             "create customresourcedefinitions.apiextensions.k8s.io",
             "create clusterroles.rbac.authorization.k8s.io",
             "create mutatingwebhookconfigurations.admissionregistration.k8s.io",
+            "create validatingwebhookconfigurations.admissionregistration.k8s.io",
             "create networkpolicies.networking.k8s.io",
             "create gatewayclasses.gateway.networking.k8s.io",
             "patch deployments.apps",

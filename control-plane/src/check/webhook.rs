@@ -1,12 +1,15 @@
-//! The webhook that gives pods a sidecar: its pods, its certificate, whether the API server believes that, and whether it
-//! asks at all. The last is tried with a pod that is never made (a dry run).
+//! The webhook that gives pods a sidecar and looks at Migrations and Pools: its pods, its certificate, whether the API
+//! server believes that, and whether it asks at all. The last is tried with objects that are never made (a dry run).
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
+use k8s_openapi::api::admissionregistration::v1::{
+    MutatingWebhookConfiguration, ValidatingWebhookConfiguration, WebhookClientConfig,
+};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{Pod, Secret, Service};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Api;
 use kube::api::PostParams;
 use rustls::client::WebPkiServerVerifier;
@@ -21,71 +24,103 @@ use tokio_rustls::TlsConnector;
 use super::plane::ready;
 use super::{Category, Check, Cluster, Unseen};
 use crate::inject::{LABEL, SIDECAR};
+use crate::objects::Migration;
+use crate::objects::migration::{MigrationSpec, Side};
 
 const NAME: &str = "webhook";
 /// Of all that belongs to it, in the chart.
 const WEBHOOK: &str = "pontoon-webhook";
+/// The one that validates, in its configuration.
+const VALIDATES: &str = "objects.validate.pontoon.dev";
 /// Where nobody is kept from being asked about pods.
 const TRIED_IN: &str = "default";
 const TOLD: &str = "the API server is told whom to believe";
 const BELIEVED: &str = "the webhook's certificate is one of those";
 const ASKED: &str = "the API server asks it about pods";
+const HEEDED: &str = "the API server asks it about Migrations and Pools";
+const UNREACHED: &str = "the API server has to reach port 9443 of the webhook's pods: look at NetworkPolicies, firewalls between it and \
+                         the nodes, and at the certificate above";
 /// It is renewed when it is good for less than 20 days: this one was not.
 const OVERDUE: Duration = Duration::from_secs(15 * 24 * 3600);
 /// For a connection to it.
 const CONNECT: Duration = Duration::from_secs(3);
 
-type Configuration = Result<Option<MutatingWebhookConfiguration>, Unseen>;
+/// How the webhooks of a configuration are called; none where there is no such configuration.
+type Configuration = Result<Option<Vec<WebhookClientConfig>>, Unseen>;
 
-async fn configuration(cluster: &Cluster) -> Configuration {
+async fn injecting(cluster: &Cluster) -> Configuration {
     let api = Api::<MutatingWebhookConfiguration>::all(cluster.client.clone());
-    cluster.within(api.get_opt(WEBHOOK)).await
+    let found = cluster.within(api.get_opt(WEBHOOK)).await?;
+    let call = |found: MutatingWebhookConfiguration| {
+        found.webhooks.into_iter().flatten().map(|webhook| webhook.client_config).collect()
+    };
+    Ok(found.map(call))
 }
 
-/// Half of it counts: it has to be whole then.
+async fn validating(cluster: &Cluster) -> Configuration {
+    let api = Api::<ValidatingWebhookConfiguration>::all(cluster.client.clone());
+    let found = cluster.within(api.get_opt(WEBHOOK)).await?;
+    let call = |found: ValidatingWebhookConfiguration| {
+        found.webhooks.into_iter().flatten().map(|webhook| webhook.client_config).collect()
+    };
+    Ok(found.map(call))
+}
+
+/// A part of it counts: it has to be whole then.
 pub(super) async fn is_installed(cluster: &Cluster) -> bool {
     let deployment = cluster.own::<Deployment>(WEBHOOK).await;
-    matches!(deployment, Ok(Some(_))) || matches!(configuration(cluster).await, Ok(Some(_)))
+    matches!(deployment, Ok(Some(_)))
+        || matches!(injecting(cluster).await, Ok(Some(_)))
+        || matches!(validating(cluster).await, Ok(Some(_)))
 }
 
 pub(super) async fn look(cluster: &Cluster, is_installed: bool) -> Category {
     if !is_installed {
-        let why = "it is not installed (injector.enabled)";
-        return Category { name: NAME, checks: vec![Check::skipped("pods are given sidecars", why)] };
+        let why = "it is not installed (injector.enabled, validator.enabled)";
+        return Category { name: NAME, checks: vec![Check::skipped("the webhook is ready", why)] };
     }
     let mut checks = vec![ready("the webhook is ready", &cluster.own::<Deployment>(WEBHOOK).await)];
-    let authorities = authorities(&configuration(cluster).await);
-    match authorities {
+    let (injecting, validating) = (injecting(cluster).await, validating(cluster).await);
+    match authorities(&[&injecting, &validating]) {
         Ok(authorities) => {
             checks.push(Check::ok(TOLD));
             checks.push(certificate(cluster, &authorities).await);
         }
         Err(check) => checks.push(*check),
     }
-    checks.push(asked(try_a_pod(cluster).await));
+    checks.push(match injecting {
+        Ok(None) => Check::skipped(ASKED, "there is no MutatingWebhookConfiguration (injector.enabled)"),
+        _ => asked(try_a_pod(cluster).await),
+    });
+    checks.push(match validating {
+        Ok(None) => Check::skipped(HEEDED, "there is no ValidatingWebhookConfiguration (validator.enabled)"),
+        _ => heeded(try_a_migration(cluster).await),
+    });
     Category { name: NAME, checks }
 }
 
-/// Whom the API server believes, as PEM: the same for all webhooks of the configuration.
-fn authorities(configuration: &Configuration) -> Result<Vec<u8>, Box<Check>> {
+/// Whom the API server believes, as PEM: the same for all webhooks of all configurations.
+fn authorities(configurations: &[&Configuration]) -> Result<Vec<u8>, Box<Check>> {
     let hint = "the webhook writes it within 10 s; kubectl logs -l app.kubernetes.io/name=pontoon-webhook says why it does \
                 not";
-    let webhooks = match configuration {
-        Ok(Some(configuration)) => configuration.webhooks.as_deref().unwrap_or_default(),
-        Ok(None) => {
-            let why = format!("there is no MutatingWebhookConfiguration {WEBHOOK}");
-            return Err(Box::new(Check::failed(TOLD, why, "helm upgrade makes it")));
+    let mut calls: Vec<&WebhookClientConfig> = Vec::new();
+    for configuration in configurations {
+        match configuration {
+            Ok(webhooks) => calls.extend(webhooks.iter().flatten()),
+            Err(error) => return Err(Box::new(Check::unseen(TOLD, error))),
         }
-        Err(error) => return Err(Box::new(Check::unseen(TOLD, error))),
-    };
-    let bundle = |at: usize| webhooks.get(at).and_then(|webhook| webhook.client_config.ca_bundle.as_ref());
-    let first = bundle(0).filter(|bundle| !bundle.0.is_empty());
-    let Some(first) = first.filter(|first| (0..webhooks.len()).all(|at| bundle(at) == Some(*first))) else {
-        return Err(Box::new(Check::failed(
-            TOLD,
-            "a webhook of the configuration has no caBundle, or another",
-            hint,
-        )));
+    }
+    if configurations.iter().all(|configuration| matches!(configuration, Ok(None))) {
+        let why = format!(
+            "there is no MutatingWebhookConfiguration and no ValidatingWebhookConfiguration {WEBHOOK}"
+        );
+        return Err(Box::new(Check::failed(TOLD, why, "helm upgrade makes them")));
+    }
+    let first = calls.first().and_then(|call| call.ca_bundle.as_ref()).filter(|bundle| !bundle.0.is_empty());
+    let Some(first) = first.filter(|first| calls.iter().all(|call| call.ca_bundle.as_ref() == Some(*first)))
+    else {
+        let why = "a webhook of a configuration has no caBundle, or another";
+        return Err(Box::new(Check::failed(TOLD, why, hint)));
     };
     Ok(first.0.clone())
 }
@@ -202,8 +237,6 @@ async fn try_a_pod(cluster: &Cluster) -> Result<Pod, kube::Error> {
 }
 
 fn asked(tried: Result<Pod, kube::Error>) -> Check {
-    let hint = "the API server has to reach port 9443 of the webhook's pods: look at NetworkPolicies, firewalls between it and \
-                the nodes, and at the certificate above";
     match tried {
         Ok(pod) => {
             let containers = pod.spec.and_then(|spec| spec.init_containers).unwrap_or_default();
@@ -214,18 +247,55 @@ fn asked(tried: Result<Pod, kube::Error>) -> Check {
                     format!(
                         "a pod with the label {LABEL}=enabled in namespace {TRIED_IN} (a dry run) was given no sidecar"
                     ),
-                    hint,
+                    UNREACHED,
                 ),
             }
         }
         Err(kube::Error::Api(status)) if status.message.contains("failed calling webhook") => {
-            Check::failed(ASKED, status.message.clone(), hint)
+            Check::failed(ASKED, status.message.clone(), UNREACHED)
         }
         // A policy of the cluster's, or of yours.
         Err(kube::Error::Api(status)) => {
             Check::skipped(ASKED, format!("no pod can be tried in namespace {TRIED_IN}: {}", status.message))
         }
         Err(error) => Check::unseen(ASKED, &error.into()),
+    }
+}
+
+/// What the API server would make of a Migration that its schema lets in, and that nobody could use.
+async fn try_a_migration(cluster: &Cluster) -> Result<Migration, kube::Error> {
+    let side = |pool: &str| Side { pool: Some(pool.to_owned()), ..Side::default() };
+    let spec = MigrationSpec {
+        service: "not/a/name".to_owned(),
+        legacy: side("one"),
+        target: side("other"),
+        ..MigrationSpec::default()
+    };
+    let metadata = ObjectMeta { generate_name: Some("pontoon-check-".to_owned()), ..ObjectMeta::default() };
+    let migrations = Api::<Migration>::namespaced(cluster.client.clone(), TRIED_IN);
+    let parameters = PostParams { dry_run: true, ..PostParams::default() };
+    migrations.create(&parameters, &Migration { metadata, spec }).await
+}
+
+fn heeded(tried: Result<Migration, kube::Error>) -> Check {
+    match tried {
+        Ok(_) => {
+            let why = format!(
+                "a Migration with a wrong spec.service was taken in namespace {TRIED_IN} (a dry run)"
+            );
+            Check::failed(HEEDED, why, UNREACHED)
+        }
+        // By us, and not by the schema or somebody else's policy.
+        Err(kube::Error::Api(status))
+            if status.message.contains(&format!("{VALIDATES:?} denied the request")) =>
+        {
+            Check::ok(HEEDED)
+        }
+        Err(kube::Error::Api(status)) => {
+            let why = format!("no Migration can be tried in namespace {TRIED_IN}: {}", status.message);
+            Check::skipped(HEEDED, why)
+        }
+        Err(error) => Check::unseen(HEEDED, &error.into()),
     }
 }
 
@@ -271,24 +341,50 @@ mod tests {
     }
 
     #[test]
-    fn all_webhooks_of_the_configuration_have_the_bundle() {
-        let of = |bundles: &[Option<&str>]| {
-            let webhooks: Vec<Value> = bundles
-                .iter()
-                .map(|bundle| {
-                    json!({
-                        "name": "n", "admissionReviewVersions": ["v1"], "sideEffects": "None",
-                        "clientConfig": { "caBundle": bundle },
-                    })
-                })
-                .collect();
-            authorities(&Ok(Some(serde_json::from_value(json!({ "webhooks": webhooks })).unwrap())))
+    fn all_webhooks_of_all_configurations_have_the_bundle() {
+        let configuration = |bundles: &[Option<&str>]| -> Configuration {
+            let call = |bundle: &Option<&str>| json!({ "caBundle": bundle });
+            let calls: Vec<Value> = bundles.iter().map(call).collect();
+            Ok(Some(serde_json::from_value(json!(calls)).unwrap()))
         };
-        assert_eq!(of(&[Some("YWJj"), Some("YWJj")]).unwrap(), b"abc");
-        for wrong in [&[Some("YWJj"), None][..], &[Some("YWJj"), Some("YQ==")], &[None], &[Some("")], &[]] {
-            assert_eq!(of(wrong).unwrap_err().outcome, Outcome::Failed, "{wrong:?}");
+        let of = |injecting: &[Option<&str>], validating: &[Option<&str>]| {
+            authorities(&[&configuration(injecting), &configuration(validating)])
+        };
+        let (one, other) = (Some("YWJj"), Some("YQ=="));
+        assert_eq!(of(&[one, one], &[one]).unwrap(), b"abc");
+        type Bundles<'b> = &'b [Option<&'b str>];
+        let wrong: [(Bundles<'_>, Bundles<'_>); 5] = [
+            (&[one, None], &[one]),
+            (&[one], &[other]),
+            (&[one], &[None]),
+            (&[Some("")], &[Some("")]),
+            (&[], &[]),
+        ];
+        for (injecting, validating) in wrong {
+            let outcome = of(injecting, validating).unwrap_err().outcome;
+            assert_eq!(outcome, Outcome::Failed, "{injecting:?} {validating:?}");
         }
-        assert_eq!(authorities(&Ok(None)).unwrap_err().outcome, Outcome::Failed);
+        // One that is not installed.
+        assert_eq!(authorities(&[&Ok(None), &configuration(&[one])]).unwrap(), b"abc");
+        assert_eq!(authorities(&[&Ok(None), &Ok(None)]).unwrap_err().outcome, Outcome::Failed);
+        let unseen = Err(Unseen::Forbidden("no".to_owned()));
+        assert_eq!(authorities(&[&configuration(&[one]), &unseen]).unwrap_err().outcome, Outcome::Skipped);
+    }
+
+    #[test]
+    fn a_migration_that_cannot_be_used_is_refused_by_us() {
+        let refused = |message: &str| {
+            let status = json!({ "status": "Failure", "message": message, "reason": "Invalid", "code": 422 });
+            heeded(Err(kube::Error::Api(serde_json::from_value(status).unwrap()))).outcome
+        };
+        let ours =
+            "admission webhook \"objects.validate.pontoon.dev\" denied the request: Migration default/x: ...";
+        assert_eq!(refused(ours), Outcome::Ok);
+        assert_eq!(refused("admission webhook \"policy.example\" denied the request: no"), Outcome::Skipped);
+        assert_eq!(refused("migrations.pontoon.dev is forbidden: you may not"), Outcome::Skipped);
+        assert_eq!(heeded(Ok(Migration::default())).outcome, Outcome::Failed);
+        let manifest = include_str!("../../../deploy/kubernetes/pontoon.yaml");
+        assert!(manifest.contains(&format!("- name: {VALIDATES}\n")), "the chart calls it otherwise");
     }
 
     #[test]

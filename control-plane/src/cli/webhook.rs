@@ -1,4 +1,4 @@
-//! `pontoon webhook`: what the API server asks about pods. It runs in a cluster, beside `pontoon serve` and without
+//! `pontoon webhook`: what the API server asks about pods and about our objects. It runs in a cluster, beside `pontoon serve` and without
 //! it.
 
 use std::net::SocketAddr;
@@ -26,7 +26,7 @@ pub(super) struct WebhookArgs {
     /// The Secret that its certificate is kept in; made where it is missing.
     #[arg(long, env = "PONTOON_WEBHOOK_SECRET", value_name = "NAME", default_value = "pontoon-webhook")]
     secret: String,
-    /// The MutatingWebhookConfiguration that is told whom to believe.
+    /// The MutatingWebhookConfiguration and the ValidatingWebhookConfiguration that are told whom to believe.
     #[arg(
         long,
         env = "PONTOON_WEBHOOK_CONFIGURATION",

@@ -32,7 +32,12 @@ pub fn answer(review: &Value, settings: &Settings) -> Option<Value> {
             }
         }
     }
-    Some(json!({ "apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "response": response }))
+    Some(reviewed(response))
+}
+
+/// A whole answer.
+pub(crate) fn reviewed(response: Value) -> Value {
+    json!({ "apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "response": response })
 }
 
 /// What has changed: fields of `metadata` and `spec`, each as a whole. There is but one writer between the question

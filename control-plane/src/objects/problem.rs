@@ -61,18 +61,23 @@ impl fmt::Display for Problem {
         if self.severity == Severity::Warning {
             f.write_str(": warning")?;
         }
-        if let Some(object) = &self.object {
-            write!(f, ": {object}")?;
-        }
-        if !self.field.is_empty() {
-            write!(f, ": {}", self.field)?;
-        }
-        if let Some(value) = &self.value {
-            write!(f, ": {value}")?;
-        }
-        write!(f, ": {} ({})", self.message, self.reason)
+        write!(f, ": {}", self.words())
     }
 }
+
+impl Problem {
+    /// As it is printed, but for the file and the place in it.
+    pub fn words(&self) -> String {
+        let object = self.object.as_ref().map(ToString::to_string);
+        let field = (!self.field.is_empty()).then(|| self.field.clone());
+        let said = format!("{} ({})", self.message, self.reason);
+        let parts = [object, field, self.value.clone(), Some(said)];
+        parts.into_iter().flatten().collect::<Vec<_>>().join(": ")
+    }
+}
+
+/// The reason of a field that a type does not have: a mistake, or of a newer version.
+pub const UNKNOWN_FIELD: &str = "unknown_field";
 
 /// What is wrong with a field, before it is known where in a file the field is written.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,16 +1,16 @@
-//! Keeps the certificate: in a Secret, so that all replicas serve with one, and its authority in the configuration of
-//! the webhooks. Two replicas that renew at once are told apart by the API server: one of them conflicts, and takes
-//! what the other has written at its next look.
+//! Keeps the certificate: in a Secret, so that all replicas serve with one, and its authority in the configurations of
+//! the webhooks: of the one that injects and of the one that validates, where they are there. Two replicas that renew at
+//! once are told apart by the API server: one of them conflicts, and takes what the other has written at its next look.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 use k8s_openapi::ByteString;
-use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{Api, Patch, PatchParams, PostParams};
-use serde_json::json;
+use kube::core::{ApiResource, DynamicObject, GroupVersionKind};
+use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -20,6 +20,8 @@ use super::certificate::{Material, is_due, issue};
 const LOOK: Duration = Duration::from_secs(10);
 /// After a look that failed.
 const AGAIN: Duration = Duration::from_secs(2);
+/// Who says which webhooks are called.
+const CONFIGURATIONS: [&str; 2] = ["MutatingWebhookConfiguration", "ValidatingWebhookConfiguration"];
 const AUTHORITIES: &str = "ca.crt";
 const CERTIFICATE: &str = "tls.crt";
 const KEY: &str = "tls.key";
@@ -33,7 +35,7 @@ pub struct Names {
     pub service: String,
     /// The Secret of the certificate; made where it is missing.
     pub secret: String,
-    /// The MutatingWebhookConfiguration.
+    /// The MutatingWebhookConfiguration and the ValidatingWebhookConfiguration.
     pub configuration: String,
 }
 
@@ -52,13 +54,28 @@ pub(super) async fn keep(
     stop: CancellationToken,
 ) {
     let secrets: Api<Secret> = Api::namespaced(client.clone(), &names.namespace);
-    let configurations: Api<MutatingWebhookConfiguration> = Api::all(client);
+    let apis = CONFIGURATIONS.map(|kind| {
+        let kind = GroupVersionKind::gvk("admissionregistration.k8s.io", "v1", kind);
+        Api::<DynamicObject>::all_with(client.clone(), &ApiResource::from_gvk(&kind))
+    });
     loop {
         let looked = async {
             let serving = in_use.borrow().clone();
-            let material = material(&secrets, &configurations, &names, serving).await?;
+            let mut configurations = Vec::new();
+            for api in &apis {
+                configurations.extend(
+                    api.get_opt(&names.configuration).await?.map(|configuration| (api, configuration)),
+                );
+            }
+            let of_release = configurations.first().map(|(_, of)| of.metadata.clone()).unwrap_or_default();
+            let material = material(&secrets, of_release, &names, serving).await?;
+            if configurations.is_empty() {
+                anyhow::bail!("there is no {} {}", CONFIGURATIONS.join(" and no "), names.configuration);
+            }
             // First the API server believes it, then it is shown.
-            believe(&configurations, &names.configuration, &material).await?;
+            for (api, configuration) in &configurations {
+                believe(api, configuration, &names.configuration, &material).await?;
+            }
             Ok::<_, anyhow::Error>(material)
         };
         let pause = match looked.await {
@@ -88,10 +105,11 @@ pub(super) async fn keep(
     }
 }
 
-/// The one in the Secret, renewed if it is due. `serving` is shown until then, wherever the Secret has gone.
+/// The one in the Secret, renewed if it is due. `serving` is shown until then, wherever the Secret has gone. One that is
+/// made is of the same release as what has the metadata `of_release`.
 async fn material(
     secrets: &Api<Secret>,
-    configurations: &Api<MutatingWebhookConfiguration>,
+    of_release: ObjectMeta,
     names: &Names,
     serving: Option<Material>,
 ) -> anyhow::Result<Material> {
@@ -114,8 +132,7 @@ async fn material(
             secrets.replace(&names.secret, &parameters, &secret).await?;
         }
         None => {
-            let configuration = configurations.get_opt(&names.configuration).await?;
-            let metadata = beside(&names.secret, configuration.map(|of| of.metadata).unwrap_or_default());
+            let metadata = beside(&names.secret, of_release);
             let type_ = Some(String::from("kubernetes.io/tls"));
             secrets
                 .create(&parameters, &Secret { metadata, data: Some(data), type_, ..Secret::default() })
@@ -142,29 +159,33 @@ fn read(secret: &Secret) -> Option<Material> {
     Some(Material { authorities: text(AUTHORITIES)?, certificate: text(CERTIFICATE)?, key: text(KEY)? })
 }
 
-/// Has the API server believe the certificate's authority, on every webhook of the configuration.
+/// Has the API server believe the certificate's authority, on every webhook of a configuration.
 async fn believe(
-    configurations: &Api<MutatingWebhookConfiguration>,
+    api: &Api<DynamicObject>,
+    configuration: &DynamicObject,
     name: &str,
     material: &Material,
 ) -> anyhow::Result<()> {
-    let Some(configuration) = configurations.get_opt(name).await? else {
-        anyhow::bail!("there is no MutatingWebhookConfiguration {name}");
-    };
-    let bundle = ByteString(material.authorities.clone().into_bytes());
-    let webhooks = configuration.webhooks.unwrap_or_default();
-    if webhooks.iter().all(|webhook| webhook.client_config.ca_bundle.as_ref() == Some(&bundle)) {
-        return Ok(());
+    let Some(patch) = told(configuration, &material.authorities) else { return Ok(()) };
+    api.patch(name, &PatchParams::default(), &Patch::Strategic(patch)).await?;
+    let kind = configuration.types.as_ref().map(|types| types.kind.as_str());
+    tracing::info!(kind, configuration = name, "the API server believes the webhook's certificate");
+    Ok(())
+}
+
+/// What makes every webhook of a configuration believe these authorities; none where all do.
+fn told(configuration: &DynamicObject, authorities: &str) -> Option<Value> {
+    let bundle = json!(ByteString(authorities.as_bytes().to_vec()));
+    let webhooks = configuration.data["webhooks"].as_array()?;
+    if webhooks.iter().all(|webhook| webhook["clientConfig"]["caBundle"] == bundle) {
+        return None;
     }
     // By name, as a strategic merge does: the rest of each is the chart's.
-    let webhooks: Vec<_> = webhooks
+    let webhooks: Vec<Value> = webhooks
         .iter()
-        .map(|webhook| json!({ "name": webhook.name, "clientConfig": { "caBundle": bundle } }))
+        .map(|webhook| json!({ "name": webhook["name"], "clientConfig": { "caBundle": bundle } }))
         .collect();
-    let patch = Patch::Strategic(json!({ "webhooks": webhooks }));
-    configurations.patch(name, &PatchParams::default(), &patch).await?;
-    tracing::info!(configuration = name, "the API server believes the webhook's certificate");
-    Ok(())
+    Some(json!({ "webhooks": webhooks }))
 }
 
 #[cfg(test)]
@@ -194,15 +215,31 @@ mod tests {
             configuration: "pontoon".into(),
         };
         let client = kube::Client::new(server, "default");
-        let secrets = Api::namespaced(client.clone(), &names.namespace);
+        let secrets = Api::namespaced(client, &names.namespace);
         let serving = issue(&names.dns(), None, SystemTime::now()).unwrap();
-        let made = material(&secrets, &Api::all(client), &names, Some(serving.clone())).await.unwrap();
+        let made = material(&secrets, ObjectMeta::default(), &names, Some(serving.clone())).await.unwrap();
         assert_ne!(made.certificate, serving.certificate, "a deleted Secret is one that is not to be used");
         assert!(
             made.authorities.contains(&serving.authorities),
             "the API server may ask before the next look"
         );
         assert!(made.authorities.len() > serving.authorities.len());
+    }
+
+    #[test]
+    fn every_webhook_of_a_configuration_is_told() {
+        let of = |bundles: &[Value]| {
+            let webhook =
+                |bundle| json!({ "name": "hook", "clientConfig": { "caBundle": bundle, "url": "u" } });
+            let webhooks: Vec<Value> = bundles.iter().map(webhook).collect();
+            let object = json!({ "metadata": { "name": "pontoon-webhook" }, "webhooks": webhooks });
+            told(&serde_json::from_value(object).unwrap(), "abc")
+        };
+        assert_eq!(of(&[json!("YWJj"), json!("YWJj")]), None);
+        assert_eq!(of(&[]), None);
+        let hook = json!({ "name": "hook", "clientConfig": { "caBundle": "YWJj" } });
+        assert_eq!(of(&[json!("YWJj"), json!(null)]), Some(json!({ "webhooks": [hook, hook] })));
+        assert_eq!(of(&[json!("eHl6")]), Some(json!({ "webhooks": [hook] })));
     }
 
     #[test]

@@ -15,7 +15,7 @@ use crate::kubernetes::mirror::{Heard, Mirror};
 use crate::migration::stage::State;
 use crate::objects::catalogue::Loaded;
 use crate::objects::config_map;
-use crate::objects::document::{self, Identity, Object};
+use crate::objects::document::{self, Document, Identity, Object};
 use crate::objects::problem::{Position, Problem, Severity};
 use crate::objects::yaml::{Key, Node, Value};
 use crate::objects::{Kind, ObjectName, ObjectRef, Service};
@@ -264,7 +264,7 @@ impl Store {
             }
         }
         self.read.insert(object.clone(), tree.clone());
-        let document = document::read_one(&ORIGIN.into(), (*tree).clone());
+        let document = read(&tree);
         match document.outcome {
             Ok(read) if document.identity == Identity::Known(object.clone()) => {
                 if self.good.get(&object) != Some(&read) {
@@ -275,11 +275,9 @@ impl Store {
             }
             Ok(_) => {}
             Err(found) => {
-                problems.extend(found.into_iter().map(|problem| Problem {
-                    at: None,
-                    object: Some(object.clone()),
-                    ..problem
-                }));
+                problems.extend(
+                    found.into_iter().map(|problem| Problem { object: Some(object.clone()), ..problem }),
+                );
                 if self.good.contains_key(&object) {
                     let message = "the last good version stays in force".to_owned();
                     problems
@@ -359,6 +357,20 @@ impl Store {
     pub fn take_observations(&mut self) -> Option<Observations> {
         std::mem::take(&mut self.observations_changed).then(|| self.observations.clone())
     }
+}
+
+/// What is wrong with an object by itself, whatever else there is.
+pub fn own_problems(of: Kind, object: DynamicObject) -> Vec<Problem> {
+    read(&Raw::of(of, object).tree).outcome.err().unwrap_or_default()
+}
+
+/// What came from an API server has no lines.
+fn read(tree: &Node) -> Document {
+    let document = document::read_one(&ORIGIN.into(), tree.clone());
+    let placeless = |problems: Vec<Problem>| {
+        problems.into_iter().map(|problem| Problem { at: None, ..problem }).collect()
+    };
+    Document { outcome: document.outcome.map_err(placeless), ..document }
 }
 
 /// The reason of a state that cannot be read.

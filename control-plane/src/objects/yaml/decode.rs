@@ -12,7 +12,7 @@ use serde::de::{
 use serde::forward_to_deserialize_any;
 
 use super::{Key, Node, Value};
-use crate::objects::problem::{Position, did_you_mean};
+use crate::objects::problem::{Position, UNKNOWN_FIELD, did_you_mean};
 
 /// What is wrong with a value, and where.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -201,7 +201,7 @@ impl<'a> NodeDeserializer<'a> {
             at: key.at,
             field: path.to_string(),
             value: node.shown(),
-            reason: "unknown_field",
+            reason: UNKNOWN_FIELD,
             message: format!("there is no such field; {hint}"),
         });
     }

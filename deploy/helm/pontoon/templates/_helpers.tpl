@@ -72,7 +72,7 @@ capabilities:
 readOnlyRootFilesystem: true
 {{- end -}}
 
-{{/* What both webhooks of the configuration say. */}}
+{{/* What both webhooks that inject say. */}}
 {{- define "pontoon.webhook" -}}
 admissionReviewVersions: [v1]
 sideEffects: None
