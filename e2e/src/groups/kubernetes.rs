@@ -7,6 +7,7 @@ mod install;
 mod moves;
 pub(super) mod plane;
 mod smoke;
+mod validate;
 
 use pontoon_e2e::kubernetes::Cluster;
 use pontoon_e2e::report::{Report, fresh_folder};
@@ -53,12 +54,19 @@ pub(crate) async fn run(arguments: Vec<String>) -> anyhow::Result<bool> {
     injected!("inject: by the webhook, what comes in and goes out passes the sidecar", lab.webhook());
     injected!("inject: offline gives the same", lab.offline(&folder));
     injected!("inject: a Job completes, and its init containers are served", lab.job());
-    injected!("inject: a TCP probe sees the application and not the sidecar", lab.probes());
+    injected!("inject: a CronJob's Job completes", lab.cron_job());
+    injected!("inject: a TCP probe sees the application and not the sidecar", lab.tcp_probes());
+    injected!("inject: a gRPC probe sees the application and not the sidecar", lab.grpc_probes());
+    injected!("inject: probes of all kinds hold while a pod drains", lab.drains());
     injected!("inject: without privileges, at the level restricted", lab.restricted());
     injected!("inject: a rolling update under load", lab.rolls());
     injected!("inject: a container that its probe restarts", lab.restarts());
     injected!("inject: pods come back while the webhook is down", lab.down());
     injected!("inject: the webhook's certificate is renewed", lab.certificate());
+    injected!(
+        "validate: what could not be used is refused, and stands in the status while the webhook is down",
+        validate::refused(&cluster, &folder)
+    );
     case!("install: uninstalled, nothing is left", chart.uninstalled());
     // The last one: the API server that comes back is this case's own, and goes with it.
     case!("plane: an API server that is killed and comes back", plane::outage(&cluster, &folder));

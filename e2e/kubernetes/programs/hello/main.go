@@ -2,7 +2,8 @@
 //
 //	hello serve [ADDRESS]     answers every request with a line that names the pod, the client and
 //	                          each header; ends on SIGTERM, when what is in flight is answered. Once /sick has been
-//	                          asked for, /alive is 500
+//	                          asked for, /alive is 500, and gRPC's health service says NOT_SERVING. /hold is answered
+//	                          once /release has been asked for
 //	hello get URL [SECONDS]   prints what URL answers, trying for SECONDS (20) until that is 200
 //	hello watch URL           asks every 50 ms until SIGTERM, then prints "good N, bad M" and what was bad
 package main
@@ -51,8 +52,23 @@ func serve(done context.Context, address string) error {
 	}
 	pod, _ := os.Hostname()
 	var sick atomic.Bool
-	server := &http.Server{Addr: address, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	released, release := context.WithCancel(context.Background())
+	defer release()
+	protocols := new(http.Protocols)
+	protocols.SetHTTP1(true)
+	protocols.SetUnencryptedHTTP2(true)
+	server := &http.Server{Addr: address, Protocols: protocols, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch {
+		case r.URL.Path == "/grpc.health.v1.Health/Check":
+			health(w, r, sick.Load())
+			return
+		case r.URL.Path == "/hold":
+			select {
+			case <-released.Done():
+			case <-r.Context().Done():
+			}
+		case r.URL.Path == "/release":
+			release()
 		case r.URL.Path == "/sick":
 			sick.Store(true)
 		case r.URL.Path == "/alive" && sick.Load():
@@ -77,6 +93,22 @@ func serve(done context.Context, address string) error {
 		return err
 	}
 	return <-ended
+}
+
+// health answers with a HealthCheckResponse, whose status is SERVING (1) or NOT_SERVING (2).
+func health(w http.ResponseWriter, r *http.Request, sick bool) {
+	status := byte(1)
+	if sick {
+		status = 2
+	}
+	if _, err := io.Copy(io.Discard, r.Body); err != nil {
+		return
+	}
+	w.Header().Set("Content-Type", "application/grpc")
+	w.Header().Set("Trailer", "Grpc-Status")
+	// A message that is not compressed, of two bytes: field 1, a varint.
+	w.Write([]byte{0, 0, 0, 0, 2, 8, status})
+	w.Header().Set("Grpc-Status", "0")
 }
 
 func ask(url string) (string, error) {

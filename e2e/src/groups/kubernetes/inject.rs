@@ -1,5 +1,7 @@
 //! Pods with sidecars, by the webhook and by `pontoon inject`, in a cluster that the chart is installed in.
 
+mod probes;
+
 use std::path::Path;
 use std::time::Duration;
 
@@ -9,6 +11,7 @@ use pontoon_e2e::load::{Load, Plan, Sample};
 use pontoon_e2e::wait::until;
 use serde_json::Value;
 
+use super::install::without_webhook;
 use super::smoke::hello;
 use crate::groups::place;
 
@@ -127,54 +130,44 @@ spec:
         }
         ensure!(said.contains("orders: /first") && said.contains("orders: /then"), "{said}");
         // With the last of its own containers the pod ends, and the sidecar by itself.
-        let pods = namespace.get(&["pods", "-l", "job-name=asks"]).await?;
-        let states = pods["items"][0]["status"]["initContainerStatuses"].as_array().context("no states")?;
-        for state in states {
-            let code = &state["state"]["terminated"]["exitCode"];
-            ensure!(*code == 0, "{}: {}", state["name"], state["state"]);
-        }
-        Ok(format!("{} containers, all 0", states.len()))
+        Ok(format!("{} init containers, all 0", ended_well(&namespace, "asks").await?))
     }
 
-    pub(super) async fn probes(&self) -> anyhow::Result<String> {
-        let namespace = self.cluster.namespace("injected-probes", &[ENABLED]).await?;
-        let pod = |name: &str, port: u16| {
-            format!(
-                "
-apiVersion: v1
-kind: Pod
-metadata: {{name: {name}}}
+    pub(super) async fn cron_job(&self) -> anyhow::Result<String> {
+        let namespace = self.cluster.namespace("injected-cronjob", &[ENABLED]).await?;
+        self.orders(&namespace, &NODE.to_string(), 18_082).await?;
+        let _orders = serve_on_node(18_082).await?;
+        let cron_job = format!(
+            "
+apiVersion: batch/v1
+kind: CronJob
+metadata: {{name: nightly}}
 spec:
-  terminationGracePeriodSeconds: 3
-  containers:
-  - name: hello
-    image: {HELLO}
-    args: [serve]
-    readinessProbe: {{tcpSocket: {{port: {port}}}, periodSeconds: 1}}
----"
-            )
-        };
-        namespace.apply(&[pod("listens", 8080), pod("does-not", 8081)].concat()).await?;
-        namespace.wait_for("condition=Ready", &["pod/listens"]).await?;
-        // Its application runs and has been asked about: several times before that of the other.
-        until("the probe of a port that nobody has to fail", PATIENCE, async || {
-            let events = namespace
-                .kubectl(&[
-                    "get",
-                    "events",
-                    "--field-selector",
-                    "involvedObject.name=does-not,reason=Unhealthy",
-                ])
-                .await?;
-            ensure!(events.contains("Readiness probe failed"), "{events}");
+  schedule: '0 3 * * *'
+  concurrencyPolicy: Forbid
+  jobTemplate:
+    spec:
+      backoffLimit: 0
+      template:
+        spec:
+          restartPolicy: Never
+          containers:
+          - {{name: asks, image: {HELLO}, args: [get, 'http://orders/nightly', '0']}}
+"
+        );
+        namespace.apply(&cron_job).await?;
+        namespace.kubectl(&["create", "job", "--from=cronjob/nightly", "tonight"]).await?;
+        namespace.wait_for("condition=Complete", &["job/tonight"]).await?;
+        let said = namespace.kubectl(&["logs", "job/tonight", "-c", "asks"]).await?;
+        ensure!(said.contains("orders: /nightly"), "{said}");
+        let count = ended_well(&namespace, "tonight").await?;
+        until("the CronJob to know it", PATIENCE, async || {
+            let status = namespace.get(&["cronjob", "nightly"]).await?["status"].take();
+            ensure!(status["lastSuccessfulTime"].is_string() && status.get("active").is_none(), "{status}");
             Ok(())
         })
         .await?;
-        let pod = namespace.get(&["pod", "does-not"]).await?;
-        let conditions = pod["status"]["conditions"].as_array().context("no conditions")?;
-        let ready = conditions.iter().find(|condition| condition["type"] == "Ready");
-        ensure!(ready.is_some_and(|ready| ready["status"] == "False"), "ready: {ready:?}");
-        Ok(String::new())
+        Ok(format!("{count} init containers, all 0"))
     }
 
     /// In a namespace whose pods may have no privilege.
@@ -281,26 +274,13 @@ spec:
         let namespace = self.cluster.namespace("injected-down", &[ENABLED]).await?;
         namespace.apply(&hello(1)).await?;
         namespace.wait_for("condition=Available", &["deployment/hello"]).await?;
-        let webhook = ["-n", "pontoon-system", "scale", "deployment/pontoon-webhook"];
-        self.cluster.kubectl(&[&webhook[..], &["--replicas=0"]].concat()).await?;
-        self.cluster
-            .wait_for(
-                "delete",
-                &["-n", "pontoon-system", "pod", "-l", "app.kubernetes.io/name=pontoon-webhook"],
-            )
-            .await?;
-        let healed = async {
+        without_webhook(&self.cluster, async || {
             namespace.delete(&["pods", "-l", "app=hello"]).await?;
             namespace.wait_for("condition=Available", &["deployment/hello"]).await?;
             self.cluster.kubectl(&["-n", "kube-system", "delete", "pods", "-l", "k8s-app=kube-dns"]).await?;
             self.cluster.wait_for("condition=Available", &["-n", "kube-system", "deployment/coredns"]).await
-        }
-        .await;
-        self.cluster.kubectl(&[&webhook[..], &["--replicas=2"]].concat()).await?;
-        healed?;
-        self.cluster
-            .wait_for("condition=Available", &["-n", "pontoon-system", "deployment/pontoon-webhook"])
-            .await?;
+        })
+        .await?;
         self.is_injected(&namespace).await?;
         Ok(String::new())
     }
@@ -335,6 +315,17 @@ spec:
         })
         .await
     }
+}
+
+/// How many init containers, the sidecar among them, of a Job's pod have ended with 0: all of them.
+async fn ended_well(namespace: &Namespace, job: &str) -> anyhow::Result<usize> {
+    let pods = namespace.get(&["pods", "-l", &format!("job-name={job}")]).await?;
+    let states = pods["items"][0]["status"]["initContainerStatuses"].as_array().context("no states")?;
+    for state in states {
+        let code = &state["state"]["terminated"]["exitCode"];
+        ensure!(*code == 0, "{}: {}", state["name"], state["state"]);
+    }
+    Ok(states.len())
 }
 
 /// `inventory`'s answer is none of these pods'; that one came is what counts.

@@ -77,8 +77,9 @@ impl Chart {
         for of in ["namespace/pontoon-system", "gatewayclass/pontoon"] {
             self.cluster.kubectl(&[&delete[..], &[of]].concat()).await?;
         }
-        let cluster_wide = ["clusterrole,clusterrolebinding,mutatingwebhookconfiguration", "-o", "name"];
-        let left = self.cluster.kubectl(&[&["get"], &cluster_wide[..]].concat()).await?;
+        let cluster_wide =
+            "clusterrole,clusterrolebinding,mutatingwebhookconfiguration,validatingwebhookconfiguration";
+        let left = self.cluster.kubectl(&["get", cluster_wide, "-o", "name"]).await?;
         for object in left.lines().filter(|name| name.rsplit('/').next().is_some_and(is_ours)) {
             self.cluster.kubectl(&[&delete[..], &[object]].concat()).await?;
         }
@@ -144,16 +145,10 @@ impl Chart {
         let (ok, skipped) = (count(&after, "ok"), count(&after, "skipped"));
         self.helm.run(&["test", RELEASE, "-n", SYSTEM, "--timeout=120s"]).await?;
 
-        let scale = ["-n", SYSTEM, "scale", "deployment/pontoon-webhook"];
-        self.cluster.kubectl(&[&scale[..], &["--replicas=0"]].concat()).await?;
-        let with_label = ["pod", "-l", "app.kubernetes.io/name=pontoon-webhook"];
-        self.cluster.wait_for("delete", &[&["-n", SYSTEM], &with_label[..]].concat()).await?;
-        let (is_well, broken) = self.check(&[]).await?;
-        self.cluster.kubectl(&[&scale[..], &["--replicas=2"]].concat()).await?;
+        let (is_well, broken) = without_webhook(&self.cluster, async || self.check(&[]).await).await?;
         let wrong = failed(&broken);
         ensure!(!is_well && !wrong.is_empty(), "a webhook that is down is well: {broken}");
         ensure!(wrong.iter().all(|(of, hint)| of == "webhook" && !hint.is_empty()), "{wrong:?}");
-        self.cluster.wait_for("condition=Available", &["-n", SYSTEM, "deployment/pontoon-webhook"]).await?;
         Ok(format!("{ok} checks hold, {skipped} not told; with the webhook down {} fail", wrong.len()))
     }
 
@@ -400,6 +395,21 @@ impl Chart {
         ensure!(left.trim().is_empty(), "elsewhere are left: {left}");
         Ok(String::from("the two definitions stay, and the namespace"))
     }
+}
+
+/// What comes of something while no replica of the webhook is there.
+pub(super) async fn without_webhook<T>(
+    cluster: &Cluster,
+    run: impl AsyncFnOnce() -> anyhow::Result<T>,
+) -> anyhow::Result<T> {
+    let scale = ["-n", SYSTEM, "scale", "deployment/pontoon-webhook"];
+    cluster.kubectl(&[&scale[..], &["--replicas=0"]].concat()).await?;
+    let pods = ["-n", SYSTEM, "pod", "-l", "app.kubernetes.io/name=pontoon-webhook"];
+    cluster.wait_for("delete", &pods).await?;
+    let ran = run().await;
+    cluster.kubectl(&[&scale[..], &["--replicas=2"]].concat()).await?;
+    cluster.wait_for("condition=Available", &["-n", SYSTEM, "deployment/pontoon-webhook"]).await?;
+    ran
 }
 
 /// Asks the node's containerd.
