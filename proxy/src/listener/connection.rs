@@ -571,8 +571,16 @@ async fn serve_http2(conn: &Rc<ConnState>, mut io: Box<Io>) {
         if phase == Phase::Closed {
             return Poll::Ready(());
         }
-        let leaving = phase >= Phase::Handover
-            || phase == Phase::LameDuck && conn.started.get() > 0
+        let silent = conn.started.get() == 0;
+        let listener_leaves = match phase {
+            Phase::Running => false,
+            Phase::LameDuck => !silent,
+            // Who comes late, such as a probe, is served before it is told; one that asks for nothing is waited for a
+            // moment.
+            Phase::Leaving => !silent || conn.born.elapsed() >= LAST_CALL,
+            Phase::Handover | Phase::Draining | Phase::Closed => true,
+        };
+        let leaving = listener_leaves
             || limits.max_requests > 0 && conn.started.get() >= limits.max_requests.into()
             || place.as_ref().is_some_and(|place: &Place<'_>| place.is_lost(cx));
         if leaving && !closing {
