@@ -33,10 +33,13 @@ const CORS: &str = "type.googleapis.com/envoy.extensions.filters.http.cors.v3.Co
 const TCP_PROXY: &str = "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy";
 
 /// What the ports of a proxy are for: its listeners, its admin, and one where nobody listens.
-const PURPOSES: [&str; 13] = [
-    "http", "admin", "dead", "https", "mutual", "told", "told-too", "names", "tcp", "tcp-dead", "tcp-none",
-    "tcp-half", "tcp-full",
+const PURPOSES: [&str; 14] = [
+    "http", "bare", "admin", "dead", "https", "mutual", "told", "told-too", "names", "tcp", "tcp-dead",
+    "tcp-none", "tcp-half", "tcp-full",
 ];
+
+/// The virtual host of the listener whose manager says nothing that it need not say.
+const BARE: &str = "bare.test";
 
 /// The requests of the table's mirrors of which a copy arrives somewhere.
 const MIRRORED: [&str; 2] = [" /all", " /as-it-is"];
@@ -165,16 +168,21 @@ fn bootstrap(ports: &[u16], upstreams: &Upstreams) -> anyhow::Result<Value> {
     for setup in SETUPS {
         hosts.push(host(setup)?);
     }
-    let manager = json!({
-        "@type": HTTP_MANAGER, "stat_prefix": "http", "normalize_path": true, "merge_slashes": true,
+    let bare = json!({
+        "@type": HTTP_MANAGER, "stat_prefix": "http",
         "route_config": {"name": "routes", "virtual_hosts": hosts,
             "request_headers_to_add": [{"header": {"key": "x-table", "value": "t"}}]},
         "http_filters": [{"name": "envoy.filters.http.cors", "typed_config": {"@type": CORS}}, {"name": "envoy.filters.http.router",
             "typed_config": {"@type": ROUTER, "suppress_envoy_headers": true}}],
     });
-    let manager = json!({"name": "envoy.filters.network.http_connection_manager", "typed_config": manager});
-    let mut listeners = vec![json!({"name": "http", "address": socket(port("http")),
-        "filter_chains": [{"filters": [manager]}]})];
+    let mut normal = bare.clone();
+    for field in ["normalize_path", "merge_slashes"] {
+        normal[field] = true.into();
+    }
+    let filter = |manager: Value| json!({"name": "envoy.filters.network.http_connection_manager", "typed_config": manager});
+    let manager = filter(normal);
+    let plain = |name: &str, manager: &Value| json!({"name": name, "address": socket(port(name)), "filter_chains": [{"filters": [manager]}]});
+    let mut listeners = vec![plain("http", &manager), plain("bare", &filter(bare))];
     listeners.extend(upstreams.keys.listeners(&manager, port));
     let (a, b, secure) = (upstreams.a.address, upstreams.b.address, upstreams.secure.address);
     let mut clusters = vec![
@@ -253,7 +261,8 @@ async fn through(
     upstreams: &Upstreams,
 ) -> anyhow::Result<Exchange> {
     upstreams.take();
-    let mut exchange = exchange(proxy.at("http"), host, request).await?;
+    let listener = if host == BARE { "bare" } else { "http" };
+    let mut exchange = exchange(proxy.at(listener), host, request).await?;
     exchange.received = upstreams.take();
     if MIRRORED.iter().any(|target| host == "mirrors.test" && request.contains(target)) {
         // The copy is on its own way.

@@ -21,6 +21,22 @@ const fn setup(
 
 pub(super) const SETUPS: &[Setup] = &[
     setup(
+        "bare",
+        r#"[{"match": {"prefix": "/a"}, "route": {"cluster": "a"}}, {"match": {"prefix": "/"}, "route": {"cluster": "b"}}]"#,
+        "{}",
+        &[
+            "GET /a",
+            "GET /b/../a",
+            "GET /a/./x",
+            "GET //a",
+            "GET /a//x",
+            "GET /a%2Fx",
+            "GET /a/%2e%2e/b",
+            "GET /a | X_User: 1",
+            "GET /a | X-User: 1",
+        ],
+    ),
+    setup(
         "methods",
         r#"[{"match": {"prefix": "/"}, "route": {"cluster": "a"}}]"#,
         "{}",

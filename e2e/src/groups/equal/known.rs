@@ -10,6 +10,42 @@ pub(super) struct Known {
 
 pub(super) const KNOWN: &[Known] = &[
     Known {
+        case: "bare: GET /b/../a",
+        how: &["-\"from b\"", "+\"from a\"", "-> b: GET /b/../a HTTP/1.1", "+> a: GET /a HTTP/1.1"],
+        why: "paths are normalised unless normalize_path is false",
+    },
+    Known {
+        case: "bare: GET /a/./x",
+        how: &["-> a: GET /a/./x HTTP/1.1", "+> a: GET /a/x HTTP/1.1"],
+        why: "paths are normalised unless normalize_path is false",
+    },
+    Known {
+        case: "bare: GET /a/%2e%2e/b",
+        how: &["-\"from a\"", "+\"from b\"", "-> a: GET /a/%2e%2e/b HTTP/1.1", "+> b: GET /b HTTP/1.1"],
+        why: "paths are normalised unless normalize_path is false",
+    },
+    Known {
+        case: "bare: GET /a | X_User: 1",
+        how: &[
+            "-200",
+            "-set-cookie: a=1",
+            "-set-cookie: b=2",
+            "-x-drop: 1",
+            "-x-twice: 1",
+            "-x-twice: 2",
+            "-x-upstream: yes",
+            "+400",
+            "-> a: GET /a HTTP/1.1",
+            "-> host: bare.test",
+            "-> x-forwarded-proto: http",
+            "-> x-request-id: ...",
+            "-> x-table: t",
+            "-> x_user: 1",
+            "-> ",
+        ],
+        why: "header names with an underscore are refused where nothing, or ALLOW, is said",
+    },
+    Known {
         case: "methods: OPTIONS /",
         how: &["-> content-length: 0"],
         why: "no content-length is added to a request without a body",
