@@ -20,6 +20,11 @@ const MAX_IN_FLIGHT: usize = 500;
 /// Kept at most; a load ends there, so that a forgotten one does not grow.
 const MAX_SAMPLES: usize = 1_000_000;
 
+/// How the outcome begins of an answer that had a head and came to no end.
+const CUT: &str = "an answer broke off";
+/// In the moment of a kill.
+const MOST_CUT: usize = 2;
+
 /// What is sent.
 #[derive(Debug, Clone)]
 pub struct Plan {
@@ -98,6 +103,21 @@ impl Load {
         self.samples.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
 
+    /// Forgets answers, sent for since a moment, that had begun and broke off: of one whose sender is killed between its
+    /// head and its end nobody can give the rest. Says how many.
+    ///
+    /// # Errors
+    /// When there are more than [`MOST_CUT`].
+    pub fn forget_cut(&self, from: Instant) -> anyhow::Result<usize> {
+        let mut samples = self.samples.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = samples.len();
+        let is_cut = |sample: &Sample| sample.outcome.as_ref().is_err_and(|error| error.starts_with(CUT));
+        samples.retain(|sample| sample.sent < from || !is_cut(sample));
+        let cut = before - samples.len();
+        ensure!(cut <= MOST_CUT, "{cut} answers broke off");
+        Ok(cut)
+    }
+
     /// Waits for so many more requests to end, and gives those that were sent meanwhile.
     ///
     /// # Errors
@@ -172,7 +192,7 @@ async fn send_all(
 async fn answer(request: reqwest::RequestBuilder) -> anyhow::Result<Answer> {
     let response = request.send().await?;
     let status = response.status();
-    let body = response.text().await?;
+    let body = response.text().await.context(CUT)?;
     ensure!(status == 200, "{status}: {}", body.chars().take(200).collect::<String>());
     serde_json::from_str(&body).with_context(|| format!("not inventory's answer: {body:?}"))
 }

@@ -214,6 +214,7 @@ impl<'c> World<'c> {
     async fn killed(&self) -> anyhow::Result<String> {
         let pod = self.pod().await?;
         let name = pod["metadata"]["name"].as_str().context("a pod without a name")?;
+        let from = Instant::now();
         kill(&pod).await?;
         until("its container to be started again", PATIENCE, async || {
             let pod = self.namespace.get(&["pod", name]).await?;
@@ -222,7 +223,8 @@ impl<'c> World<'c> {
             Ok(())
         })
         .await?;
-        Ok(format!("{name} starts again"))
+        let cut = self.load.forget_cut(from)?;
+        Ok(format!("{name} starts again, killed in {cut} answers"))
     }
 
     /// With another template, as a release does it.

@@ -64,7 +64,8 @@ async fn killed(apps: &mut Apps, load: &Load) -> anyhow::Result<String> {
     let from = Instant::now();
     victim.app.process.kill()?;
     load.next(300).await?;
-    summary(load, from, &port, "killed")
+    let cut = load.forget_cut(from)?;
+    summary(load, from, &port, &format!("killed, in {cut} answers"))
 }
 
 fn summary(load: &Load, from: Instant, port: &str, what: &str) -> anyhow::Result<String> {
