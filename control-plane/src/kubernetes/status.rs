@@ -1,6 +1,7 @@
 //! What the status of each object should say, from what is served: no I/O. Conditions are those of the compiler, in the
 //! places where the Gateway API and Kubernetes look for them. What others wrote is left as it is.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
@@ -143,12 +144,7 @@ impl About<'_> {
             messages.push(text(&condition.field, &condition.message));
         }
         let (status, reason) = (reason.is_none(), reason.unwrap_or(name).to_owned());
-        let mut message = messages.join("; ");
-        if message.len() > MESSAGE_BYTES {
-            message.truncate(message.floor_char_boundary(MESSAGE_BYTES));
-            message.push_str("...");
-        }
-        Said { kind: name, status, reason, message }
+        Said { kind: name, status, reason, message: messages.join("; ") }
     }
 
     fn usual(&self) -> Vec<Said> {
@@ -506,6 +502,14 @@ fn observed_by_us(status: &Json) -> i64 {
     entries.iter().chain([status]).filter_map(newest).max().unwrap_or_default()
 }
 
+/// As much of a message as a status has room for: proxies' words, and the names of what they refuse, may be long.
+fn shortened(message: &str) -> Cow<'_, str> {
+    match message.len() > MESSAGE_BYTES {
+        true => format!("{}...", &message[..message.floor_char_boundary(MESSAGE_BYTES)]).into(),
+        false => message.into(),
+    }
+}
+
 /// Conditions with their times, and those of our types as they are written now: of the types that are said in the same
 /// order, and then what is to go. The time is that of the last change of the status, not of the words.
 fn conditions(said: &[Said], generation: i64, written: Option<&Json>, now: Timestamp) -> (Json, Json) {
@@ -527,7 +531,7 @@ fn conditions(said: &[Said], generation: i64, written: Option<&Json>, now: Times
             "observedGeneration": generation,
             "lastTransitionTime": time.unwrap_or(&now),
             "reason": reason,
-            "message": message,
+            "message": shortened(message),
         })
     });
     let list = Json::Array(list.collect());

@@ -110,6 +110,16 @@ fn what_was_said_of_a_newer_version_stays() {
 }
 
 #[test]
+fn a_long_message_is_cut_whoever_says_it_and_written_once() {
+    let long = Said { message: "ä".repeat(40_000), ..said("Programmed", false, "Invalid") };
+    let wanted = Wanted { conditions: vec![long], ..Wanted::default() };
+    let status = to_apply(&wanted, 1, &Json::Null, at(10)).unwrap();
+    let message = status["conditions"][0]["message"].as_str().unwrap();
+    assert!(message.len() <= MESSAGE_BYTES + 3 && message.ends_with("ä..."), "{} bytes", message.len());
+    assert_eq!(to_apply(&wanted, 1, &status, at(20)), None);
+}
+
+#[test]
 fn what_was_refused_at_first_sight_is_told_so() {
     let mut compiled = crate::compile::Compiled::default();
     let mut standings = standing::Standings::default();
