@@ -192,7 +192,11 @@ async fn send_all(
 async fn answer(request: reqwest::RequestBuilder) -> anyhow::Result<Answer> {
     let response = request.send().await?;
     let status = response.status();
-    let body = response.text().await.context(CUT)?;
+    let body = match response.text().await {
+        // One that only takes too long has not broken off.
+        Err(error) if !error.is_timeout() => return Err(anyhow::Error::new(error).context(CUT)),
+        body => body?,
+    };
     ensure!(status == 200, "{status}: {}", body.chars().take(200).collect::<String>());
     serde_json::from_str(&body).with_context(|| format!("not inventory's answer: {body:?}"))
 }
