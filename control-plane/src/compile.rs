@@ -37,6 +37,7 @@ mod sidecar;
 pub mod standing;
 pub mod status;
 mod tls;
+mod tries;
 mod trust;
 mod view;
 mod wire;

@@ -133,6 +133,10 @@ spec:
     backendRefs: [{{name: shop, kind: Pool, group: pontoon.dev}}]
   - matches: [{{path: {{value: /moved}}}}]
     filters: [{{type: RequestRedirect, requestRedirect: {{hostname: new.test}}}}]
+  - matches: [{{path: {{value: /half}}}}]
+    backendRefs:
+    - {{name: shop, kind: Pool, group: pontoon.dev}}
+    - {{name: gone, kind: Pool, group: pontoon.dev}}
 ---
 apiVersion: gateway.networking.k8s.io/v1
 kind: TLSRoute
@@ -201,6 +205,13 @@ async fn what_is_written_is_what_clients_see() {
     let moved = get("/moved/x").await;
     let location = moved.headers().get("location").unwrap().to_str().unwrap().to_owned();
     assert_eq!(location, format!("http://new.test:{http_port}/moved/x"));
+
+    let mut statuses = std::collections::BTreeMap::new();
+    for _ in 0..200 {
+        *statuses.entry(get("/half").await.status().as_u16()).or_insert(0) += 1;
+    }
+    assert_eq!(statuses.keys().copied().collect::<Vec<_>>(), [200, 500]);
+    assert!((60..=140).contains(&statuses[&500]), "{statuses:?}");
 
     let preflight =
         http.request(reqwest::Method::OPTIONS, url("/cors")).header("origin", "https://a.shop.test");

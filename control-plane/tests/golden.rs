@@ -190,6 +190,8 @@ fn decisions(folder: &Path, compiled: &Compiled) -> Option<String> {
         };
         let explained = explain(snapshot, &request);
         let route = explained.route.as_deref().unwrap_or("-");
+        // The share of what cannot be used is a route of its own.
+        let route = route.strip_suffix("/invalid").unwrap_or(route);
         let bucket = explained.bucket.filter(|_| !explained.random);
         let outcome = if explained.random { "one of several at random" } else { &explained.outcome };
         let bucket = bucket.map_or(String::new(), |bucket| format!(" (bucket {bucket})"));

@@ -168,8 +168,11 @@ fn on_listener(listener: &Listener, request: &Request) -> Explanation {
                 String::from("404 no_route: no route of the virtual host takes the request");
         }
     }
-    explanation.random =
-        steps.steps.iter().any(|s| matches!(s, Step::Weighted { by, .. } if by.starts_with("random")));
+    explanation.random = steps.steps.iter().any(|step| match step {
+        Step::Weighted { by, .. } => by.starts_with("random"),
+        Step::Lot { .. } => true,
+        _ => false,
+    });
     explanation.steps = steps;
     explanation
 }

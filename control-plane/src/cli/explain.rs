@@ -103,6 +103,11 @@ fn step_in_words(step: &Value) -> String {
     match step["step"].as_str() {
         Some("virtual_host") => format!("host {:?} belongs to {}", word("host"), word("virtual_host")),
         Some("route_skipped") => format!("not {}: {}", word("route"), word("because")),
+        Some("lot") => {
+            let percent = step["millionths"].as_f64().unwrap_or_default() / 10_000.0;
+            let drawn = if step["drawn"] == true { "this one too" } else { "not this one" };
+            format!("{} takes {percent} % of such requests at random: {drawn}", word("route"))
+        }
         Some("route_matched") => format!("{} takes it", word("route")),
         Some("hash_policy") => format!("key {}: {}", word("policy"), word("value")),
         Some("weighted") => {

@@ -72,7 +72,7 @@ enum Found<'s> {
 }
 
 /// Resolves the backends of the rule of `route` at `field`, each given with its place; errors are noted, and `None` is
-/// a rule without any backend that could serve.
+/// a rule without any backend that could serve. For one that cannot be used, [`Upstream::unresolved`] stands in.
 pub(super) fn resolve<'s>(
     objects: &'s Objects,
     splits: &'s Splits,
@@ -216,7 +216,7 @@ fn one<'s>(
         }
     };
     let port = backend.port.and_then(|port| u16::try_from(port).ok());
-    Ok(Found::Cluster(suited(objects, route, upstream, (kind, &name), port)))
+    Ok(Found::Cluster(suited(objects, route, upstream, (kind, &name), port, field)?))
 }
 
 /// An upstream as a route of this kind needs it: gRPC is spoken over HTTP/2, and a policy may ask for TLS.
@@ -226,14 +226,16 @@ fn suited(
     mut upstream: Upstream,
     target: (&str, &ObjectName),
     port: Option<u16>,
-) -> Upstream {
+    field: &str,
+) -> Result<Upstream, FieldError> {
     if route.kind == Kind::GrpcRoute {
         upstream = upstream.in_http2();
     }
     // What passes connections on does not look into them.
     match route.kind {
-        Kind::HttpRoute | Kind::GrpcRoute => policy::apply(objects, upstream, target, port),
-        _ => upstream,
+        Kind::HttpRoute | Kind::GrpcRoute => policy::apply(objects, upstream, target, port)
+            .map_err(|error| FieldError { field: format!("{field}.name"), ..error }),
+        _ => Ok(upstream),
     }
 }
 

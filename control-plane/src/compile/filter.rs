@@ -25,7 +25,7 @@ use super::rule::{Changes, Filter, Mirror};
 use super::wire::{self, Comparison};
 
 /// Envoy counts fractions in these.
-const MILLION: i64 = 1_000_000;
+pub(super) const MILLION: u64 = 1_000_000;
 /// The Gateway API's default for how long a preflight's answer holds, in seconds.
 const CORS_MAX_AGE: i32 = 5;
 
@@ -162,23 +162,31 @@ pub(super) fn fraction(
     let wrong = |name: &str, message: &str| {
         Err(FieldError::new(format!("{field}.requestMirror.{name}"), INVALID, message))
     };
-    let millionth = match (mirror.percent, mirror.fraction) {
+    let part = match (mirror.percent, mirror.fraction) {
         (None, None) => return Ok(None),
         (Some(_), Some(_)) => return wrong("percent", "expected either percent or fraction, not both"),
-        (Some(percent), None) if (0..=100).contains(&percent) => i64::from(percent) * (MILLION / 100),
+        (Some(percent), None) if (0..=100).contains(&percent) => {
+            u64::try_from(percent).unwrap_or_default() * (MILLION / 100)
+        }
         (Some(_), None) => return wrong("percent", "expected a percentage, 0 to 100"),
         (None, Some((numerator, denominator)))
             if denominator > 0 && (0..=denominator).contains(&numerator) =>
         {
-            i64::from(numerator) * MILLION / i64::from(denominator)
+            let of = |value: i32| u64::try_from(value).unwrap_or_default();
+            of(numerator) * MILLION / of(denominator).max(1)
         }
         (None, Some(_)) => return wrong("fraction", "expected a numerator of 0 up to the denominator"),
     };
+    Ok(Some(millionths(part)))
+}
+
+/// A fraction in millionths.
+pub(super) fn millionths(part: u64) -> RuntimeFractionalPercent {
     let value = FractionalPercent {
-        numerator: u32::try_from(millionth).unwrap_or_default(),
+        numerator: u32::try_from(part).unwrap_or_default(),
         denominator: DenominatorType::Million as i32,
     };
-    Ok(Some(RuntimeFractionalPercent { default_value: Some(value), ..RuntimeFractionalPercent::default() }))
+    RuntimeFractionalPercent { default_value: Some(value), ..RuntimeFractionalPercent::default() }
 }
 
 fn cors(written: &HttpRouteRulesFiltersCors, field: &str) -> Result<CorsPolicy, FieldError> {

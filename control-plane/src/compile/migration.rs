@@ -60,18 +60,27 @@ pub(super) fn compile(
         errors.push(FieldError::new("spec.target", "SameAsLegacy", message));
     }
     let mut targets = Vec::new();
-    let mut suited = |side: &Side, upstream: Option<Upstream>| {
-        let (kind, of, port) = match (&side.pool, &side.service) {
-            (Some(pool), _) => ("Pool", pool, None),
-            (None, Some(service)) => ("Service", &service.name, service.port),
+    let mut suited = |side: &Side, upstream: Option<Upstream>, field: &str| {
+        let (kind, of, port, at) = match (&side.pool, &side.service) {
+            (Some(pool), _) => ("Pool", pool, None, "pool"),
+            (None, Some(service)) => ("Service", &service.name, service.port, "service.name"),
             (None, None) => return upstream,
         };
         let target = ObjectName::new(name.namespace.clone(), of.as_str());
-        let upstream = upstream.map(|upstream| policy::apply(objects, upstream, (kind, &target), port));
+        let upstream =
+            upstream.map(|upstream| match policy::apply(objects, upstream, (kind, &target), port) {
+                Ok(upstream) => upstream,
+                // It is not taken for missing: its share would be the other side's.
+                Err(error) => {
+                    errors.push(FieldError { field: format!("{field}.{at}"), ..error });
+                    Upstream::unresolved()
+                }
+            });
         targets.push((kind.to_owned(), target));
         upstream
     };
-    let (legacy, target) = (suited(&spec.legacy, legacy), suited(&spec.target, target));
+    let legacy = suited(&spec.legacy, legacy, "spec.legacy");
+    let target = suited(&spec.target, target, "spec.target");
     let hash = spec.key.as_ref().map(hash_policy).transpose()?;
     let mut weight = state.target_weight();
     if hash.is_none() && (1..WHOLE).contains(&weight) {

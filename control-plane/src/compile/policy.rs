@@ -37,19 +37,23 @@ pub(super) fn of_backend<'o>(
     section.and_then(|section| of(Some(section))).or_else(|| of(None))
 }
 
-/// An upstream as the policy in force for its backend says, where there is one. Where the policy cannot be used nobody
+/// An upstream as the policy in force for its backend says, where there is one. Where the policy cannot be met nobody
 /// is spoken to: not without what it asks for.
 pub(super) fn apply(
     objects: &Objects,
     upstream: Upstream,
     target: (&str, &ObjectName),
     port: Option<u16>,
-) -> Upstream {
-    let Some((name, policy)) = of_backend(objects, target, port) else { return upstream };
-    match read(objects, name, policy).tls {
-        Ok(tls) => upstream.behind(tls),
-        Err(_) => Upstream::unresolved(),
-    }
+) -> Result<Upstream, FieldError> {
+    let Some((name, policy)) = of_backend(objects, target, port) else { return Ok(upstream) };
+    let tls = read(objects, name, policy).tls.map_err(|error| {
+        let message = format!(
+            "{} {} is behind BackendTLSPolicy {name}, which cannot be met: {}: {}",
+            target.0, target.1, error.field, error.message
+        );
+        FieldError::new("", "InvalidBackendTLSPolicy", message)
+    })?;
+    Ok(upstream.behind(tls))
 }
 
 fn targets<'p>(
@@ -111,7 +115,7 @@ fn read(objects: &Objects, name: &ObjectName, policy: &BackendTlsPolicy) -> Read
         let (authorities, errors) = trust::authorities(objects, from, &references, FIELD);
         unresolved = errors;
         let Some(authorities) = authorities else {
-            let message = "endpoints' certificates cannot be checked, so requests are answered 503";
+            let message = "endpoints' certificates cannot be checked, so nothing is sent to them";
             return Err(FieldError::new(
                 format!("{FIELD}.caCertificateRefs"),
                 "NoValidCACertificate",

@@ -1,13 +1,13 @@
 //! One `HTTPRoute` or `GRPCRoute` to routes with their rank; which listeners they hang on is `attach`'s matter. A rule that
-//! cannot be served as written answers 500: letting its requests fall through to another rule would send them
-//! where nobody meant.
+//! cannot be served as written answers 500 (to gRPC 503, which is UNAVAILABLE there): letting its requests fall through to
+//! another rule would send them where nobody meant.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use envoy_types::pb::envoy::config::core::v3::RuntimeFractionalPercent;
 use envoy_types::pb::envoy::config::route::v3::redirect_action::PathRewriteSpecifier;
-use envoy_types::pb::envoy::config::route::v3::retry_policy::RetryBackOff;
 use envoy_types::pb::envoy::config::route::v3::route_action::{
     ClusterSpecifier, HostRewriteSpecifier, RequestMirrorPolicy,
 };
@@ -18,9 +18,7 @@ use envoy_types::pb::envoy::config::route::v3::{
 };
 use envoy_types::pb::envoy::r#type::matcher::v3::RegexMatchAndSubstitute;
 use envoy_types::util::pack_any;
-use gateway_api::experimental::httproutes::{HttpRouteRulesRetry, HttpRouteRulesTimeouts};
 
-use super::INVALID;
 use super::backend::{self, Arm, Destination, Splits};
 use super::chain::CORS;
 use super::filter::{self, Filters, Headers, RewritePath};
@@ -30,15 +28,11 @@ use super::policy::Target;
 use super::reference::Backend;
 use super::rule::{self, Rule};
 use super::status::ConditionType;
+use super::tries::{self, Timeouts, retry, timeouts};
 use super::wire;
 use crate::model::upstream::Upstream;
 use crate::objects::problem::FieldError;
 use crate::objects::{GrpcRoute, HttpRoute, Kind, ObjectName, ObjectRef, Objects};
-
-/// What nothing was sent of, or what the upstream says it did not look at, is tried once more.
-const RETRY_ON: &str = "connect-failure,refused-stream,reset-before-request";
-/// More would only add to an outage.
-const MAX_RETRIES: u32 = 20;
 
 /// The routes of one `HTTPRoute`.
 #[derive(Debug, Clone, Default)]
@@ -144,12 +138,12 @@ fn compile(
                 matched: number,
             };
             let at = format!("{field}.matches[{number}]");
-            match routes(&route_name, &matched, &action) {
+            match routes(kind, &route_name, &matched, &action) {
                 Ok(routes) => compiled.entries.push(Entry { order, routes }),
                 Err(message) => {
                     let error = FieldError::new(at, "UnsupportedValue", message);
                     compiled.errors.push((ConditionType::Accepted, error));
-                    let routes = vec![named(&route_name, matched.route_match(), unavailable())];
+                    let routes = vec![named(&route_name, matched.route_match(), unavailable(kind))];
                     compiled.entries.push(Entry { order, routes });
                 }
             }
@@ -201,12 +195,8 @@ struct Forwarding<'s> {
     timeouts: Timeouts,
     retry: RetryPolicy,
     destination: Destination<'s>,
-}
-
-#[derive(Debug, Clone, Copy, Default)]
-struct Timeouts {
-    request: Option<Duration>,
-    per_try: Option<Duration>,
+    /// The share of backends that cannot be used, where it is answered here.
+    lost: Option<RuntimeFractionalPercent>,
 }
 
 fn action<'s>(
@@ -269,7 +259,12 @@ fn action<'s>(
     });
     let mirrors = mirrors.collect();
     compiled.errors.extend(errors.into_iter().map(|error| (ConditionType::ResolvedRefs, error)));
-    let Some(destination) = destination else { return Action::Unavailable };
+    let Some(mut destination) = destination else { return Action::Unavailable };
+    let lost = match (&mut destination, route.kind) {
+        // A cluster without endpoints answers 503, which is right for gRPC only.
+        (Destination::Clusters(arms), Kind::HttpRoute) => take_lost(arms),
+        _ => None,
+    };
     let mut used = |upstream: &Upstream| {
         compiled.upstreams.insert(upstream.name.clone(), upstream.clone());
     };
@@ -281,7 +276,21 @@ fn action<'s>(
         compiled.migrations.insert((*migration).clone());
         compiled.targets.extend(split.targets.iter().cloned());
     }
-    Action::Forward(Box::new(Forwarding { filters, mirrors, timeouts, retry, destination }))
+    Action::Forward(Box::new(Forwarding { filters, mirrors, timeouts, retry, destination, lost }))
+}
+
+/// Takes out those arms that cannot be used, and gives their share of the requests; not all of them are so.
+fn take_lost(arms: &mut Vec<Arm>) -> Option<RuntimeFractionalPercent> {
+    let sum = |arms: &[Arm]| arms.iter().map(|arm| u64::from(arm.weight)).sum::<u64>();
+    let all = sum(arms);
+    arms.retain(|arm| !arm.upstream.is_unresolved());
+    let lost = all.saturating_sub(sum(arms));
+    if lost == 0 {
+        return None;
+    }
+    // Some of either side is some on the wire, too.
+    let millionths = (lost * filter::MILLION + all / 2) / all;
+    Some(filter::millionths(millionths.clamp(1, filter::MILLION - 1)))
 }
 
 /// Gives each arm what its backend's own filters say.
@@ -306,75 +315,19 @@ fn change_headers(destination: &mut Destination<'_>, rule: &Rule<'_>, field: &st
     Ok(())
 }
 
-/// What is tried again, and how often: what nothing came of always, and what the rule says.
-fn retry(written: Option<&HttpRouteRulesRetry>, field: &str) -> Result<RetryPolicy, FieldError> {
-    let usual =
-        RetryPolicy { retry_on: RETRY_ON.to_owned(), num_retries: wire::number(1), ..RetryPolicy::default() };
-    let Some(written) = written else { return Ok(usual) };
-    let wrong =
-        |name: &str, message: String| FieldError::new(format!("{field}.retry.{name}"), INVALID, message);
-    let attempts =
-        u32::try_from(written.attempts.unwrap_or(1)).ok().filter(|attempts| *attempts <= MAX_RETRIES);
-    let attempts =
-        attempts.ok_or_else(|| wrong("attempts", format!("expected 0 to {MAX_RETRIES} further tries")))?;
-    let mut codes = Vec::new();
-    for (index, code) in written.codes.iter().flatten().enumerate() {
-        let fits = u32::try_from(*code).ok().filter(|code| (400..=599).contains(code));
-        codes.push(
-            fits.ok_or_else(|| {
-                wrong(&format!("codes[{index}]"), "expected a status, 400 to 599".to_owned())
-            })?,
-        );
-    }
-    let backoff = written.backoff.as_deref().map(crate::objects::duration::parse).transpose();
-    let backoff = backoff.map_err(|message| wrong("backoff", message.to_string()))?;
-    let retry_on =
-        if codes.is_empty() { RETRY_ON.to_owned() } else { format!("{RETRY_ON},retriable-status-codes") };
-    Ok(RetryPolicy {
-        retry_on,
-        num_retries: wire::number(attempts),
-        retriable_status_codes: codes,
-        retry_back_off: backoff.filter(|backoff| !backoff.is_zero()).map(|backoff| RetryBackOff {
-            base_interval: Some(wire::duration(backoff)),
-            ..RetryBackOff::default()
-        }),
-        ..usual
-    })
-}
-
-fn timeouts(written: &HttpRouteRulesTimeouts, field: &str) -> Result<Timeouts, FieldError> {
-    let read = |text: &Option<String>, name: &str| {
-        let at = || format!("{field}.timeouts.{name}");
-        text.as_deref()
-            .map(crate::objects::duration::parse)
-            .transpose()
-            .map_err(|message| FieldError::new(at(), INVALID, message))
-    };
-    let timeouts = Timeouts {
-        request: read(&written.request, "request")?,
-        per_try: read(&written.backend_request, "backendRequest")?.filter(|timeout| !timeout.is_zero()),
-    };
-    if let (Some(request), Some(per_try)) = (timeouts.request, timeouts.per_try)
-        && !request.is_zero()
-        && per_try > request
-    {
-        let at = format!("{field}.timeouts.backendRequest");
-        return Err(FieldError::new(at, INVALID, "expected no more than timeouts.request"));
-    }
-    Ok(timeouts)
-}
-
 fn named(name: &str, matched: RouteMatch, action: route::Action) -> Route {
     Route { name: name.to_owned(), r#match: Some(matched), action: Some(action), ..Route::default() }
 }
 
-fn unavailable() -> route::Action {
-    route::Action::DirectResponse(DirectResponseAction { status: 500, ..DirectResponseAction::default() })
+/// What the API has for requests that cannot be sent on; to gRPC, 503 is its UNAVAILABLE.
+fn unavailable(kind: Kind) -> route::Action {
+    let status = if kind == Kind::GrpcRoute { 503 } else { 500 };
+    route::Action::DirectResponse(DirectResponseAction { status, ..DirectResponseAction::default() })
 }
 
-fn routes(name: &str, matched: &Matched, action: &Action<'_>) -> Result<Vec<Route>, String> {
+fn routes(kind: Kind, name: &str, matched: &Matched, action: &Action<'_>) -> Result<Vec<Route>, String> {
     match action {
-        Action::Unavailable => Ok(vec![named(name, matched.route_match(), unavailable())]),
+        Action::Unavailable => Ok(vec![named(name, matched.route_match(), unavailable(kind))]),
         Action::Redirect(filters) => {
             let paths = match &filters.redirect_path {
                 None => vec![(matched.route_match(), None)],
@@ -406,7 +359,7 @@ fn routes(name: &str, matched: &Matched, action: &Action<'_>) -> Result<Vec<Rout
             let paths = rewritten_paths(matched, forwarding.filters.rewrite_path.as_ref())?;
             let mut routes = Vec::new();
             for (number, (route_match, rewrite)) in paths.into_iter().enumerate() {
-                forward(&numbered(name, number), route_match, rewrite, forwarding, &mut routes);
+                forward(kind, &numbered(name, number), route_match, rewrite, forwarding, &mut routes);
             }
             Ok(routes)
         }
@@ -427,14 +380,11 @@ pub(super) fn to_service(name: &str, destination: Destination<'_>) -> Vec<Route>
         filters: Filters::default(),
         mirrors: Vec::new(),
         timeouts: Timeouts::default(),
-        retry: RetryPolicy {
-            retry_on: RETRY_ON.to_owned(),
-            num_retries: wire::number(1),
-            ..RetryPolicy::default()
-        },
+        retry: tries::usual(),
         destination,
+        lost: None,
     };
-    forward(name, everything, String::new(), &forwarding, &mut routes);
+    forward(Kind::HttpRoute, name, everything, String::new(), &forwarding, &mut routes);
     routes
 }
 
@@ -444,13 +394,20 @@ fn numbered(name: &str, number: usize) -> String {
 }
 
 fn forward(
+    kind: Kind,
     name: &str,
     matched: RouteMatch,
     rewrite: String,
     forwarding: &Forwarding<'_>,
     routes: &mut Vec<Route>,
 ) {
-    let Forwarding { filters, mirrors, timeouts, retry, destination } = forwarding;
+    let Forwarding { filters, mirrors, timeouts, retry, destination, lost } = forwarding;
+    if let Some(lost) = lost {
+        let drawn = RouteMatch { runtime_fraction: Some(lost.clone()), ..matched.clone() };
+        let mut route = named(&format!("{name}/invalid"), drawn, unavailable(kind));
+        say_cors(&mut route, filters);
+        routes.push(route);
+    }
     let mut base = RouteAction {
         prefix_rewrite: rewrite,
         host_rewrite_specifier: filters.rewrite_host.clone().map(HostRewriteSpecifier::HostRewriteLiteral),
@@ -493,7 +450,7 @@ fn forward(
                     action.hash_policy = split.hash_policy();
                     push(name, matched, action);
                 }
-                None => routes.push(named(name, matched, unavailable())),
+                None => routes.push(named(name, matched, unavailable(kind))),
             }
         }
         Destination::Clusters(arms) => push(name, matched, to(cluster_specifier(arms))),

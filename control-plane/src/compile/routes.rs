@@ -48,6 +48,13 @@ pub(super) struct One {
 /// What is wrong with a route, and with which aspect of it.
 type Errors = Vec<(ConditionType, FieldError)>;
 
+/// How a route was read.
+struct Read {
+    /// So many rules it has.
+    rules: usize,
+    errors: Errors,
+}
+
 /// Compiles all routes and hangs them on their listeners.
 pub(super) fn hang(
     objects: &Objects,
@@ -69,36 +76,37 @@ pub(super) fn hang(
         }
         route
     };
-    let mut hang = |kind, name: &ObjectName, parents, hostnames: &[String], errors| {
-        One::hang(objects, gateways, (kind, name), parents, hostnames, errors, &mut of_services)
+    let mut hang = |kind, name: &ObjectName, parents, hostnames: &[String], read| {
+        One::hang(objects, gateways, (kind, name), parents, hostnames, read, &mut of_services)
     };
     // Those of gRPC first: where a Service has some at a port, no others hold there.
     for (name, object) in &objects.grpc_routes {
         let mut compiled = route::grpc(objects, splits, name, object);
         let parents = object.spec.parent_refs.iter().flatten().map(Parent::from).collect();
         let hostnames = object.spec.hostnames.as_deref().unwrap_or_default();
-        let errors = std::mem::take(&mut compiled.errors);
-        let one = hang(Kind::GrpcRoute, name, parents, hostnames, errors);
+        let rules = object.spec.rules.as_ref().map_or(0, Vec::len);
+        let read = Read { rules, errors: std::mem::take(&mut compiled.errors) };
+        let one = hang(Kind::GrpcRoute, name, parents, hostnames, read);
         routes.requests.insert(note(Kind::GrpcRoute, name, &one), Arc::new(compiled));
     }
     for (name, object) in &objects.routes {
-        let (compiled, parents, hostnames, errors) = http_parts(objects, splits, name, object);
-        let one = hang(Kind::HttpRoute, name, parents, hostnames, errors);
+        let (compiled, parents, hostnames, read) = http_parts(objects, splits, name, object);
+        let one = hang(Kind::HttpRoute, name, parents, hostnames, read);
         routes.requests.insert(note(Kind::HttpRoute, name, &one), compiled.clone());
         http.insert(name.clone(), HttpHung { compiled, one });
     }
     for (name, object) in &objects.tls_routes {
         let mut compiled = connection::tls(objects, splits, name, object);
         let parents = object.spec.parent_refs.iter().flatten().map(Parent::from).collect();
-        let errors = std::mem::take(&mut compiled.errors);
-        let one = hang(Kind::TlsRoute, name, parents, &object.spec.hostnames, errors);
+        let read = Read { rules: object.spec.rules.len(), errors: std::mem::take(&mut compiled.errors) };
+        let one = hang(Kind::TlsRoute, name, parents, &object.spec.hostnames, read);
         routes.connections.insert(note(Kind::TlsRoute, name, &one), compiled);
     }
     for (name, object) in &objects.tcp_routes {
         let mut compiled = connection::tcp(objects, splits, name, object);
         let parents = object.spec.parent_refs.iter().flatten().map(Parent::from).collect();
-        let errors = std::mem::take(&mut compiled.errors);
-        let one = hang(Kind::TcpRoute, name, parents, &[], errors);
+        let read = Read { rules: object.spec.rules.len(), errors: std::mem::take(&mut compiled.errors) };
+        let one = hang(Kind::TcpRoute, name, parents, &[], read);
         routes.connections.insert(note(Kind::TcpRoute, name, &one), compiled);
     }
     // Ingresses are no routes to the Gateway API: they are not counted.
@@ -125,16 +133,16 @@ pub(super) fn http_route(
     name: &ObjectName,
     object: &HttpRoute,
 ) -> Option<HttpHung> {
-    let (compiled, parents, hostnames, errors) = http_parts(objects, splits, name, object);
+    let (compiled, parents, hostnames, read) = http_parts(objects, splits, name, object);
     if parents.iter().any(mesh::is_service) {
         return None;
     }
     let none = &mut mesh::Attached::new();
-    let one = One::hang(objects, gateways, (Kind::HttpRoute, name), parents, hostnames, errors, none);
+    let one = One::hang(objects, gateways, (Kind::HttpRoute, name), parents, hostnames, read, none);
     Some(HttpHung { compiled, one })
 }
 
-type HttpParts<'o> = (Arc<route::Compiled>, Vec<Parent>, &'o [String], Errors);
+type HttpParts<'o> = (Arc<route::Compiled>, Vec<Parent>, &'o [String], Read);
 
 fn http_parts<'o>(
     objects: &Objects,
@@ -145,8 +153,9 @@ fn http_parts<'o>(
     let mut compiled = route::http(objects, splits, name, object);
     let parents = object.spec.parent_refs.iter().flatten().map(Parent::from).collect();
     let hostnames = object.spec.hostnames.as_deref().unwrap_or_default();
-    let errors = std::mem::take(&mut compiled.errors);
-    (Arc::new(compiled), parents, hostnames, errors)
+    let rules = object.spec.rules.as_ref().map_or(0, Vec::len);
+    let read = Read { rules, errors: std::mem::take(&mut compiled.errors) };
+    (Arc::new(compiled), parents, hostnames, read)
 }
 
 impl One {
@@ -156,7 +165,7 @@ impl One {
         (kind, name): (Kind, &ObjectName),
         parents: Vec<Parent>,
         hostnames: &[String],
-        mut errors: Errors,
+        Read { rules, mut errors }: Read,
         of_services: &mut mesh::Attached,
     ) -> One {
         let (hostnames, wrong) = attach::hostnames(hostnames);
@@ -171,7 +180,7 @@ impl One {
         let mut attachments = Attachments::new();
         let outcomes = attach::attach(objects, gateways, &candidate, &mut attachments, of_services);
         let ours = outcomes.iter().filter(|outcome| outcome.is_ours);
-        let standing = ours.map(|outcome| standing(outcome, &errors)).collect();
+        let standing = ours.map(|outcome| standing(outcome, rules, &errors)).collect();
         let refused = outcomes.into_iter().filter_map(|outcome| outcome.result.err());
         let refused = refused.map(|error| (ConditionType::Accepted, error));
         let refused = refused.chain(errors).collect();
@@ -201,15 +210,39 @@ impl One {
     }
 }
 
-/// What one parent says: of how the route hangs there, and of the route as a whole.
-fn standing(outcome: &Outcome, errors: &Errors) -> ParentStanding {
+/// What one parent says: of how the route hangs there, and of the route as a whole. One of which some rules are served
+/// is accepted.
+fn standing(outcome: &Outcome, rules: usize, errors: &Errors) -> ParentStanding {
     let of = |kind: ConditionType| errors.iter().filter(move |(k, _)| *k == kind).map(|(_, error)| error);
-    let refused = outcome.result.as_ref().err().into_iter().chain(of(ConditionType::Accepted));
-    ParentStanding {
-        parent_ref: outcome.parent.clone(),
-        conditions: vec![
-            Said::unless("Accepted", "Accepted", refused),
-            Said::unless("ResolvedRefs", "ResolvedRefs", of(ConditionType::ResolvedRefs)),
-        ],
+    let of_rules: Vec<Option<usize>> = of(ConditionType::Accepted).map(rule_of).collect();
+    let dropped: BTreeSet<usize> = of_rules.iter().flatten().copied().collect();
+    let is_partial = !dropped.is_empty() && dropped.len() < rules && of_rules.iter().all(Option::is_some);
+    let whole = of(ConditionType::Accepted).filter(|_| !is_partial);
+    let refused = outcome.result.as_ref().err().into_iter().chain(whole);
+    let mut conditions = vec![
+        Said::unless("Accepted", "Accepted", refused),
+        Said::unless("ResolvedRefs", "ResolvedRefs", of(ConditionType::ResolvedRefs)),
+    ];
+    if is_partial && outcome.result.is_ok() {
+        let numbers: Vec<String> = dropped.iter().map(ToString::to_string).collect();
+        let words = of(ConditionType::Accepted).map(|error| format!("{}: {}", error.field, error.message));
+        conditions.push(Said {
+            kind: "PartiallyInvalid",
+            status: true,
+            reason: "UnsupportedValue",
+            // It has to begin so.
+            message: format!(
+                "Dropped Rule(s) {}: {}",
+                numbers.join(", "),
+                words.collect::<Vec<_>>().join("; ")
+            ),
+        });
     }
+    ParentStanding { parent_ref: outcome.parent.clone(), conditions }
+}
+
+/// The place of the rule that an error is in.
+fn rule_of(error: &FieldError) -> Option<usize> {
+    let (place, _) = error.field.strip_prefix("spec.rules[")?.split_once(']')?;
+    place.parse().ok()
 }

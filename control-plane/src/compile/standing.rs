@@ -189,7 +189,7 @@ pub struct RouteKind {
 pub struct ParentStanding {
     /// As the route names it.
     pub parent_ref: Parent,
-    /// `Accepted` and `ResolvedRefs`.
+    /// `Accepted` and `ResolvedRefs`; and `PartiallyInvalid` where it is so.
     pub conditions: Vec<Said>,
 }
 

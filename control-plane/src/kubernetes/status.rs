@@ -25,13 +25,14 @@ const MESSAGE_BYTES: usize = 2048;
 const MOST_ANCESTORS: usize = 16;
 
 /// The types of conditions that are ours to say. One that is written and not said any more has to go.
-const TYPES: [&str; 8] = [
+const TYPES: [&str; 9] = [
     "Accepted",
     "Conflicted",
     "Declared",
     "InForce",
     "InsecureFrontendValidationMode",
     "OverlappingTLSConfig",
+    "PartiallyInvalid",
     "Programmed",
     "ResolvedRefs",
 ];
@@ -228,7 +229,9 @@ impl About<'_> {
 
     /// What the compiler says; a document that is refused goes before it.
     fn said(&self, conditions: &[standing::Said]) -> Vec<Said> {
-        let said = conditions.iter().map(|said| match (said.kind, self.problems.first()) {
+        // To the API a route is either refused or served in part.
+        let is_meant = |said: &&standing::Said| self.problems.is_empty() || said.kind != "PartiallyInvalid";
+        let said = conditions.iter().filter(is_meant).map(|said| match (said.kind, self.problems.first()) {
             ("Accepted", Some(problem)) => Said {
                 kind: "Accepted",
                 status: false,
@@ -239,7 +242,7 @@ impl About<'_> {
                 kind: said.kind,
                 status: said.status,
                 reason: said.reason.to_owned(),
-                message: said.message.clone(),
+                message: shortened(said.message.clone()),
             },
         });
         said.collect()
@@ -397,6 +400,15 @@ fn programmed(mut wanted: Wanted, look: impl FnOnce() -> Result<(), Fault>) -> W
 fn not_programmed(accepted: Said) -> Vec<Said> {
     let programmed = Said { kind: "Programmed", reason: "Invalid".to_owned(), ..accepted.clone() };
     vec![accepted, programmed]
+}
+
+/// For people, and within the API's bound.
+fn shortened(mut message: String) -> String {
+    if message.len() > MESSAGE_BYTES {
+        message.truncate(message.floor_char_boundary(MESSAGE_BYTES));
+        message.push_str("...");
+    }
+    message
 }
 
 fn text(field: &str, message: &str) -> String {

@@ -97,6 +97,9 @@ pub struct Endpoint {
     pub zone: Option<Arc<str>>,
 }
 
+/// No other cluster's name is without a slash.
+const UNRESOLVED: &str = "unresolved";
+
 impl Upstream {
     /// A Eureka application with the settings that need no `Pool`.
     pub fn of_eureka(source: &EurekaSource) -> Self {
@@ -128,13 +131,18 @@ impl Upstream {
     /// 503. A name without a cluster would make proxies wait for one.
     pub fn unresolved() -> Self {
         Self {
-            name: "unresolved".into(),
+            name: UNRESOLVED.into(),
             source: Source::Static(Vec::new()),
             protocol: Protocol::default(),
             connect_timeout: CONNECT_TIMEOUT,
             load_balancer: LoadBalancer::default(),
             tls: None,
         }
+    }
+
+    /// Whether it stands in for what cannot be used.
+    pub fn is_unresolved(&self) -> bool {
+        *self.name == *UNRESOLVED
     }
 
     /// A port of a Kubernetes Service; with the only one where none is said.

@@ -12,6 +12,7 @@ use regex::{Regex, RegexBuilder};
 
 use super::lds::unpack;
 use super::problem::{Problem, Under, each};
+use super::rds;
 use super::support::{Message, support};
 use crate::route::matching as compiled;
 
@@ -20,9 +21,9 @@ pub(super) const MESSAGES: &[Message] =
 
 support! {
     ROUTE_MATCH, route_match: RouteMatch = "envoy.config.route.v3.RouteMatch";
-    read: case_sensitive, headers, query_parameters, path_specifier;
+    read: case_sensitive, headers, query_parameters, path_specifier, runtime_fraction;
     ignored:;
-    refused: runtime_fraction, cookies, grpc, tls_context, dynamic_metadata, filter_state;
+    refused: cookies, grpc, tls_context, dynamic_metadata, filter_state;
 }
 
 support! {
@@ -66,10 +67,13 @@ const REGEX_BYTES: usize = 1024 * 1024;
 
 pub(super) fn compile(message: &RouteMatch) -> Result<compiled::RouteMatcher, Problem> {
     route_match(message)?;
+    let fraction = message.runtime_fraction.as_ref();
+    let fraction = fraction.map(|of| rds::millionths(of).under(|| "runtime_fraction".into()));
     Ok(compiled::RouteMatcher {
         path: path(message)?,
         headers: each("headers", &message.headers, header)?,
         query: each("query_parameters", &message.query_parameters, query)?,
+        fraction: fraction.transpose()?,
     })
 }
 

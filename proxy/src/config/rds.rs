@@ -202,6 +202,8 @@ support! {
     refused: ;
 }
 
+/// Millionths of a whole.
+const ALL: u32 = 1_000_000;
 /// Envoy's default for a whole exchange.
 const DEFAULT_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(15);
 /// A body of our own is held in memory for every route that has one.
@@ -375,30 +377,32 @@ fn longest_stream(message: Option<&MaxStreamDuration>) -> Result<Option<std::tim
 }
 
 fn mirror(message: &RequestMirrorPolicy, clusters: &Clusters<'_>) -> Result<compiled::Mirror, Problem> {
-    const ALL: u32 = 1_000_000;
     mirror_policy(message)?;
     if message.cluster.is_empty() {
         return Err(Problem::new("cluster", "is empty"));
     }
     let millionths = match &message.runtime_fraction {
         None => ALL,
-        Some(of) => {
-            fraction(of).under(|| "runtime_fraction".into())?;
-            let value = of.default_value.unwrap_or_default();
-            percent(&value).under(|| "runtime_fraction.default_value".into())?;
-            let factor = match value.denominator() {
-                DenominatorType::Hundred => 10_000,
-                DenominatorType::TenThousand => 100,
-                DenominatorType::Million => 1,
-            };
-            value.numerator.saturating_mul(factor).min(ALL)
-        }
+        Some(of) => millionths(of).under(|| "runtime_fraction".into())?,
     };
     Ok(compiled::Mirror {
         cluster: clusters(&message.cluster).under(|| "cluster".into())?,
         millionths,
         shadow_host: !message.disable_shadow_host_suffix_append,
     })
+}
+
+/// A fraction in millionths.
+pub(super) fn millionths(message: &RuntimeFractionalPercent) -> Result<u32, Problem> {
+    fraction(message)?;
+    let value = message.default_value.unwrap_or_default();
+    percent(&value).under(|| "default_value".into())?;
+    let factor = match value.denominator() {
+        DenominatorType::Hundred => 10_000,
+        DenominatorType::TenThousand => 100,
+        DenominatorType::Million => 1,
+    };
+    Ok(value.numerator.saturating_mul(factor).min(ALL))
 }
 
 fn regex_rewrite(message: &RouteAction) -> Result<Option<Box<compiled::RegexRewrite>>, Problem> {

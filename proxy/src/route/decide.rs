@@ -48,15 +48,18 @@ impl VirtualHost {
             return self.routes.get(found?);
         }
         // Every candidate's reason is wanted: a plain scan, which finds the same route.
-        self.routes.iter().find(|route| match route.matcher.mismatch(head) {
-            None => true,
-            Some(mismatch) => {
-                trace.step(|| Step::RouteSkipped {
-                    route: route.name.to_string(),
-                    because: describe(&mismatch),
-                });
-                false
+        self.routes.iter().find(|route| {
+            let mismatch = route.matcher.mismatch(head);
+            if let (Some(millionths), None | Some(Mismatch::Fraction)) = (route.matcher.fraction, &mismatch) {
+                let drawn = mismatch.is_none();
+                trace.step(|| Step::Lot { route: route.name.to_string(), millionths, drawn });
+                return drawn;
             }
+            if let Some(mismatch) = &mismatch {
+                let because = describe(mismatch);
+                trace.step(|| Step::RouteSkipped { route: route.name.to_string(), because });
+            }
+            mismatch.is_none()
         })
     }
 }
@@ -76,6 +79,7 @@ fn describe(mismatch: &Mismatch<'_>) -> String {
         Mismatch::Path => String::from("the path does not match"),
         Mismatch::Header(source) => format!("header {source} does not match"),
         Mismatch::Query(name) => format!("query parameter {name} does not match"),
+        Mismatch::Fraction => String::from("it takes others at random"),
     }
 }
 

@@ -1,4 +1,4 @@
-//! Whether one route takes a request: path, headers (with the pseudo-headers), query. All of it is built when
+//! Whether one route takes a request: path, headers (with the pseudo-headers), query, lot. All of it is built when
 //! the resource arrives; matching allocates only where a header is not text.
 
 use std::borrow::Cow;
@@ -17,6 +17,8 @@ pub struct RouteMatcher {
     pub headers: Vec<HeaderMatcher>,
     /// Query parameters.
     pub query: Vec<QueryMatcher>,
+    /// Of the requests that fit, so many in a million, at random. `None`: all.
+    pub fraction: Option<u32>,
 }
 
 /// How the path is matched.
@@ -101,6 +103,8 @@ pub enum Mismatch<'m> {
     Header(&'m HeaderSource),
     /// This query parameter.
     Query(&'m str),
+    /// It is none of those that are taken at random.
+    Fraction,
 }
 
 impl RouteMatcher {
@@ -113,8 +117,17 @@ impl RouteMatcher {
             return Some(Mismatch::Header(&header.source));
         }
         let query = head.uri.query().unwrap_or_default();
-        self.query.iter().find(|q| !q.matches(query)).map(|q| Mismatch::Query(&q.name))
+        if let Some(parameter) = self.query.iter().find(|q| !q.matches(query)) {
+            return Some(Mismatch::Query(&parameter.name));
+        }
+        let drawn = self.fraction.is_none_or(|millionths| is_drawn(millionths, head.random));
+        (!drawn).then_some(Mismatch::Fraction)
     }
+}
+
+/// Turned round: a weighted choice behind it takes the same number, and must not hang on what was drawn here.
+fn is_drawn(millionths: u32, random: u64) -> bool {
+    random.rotate_left(32) % 1_000_000 < u64::from(millionths)
 }
 
 impl PathMatcher {

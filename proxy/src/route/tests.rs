@@ -13,7 +13,7 @@ fn cluster(name: &str) -> Arc<Cluster> {
 }
 
 fn on_path(path: PathMatcher) -> RouteMatcher {
-    RouteMatcher { path, headers: Vec::new(), query: Vec::new() }
+    RouteMatcher { path, headers: Vec::new(), query: Vec::new(), fraction: None }
 }
 
 fn forward(targets: Targets, hash: Vec<HashPolicy>) -> Action {
@@ -222,6 +222,35 @@ fn the_first_route_that_matches_wins() {
     assert_eq!(decided(&table, &Request { method: Method::POST, ..get("/a") }).unwrap(), "post");
     assert_eq!(decided(&table, &get("/a/b")).unwrap(), "a");
     assert_eq!(decided(&table, &get("/ab")), Err(NoRoute::Route));
+}
+
+#[test]
+fn a_route_with_a_fraction_takes_that_share_and_leaves_the_rest() {
+    const QUARTER: u32 = 250_000;
+    let lot = RouteMatcher { fraction: Some(QUARTER), ..on_path(PathMatcher::Prefix("/".into())) };
+    let mut rest = route("rest", on_path(PathMatcher::Prefix("/".into())));
+    let arm = |name: &str| WeightedCluster {
+        cluster: cluster(name),
+        weight: 1,
+        request_headers: Vec::new(),
+        response_headers: Vec::new(),
+    };
+    let targets =
+        Targets::Weighted { clusters: vec![arm("one"), arm("other")], total: 2, by: WeightedBy::Random };
+    rest.action = forward(targets, Vec::new());
+    let table = table(vec![(&["*"], vec![route("lot", lot), rest])]);
+    let mut random = fastrand::Rng::with_seed(7);
+    let (mut drawn, mut one) = (0, 0);
+    for _ in 0..20_000 {
+        let request = Request { random: random.u64(..), ..Request::get("h", "/") };
+        match decided(&table, &request).unwrap().as_str() {
+            "lot" => drawn += 1,
+            "one" => one += 1,
+            _ => {}
+        }
+    }
+    assert!((4_700..5_300).contains(&drawn), "{drawn} of 20000");
+    assert!((7_200..7_800).contains(&one), "{one} of 20000: the choice behind it hangs on the lot");
 }
 
 #[test]

@@ -53,6 +53,15 @@ pub enum Step {
         /// The first part of its match that does not hold.
         because: String,
     },
+    /// A route takes a share of the requests that fit it.
+    Lot {
+        /// Its name.
+        route: String,
+        /// So many in a million, at random.
+        millionths: u32,
+        /// Whether it takes this one.
+        drawn: bool,
+    },
     /// The route that takes it.
     RouteMatched {
         /// Its name.

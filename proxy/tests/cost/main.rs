@@ -122,6 +122,7 @@ fn many_routes(http: &mut pontoon_proxy::config::listener::HttpSettings) {
             path: PathMatcher::Prefix(format!("/route-{number}/").into()),
             headers: vec![],
             query: vec![],
+            fraction: None,
         },
         action: Action::Forward(pontoon_proxy::route::Forward {
             targets: pontoon_proxy::route::Targets::One(Arc::clone(cluster)),

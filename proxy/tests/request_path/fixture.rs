@@ -159,7 +159,12 @@ impl Proxy {
         (setup.forward)(&mut forward);
         let mut route = Route {
             name: "all".into(),
-            matcher: RouteMatcher { path: PathMatcher::Prefix("/".into()), headers: vec![], query: vec![] },
+            matcher: RouteMatcher {
+                path: PathMatcher::Prefix("/".into()),
+                headers: vec![],
+                query: vec![],
+                fraction: None,
+            },
             action: Action::Forward(forward),
             request_headers: Vec::new(),
             response_headers: Vec::new(),

@@ -534,6 +534,15 @@ pub(super) const SETUPS: &[Setup] = &[
         &["GET /all", "POST /all | = hello", "GET /none", "GET /as-it-is", "GET /dead"],
     ),
     setup(
+        "fractions",
+        r#"[
+            {"match": {"path": "/never", "runtime_fraction": {"default_value": {"numerator": 0}}}, "direct_response": {"status": 500}},
+            {"match": {"path": "/always", "runtime_fraction": {"default_value": {"numerator": 1000000, "denominator": "MILLION"}}}, "direct_response": {"status": 500}},
+            {"match": {"prefix": "/"}, "route": {"cluster": "a"}}]"#,
+        "{}",
+        &["GET /never", "GET /always", "GET /"],
+    ),
+    setup(
         "cors",
         r#"[
             {"match": {"prefix": "/own"}, "route": {"cluster": "a"}, "typed_per_filter_config": {"envoy.filters.http.cors": {
