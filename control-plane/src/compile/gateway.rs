@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use gateway_api::gateways::{GatewayAllowedListenersNamespacesFrom as AllowedFrom, GatewayListeners};
 
 use super::INVALID;
+use super::hostname::Hostname;
 use super::ingress;
 use super::listener::{self, Aspect, CONTROLLER, Certificate, GATEWAY_CLASS, Parsed, Served};
 use super::reference::{GATEWAY_GROUP, permitted};
@@ -252,11 +253,12 @@ pub(super) fn stand_one(
     attached: &Attached,
     standings: &mut Standings,
 ) {
+    let terminating = Terminating::of(parsed);
     let numbered = || parsed.listeners.iter().enumerate();
     let count = |index: usize| attached.get(&(name.clone(), index)).copied().unwrap_or_default();
     let listeners_of = |parent: &ObjectRef| {
         let own = numbered().filter(|(_, served)| served.parent == *parent);
-        own.map(|(index, served)| standing::listener(served, count(index), overlapping(parsed, index)))
+        own.map(|(index, served)| standing::listener(served, count(index), terminating.overlapping(index)))
             .collect::<Vec<_>>()
     };
     let refused = parsed.refusals().next();
@@ -307,15 +309,35 @@ pub(super) fn stand_one(
     }
 }
 
-/// Another listener that terminates TLS on the same port for some of the same hosts.
-fn overlapping(parsed: &Parsed, index: usize) -> Option<&Served> {
-    let served = parsed.listeners.get(index)?;
-    let terminates = |served: &Served| !served.certificates.is_empty() && served.is_accepted();
-    let overlaps = |other: &&Served| {
-        other.port == served.port
-            && terminates(other)
-            && other.hostname.intersection(&served.hostname).is_some()
-    };
-    let others = parsed.listeners.iter().enumerate().filter(|(other, _)| *other != index);
-    if terminates(served) { others.map(|(_, other)| other).find(overlaps) } else { None }
+/// The listeners that terminate TLS, by port and hostname.
+struct Terminating<'p> {
+    parsed: &'p Parsed,
+    by_host: BTreeMap<(u16, &'p Hostname), usize>,
+}
+
+impl<'p> Terminating<'p> {
+    fn of(parsed: &'p Parsed) -> Self {
+        let mut by_host = BTreeMap::new();
+        for (index, served) in parsed.listeners.iter().enumerate() {
+            if !served.certificates.is_empty() && served.is_accepted() {
+                by_host.entry((served.port, &served.hostname)).or_insert(index);
+            }
+        }
+        Terminating { parsed, by_host }
+    }
+
+    /// Another one on the same port for some of the same hosts.
+    fn overlapping(&self, index: usize) -> Option<&'p Served> {
+        let served = self.parsed.listeners.get(index)?;
+        let own = &served.hostname;
+        self.by_host.get(&(served.port, own)).filter(|own| **own == index)?;
+        let covering = own.covering().filter_map(|host| self.by_host.get(&(served.port, &host)).copied());
+        let first = covering.filter(|other| *other != index).min();
+        // A name is covered, and covers none.
+        let covered = self.by_host.iter().filter(|((port, host), other)| {
+            !matches!(own, Hostname::Exact(_)) && *port == served.port && **other != index && own.covers(host)
+        });
+        let first = covered.map(|(_, other)| *other).chain(first).min();
+        self.parsed.listeners.get(first?)
+    }
 }

@@ -21,14 +21,19 @@ use crate::objects::ObjectRef;
 /// The number of `virtual_hosts` in a `RouteConfiguration`.
 const VIRTUAL_HOSTS: u32 = 2;
 
+/// With more listeners on one port, each does not name all the others' hosts: that would be their number squared.
+const NAMED: usize = 64;
+
 /// The most specific host first.
 type Rank = ((u8, Reverse<usize>), Hostname);
 
 /// The hosts of one port.
 #[derive(Debug)]
 pub(super) struct Hosts {
-    /// The listeners that share the port, into [`Parsed::listeners`].
+    /// The listeners that share the port, into [`Parsed::listeners`]; in order.
     indices: Vec<usize>,
+    /// The same by their hostnames.
+    listeners: BTreeMap<Hostname, usize>,
     /// The routes on each listener by the hosts that they have in common with it; of one order those of gRPC first.
     attached: BTreeMap<(usize, Hostname), BTreeSet<ObjectRef>>,
     /// All hosts, and how many listeners and attachments name them.
@@ -44,8 +49,12 @@ struct Table {
     name: String,
     /// That of one listener; hosts of the others are misdirected.
     only: Option<usize>,
-    /// The field of each host.
+    /// The field of each host that is the listener's.
     hosts: BTreeMap<Rank, Vec<u8>>,
+    /// The field of all those that are not; empty where there are none.
+    misdirected: Vec<u8>,
+    /// It is another than when it was encoded last.
+    is_dirty: bool,
 }
 
 fn rank(host: &Hostname) -> Rank {
@@ -57,6 +66,7 @@ impl Hosts {
     pub(super) fn new(indices: Vec<usize>, parsed: &Parsed) -> Self {
         let mut hosts = Self {
             indices,
+            listeners: BTreeMap::new(),
             attached: BTreeMap::new(),
             named: BTreeMap::new(),
             tables: Vec::new(),
@@ -65,19 +75,42 @@ impl Hosts {
         for index in hosts.indices.clone() {
             if let Some(served) = parsed.listeners.get(index) {
                 hosts.name(&served.hostname);
+                hosts.listeners.entry(served.hostname.clone()).or_insert(index);
             }
         }
         hosts
     }
 
     /// Adds the route configuration of one listener, or of all of them.
-    pub(super) fn add_table(&mut self, name: String, only: Option<usize>) {
-        self.tables.push(Table { name, only, hosts: BTreeMap::new() });
+    pub(super) fn add_table(&mut self, name: String, only: Option<usize>, parsed: &Parsed) {
+        let served = only.and_then(|only| parsed.listeners.get(only));
+        let domains = served.map(|served| self.of_others(&served.hostname)).unwrap_or_default();
+        let misdirected = if domains.is_empty() {
+            Vec::new()
+        } else {
+            field("misdirected".to_owned(), domains, vec![misdirected()])
+        };
+        self.tables.push(Table { name, only, hosts: BTreeMap::new(), misdirected, is_dirty: true });
+    }
+
+    /// The domains of the hosts that belong to other listeners than this, for a table in which its own hosts are named:
+    /// the most specific one that covers a host decides.
+    fn of_others(&self, own: &Hostname) -> Vec<String> {
+        let others = self.listeners.keys().filter(|host| *host != own);
+        // Whatever is none of its own is another's, or too many others would have to be named.
+        let all = *own != Hostname::Any
+            && (self.listeners.contains_key(&Hostname::Any) || self.listeners.len() > NAMED);
+        if !all {
+            return others.map(Hostname::domain).collect();
+        }
+        // An exact name covers no other.
+        let within = others.filter(|host| !matches!(own, Hostname::Exact(_)) && own.covers(host));
+        within.map(Hostname::domain).chain([Hostname::Any.domain()]).collect()
     }
 
     /// The route configurations that the routes of a listener are in.
     pub(super) fn tables_of(&self, listener: usize) -> impl Iterator<Item = &str> {
-        let is_here = self.indices.contains(&listener);
+        let is_here = self.is_here(listener);
         let of =
             self.tables.iter().filter(move |table| is_here && table.only.is_none_or(|only| only == listener));
         of.map(|table| table.name.as_str())
@@ -124,45 +157,46 @@ impl Hosts {
         self.dirty.insert(host.clone());
     }
 
+    fn is_here(&self, listener: usize) -> bool {
+        self.indices.binary_search(&listener).is_ok()
+    }
+
     fn has(&self, attachment: &Attachment, parsed: &Parsed) -> bool {
         let served = parsed.listeners.get(attachment.listener);
-        self.indices.contains(&attachment.listener)
+        self.is_here(attachment.listener)
             && served.is_some_and(|served| matches!(served.protocol, Protocol::Http | Protocol::Https))
     }
 
-    /// The route configurations, where something changed.
+    /// The route configurations in which something changed.
     pub(super) fn encode(&mut self, parsed: &Parsed, routes: &Routes) -> Vec<Resource> {
         let dirty = std::mem::take(&mut self.dirty);
         if dirty.is_empty() {
             return Vec::new();
         }
         let mut tables = std::mem::take(&mut self.tables);
+        let places: BTreeMap<Option<usize>, usize> =
+            tables.iter().enumerate().map(|(place, table)| (table.only, place)).collect();
         for host in self.concerned(dirty) {
+            let owner = self.owner(&host);
+            // In plain text there is one for all of them.
+            let place = places.get(&None).or_else(|| places.get(&Some(owner?)));
+            let Some(table) = place.and_then(|place| tables.get_mut(*place)) else { continue };
             let rank = rank(&host);
+            table.is_dirty = true;
             if !self.named.contains_key(&rank) {
-                tables.iter_mut().for_each(|table| drop(table.hosts.remove(&rank)));
+                table.hosts.remove(&rank);
                 continue;
             }
-            let owner = self.owner(&host, parsed);
-            for table in &mut tables {
-                let of_another = table.only.is_some() && owner != table.only;
-                let routes = match of_another {
-                    true => vec![misdirected()],
-                    false => self.routes(&host, owner, parsed, routes),
-                };
-                let domain = host.domain();
-                let message = VirtualHost {
-                    name: domain.clone(),
-                    domains: vec![domain],
-                    routes,
-                    ..VirtualHost::default()
-                };
-                let mut field = Vec::new();
-                prost::encoding::message::encode(VIRTUAL_HOSTS, &message, &mut field);
-                table.hosts.insert(rank.clone(), field);
+            let domain = host.domain();
+            let routes = self.routes(&host, owner, parsed, routes);
+            table.hosts.insert(rank, field(domain.clone(), vec![domain], routes));
+        }
+        let mut resources = Vec::new();
+        for table in &mut tables {
+            if std::mem::take(&mut table.is_dirty) {
+                resources.push(table.resource());
             }
         }
-        let resources = tables.iter().map(Table::resource).collect();
         self.tables = tables;
         resources
     }
@@ -181,12 +215,8 @@ impl Hosts {
     }
 
     /// The listener that a host belongs to: the most specific that covers it.
-    fn owner(&self, host: &Hostname, parsed: &Parsed) -> Option<usize> {
-        let served = self.indices.iter().filter_map(|index| Some((*index, parsed.listeners.get(*index)?)));
-        served
-            .filter(|(_, served)| served.hostname.covers(host))
-            .min_by_key(|(_, served)| served.hostname.specificity())
-            .map(|(index, _)| index)
+    pub(super) fn owner(&self, host: &Hostname) -> Option<usize> {
+        host.covering().find_map(|covering| self.listeners.get(&covering).copied())
     }
 
     /// The routes of a host: those of every hostname that covers it, the most specific hostname's first.
@@ -219,13 +249,22 @@ impl Table {
     fn resource(&self) -> Resource {
         let head = RouteConfiguration { name: self.name.clone(), ..RouteConfiguration::default() };
         let tail = RouteConfiguration { ignore_port_in_host_matching: true, ..RouteConfiguration::default() };
-        let length: usize = self.hosts.values().map(Vec::len).sum();
+        let fields = || self.hosts.values().chain([&self.misdirected]);
+        let length: usize = fields().map(Vec::len).sum();
         let mut body = Vec::with_capacity(head.encoded_len() + length + tail.encoded_len());
         body.extend_from_slice(&head.encode_to_vec());
-        self.hosts.values().for_each(|field| body.extend_from_slice(field));
+        fields().for_each(|field| body.extend_from_slice(field));
         body.extend_from_slice(&tail.encode_to_vec());
         Resource::of_body(self.name.as_str(), body)
     }
+}
+
+/// A virtual host as the field that it is of a route configuration.
+fn field(name: String, domains: Vec<String>, routes: Vec<Route>) -> Vec<u8> {
+    let message = VirtualHost { name, domains, routes, ..VirtualHost::default() };
+    let mut field = Vec::new();
+    prost::encoding::message::encode(VIRTUAL_HOSTS, &message, &mut field);
+    field
 }
 
 /// A redirect to another host that names neither scheme nor port is to the same port there, which is said unless it is

@@ -17,6 +17,7 @@ use crate::objects::pool::EurekaSource;
 use crate::objects::secret::Secret;
 
 mod in_pods;
+mod misdirected;
 mod shares;
 
 const SERVICES: usize = 50;

@@ -75,8 +75,12 @@ pub(super) fn build(
             .and_then(tls::client_secret)
             .map(|secret| (secret.name.clone(), secret)),
     );
+    let mut attached: BTreeMap<usize, Vec<&Attachment>> = BTreeMap::new();
+    for attachment in attachments {
+        attached.entry(attachment.listener).or_default().push(attachment);
+    }
     for indices in ports.into_values() {
-        let port = Port { gateway: name, parsed, indices, attachments, routes };
+        let port = Port { gateway: name, parsed, indices, attached: &attached, routes };
         // Listeners of one port share its socket, under the name of the first.
         let Some(first) = port.served().next() else { continue };
         let resource = port.resource(first.1);
@@ -96,11 +100,13 @@ pub(super) fn build(
                     port.add_table(own, Some(index), &mut hosts, &mut output);
                 }
                 Protocol::TlsTerminate | Protocol::TlsPassthrough | Protocol::Tcp => {
-                    chains.extend(port.connections(&resource, index, &mut output));
+                    chains.extend(port.connections(&resource, index, &hosts, &mut output));
                 }
             }
         }
-        port.attached().for_each(|attachment| hosts.put(attachment, parsed));
+        for attachment in port.indices.iter().flat_map(|index| port.attached(*index)) {
+            hosts.put(attachment, parsed);
+        }
         output.routes.extend(hosts.encode(parsed, routes));
         output.ports.push(hosts);
         // Envoy takes no listener that does nothing with its connections.
@@ -118,7 +124,8 @@ struct Port<'g> {
     gateway: &'g ObjectName,
     parsed: &'g Parsed,
     indices: Vec<usize>,
-    attachments: &'g [Attachment],
+    /// By listener.
+    attached: &'g BTreeMap<usize, Vec<&'g Attachment>>,
     routes: &'g Routes,
 }
 
@@ -135,24 +142,31 @@ impl Port<'_> {
         }
     }
 
-    fn attached(&self) -> impl Iterator<Item = &Attachment> {
-        self.attachments.iter().filter(|attachment| self.indices.contains(&attachment.listener))
+    fn attached(&self, index: usize) -> impl Iterator<Item = &Attachment> {
+        self.attached.get(&index).into_iter().flatten().copied()
     }
 
     /// Adds the route configuration of one listener, or of all of them.
     fn add_table(&self, resource: String, only: Option<usize>, hosts: &mut Hosts, output: &mut Output) {
-        let own = self.attached().filter(|attachment| only.is_none_or(|only| attachment.listener == only));
+        let indices = only.as_ref().map_or(self.indices.as_slice(), std::slice::from_ref);
+        let own = indices.iter().flat_map(|index| self.attached(*index));
         let own = own.map(|attachment| attachment.route.clone());
         output.members.entry(resource.clone()).or_default().extend(own);
-        hosts.add_table(resource, only);
+        hosts.add_table(resource, only, self.parsed);
     }
 
     /// A listener's chains for its routes of connections: one a hostname. Of several routes for one the oldest counts.
-    fn connections(&self, resource: &str, index: usize, output: &mut Output) -> Vec<FilterChain> {
+    fn connections(
+        &self,
+        resource: &str,
+        index: usize,
+        all: &Hosts,
+        output: &mut Output,
+    ) -> Vec<FilterChain> {
         let mut hosts: BTreeMap<Hostname, (&connection::Compiled, &ObjectRef)> = BTreeMap::new();
-        for attachment in self.attached().filter(|attachment| attachment.listener == index) {
+        for attachment in self.attached(index) {
             let Some(compiled) = self.routes.connections.get(&attachment.route) else { continue };
-            for host in attachment.hostnames.iter().filter(|host| self.owner(host) == Some(index)) {
+            for host in attachment.hostnames.iter().filter(|host| all.owner(host) == Some(index)) {
                 let entry = hosts.entry(host.clone()).or_insert((compiled, &attachment.route));
                 if compiled.order < entry.0.order {
                     *entry = (compiled, &attachment.route);
@@ -167,13 +181,5 @@ impl Port<'_> {
             Some(tls::connection_chain(served, host, plain))
         });
         chains.collect()
-    }
-
-    /// The listener that a host belongs to: the most specific that covers it.
-    fn owner(&self, host: &Hostname) -> Option<usize> {
-        self.served()
-            .filter(|(_, served)| served.hostname.covers(host))
-            .min_by_key(|(_, served)| served.hostname.specificity())
-            .map(|(index, _)| index)
     }
 }
