@@ -18,6 +18,8 @@ use kube::{Api, Client};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::objects::Controller;
+
 /// For one answer of the API server.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -28,6 +30,8 @@ pub struct Options {
     pub pre: bool,
     /// Where Pontoon is, or is to be.
     pub namespace: String,
+    /// Whose classes are its own.
+    pub controller: Controller,
     /// That pods are not reached from here is a failure: here is a machine whose applications call them.
     pub from_vm: bool,
     /// `HOST:PORT` of what else has to be reached from here.
@@ -229,12 +233,13 @@ pub async fn run(client: Result<Client, String>, options: &Options) -> Report {
     if options.pre {
         categories.push(rights::before(&cluster).await);
     } else {
-        let plane = plane::look(&cluster).await;
+        let plane = plane::look(&cluster, &options.controller).await;
         let has_webhook = webhook::is_installed(&cluster).await;
-        categories.push(rights::after(&cluster, plane.makes_gateways, has_webhook).await);
+        let makes_gateways = plane.makes_gateways;
+        categories.push(rights::after(&cluster, &options.controller, makes_gateways, has_webhook).await);
         categories.push(plane.category);
         categories.push(webhook::look(&cluster, has_webhook).await);
-        categories.push(gateways::look(&cluster).await);
+        categories.push(gateways::look(&cluster, &options.controller).await);
         categories.push(reach::look(&cluster, options).await);
     }
     Report::of(categories)

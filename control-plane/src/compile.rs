@@ -44,7 +44,7 @@ mod wire;
 
 pub use gateway::is_ours as is_our_class;
 pub use ingress::INGRESS_CONTROLLER;
-pub use listener::{CONTROLLER, GATEWAY_CLASS};
+pub use listener::GATEWAY_CLASS;
 pub use reference::GATEWAY_GROUP;
 pub use sidecar::NO_NAMESPACE;
 

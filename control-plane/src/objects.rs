@@ -11,6 +11,7 @@ use self::document::Object;
 mod catalogue;
 pub(crate) mod check;
 pub mod config_map;
+pub mod controller;
 pub mod directory;
 mod document;
 pub mod duration;
@@ -28,6 +29,7 @@ pub mod yaml;
 
 pub use catalogue::Loaded;
 pub use config_map::ConfigMap;
+pub use controller::Controller;
 pub use gateway_api::backendtlspolicies::BackendTlsPolicy;
 pub use gateway_api::experimental::httproutes::HttpRoute;
 pub use gateway_api::experimental::tcproutes::TcpRoute;
@@ -271,6 +273,8 @@ pub struct Objects {
     pub secrets: OrdMap<ObjectName, Arc<Secret>>,
     /// Kubernetes Services; a directory has none.
     pub services: OrdMap<ObjectName, Arc<Service>>,
+    /// Whose classes are ours.
+    pub controller: Controller,
 }
 
 impl Objects {

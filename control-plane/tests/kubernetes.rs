@@ -18,7 +18,7 @@ use axum::extract::{Query, Request, State};
 use axum::response::Response;
 use futures_util::stream;
 use pontoon::kubernetes::mirror::CONFIRM;
-use pontoon::objects::{ClusterSource, Loaded, ObjectName};
+use pontoon::objects::{ClusterSource, Controller, Loaded, ObjectName};
 use pontoon::registry::kubernetes::Endpoints;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -195,7 +195,7 @@ async fn objects(api: &Api, client: &kube::Client) -> watch::Receiver<Loaded> {
     for host in ["a", "b", "c"] {
         api.change(ROUTES, host, Some(route(host)));
     }
-    let mut source = ClusterSource::watch(client);
+    let mut source = ClusterSource::watch(client, Controller::default());
     tokio::time::timeout(PATIENCE, source.complete()).await.unwrap();
     let mut loaded = source.loaded();
     tokio::spawn(source.run());

@@ -23,6 +23,8 @@ pub struct ControlPlane {
     kubernetes: Option<(PathBuf, String)>,
     /// The image that Gateways are given pods of.
     gateways: Option<String>,
+    /// Whose classes are its own, where it is not the usual one.
+    controller: Option<String>,
     /// A registry that is told what this one's clients do.
     peer: Option<String>,
     /// The Eureka side.
@@ -47,6 +49,7 @@ impl ControlPlane {
             folder: folder.to_owned(),
             kubernetes: None,
             gateways: None,
+            controller: None,
             peer: None,
             eureka: local()?,
             api: local()?,
@@ -62,6 +65,11 @@ impl ControlPlane {
     /// The same, and Gateways are given pods of this image.
     pub fn with_gateways(self, image: &str) -> ControlPlane {
         ControlPlane { gateways: Some(image.to_owned()), ..self }
+    }
+
+    /// The same with a `controllerName` of its own.
+    pub fn called(self, name: &str) -> ControlPlane {
+        ControlPlane { controller: Some(name.to_owned()), ..self }
     }
 
     /// The same, and the Eureka server at this URL is a peer.
@@ -86,6 +94,7 @@ impl ControlPlane {
             let server = format!("http://{}", self.xds);
             command.args(["--gateway-image", image, "--gateway-xds-server", &server]);
         }
+        command.args(self.controller.iter().map(|name| format!("--controller-name={name}")));
         command.arg(format!("--eureka-listen={}", self.eureka));
         command.args(self.peer.iter().map(|peer| format!("--eureka-peer={peer}")));
         command.arg(format!("--api-listen={}", self.api));

@@ -19,18 +19,19 @@ const PLAIN: [&str; 4] = [
     "--skip-tests",
 ];
 /// What has to be refused, and a word of why.
-const REFUSED: [(&[&str], &str); 8] = [
+const REFUSED: [(&[&str], &str); 9] = [
     (&["--set=replicas=0"], "replicas"),
     (&["--set=persistence.enabled=true"], "with persistence.enabled it has to be 1"),
     (&["--set=replica=3"], "replica"),
     (&["--set=images.pontoon.tag=a b"], "tag"),
     (&["--set=gateways.serviceType=ExternalName"], "serviceType"),
+    (&["--set=gateways.controllerName=example.com"], "controllerName"),
     (&["--set=injector.failurePolicy=Maybe"], "failurePolicy"),
     (&["--set=validator.failurePolicy=Fail"], "failurePolicy"),
     (&["--set-json=topologySpread=[{\"maxSkew\":1}]"], "topologyKey"),
 ];
 /// What has to be taken, and what is in it then, or, after a `!`, is not.
-const TAKEN: [(&[&str], &[&str]); 9] = [
+const TAKEN: [(&[&str], &[&str]); 10] = [
     (
         &["--set=eureka.enabled=true,persistence.enabled=true,replicas=1"],
         &["kind: PersistentVolumeClaim", "type: Recreate", "targetPort: eureka", "!PONTOON_EUREKA_PEERS"],
@@ -52,6 +53,15 @@ const TAKEN: [(&[&str], &[&str]); 9] = [
         &["kind: MutatingWebhookConfiguration", "!kind: ValidatingWebhookConfiguration"],
     ),
     (&["--set=injector.enabled=false,validator.enabled=false"], &["!name: pontoon-webhook"]),
+    (
+        &["--set=gateways.controllerName=example.com/Gate_ways"],
+        &[
+            "controllerName: example.com/Gate_ways",
+            "resourceNames: [pontoon-example.com-gate-ways]",
+            "name: pontoon-gateways-pontoon-system",
+            "value: \"example.com/Gate_ways\"",
+        ],
+    ),
     (&["--set=gateways.enabled=false"], &["!PONTOON_GATEWAY_IMAGE", "!name: pontoon-gateways"]),
     (&["--set=networkPolicy.enabled=false,disruptionBudget.enabled=false"], &["!NetworkPolicy", "!Budget"]),
     (&["--set=crds.install=false"], &["!CustomResourceDefinition"]),

@@ -6,15 +6,15 @@ use kube::core::{ApiResource, DynamicObject, GroupVersionKind};
 use serde_json::Value;
 
 use super::{Category, Check, Cluster, Unseen};
-use crate::compile::CONTROLLER;
+use crate::objects::Controller;
 
 /// Of those that are not as they should be, so many are named.
 const NAMED: usize = 5;
 
-pub(super) async fn look(cluster: &Cluster) -> Category {
+pub(super) async fn look(cluster: &Cluster, controller: &Controller) -> Category {
     let classes = list(cluster, "GatewayClass").await;
     let checks = match (classes, list(cluster, "Gateway").await) {
-        (Ok(classes), Ok(gateways)) => judge(&classes, &gateways),
+        (Ok(classes), Ok(gateways)) => judge(controller, &classes, &gateways),
         (Err(error), _) | (_, Err(error)) => vec![Check::unseen("Gateways are served", &error)],
     };
     Category { name: "gateways", checks }
@@ -33,14 +33,14 @@ async fn list(cluster: &Cluster, kind: &str) -> Result<Vec<DynamicObject>, Unsee
     listed.await
 }
 
-fn judge(classes: &[DynamicObject], gateways: &[DynamicObject]) -> Vec<Check> {
+fn judge(controller: &Controller, classes: &[DynamicObject], gateways: &[DynamicObject]) -> Vec<Check> {
     let name = |object: &DynamicObject| object.metadata.name.clone().unwrap_or_default();
-    let ours: Vec<&DynamicObject> =
-        classes.iter().filter(|class| class.data["spec"]["controllerName"] == CONTROLLER).collect();
+    let says_so = |class: &&DynamicObject| class.data["spec"]["controllerName"] == controller.as_str();
+    let ours: Vec<&DynamicObject> = classes.iter().filter(says_so).collect();
     let what = "there is a GatewayClass, and it is accepted";
     if ours.is_empty() {
         let hint = "helm upgrade makes one once the Gateway API's kinds are there, or make one with this controllerName";
-        return vec![Check::warning(what, format!("none has the controllerName {CONTROLLER}"), hint)];
+        return vec![Check::warning(what, format!("none has the controllerName {controller}"), hint)];
     }
     let hint = "kubectl describe says why";
     let wrong: Vec<String> =
@@ -89,6 +89,11 @@ mod tests {
 
     use super::*;
     use crate::check::Outcome;
+    use crate::objects::controller::CONTROLLER;
+
+    fn judge(classes: &[DynamicObject], gateways: &[DynamicObject]) -> Vec<Check> {
+        super::judge(&Controller::default(), classes, gateways)
+    }
 
     fn object(name: &str, spec: Value, condition: &str, status: &str, observed: i64) -> DynamicObject {
         serde_json::from_value(json!({

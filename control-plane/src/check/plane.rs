@@ -2,7 +2,7 @@
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::api::core::v1::{Pod, Service};
 use kube::Api;
 use kube::api::ListParams;
@@ -11,6 +11,7 @@ use super::{Category, Check, Cluster, Unseen};
 use crate::kubernetes::election;
 use crate::kubernetes::lease;
 use crate::kubernetes::role::{LEADER, ROLE};
+use crate::objects::Controller;
 
 /// Of the Deployment and the Service, in the chart.
 const CONTROL_PLANE: &str = "pontoon";
@@ -24,7 +25,8 @@ pub(super) struct Plane {
     pub(super) makes_gateways: bool,
 }
 
-pub(super) async fn look(cluster: &Cluster) -> Plane {
+pub(super) async fn look(cluster: &Cluster, controller: &Controller) -> Plane {
+    let lease_name = controller.own(lease::NAME);
     let deployment = cluster.own::<Deployment>(CONTROL_PLANE).await;
     let makes_gateways = deployment.as_ref().is_ok_and(|found| {
         let pod = found.as_ref().and_then(|found| found.spec.as_ref()?.template.spec.as_ref());
@@ -34,7 +36,8 @@ pub(super) async fn look(cluster: &Cluster) -> Plane {
     let mut checks = vec![
         ready("the control plane is ready", &deployment),
         version(&deployment),
-        leads(&cluster.own::<Lease>(lease::NAME).await, Timestamp::now()),
+        leads(&cluster.own::<Lease>(&lease_name).await, Timestamp::now()),
+        alone(&cluster.namespace, &leases(cluster, &lease_name).await, Timestamp::now()),
     ];
     checks.push(service(&cluster.own::<Service>(CONTROL_PLANE).await, &leaders(cluster).await));
     Plane { category: Category { name: "control-plane", checks }, makes_gateways }
@@ -94,17 +97,45 @@ fn leads(lease: &Result<Option<Lease>, Unseen>, now: Timestamp) -> Check {
         Ok(lease) => lease.as_ref().and_then(|lease| lease.spec.as_ref()),
         Err(error) => return Check::unseen(what, error),
     };
-    let holder = spec.and_then(|spec| spec.holder_identity.as_deref()).filter(|holder| !holder.is_empty());
-    let renewed = spec.and_then(|spec| spec.renew_time.as_ref());
-    let (Some(holder), Some(renewed)) = (holder, renewed) else {
-        return Check::failed(what, "nobody holds the Lease", hint);
+    match spec.map_or_else(|| Err("nobody holds the Lease".to_owned()), |spec| holder(spec, now)) {
+        Ok(holder) => Check::seen(what, holder),
+        Err(why) => Check::failed(what, why, hint),
+    }
+}
+
+/// Those of that name in all namespaces: it is made of the controller's.
+async fn leases(cluster: &Cluster, name: &str) -> Result<Vec<Lease>, Unseen> {
+    let named = ListParams::default().fields(&format!("metadata.name={name}"));
+    let leases = Api::<Lease>::all(cluster.client.clone());
+    Ok(cluster.within(leases.list(&named)).await?.items)
+}
+
+/// No other installation takes the same classes for its own. Both would make what their Gateways run in.
+fn alone(namespace: &str, leases: &Result<Vec<Lease>, Unseen>, now: Timestamp) -> Check {
+    let what = "no other installation has the same controllerName";
+    let hint = "uninstall one of them, or give it a name and a class of its own: gateways.controllerName, gateways.class.name";
+    let leases = match leases {
+        Ok(leases) => leases,
+        Err(error) => return Check::unseen(what, error),
+    };
+    let is_alive = |lease: &&Lease| lease.spec.as_ref().is_some_and(|spec| holder(spec, now).is_ok());
+    let others = leases.iter().filter(is_alive).filter_map(|lease| lease.metadata.namespace.as_deref());
+    let others: Vec<&str> = others.filter(|other| *other != namespace).collect();
+    match others.as_slice() {
+        [] => Check::ok(what),
+        others => Check::failed(what, format!("one leads in namespace {}", others.join(", ")), hint),
+    }
+}
+
+/// Who holds a lease; or why nobody does.
+fn holder(spec: &LeaseSpec, now: Timestamp) -> Result<&str, String> {
+    let holder = spec.holder_identity.as_deref().filter(|holder| !holder.is_empty());
+    let (Some(holder), Some(renewed)) = (holder, &spec.renew_time) else {
+        return Err("nobody holds the Lease".to_owned());
     };
     let since = now.duration_since(renewed.0);
     let longest = SignedDuration::try_from(election::DURATION).unwrap_or(SignedDuration::ZERO) + LEASE_SLACK;
-    if since > longest {
-        return Check::failed(what, format!("{holder} did {} s ago", since.as_secs()), hint);
-    }
-    Check::seen(what, holder)
+    if since > longest { Err(format!("{holder} did {} s ago", since.as_secs())) } else { Ok(holder) }
 }
 
 /// The pods that say that they lead.
@@ -179,6 +210,27 @@ mod tests {
         assert_eq!(held("", "2026-11-28T11:59:58.000000Z").outcome, Outcome::Failed);
         assert_eq!(of(json!({})).outcome, Outcome::Failed, "as the chart makes it");
         assert_eq!(leads(&Ok(None), now).outcome, Outcome::Failed);
+    }
+
+    #[test]
+    fn another_installation_of_the_same_name_is_told_by_its_lease() {
+        let now: Timestamp = "2026-11-28T12:00:00Z".parse().unwrap();
+        let lease = |namespace: &str, at: &str| -> Lease {
+            let spec = json!({ "holderIdentity": "pontoon-a", "renewTime": at });
+            let metadata = json!({ "name": "pontoon", "namespace": namespace });
+            serde_json::from_value(json!({ "metadata": metadata, "spec": spec })).unwrap()
+        };
+        let (lately, long_ago) = ("2026-11-28T11:59:58.000000Z", "2026-11-28T11:00:00.000000Z");
+        let of = |leases: Vec<Lease>| alone("ours", &Ok(leases), now);
+        assert_eq!(of(vec![lease("ours", lately)]).outcome, Outcome::Ok);
+        assert_eq!(of(vec![lease("ours", lately), lease("left", long_ago)]).outcome, Outcome::Ok);
+        let two = of(vec![lease("ours", lately), lease("theirs", lately)]);
+        assert_eq!(
+            (two.outcome, two.why.as_deref()),
+            (Outcome::Failed, Some("one leads in namespace theirs"))
+        );
+        let forbidden = Err(Unseen::Forbidden("no".to_owned()));
+        assert_eq!(alone("ours", &forbidden, now).outcome, Outcome::Skipped);
     }
 
     #[test]

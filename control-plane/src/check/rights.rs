@@ -16,6 +16,7 @@ use serde_json::Value;
 
 use super::{Category, Check, Cluster, Unseen};
 use crate::inject::workload;
+use crate::objects::Controller;
 
 const NAME: &str = "permissions";
 const MANIFESTS: [&str; 2] = [
@@ -119,6 +120,16 @@ fn of_rule(rule: &Value, own_namespace: bool) -> Vec<Right> {
     rights
 }
 
+impl Right {
+    /// The Lease is called after the controller.
+    fn with_own_lease(mut self, controller: &Controller) -> Right {
+        if self.resource == "leases" {
+            self.name = self.name.map(|name| controller.own(&name));
+        }
+        self
+    }
+}
+
 /// To make what is in the manifest.
 fn to_install(objects: &[Value]) -> BTreeSet<Right> {
     let of_object = |object: &Value| {
@@ -152,7 +163,12 @@ pub(super) async fn before(cluster: &Cluster) -> Category {
 }
 
 /// Whether what is installed may do its work.
-pub(super) async fn after(cluster: &Cluster, makes_gateways: bool, has_webhook: bool) -> Category {
+pub(super) async fn after(
+    cluster: &Cluster,
+    controller: &Controller,
+    makes_gateways: bool,
+    has_webhook: bool,
+) -> Category {
     let objects = objects();
     let without: &[&str] = if makes_gateways { &[] } else { &["pontoon-gateways"] };
     let accounts = [("pontoon", "the control plane may do its work"), ("pontoon-webhook", "the webhook may")];
@@ -161,6 +177,8 @@ pub(super) async fn after(cluster: &Cluster, makes_gateways: bool, has_webhook: 
     let mut checks = Vec::new();
     for (account, what) in accounts.iter().take(if has_webhook { 2 } else { 1 }) {
         let rights = of_account(&objects, account, without);
+        let rights: BTreeSet<Right> =
+            rights.into_iter().map(|right| right.with_own_lease(controller)).collect();
         checks.push(match missing(cluster, rights.clone(), Some(account)).await {
             Ok(missing) => judge(what, rights.len(), &missing, hint),
             Err(error) => Check::unseen(what, &error),
@@ -255,6 +273,19 @@ mod tests {
         let without = of_account(&objects(), "pontoon", &["pontoon-gateways"]);
         assert!(words(&rights).contains(&"delete deployments.apps".to_owned()));
         assert!(!words(&without).contains(&"delete deployments.apps".to_owned()));
+    }
+
+    #[test]
+    fn an_installation_with_a_name_has_a_lease_of_its_own() {
+        let right = |name: &str| {
+            of_account(&objects(), "pontoon", &[]).into_iter().any(|right| {
+                let controller = "example.com/gateways".parse().unwrap();
+                right.with_own_lease(&controller).to_string()
+                    == format!("update leases.coordination.k8s.io {name}")
+            })
+        };
+        assert!(right("pontoon-example.com-gateways"));
+        assert!(!right("pontoon"));
     }
 
     #[test]

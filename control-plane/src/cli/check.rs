@@ -6,6 +6,7 @@ use super::output::print;
 use super::{CliError, Format};
 use crate::check::{self, Options, Outcome};
 use crate::kubernetes;
+use crate::objects::Controller;
 
 #[derive(Debug, Args)]
 pub(super) struct CheckArgs {
@@ -15,6 +16,14 @@ pub(super) struct CheckArgs {
     /// The namespace that Pontoon is in, or is to be in.
     #[arg(long, env = "PONTOON_NAMESPACE", value_name = "NAME", default_value = "pontoon-system")]
     namespace: String,
+    /// The controllerName of its GatewayClasses.
+    #[arg(
+        long,
+        env = "PONTOON_CONTROLLER_NAME",
+        value_name = "DOMAIN/PATH",
+        default_value_t = Controller::default()
+    )]
+    controller_name: Controller,
     /// This machine's applications call pods: it is a failure if it cannot reach them.
     #[arg(long, conflicts_with = "pre")]
     from_vm: bool,
@@ -36,10 +45,11 @@ fn target(text: &str) -> Result<String, String> {
 }
 
 pub(super) async fn run(args: CheckArgs) -> Result<(), CliError> {
-    let CheckArgs { pre, namespace, from_vm, reach, output } = args;
+    let CheckArgs { pre, namespace, controller_name, from_vm, reach, output } = args;
     let client = kubernetes::connect().await;
     let client = client.map(|(client, _)| client).map_err(|error| error.to_string());
-    let report = check::run(client, &Options { pre, namespace, from_vm, reach }).await;
+    let options = Options { pre, namespace, controller: controller_name, from_vm, reach };
+    let report = check::run(client, &options).await;
     print(output, &report, |report| report.to_string())?;
     match report.count(Outcome::Failed) {
         0 => Ok(()),

@@ -13,6 +13,7 @@ use super::CliError;
 use crate::infrastructure::provision::{ServiceType, Settings};
 use crate::kubernetes;
 use crate::model::addresses::Ranges;
+use crate::objects::Controller;
 use crate::registry::eureka::Options as EurekaOptions;
 use crate::registry::eureka::peers::PeerUrl;
 use crate::serve::start::{Cluster, Objects, Options, start};
@@ -32,6 +33,15 @@ pub(super) struct ServeArgs {
     /// The name of this replica among those in Kubernetes. Default: made up.
     #[arg(long, env = "POD_NAME", value_name = "NAME")]
     replica: Option<String>,
+    /// The controllerName of the GatewayClasses that are ours: each installation in a cluster has its own.
+    #[arg(
+        long,
+        env = "PONTOON_CONTROLLER_NAME",
+        value_name = "DOMAIN/PATH",
+        default_value_t = Controller::default(),
+        requires = "kubernetes"
+    )]
+    controller_name: Controller,
     /// Give each Gateway pods of its own, of this image of pontoon-proxy. Default: who starts the proxies is somebody
     /// else's matter.
     #[arg(long, env = "PONTOON_GATEWAY_IMAGE", value_name = "IMAGE", requires = "kubernetes")]
@@ -168,9 +178,11 @@ pub(super) async fn run(args: ServeArgs) -> Result<(), CliError> {
                 image,
                 xds_server: args.gateway_xds_server,
                 service_type: args.gateway_service_type,
+                controller: args.controller_name.clone(),
             });
             let namespace = args.namespace.unwrap_or(namespace);
-            Objects::Kubernetes(Cluster { client, namespace, replica, gateways })
+            let controller = args.controller_name;
+            Objects::Kubernetes(Cluster { client, namespace, replica, controller, gateways })
         }
     };
     let options = Options {

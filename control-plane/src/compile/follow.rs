@@ -249,6 +249,7 @@ fn is_same_but_routes(before: &Objects, now: &Objects) -> bool {
         pools,
         secrets,
         services: _,
+        controller: _,
     } = before;
     backend_tls_policies.ptr_eq(&now.backend_tls_policies)
         && config_maps.ptr_eq(&now.config_maps)

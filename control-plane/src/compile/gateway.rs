@@ -8,7 +8,7 @@ use gateway_api::gateways::{GatewayAllowedListenersNamespacesFrom as AllowedFrom
 use super::INVALID;
 use super::hostname::Hostname;
 use super::ingress;
-use super::listener::{self, Aspect, CONTROLLER, Certificate, GATEWAY_CLASS, Parsed, Served};
+use super::listener::{self, Aspect, Certificate, GATEWAY_CLASS, Parsed, Served};
 use super::reference::{GATEWAY_GROUP, permitted};
 use super::selector::Selector;
 use super::standing::{self, GatewayStanding, Said, Standings};
@@ -17,7 +17,9 @@ use super::trust;
 use crate::infrastructure::parameters;
 use crate::objects::problem::FieldError;
 use crate::objects::secret::{Pair, TLS};
-use crate::objects::{DEFAULT_NAMESPACE, Gateway, Kind, ListenerSet, ObjectName, ObjectRef, Objects};
+use crate::objects::{
+    DEFAULT_NAMESPACE, Gateway, GatewayClass, Kind, ListenerSet, ObjectName, ObjectRef, Objects,
+};
 
 /// The gateways of our class.
 pub(super) type Gateways = BTreeMap<ObjectName, Parsed>;
@@ -25,8 +27,9 @@ pub(super) type Gateways = BTreeMap<ObjectName, Parsed>;
 /// Whether a class is ours: because it says so, or because nobody says anything of it and it has our name.
 pub fn is_ours(objects: &Objects, class: &str) -> bool {
     match objects.gateway_classes.get(&ObjectName::new("", class)) {
-        Some(class) => class.spec.controller_name == CONTROLLER,
-        None => class == GATEWAY_CLASS,
+        Some(class) => objects.controller.is(&class.spec.controller_name),
+        // That of those that are called as one is by default.
+        None => class == GATEWAY_CLASS && objects.controller.is_default(),
     }
 }
 
@@ -39,7 +42,8 @@ pub(super) fn parse_all(objects: &Objects, in_pods: bool, statuses: &mut Statuse
         if !is_ours(objects, &gateway.spec.gateway_class_name) {
             let message = format!(
                 "not served here: gatewayClassName is neither {GATEWAY_CLASS} nor that of a GatewayClass of \
-                 controller {CONTROLLER}"
+                 controller {}",
+                objects.controller
             );
             let error = FieldError::new("spec.gatewayClassName", "OtherClass", message);
             statuses.refuse(&object, ConditionType::Effective, error);
@@ -207,7 +211,8 @@ fn infrastructure(objects: &Objects, gateway: &Gateway, parsed: &mut Parsed) {
 
 /// Says of our classes whose parameters cannot be used that they are not accepted.
 fn classes(objects: &Objects, statuses: &mut Statuses) {
-    let ours = objects.gateway_classes.iter().filter(|(_, class)| class.spec.controller_name == CONTROLLER);
+    let is_ours = |class: &GatewayClass| objects.controller.is(&class.spec.controller_name);
+    let ours = objects.gateway_classes.iter().filter(|(_, class)| is_ours(class));
     for (name, class) in ours {
         if let Err(message) = parameters::of_class(objects, class) {
             let error = FieldError::new("spec.parametersRef", "InvalidParameters", message);
@@ -230,7 +235,7 @@ pub(super) type Attached = BTreeMap<(ObjectName, usize), usize>;
 /// What gateways, their classes and sets of listeners say of themselves.
 pub(super) fn stand(objects: &Objects, gateways: &Gateways, attached: &Attached, standings: &mut Standings) {
     for (name, class) in &objects.gateway_classes {
-        if class.spec.controller_name == CONTROLLER {
+        if objects.controller.is(&class.spec.controller_name) {
             let said = match parameters::of_class(objects, class) {
                 Ok(_) => Said::yes("Accepted", "Accepted"),
                 Err(message) => {

@@ -41,12 +41,17 @@ struct Ours<'o> {
     gateway: Result<ObjectName, FieldError>,
 }
 
+/// What a class of ours says: with a name of our own, that.
+fn controller(objects: &Objects) -> &str {
+    if objects.controller.is_default() { INGRESS_CONTROLLER } else { objects.controller.as_str() }
+}
+
 /// In the order in which they count: the older, then by name.
 fn ours<'o>(objects: &'o Objects, gateways: &Gateways) -> Vec<Ours<'o>> {
     let all = objects.ingresses.iter().filter_map(|(name, ingress)| {
         let (class_name, class) = class_of(objects, ingress)?;
         let gateway = (class.spec.as_ref().and_then(|spec| spec.controller.as_deref())
-            == Some(INGRESS_CONTROLLER))
+            == Some(controller(objects)))
         .then(|| gateway_of(gateways, class_name, class))?;
         let gateway = gateway.and_then(|gateway| match gateways.get(&gateway) {
             Some(parsed) if admits(objects, parsed, &name.namespace) => Ok(gateway),
@@ -309,8 +314,8 @@ pub(super) fn hang(
         }
     }
     for (name, class) in &objects.ingress_classes {
-        let controller = class.spec.as_ref().and_then(|spec| spec.controller.as_deref());
-        let is_ours = controller == Some(INGRESS_CONTROLLER);
+        let of = class.spec.as_ref().and_then(|spec| spec.controller.as_deref());
+        let is_ours = of == Some(controller(objects));
         if let Some(Err(error)) = is_ours.then(|| gateway_of(gateways, name, class)) {
             let object = ObjectRef { kind: Kind::IngressClass, name: name.clone() };
             let error = FieldError { field: "spec.parameters".to_owned(), ..error };
@@ -319,7 +324,7 @@ pub(super) fn hang(
     }
     for name in objects.ingresses.keys().filter(|name| !standings.ingresses.contains_key(*name)) {
         let message =
-            format!("not served here: its IngressClass is not one of controller {INGRESS_CONTROLLER}");
+            format!("not served here: its IngressClass is not one of controller {}", controller(objects));
         let error = FieldError::new("spec.ingressClassName", "OtherClass", message);
         let object = ObjectRef { kind: Kind::Ingress, name: name.clone() };
         statuses.refuse(&object, ConditionType::Effective, error);

@@ -19,8 +19,6 @@ use crate::objects::{DEFAULT_NAMESPACE, Gateway, Kind, ObjectName, ObjectRef, Ob
 
 /// The class that is ours without a `GatewayClass` that says so.
 pub const GATEWAY_CLASS: &str = "pontoon";
-/// The `controllerName` of classes that are ours.
-pub const CONTROLLER: &str = "pontoon.dev/gateway-controller";
 
 /// What is spoken on a listener.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -11,7 +11,6 @@ use std::sync::Arc;
 use envoy_types::pb::envoy::config::route::v3::{Route, RouteConfiguration, VirtualHost};
 use pontoon_xds::Resource;
 
-use super::listener::CONTROLLER;
 use super::reference::Parent;
 use super::status::{ConditionType, Statuses};
 use super::{hosts, is_on_kubernetes, route, sidecar};
@@ -48,7 +47,7 @@ fn is_request(kind: Kind) -> bool {
 
 /// Says of our meshes that have parameters that they are not accepted: there is nothing to say by them.
 pub(super) fn refuse_parameters(objects: &Objects, statuses: &mut Statuses) {
-    let ours = objects.meshes.iter().filter(|(_, mesh)| mesh.spec.controller_name == CONTROLLER);
+    let ours = objects.meshes.iter().filter(|(_, mesh)| objects.controller.is(&mesh.spec.controller_name));
     for (name, _) in ours.filter(|(_, mesh)| mesh.spec.parameters_ref.is_some()) {
         let message = "a mesh has no parameters here; pods' annotations tune their sidecars";
         let error = FieldError::new("spec.parametersRef", "InvalidParameters", message);

@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use twox_hash::XxHash64;
 
 use super::parameters::Parameters;
-use crate::objects::{DEFAULT_NAMESPACE, Gateway};
+use crate::objects::{Controller, DEFAULT_NAMESPACE, Gateway};
 
 /// On everything that is made for a Gateway, by the Gateway API (GEP-1762).
 pub const GATEWAY_NAME: &str = "gateway.networking.k8s.io/gateway-name";
@@ -18,6 +18,8 @@ const GATEWAY_CLASS: &str = "gateway.networking.k8s.io/gateway-class-name";
 pub const MANAGED_BY: (&str, &str) = ("app.kubernetes.io/managed-by", "pontoon");
 /// A Gateway's name, which a label may be too short for.
 pub const GATEWAY: &str = "pontoon.dev/gateway";
+/// Whose they are, unless that is the usual one.
+pub const CONTROLLER_NAME: &str = "pontoon.dev/controller-name";
 /// Of a label's value, and of a Service's name (RFC 1035).
 const LONGEST: usize = 63;
 /// How many there are at first: a Gateway without a proxy for a moment is an outage.
@@ -40,6 +42,8 @@ pub struct Settings {
     pub xds_server: String,
     /// The Services' type.
     pub service_type: ServiceType,
+    /// Whose they are.
+    pub controller: Controller,
 }
 
 /// How a Service is reached.
@@ -168,6 +172,9 @@ impl<'a> Made<'a> {
             set("labels", GATEWAY_CLASS, self.class);
         }
         set("annotations", GATEWAY, self.gateway);
+        if !self.settings.controller.is_default() {
+            set("annotations", CONTROLLER_NAME, self.settings.controller.as_str());
+        }
     }
 
     fn object(&self, api_version: &str, kind: &str) -> Value {

@@ -28,9 +28,12 @@ use super::mirror::Heard;
 use super::watch::{QUEUE, Relist, Said, follow};
 use crate::compile::is_our_class;
 use crate::infrastructure::parameters::{of_class, of_gateway};
-use crate::infrastructure::provision::{GATEWAY_NAME, MANAGED_BY, Settings, asked, name_of, provision};
+use crate::infrastructure::provision::{
+    CONTROLLER_NAME, GATEWAY_NAME, MANAGED_BY, Settings, asked, name_of, provision,
+};
 use crate::infrastructure::{Standings, parameters::Parameters};
-use crate::objects::{Gateway, ObjectName, Objects};
+use crate::objects::controller::CONTROLLER;
+use crate::objects::{Controller, Gateway, ObjectName, Objects};
 use crate::serve::world::World;
 
 /// A burst of changes is one.
@@ -60,6 +63,23 @@ pub struct Provisioner {
     applied: BTreeMap<ObjectName, Applied>,
     problems: BTreeMap<ObjectName, (&'static str, String)>,
     failed: BTreeMap<ObjectName, Failed>,
+    undone: BTreeMap<ObjectName, Undone>,
+}
+
+/// Somebody else changes what was applied for a Gateway, and it was applied again. From time to time anybody may; where
+/// it goes on, the other gets his way for longer and longer.
+#[derive(Debug, Clone, Copy)]
+struct Undone {
+    rests_until: Instant,
+    waited: Duration,
+}
+
+impl Undone {
+    fn after(before: Option<&Undone>, now: Instant) -> Undone {
+        let before = before.filter(|before| now < before.rests_until + MAX_RETRY);
+        let waited = before.map_or(RETRY, |before| (before.waited * 2).min(MAX_RETRY));
+        Undone { rests_until: now + waited, waited }
+    }
 }
 
 /// What could not be applied for a Gateway, and when it is tried again if nothing is another by then.
@@ -103,6 +123,7 @@ impl Provisioner {
             let (key, value) = MANAGED_BY;
             watcher::Config::default().labels(&format!("{key}={value},{GATEWAY_NAME}"))
         };
+        let [deployments, services, pods] = std::array::from_fn(|_| settings.controller.clone());
         // They end when nobody listens to them any more.
         tokio::spawn(follow(
             Api::<Deployment>::all(client.clone()),
@@ -110,7 +131,7 @@ impl Provisioner {
             "Deployment",
             relist[0].clone(),
             hand_on.clone(),
-            |said| heard(said, Made::deployment).map(News::Deployment),
+            move |said| heard(said, &deployments, Made::deployment).map(News::Deployment),
         ));
         tokio::spawn(follow(
             Api::<Service>::all(client.clone()),
@@ -118,7 +139,7 @@ impl Provisioner {
             "Service",
             relist[1].clone(),
             hand_on.clone(),
-            |said| heard(said, Made::service).map(News::Service),
+            move |said| heard(said, &services, Made::service).map(News::Service),
         ));
         tokio::spawn(follow(
             Api::<Pod>::all(client.clone()),
@@ -126,7 +147,7 @@ impl Provisioner {
             "Pod",
             relist[2].clone(),
             hand_on,
-            |said| heard(said, seen::proxy).map(News::Pod),
+            move |said| heard(said, &pods, seen::proxy).map(News::Pod),
         ));
         Provisioner {
             client: client.clone(),
@@ -140,6 +161,7 @@ impl Provisioner {
             applied: BTreeMap::new(),
             problems: BTreeMap::new(),
             failed: BTreeMap::new(),
+            undone: BTreeMap::new(),
         }
     }
 
@@ -199,6 +221,7 @@ impl Provisioner {
                 // Another's work; what it has done is not known here.
                 (again, made_of) = (None, None);
                 self.failed.clear();
+                self.undone.clear();
                 self.applied.clear();
                 self.problems.clear();
             }
@@ -255,6 +278,7 @@ impl Provisioner {
         self.applied.retain(|name, _| ours.contains_key(name));
         self.problems.retain(|name, _| ours.contains_key(name));
         self.failed.retain(|name, _| ours.contains_key(name));
+        self.undone.retain(|name, _| ours.contains_key(name));
         let mut wanted = Vec::new();
         // One that is about to go waits for what belongs to it to go first, so nothing of that is made again.
         let stays = |gateway: &Gateway| gateway.metadata.deletion_timestamp.is_none();
@@ -275,7 +299,11 @@ impl Provisioner {
                 let now = self.now(&wanted);
                 let failed = self.failed.get(&wanted.gateway);
                 let rests = failed.is_some_and(|f| f.now == now && Instant::now() < f.again_at);
-                let due = !rests && self.applied.get(&wanted.gateway) != Some(&now);
+                let applied = self.applied.get(&wanted.gateway);
+                let undone =
+                    self.undone.get(&wanted.gateway).filter(|undone| Instant::now() < undone.rests_until);
+                let yields = undone.is_some() && applied.is_some_and(|applied| applied.wanted == now.wanted);
+                let due = !rests && !yields && applied != Some(&now);
                 if due {
                     tried.insert(wanted.gateway.clone(), now.clone());
                 }
@@ -293,7 +321,13 @@ impl Provisioner {
                 Ok(applied) => {
                     self.problems.remove(&gateway);
                     self.failed.remove(&gateway);
-                    self.applied.insert(gateway, applied);
+                    let before = self.applied.insert(gateway.clone(), applied.clone());
+                    if let Some(now) = tried.remove(&gateway)
+                        && before.is_some_and(|before| before.wanted == now.wanted)
+                        && now != applied
+                    {
+                        self.note_undone(gateway);
+                    }
                 }
                 Err(error) => {
                     if let Some(now) = tried.remove(&gateway) {
@@ -310,7 +344,23 @@ impl Provisioner {
             }
         }
         let clearing = (!is_cleared).then(|| Instant::now() + RETRY);
-        self.failed.values().map(|failed| failed.again_at).chain(clearing).min()
+        let yielding = self.undone.values().map(|undone| undone.rests_until);
+        let yielding = yielding.filter(|until| Instant::now() < *until);
+        self.failed.values().map(|failed| failed.again_at).chain(clearing).chain(yielding).min()
+    }
+
+    /// It was applied again, and that was a change.
+    fn note_undone(&mut self, gateway: ObjectName) {
+        let undone = Undone::after(self.undone.get(&gateway), Instant::now());
+        if undone.waited >= RETRY * 4 {
+            let controller = &self.settings.controller;
+            tracing::warn!(
+                %gateway, %controller, rests = ?undone.waited,
+                "somebody else changes what this Gateway runs in again and again: is there another installation with \
+                 this controllerName? `pontoon check` says so"
+            );
+        }
+        self.undone.insert(gateway, undone);
     }
 
     /// What would be applied, and what there is.
@@ -372,10 +422,13 @@ fn parameters(objects: &Objects, gateway: &Gateway) -> Result<Vec<Parameters>, S
     Ok(class.into_iter().chain(of_gateway(objects, gateway)?).collect())
 }
 
+/// What another installation has made is nothing to this one.
 fn heard<T: ResourceExt, V>(
     said: Said<T>,
+    controller: &Controller,
     read: impl Fn(&T) -> Option<V>,
 ) -> Option<Heard<ObjectName, Option<V>>> {
+    let read = |object: &T| read(object).filter(|_| is_by(controller, object));
     let name = |object: &T| ObjectName::new(object.namespace().unwrap_or_default(), object.name_any());
     Some(match said {
         Said::Event(Event::Init) => Heard::ListBegins,
@@ -388,9 +441,40 @@ fn heard<T: ResourceExt, V>(
     })
 }
 
+fn is_by(controller: &Controller, object: &impl ResourceExt) -> bool {
+    controller.is(object.annotations().get(CONTROLLER_NAME).map_or(CONTROLLER, String::as_str))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_undone_each_time_is_left_for_longer_and_longer() {
+        let (mut undone, mut waited) = (None, Vec::new());
+        let mut now = Instant::now();
+        for _ in 0..8 {
+            let next = Undone::after(undone.as_ref(), now);
+            waited.push(next.waited.as_secs());
+            now = next.rests_until + Duration::from_secs(1);
+            undone = Some(next);
+        }
+        assert_eq!(waited, [2, 4, 8, 16, 32, 64, 120, 120]);
+        assert_eq!(Undone::after(undone.as_ref(), now + MAX_RETRY).waited, RETRY, "that was another time");
+    }
+
+    #[test]
+    fn what_another_installation_has_made_is_nobodys_here() {
+        let made = |annotations: serde_json::Value| -> Deployment {
+            let metadata = serde_json::json!({ "name": "edge-pontoon", "annotations": annotations });
+            serde_json::from_value(serde_json::json!({ "metadata": metadata })).unwrap()
+        };
+        let (usual, other) = (Controller::default(), "example.com/gateways".parse::<Controller>().unwrap());
+        let unmarked = made(serde_json::json!({}));
+        assert!(is_by(&usual, &unmarked) && !is_by(&other, &unmarked));
+        let marked = made(serde_json::json!({ CONTROLLER_NAME: "example.com/gateways" }));
+        assert!(!is_by(&usual, &marked) && is_by(&other, &marked));
+    }
 
     #[tokio::test(start_paused = true)]
     async fn what_fails_as_it_was_is_tried_less_and_less() {

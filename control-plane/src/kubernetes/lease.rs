@@ -1,5 +1,6 @@
 //! Takes part in the [`election`](super::election): reads and writes the lease.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
@@ -11,23 +12,24 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::election::{DURATION, Election, Held, RETRY, Step};
+use crate::objects::ObjectName;
 
-/// The lease's name.
+/// The lease's name, [of this installation](crate::objects::Controller::own).
 pub const NAME: &str = "pontoon";
 /// For one request: a lease that is renewed late is lost.
 const PATIENCE: Duration = Duration::from_secs(3);
 
 /// Takes part until `stop`, and then leads no more; gives the lease back, so that another leads at once, when those who
-/// write as the leader have ended (`ended`). `leads` says whether this replica does.
+/// write as the leader have ended (`ended`). `lease` is its name; `leads` says whether this replica does.
 pub async fn run(
     client: Client,
-    namespace: String,
+    lease: ObjectName,
     identity: String,
     leads: watch::Sender<bool>,
     stop: CancellationToken,
     ended: CancellationToken,
 ) {
-    let leases = Api::<Lease>::namespaced(client, &namespace);
+    let leases = Leases { api: Api::namespaced(client, &lease.namespace), name: lease.name };
     let mut election = Election::new(identity);
     loop {
         let (until, identity) = (election.leads_until(), election.identity().to_owned());
@@ -88,8 +90,14 @@ fn say(leads: &watch::Sender<bool>, now: bool, identity: &str) {
     });
 }
 
-async fn turn(leases: &Api<Lease>, election: &mut Election) -> Result<(), kube::Error> {
-    let lease = leases.get_opt(NAME).await?;
+/// Where the lease is.
+struct Leases {
+    api: Api<Lease>,
+    name: Arc<str>,
+}
+
+async fn turn(Leases { api, name }: &Leases, election: &mut Election) -> Result<(), kube::Error> {
+    let lease = api.get_opt(name).await?;
     let held = lease.as_ref().and_then(|lease| lease.spec.as_ref()).map(|spec| Held {
         holder: spec.holder_identity.clone().unwrap_or_default(),
         renewed: spec.renew_time.as_ref().map(|time| time.0.to_string()).unwrap_or_default(),
@@ -114,32 +122,31 @@ async fn turn(leases: &Api<Lease>, election: &mut Election) -> Result<(), kube::
     let parameters = PostParams::default();
     match lease {
         Some(lease) => {
-            leases.replace(NAME, &parameters, &Lease { spec: Some(spec), ..lease }).await?;
+            api.replace(name, &parameters, &Lease { spec: Some(spec), ..lease }).await?;
         }
         None => {
-            let metadata = ObjectMeta { name: Some(NAME.to_owned()), ..ObjectMeta::default() };
-            leases.create(&parameters, &Lease { metadata, spec: Some(spec) }).await?;
+            let metadata = ObjectMeta { name: Some(name.to_string()), ..ObjectMeta::default() };
+            api.create(&parameters, &Lease { metadata, spec: Some(spec) }).await?;
         }
     }
     election.written(asked);
     Ok(())
 }
 
-async fn give_back(leases: &Api<Lease>, election: &Election) -> Result<(), kube::Error> {
-    let Some(mut lease) = leases.get_opt(NAME).await? else { return Ok(()) };
+async fn give_back(Leases { api, name }: &Leases, election: &Election) -> Result<(), kube::Error> {
+    let Some(mut lease) = api.get_opt(name).await? else { return Ok(()) };
     match &mut lease.spec {
         Some(spec) if spec.holder_identity.as_deref() == Some(election.identity()) => {
             spec.holder_identity = None;
         }
         _ => return Ok(()),
     }
-    leases.replace(NAME, &PostParams::default(), &lease).await.map(drop)
+    api.replace(name, &PostParams::default(), &lease).await.map(drop)
 }
 
 #[cfg(test)]
 mod tests {
     use std::convert::Infallible;
-    use std::sync::Arc;
     use std::sync::atomic::{AtomicBool, Ordering};
 
     use http::{Method, Request, Response};
@@ -171,7 +178,8 @@ mod tests {
         let (leads, mut says) = watch::channel(false);
         let (stop, ended) = (CancellationToken::new(), CancellationToken::new());
         let client = Client::new(server, "default");
-        let running = run(client, "default".into(), "a".into(), leads, stop.clone(), ended);
+        let lease = ObjectName::new("default", NAME);
+        let running = run(client, lease, "a".into(), leads, stop.clone(), ended);
         tokio::spawn(running);
         says.wait_for(|leads| *leads).await.unwrap();
         let since = Instant::now();

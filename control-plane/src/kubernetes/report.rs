@@ -23,7 +23,7 @@ use super::status::{to_apply, wanted};
 use crate::compile::standing::Standings as CompiledStandings;
 use crate::compile::status::Statuses;
 use crate::infrastructure::Standings;
-use crate::objects::kubernetes::store::STATUS_MANAGER;
+use crate::objects::kubernetes::store::status_manager;
 use crate::objects::problem::Problem;
 use crate::objects::{Kind, ObjectRef, Observation, Observations};
 use crate::serve::world::{Proxies, World};
@@ -127,19 +127,21 @@ impl Reporter {
         let all = wanted(&world, &self.proxies, infrastructure.as_deref(), is_due, |object| {
             observations.get(object).cloned()
         });
+        let controller = &world.model.objects.controller;
+        let manager = status_manager(controller);
         let patches: Vec<(ObjectRef, Arc<Observation>, Json)> = all
             .into_iter()
             .filter_map(|(object, (generation, wanted))| {
                 let observation = observations.get(&object)?.clone();
-                let status = to_apply(&wanted, generation, &observation.status, now)?;
+                let status = to_apply(controller, &wanted, generation, &observation.status, now)?;
                 Some((object, observation, status))
             })
             .collect();
         let writes: Vec<BoxFuture<'static, bool>> = patches
             .into_iter()
             .map(|(object, observation, status)| {
-                let leads = self.leads.clone();
-                write(self.client.clone(), leads, object, observation, status).boxed()
+                let writer = Writer { client: self.client.clone(), manager: manager.clone() };
+                write(writer, self.leads.clone(), object, observation, status).boxed()
             })
             .collect();
         let written: Vec<bool> = stream::iter(writes).buffer_unordered(AT_ONCE).collect().await;
@@ -226,9 +228,15 @@ impl MadeOf {
     }
 }
 
+/// Who writes, and where.
+struct Writer {
+    client: Client,
+    manager: String,
+}
+
 /// False: it is to be tried again.
 async fn write(
-    client: Client,
+    writer: Writer,
     leads: watch::Receiver<bool>,
     object: ObjectRef,
     observation: Arc<Observation>,
@@ -238,7 +246,7 @@ async fn write(
     if !*leads.borrow() {
         return true;
     }
-    match tokio::time::timeout(PATIENCE, apply(&client, &object, &observation, &status)).await {
+    match tokio::time::timeout(PATIENCE, apply(&writer, &object, &observation, &status)).await {
         Ok(Ok(())) => true,
         // Somebody was there before us, or it is gone: the watch will say so.
         Ok(Err(kube::Error::Api(status))) if matches!(status.code, 404 | 409) => true,
@@ -251,7 +259,7 @@ async fn write(
 }
 
 async fn apply(
-    client: &Client,
+    Writer { client, manager }: &Writer,
     object: &ObjectRef,
     observation: &Observation,
     status: &Json,
@@ -275,7 +283,7 @@ async fn apply(
     let patch = json!({
         "apiVersion": kind.api_version(), "kind": kind.as_str(), "metadata": metadata, "status": status,
     });
-    let parameters = PatchParams::apply(STATUS_MANAGER).force();
+    let parameters = PatchParams::apply(manager).force();
     api.patch_status(&object.name.name, &parameters, &Patch::Apply(patch)).await.map(drop)
 }
 

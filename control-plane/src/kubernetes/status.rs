@@ -10,11 +10,11 @@ use pontoon_xds::ResourceType;
 use serde_json::{Map, Value as Json, json};
 
 use crate::compile::status::{Condition, ConditionType};
-use crate::compile::{CONTROLLER, GATEWAY_GROUP, is_our_class, standing};
+use crate::compile::{GATEWAY_GROUP, is_our_class, standing};
 use crate::infrastructure::provision::asked;
 use crate::infrastructure::{Address, Standing, Standings};
 use crate::objects::problem::{Problem, Severity};
-use crate::objects::{Kind, ObjectName, ObjectRef, Observation};
+use crate::objects::{Controller, Kind, ObjectName, ObjectRef, Observation};
 use crate::serve::api::types::Progress;
 use crate::serve::world::{Proxies, World, refused};
 
@@ -158,7 +158,8 @@ impl About<'_> {
     fn class(&self, in_pods: bool) -> Option<Wanted> {
         let class = self.world.model.objects.gateway_classes.get(&self.object.name);
         let controller = class.map(|class| class.spec.controller_name.as_str());
-        if controller.or(self.observation.controller.as_deref()) != Some(CONTROLLER) {
+        let controller = controller.or(self.observation.controller.as_deref())?;
+        if !self.world.model.objects.controller.is(controller) {
             return None;
         }
         let of_pods = if in_pods { standing::FEATURES_OF_PODS } else { &[] };
@@ -166,8 +167,9 @@ impl About<'_> {
     }
 
     fn mesh(&self) -> Option<Wanted> {
-        let mesh = self.world.model.objects.meshes.get(&self.object.name)?;
-        let is_ours = mesh.spec.controller_name == CONTROLLER;
+        let objects = &self.world.model.objects;
+        let mesh = objects.meshes.get(&self.object.name)?;
+        let is_ours = objects.controller.is(&mesh.spec.controller_name);
         is_ours.then(|| self.able(standing::FEATURES_OF_MESH.iter().copied().collect()))
     }
 
@@ -420,11 +422,17 @@ fn text(field: &str, message: &str) -> String {
 
 /// The fields of the status to apply; `None`: it says all that already, or is of a newer version of the object than was
 /// looked at here.
-pub fn to_apply(wanted: &Wanted, generation: i64, status: &Json, now: Timestamp) -> Option<Json> {
+pub fn to_apply(
+    controller: &Controller,
+    wanted: &Wanted,
+    generation: i64,
+    status: &Json,
+    now: Timestamp,
+) -> Option<Json> {
     if wanted.is_withdrawn {
         return Some(json!({}));
     }
-    if observed_by_us(status) > generation {
+    if observed_by_us(controller, status) > generation {
         return None;
     }
     let mut fields = Map::new();
@@ -441,7 +449,7 @@ pub fn to_apply(wanted: &Wanted, generation: i64, status: &Json, now: Timestamp)
         [("parents", "parentRef", &wanted.parents), ("ancestors", "ancestorRef", &wanted.ancestors)]
     {
         let Some(of) = of else { continue };
-        let is_ours = |entry: &&Json| entry.get("controllerName").and_then(Json::as_str) == Some(CONTROLLER);
+        let is_ours = |entry: &&Json| is_by(controller, entry);
         let written = || status.get(list).and_then(Json::as_array).into_iter().flatten();
         let others = written().filter(|entry| !is_ours(entry)).count();
         // A list that is too long would be refused as a whole.
@@ -454,7 +462,7 @@ pub fn to_apply(wanted: &Wanted, generation: i64, status: &Json, now: Timestamp)
                 let conditions = before.and_then(|entry| entry.get("conditions"));
                 json!({
                     key: reference,
-                    "controllerName": CONTROLLER,
+                    "controllerName": controller.as_str(),
                     "conditions": self::conditions(said, generation, conditions, now).0,
                 })
             })
@@ -500,8 +508,13 @@ pub fn to_apply(wanted: &Wanted, generation: i64, status: &Json, now: Timestamp)
     (!same).then_some(Json::Object(fields))
 }
 
+/// Whether an entry of a list that several controllers write is ours.
+fn is_by(controller: &Controller, entry: &Json) -> bool {
+    entry.get("controllerName").and_then(Json::as_str) == Some(controller.as_str())
+}
+
 /// The newest version that our conditions in a status are of.
-fn observed_by_us(status: &Json) -> i64 {
+fn observed_by_us(controller: &Controller, status: &Json) -> i64 {
     let list = |of: &'_ Json, name: &str| of.get(name).and_then(Json::as_array).cloned().unwrap_or_default();
     let of_type = |condition: &Json| {
         let kind = condition.get("type").and_then(Json::as_str).unwrap_or_default();
@@ -510,7 +523,7 @@ fn observed_by_us(status: &Json) -> i64 {
     let newest = |of: &Json| list(of, "conditions").iter().filter_map(of_type).max();
     let mut entries = list(status, "parents");
     entries.extend(list(status, "ancestors"));
-    entries.retain(|entry| entry.get("controllerName").and_then(Json::as_str) == Some(CONTROLLER));
+    entries.retain(|entry| is_by(controller, entry));
     entries.iter().chain([status]).filter_map(newest).max().unwrap_or_default()
 }
 

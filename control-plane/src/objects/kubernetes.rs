@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use self::store::{Raw, Store};
 use super::secret::TLS;
-use super::{Kind, Loaded, ObjectName, Service};
+use super::{Controller, Kind, Loaded, ObjectName, Service};
 use crate::kubernetes::mirror::Heard;
 use crate::kubernetes::watch::{QUEUE, Relist, Said, follow};
 pub use store::{Observation, Observations};
@@ -29,6 +29,8 @@ pub struct ClusterSource {
     relist: Vec<(Option<Kind>, Relist)>,
     loaded: watch::Sender<Loaded>,
     observations: watch::Sender<Observations>,
+    /// Who writes our statuses.
+    manager: String,
 }
 
 /// What a watch says, and which.
@@ -39,8 +41,8 @@ enum Message {
 }
 
 impl ClusterSource {
-    /// Begins to watch all kinds in all namespaces.
-    pub fn watch(client: &Client) -> ClusterSource {
+    /// Begins to watch all kinds in all namespaces, as the controller of this name.
+    pub fn watch(client: &Client, controller: Controller) -> ClusterSource {
         let (hand_on, heard) = mpsc::channel(QUEUE);
         let mut relist = Vec::new();
         for kind in Kind::ALL {
@@ -54,7 +56,8 @@ impl ClusterSource {
         let message = |said| Message::Service(Box::new(said));
         tokio::spawn(follow(services, watcher::Config::default(), "Service", asked, hand_on, message));
         ClusterSource {
-            store: Store::default(),
+            manager: store::status_manager(&controller),
+            store: Store::of(controller),
             heard,
             relist,
             loaded: watch::Sender::default(),
@@ -93,7 +96,7 @@ impl ClusterSource {
             let doubted = match message {
                 Message::Object(kind, said) => self
                     .store
-                    .hear(kind, heard(*said, name, |object| Raw::of(kind, object)), now)
+                    .hear(kind, heard(*said, name, |object| Raw::of(kind, object, &self.manager)), now)
                     .map(|doubted| (Some(kind), doubted)),
                 Message::Service(said) => {
                     let read = |service: core::Service| Service::of(&service).into();

@@ -33,7 +33,7 @@ use crate::migration::keeper::Keeper;
 use crate::migration::ledger::{Ledger, LedgerError};
 use crate::model::addresses::Ranges;
 use crate::objects::kubernetes::ClusterSource;
-use crate::objects::{DirectorySource, ObjectName};
+use crate::objects::{Controller, DirectorySource, ObjectName};
 use crate::registry::eureka::peers::PeerUrl;
 use crate::registry::eureka::store::StoreError;
 use crate::registry::eureka::{Eureka, Options as EurekaOptions};
@@ -75,6 +75,7 @@ pub struct Options {
 
 /// Where the user's objects are.
 #[derive(Debug, Clone)]
+#[allow(clippy::large_enum_variant, reason = "there is one in a process")]
 pub enum Objects {
     /// In a folder of YAML.
     Directory(PathBuf),
@@ -91,16 +92,19 @@ pub struct Cluster {
     pub namespace: String,
     /// The name of this replica, which no other has.
     pub replica: String,
+    /// Whose classes are ours.
+    pub controller: Controller,
     /// What Gateways are given to run in; `None`: their proxies are somebody else's to start.
     pub gateways: Option<Settings>,
 }
 
 impl std::fmt::Debug for Cluster {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Cluster { namespace, replica, gateways, .. } = self;
+        let Cluster { namespace, replica, controller, gateways, .. } = self;
         f.debug_struct("Cluster")
             .field("namespace", namespace)
             .field("replica", replica)
+            .field("controller", controller)
             .field("gateways", gateways)
             .finish_non_exhaustive()
     }
@@ -245,14 +249,14 @@ pub async fn start(options: Options) -> Result<Running, StartError> {
             let book = Book::new(states.collect());
             (Source::Directory(folder.clone()), Keeper::Database(ledger), book)
         }
-        Objects::Kubernetes(Cluster { client, namespace, replica, gateways }) => {
-            let objects = ClusterSource::watch(client);
+        Objects::Kubernetes(Cluster { client, namespace, replica, controller, gateways }) => {
+            let objects = ClusterSource::watch(client, controller.clone());
             let endpoints = Endpoints::watch(client.clone());
             let keeper = Keeper::in_kubernetes(client.clone(), objects.observations());
             let (leads, leads_out) = watch::channel(false);
             let electing = lease::run(
                 client.clone(),
-                namespace.clone(),
+                ObjectName::new(namespace.as_str(), controller.own(lease::NAME)),
                 replica.clone(),
                 leads,
                 stop_rest.clone(),

@@ -6,6 +6,7 @@ mod inject;
 mod install;
 mod moves;
 pub(super) mod plane;
+mod side_by_side;
 mod smoke;
 mod validate;
 
@@ -31,6 +32,7 @@ pub(crate) async fn run(arguments: Vec<String>) -> anyhow::Result<bool> {
     case!("plane: a service moves from Eureka onto pods", plane::migration(&cluster, &folder));
     case!("plane: a leader that is killed is followed", plane::failover(&cluster, &folder));
     case!("gateways: made, served, changed and gone", gateways::lifecycle(&cluster, &folder));
+    case!("gateways: two installations with names of their own", side_by_side::named(&cluster, &folder));
     case!("ingress: with TLS, a rewrite and a canary", ingress::served(&cluster, &folder));
     let chart = install::Chart::new(&cluster, &folder)?;
     case!("install: by the chart, checked before, after and with one thing broken", chart.installed());

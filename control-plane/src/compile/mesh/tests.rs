@@ -224,7 +224,8 @@ fn a_name_that_stands_for_a_pool_has_the_rules_of_the_service_of_that_name() {
 #[test]
 fn a_mesh_of_ours_has_no_parameters() {
     let mesh = |parameters: serde_json::Value| {
-        let spec = json!({ "controllerName": CONTROLLER, "parametersRef": parameters });
+        let spec =
+            json!({ "controllerName": crate::objects::controller::CONTROLLER, "parametersRef": parameters });
         let mesh = serde_json::from_value(json!({ "metadata": { "name": "mesh" }, "spec": spec })).unwrap();
         compiled(Objects { meshes: OrdMap::unit(name("", "mesh"), Arc::new(mesh)), ..Objects::default() })
     };

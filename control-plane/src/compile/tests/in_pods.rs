@@ -25,6 +25,65 @@ fn said(conditions: &[standing::Said]) -> Vec<(&str, bool, &str)> {
 }
 
 #[test]
+fn each_installation_has_its_own_classes() {
+    let manifest = "
+apiVersion: gateway.networking.k8s.io/v1
+kind: GatewayClass
+metadata: {name: theirs}
+spec: {controllerName: example.com/gateways}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: GatewayClass
+metadata: {name: ours}
+spec: {controllerName: pontoon.dev/gateway-controller}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: one}
+spec:
+  gatewayClassName: ours
+  listeners: [{name: http, port: 80, protocol: HTTP}]
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: other}
+spec:
+  gatewayClassName: theirs
+  listeners: [{name: http, port: 80, protocol: HTTP}]
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: unclassed}
+spec:
+  gatewayClassName: pontoon
+  listeners: [{name: http, port: 80, protocol: HTTP}]
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: shop}
+spec:
+  parentRefs: [{name: one}, {name: other}]
+  rules: [{backendRefs: [{name: shop}]}]
+";
+    let of = |controller: &str| {
+        let mut objects = objects_of(manifest);
+        objects.controller = controller.parse().expect("a name");
+        let compiled = compile(&Model { objects: Arc::new(objects), ..Model::default() });
+        let standings = &compiled.standings;
+        let route = ObjectRef { kind: Kind::HttpRoute, name: ObjectName::new("default", "shop") };
+        let parents: Vec<String> =
+            standings.routes[&route].iter().map(|of| of.parent_ref.name.clone()).collect();
+        let classes: Vec<String> = standings.classes.keys().map(ToString::to_string).collect();
+        let gateways: Vec<String> = standings.gateways.keys().map(ToString::to_string).collect();
+        (classes, gateways, parents)
+    };
+    let text = |all: &[&str]| all.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let ours = (text(&["ours"]), text(&["default/one", "default/unclassed"]), text(&["one"]));
+    assert_eq!(of("pontoon.dev/gateway-controller"), ours);
+    assert_eq!(of("example.com/gateways"), (text(&["theirs"]), text(&["default/other"]), text(&["other"])));
+}
+
+#[test]
 fn what_its_pods_are_made_with_does_not_stop_those_that_serve() {
     let edge = ObjectName::new("default", "edge");
     let of = |infrastructure: &str| {

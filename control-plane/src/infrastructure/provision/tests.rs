@@ -4,6 +4,7 @@ fn settings() -> Settings {
     Settings {
         image: "pontoon-proxy:1".to_owned(),
         xds_server: "http://pontoon:18000".to_owned(),
+        controller: Controller::default(),
         service_type: ServiceType::LoadBalancer,
     }
 }
@@ -115,4 +116,18 @@ fn a_name_is_always_one_of_a_service() {
     }
     assert_ne!(name_of(&long, "pontoon"), name_of(&other, "pontoon"));
     assert!(name_of(&"1".repeat(70), "pontoon").len() <= LONGEST);
+}
+
+#[test]
+fn what_an_installation_with_a_name_makes_says_whose_it_is() {
+    let ports = BTreeSet::from([80]);
+    let marks = |settings: &Settings| -> Vec<Value> {
+        let objects = provision(&gateway(json!({})), &ports, settings, &[]);
+        let of_pods = objects[1]["spec"]["template"]["metadata"]["annotations"][CONTROLLER_NAME].clone();
+        let marks = objects.iter().map(|object| object["metadata"]["annotations"][CONTROLLER_NAME].clone());
+        marks.chain([of_pods]).collect()
+    };
+    assert!(marks(&settings()).iter().all(Value::is_null), "as it was before there were others");
+    let other = Settings { controller: "example.com/gateways".parse().unwrap(), ..settings() };
+    assert_eq!(marks(&other), vec![json!("example.com/gateways"); 5]);
 }

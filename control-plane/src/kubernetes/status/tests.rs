@@ -1,4 +1,9 @@
 use super::*;
+use crate::objects::controller::CONTROLLER;
+
+fn to_apply(wanted: &Wanted, generation: i64, status: &Json, now: Timestamp) -> Option<Json> {
+    super::to_apply(&Controller::default(), wanted, generation, status, now)
+}
 
 fn said(kind: &'static str, status: bool, reason: &str) -> Said {
     Said { kind, status, reason: reason.to_owned(), message: String::new() }
@@ -71,6 +76,22 @@ fn another_controllers_parents_go_back_as_they_were() {
     assert_eq!(to_apply(&none, 2, &first, at(30)).unwrap(), json!({ "parents": [theirs] }));
     assert_eq!(to_apply(&none, 2, &json!({ "parents": [theirs] }), at(30)), None);
     assert_eq!(to_apply(&none, 2, &Json::Null, at(30)), None);
+}
+
+#[test]
+fn another_installation_of_ours_is_another_controller() {
+    let other: Controller = "example.com/gateways".parse().unwrap();
+    let parents = vec![(json!({ "name": "edge" }), vec![said("Accepted", true, "Accepted")])];
+    let wanted = Wanted { parents: Some(parents), ..Wanted::default() };
+    let first = to_apply(&wanted, 2, &Json::Null, at(10)).unwrap();
+    // What it has seen of a newer version is none of the other's business.
+    let both = super::to_apply(&other, &wanted, 1, &first, at(20)).unwrap();
+    let names: Vec<&str> =
+        both["parents"].as_array().unwrap().iter().map(|of| of["controllerName"].as_str().unwrap()).collect();
+    assert_eq!(names, [CONTROLLER, "example.com/gateways"]);
+    assert_eq!(both["parents"][0], first["parents"][0]);
+    assert_eq!(to_apply(&wanted, 2, &both, at(30)), None);
+    assert_eq!(super::to_apply(&other, &wanted, 1, &both, at(30)), None);
 }
 
 #[test]

@@ -18,7 +18,7 @@ use crate::objects::config_map;
 use crate::objects::document::{self, Document, Identity, Object};
 use crate::objects::problem::{Position, Problem, Severity};
 use crate::objects::yaml::{Key, Node, Value};
-use crate::objects::{Kind, ObjectName, ObjectRef, Service};
+use crate::objects::{Controller, Kind, ObjectName, ObjectRef, Service};
 
 /// Where a problem is that has no file.
 const ORIGIN: &str = "kubernetes";
@@ -27,8 +27,13 @@ const MAX_DEPTH: usize = 64;
 /// The field of a `Migration`'s status that says where it stands.
 pub const STATE: &str = "state";
 
-/// Who writes statuses, as server-side apply names it.
-pub const STATUS_MANAGER: &str = "pontoon";
+/// Who writes statuses, as server-side apply names it; [of this installation](Controller::own).
+const STATUS_MANAGER: &str = "pontoon";
+
+/// Who writes our statuses.
+pub fn status_manager(controller: &Controller) -> String {
+    controller.own(STATUS_MANAGER)
+}
 
 /// An object as the API server says it.
 #[derive(Debug, Clone, PartialEq)]
@@ -48,7 +53,7 @@ pub struct Observation {
     pub resource_version: String,
     /// Its status; `Null` where it has none.
     pub status: Json,
-    /// Whether there is something in its status that was written as [`STATUS_MANAGER`].
+    /// Whether there is something in its status that was written as [`status_manager`].
     pub has_our_status: bool,
     /// `spec.gatewayClassName`, also of a version that is refused.
     pub gateway_class: Option<String>,
@@ -62,8 +67,9 @@ pub struct Observation {
 pub type Observations = OrdMap<ObjectRef, Arc<Observation>>;
 
 impl Raw {
-    /// Takes an object apart. Those of a list say neither kind nor version where they are Kubernetes's own.
-    pub fn of(of: Kind, object: DynamicObject) -> Raw {
+    /// Takes an object apart. Those of a list say neither kind nor version where they are Kubernetes's own. `manager`
+    /// is who writes our statuses.
+    pub fn of(of: Kind, object: DynamicObject, manager: &str) -> Raw {
         let DynamicObject { types, mut metadata, data } = object;
         let (mut rest, mut status) = (serde_json::Map::new(), Json::Null);
         let (api_version, kind) = match types {
@@ -74,7 +80,7 @@ impl Raw {
         rest.insert("kind".into(), kind.into());
         let managed = metadata.managed_fields.take();
         let has_our_status = managed.iter().flatten().any(|entry| {
-            entry.manager.as_deref() == Some(STATUS_MANAGER) && entry.subresource.as_deref() == Some("status")
+            entry.manager.as_deref() == Some(manager) && entry.subresource.as_deref() == Some("status")
         });
         let spec = |field: &str| data.get("spec").and_then(|spec| spec.get(field));
         let text = |field: &str| spec(field).and_then(Json::as_str).map(str::to_owned);
@@ -191,6 +197,13 @@ impl Default for Store {
 }
 
 impl Store {
+    /// Of an installation of this name.
+    pub fn of(controller: Controller) -> Store {
+        let mut store = Store::default();
+        Arc::make_mut(&mut store.loaded.objects).controller = controller;
+        store
+    }
+
     /// Whether everything that there is to be listed was, once.
     pub fn is_complete(&self) -> bool {
         let listed =

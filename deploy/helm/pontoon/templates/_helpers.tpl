@@ -1,9 +1,30 @@
-{{/* The names are the same in every release: there is one Pontoon in a cluster, and a second release is told so. */}}
+{{/*
+The names are the same in every release: there is one Pontoon in a cluster, and a second release is told so. One with a controllerName
+of its own may be there, too: what of it is the cluster's has its namespace behind the name.
+*/}}
 
 {{/* What is wrong with the values taken together; the schema looks at each of them. */}}
 {{- define "pontoon.check" -}}
 {{- if and .Values.persistence.enabled (ne (int .Values.replicas) 1) -}}
 {{- fail (printf "replicas is %d: with persistence.enabled it has to be 1, for a volume is one replica's own" (int .Values.replicas)) -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "pontoon.isUsual" -}}
+{{- if eq .Values.gateways.controllerName "pontoon.dev/gateway-controller" }}true{{ end -}}
+{{- end -}}
+
+{{/* Of what is the cluster's, of {name, root}. */}}
+{{- define "pontoon.clusterName" -}}
+{{ .name }}{{ if not (include "pontoon.isUsual" .root) }}-{{ .root.Release.Namespace }}{{ end }}
+{{- end -}}
+
+{{/* As the program makes it of the controllerName (Controller::own). */}}
+{{- define "pontoon.lease" -}}
+{{- if include "pontoon.isUsual" . -}}
+pontoon
+{{- else -}}
+pontoon-{{ regexReplaceAll "[^a-z0-9.-]+" (lower .Values.gateways.controllerName) "-" | trunc 100 | trimAll "-." }}
 {{- end -}}
 {{- end -}}
 

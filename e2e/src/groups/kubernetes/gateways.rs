@@ -120,7 +120,7 @@ async fn gone(namespace: &Namespace) -> anyhow::Result<()> {
     .await
 }
 
-const PROXY: &str = "pontoon.dev/pontoon-proxy:0.1.0";
+pub(super) const PROXY: &str = "pontoon.dev/pontoon-proxy:0.1.0";
 const PARAMETERS_REF: &str =
     r#"{"spec":{"infrastructure":{"parametersRef":{"group":"","kind":"ConfigMap","name":"edge"}}}}"#;
 

@@ -15,7 +15,7 @@ fn raw(json: Json) -> (Kind, ObjectName, Raw) {
         object.metadata.namespace.clone().unwrap_or_default(),
         object.metadata.name.clone().unwrap(),
     );
-    let raw = Raw::of(kind, object);
+    let raw = Raw::of(kind, object, STATUS_MANAGER);
     (kind, name, raw)
 }
 
@@ -247,7 +247,7 @@ fn kubernetes_own_kinds_are_read_from_a_list() {
             object.metadata.namespace.clone().unwrap_or_default(),
             object.metadata.name.clone().unwrap(),
         );
-        case.store.hear(kind, Some(Heard::Applied(name, Raw::of(kind, object))), now);
+        case.store.hear(kind, Some(Heard::Applied(name, Raw::of(kind, object, STATUS_MANAGER))), now);
     }
     assert!(case.take());
     assert!(case.loaded.problems.is_empty(), "{:?}", case.loaded.problems);
