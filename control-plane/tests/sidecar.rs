@@ -418,6 +418,7 @@ fn routed_service(old: SocketAddr, new: SocketAddr) -> Model {
             serving: true,
             terminating: false,
             zone: None,
+            for_zones: Arc::default(),
         };
         let ports = ["http", "admin"].map(|port| (port.into(), vec![pod.clone()])).into();
         Arc::new(ServiceEndpoints { ports })

@@ -49,6 +49,10 @@ pub struct Args {
     /// What it is configured as: the `NAMESPACE/NAME` of a Gateway, or a sidecar's `NAMESPACE`.
     #[arg(long, alias = "service-cluster", env = "PONTOON_PROXY_CLUSTER", value_name = "NAMESPACE[/NAME]")]
     pub cluster: Option<String>,
+    /// The zone that it runs in (topology.kubernetes.io/zone): endpoints that are meant for clients there go first.
+    /// Default, and where it is empty: none is known.
+    #[arg(long, alias = "service-zone", env = "PONTOON_PROXY_ZONE", value_name = "ZONE")]
+    pub zone: Option<String>,
     /// Where the admin port listens. Default: 127.0.0.1:15000; port 0 takes a free one.
     #[arg(long, env = "PONTOON_PROXY_ADMIN", value_name = "ADDRESS")]
     pub admin: Option<SocketAddr>,
@@ -216,6 +220,7 @@ struct File {
     xds_variant: Option<XdsVariant>,
     node_id: Option<String>,
     cluster: Option<String>,
+    zone: Option<String>,
     admin: Option<SocketAddr>,
     health: Option<SocketAddr>,
     #[serde(default)]
@@ -258,6 +263,8 @@ pub struct Bootstrap {
     pub node_id: String,
     /// `Node.cluster`.
     pub cluster: String,
+    /// `Node.locality.zone`.
+    pub zone: Option<String>,
     /// The admin port.
     pub admin: SocketAddr,
     /// The health port.
@@ -413,6 +420,8 @@ impl Bootstrap {
             node_id: name("--node-id", args.node_id.or(file.node_id))?.unwrap_or_else(default_node_id),
             cluster: name("--cluster", args.cluster.or(file.cluster))?
                 .unwrap_or_else(|| default_cluster.into()),
+            // A pod's label that is not there is an empty variable.
+            zone: args.zone.or(file.zone).filter(|zone| !zone.is_empty()),
             admin,
             health: args.health.or(file.health),
             refuse_local_endpoints: args.refuse_local_endpoints || file.refuse_local_endpoints,

@@ -25,5 +25,6 @@ mod tcp_proxy;
 mod tls;
 mod tls_upstream;
 pub mod virtual_address;
+mod zones;
 
 pub use self::store::{Dumped, OwnEndpoints, Refused, Store};

@@ -229,6 +229,8 @@ pub fn start(
     fixed: Vec<(ResourceType, Resource)>,
 ) -> Result<Shared, Problem> {
     let (sender, status) = watch::channel(Status::default());
+    let locality = config.as_ref().and_then(|config| config.node.locality.as_ref());
+    let zone = locality.map(|locality| Arc::from(locality.zone.as_str()));
     let mut store = Store::fixed(fixed, config.is_none(), Instant::now())?;
     let mut asked = None;
     if let Some(Sidecar { outbound, inbound, naming, dns: _ }) = options {
@@ -243,7 +245,7 @@ pub fn start(
     let (on_demand, asks) = asked.unzip();
     let names = on_demand.clone().map(|on_demand| Arc::new(Mutex::new(Names::new(on_demand))));
     let shared = Shared {
-        store: Arc::new(Mutex::new(store)),
+        store: Arc::new(Mutex::new(store.in_zone(zone))),
         subscriptions: Subscriptions::default(),
         listeners: Arc::new(watch::Sender::new(Vec::new())),
         changes: Arc::new(watch::Sender::new(0)),

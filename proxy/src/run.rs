@@ -8,8 +8,8 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::Context as _;
 use pontoon_xds::client::Config;
-use pontoon_xds::pb::envoy::config::core::v3::Node;
 use pontoon_xds::pb::envoy::config::core::v3::node::UserAgentVersionType;
+use pontoon_xds::pb::envoy::config::core::v3::{Locality, Node};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
@@ -365,6 +365,7 @@ fn node(bootstrap: &Bootstrap) -> Node {
         user_agent_version_type: Some(UserAgentVersionType::UserAgentVersion(
             env!("CARGO_PKG_VERSION").into(),
         )),
+        locality: bootstrap.zone.clone().map(|zone| Locality { zone, ..Locality::default() }),
         ..Node::default()
     }
 }

@@ -2,12 +2,15 @@
 //! a DNS pool is looked up by the proxies and has none to send.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 use envoy_types::pb::envoy::config::cluster::v3::Cluster;
 use envoy_types::pb::envoy::config::cluster::v3::cluster::{
     ClusterDiscoveryType, DiscoveryType, EdsClusterConfig, LbPolicy,
 };
-use envoy_types::pb::envoy::config::core::v3::{Address, HealthStatus, Http2ProtocolOptions, Locality};
+use envoy_types::pb::envoy::config::core::v3::{
+    Address, HealthStatus, Http2ProtocolOptions, Locality, Metadata,
+};
 use envoy_types::pb::envoy::config::endpoint::v3::lb_endpoint::HostIdentifier;
 use envoy_types::pb::envoy::config::endpoint::v3::{
     ClusterLoadAssignment, Endpoint, LbEndpoint, LocalityLbEndpoints,
@@ -17,12 +20,17 @@ use envoy_types::pb::envoy::extensions::upstreams::http::v3::http_protocol_optio
 use envoy_types::pb::envoy::extensions::upstreams::http::v3::http_protocol_options::{
     ExplicitHttpConfig, UpstreamProtocolOptions,
 };
+use envoy_types::pb::google::protobuf::value::Kind;
+use envoy_types::pb::google::protobuf::{ListValue, Struct, Value};
 use envoy_types::util::pack_any;
 
 use super::tls;
 use super::wire;
 use crate::model::upstream::{self, Source, Upstream};
 use crate::objects::pool::{LoadBalancer, Protocol};
+
+/// The key of what our proxies read of an endpoint's metadata.
+const ZONES: &str = "pontoon.dev/zones";
 
 /// The cluster's settings. To endpoints behind TLS, proxies that have a certificate show it.
 pub(super) fn cluster(upstream: &Upstream, with_certificate: bool) -> Cluster {
@@ -63,7 +71,8 @@ pub(super) fn assignment(name: &str, endpoints: &[upstream::Endpoint]) -> Cluste
     let mut zones: BTreeMap<&str, Vec<LbEndpoint>> = BTreeMap::new();
     for e in endpoints {
         let zone = zones.entry(e.zone.as_deref().unwrap_or_default()).or_default();
-        zone.push(endpoint(wire::socket(e.address), e.weight));
+        let metadata = (!e.for_zones.is_empty()).then(|| for_zones(&e.for_zones));
+        zone.push(LbEndpoint { metadata, ..endpoint(wire::socket(e.address), e.weight) });
     }
     load_assignment(name, zones)
 }
@@ -98,6 +107,15 @@ fn endpoint(address: Address, weight: u32) -> LbEndpoint {
     }
 }
 
+/// The zones whose clients an endpoint is meant for. Proxies that know where they are choose by it; others pass it over.
+fn for_zones(zones: &[Arc<str>]) -> Metadata {
+    let text = |zone: &Arc<str>| Value { kind: Some(Kind::StringValue(zone.to_string())) };
+    let list = Kind::ListValue(ListValue { values: zones.iter().map(text).collect() });
+    // One key a map, as their order is another in each process.
+    let fields = [("for".to_owned(), Value { kind: Some(list) })].into();
+    Metadata { filter_metadata: [(ZONES.to_owned(), Struct { fields })].into(), ..Metadata::default() }
+}
+
 /// HTTP/1.1 is what a cluster speaks without being told.
 fn protocol_options(protocol: Protocol) -> HashMap<String, envoy_types::pb::google::protobuf::Any> {
     match protocol {
@@ -121,10 +139,27 @@ mod tests {
 
     #[test]
     fn localities_have_what_grpc_asks_for() {
-        let endpoint = upstream::Endpoint { address: ([127, 0, 0, 1], 1).into(), weight: 1, zone: None };
+        let address = ([127, 0, 0, 1], 1).into();
+        let endpoint = upstream::Endpoint { address, weight: 1, zone: None, for_zones: Arc::default() };
         let assignment = assignment("a", &[endpoint]);
         let locality = assignment.endpoints.first().expect("a locality");
         assert_eq!(locality.locality, Some(Locality::default()));
         assert_eq!(locality.load_balancing_weight, wire::number(1));
+    }
+
+    #[test]
+    fn an_endpoint_says_whose_it_is_where_that_is_known() {
+        let of = |last: u8, zones: &[&str]| upstream::Endpoint {
+            address: ([192, 0, 2, last], 80).into(),
+            weight: 1,
+            zone: Some("a".into()),
+            for_zones: zones.iter().map(|zone| Arc::from(*zone)).collect(),
+        };
+        let assignment = assignment("a", &[of(1, &["a", "b"]), of(2, &[])]);
+        let endpoints = assignment.endpoints.first().expect("a locality").lb_endpoints.iter();
+        let said: Vec<_> = endpoints.map(|endpoint| endpoint.metadata.clone()).collect();
+        assert_eq!(said, [Some(for_zones(&["a".into(), "b".into()])), None]);
+        let json = format!("{:?}", said[0]);
+        assert!(json.contains("pontoon.dev/zones") && json.contains("\"for\""), "{json}");
     }
 }

@@ -269,6 +269,7 @@ fn with_service(addresses: &[&str]) -> Model {
         serving: true,
         terminating: false,
         zone: None,
+        for_zones: Arc::default(),
     });
     let endpoints = ServiceEndpoints { ports: [("http".into(), pods.collect())].into() };
     let services = ServiceView { services: OrdMap::unit(name.clone(), Arc::new(endpoints)), held: false };

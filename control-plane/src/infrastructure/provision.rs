@@ -24,6 +24,8 @@ pub const CONTROLLER_NAME: &str = "pontoon.dev/controller-name";
 const LONGEST: usize = 63;
 /// How many there are at first: a Gateway without a proxy for a moment is an outage.
 pub const REPLICAS: u32 = 2;
+/// Where a pod runs, as a field of it.
+pub const ZONE_LABEL: &str = "metadata.labels['topology.kubernetes.io/zone']";
 /// What the kubelet asks.
 const HEALTH: u16 = 15_021;
 /// Until every node's rules have forgotten a pod that is told to end.
@@ -247,6 +249,8 @@ impl<'a> Made<'a> {
                     field("POD_NAME", "metadata.name"),
                     said("PONTOON_PROXY_NODE_ID", &format!("{}/$(POD_NAME)", self.namespace)),
                     said("PONTOON_PROXY_CLUSTER", &format!("{}/{}", self.namespace, self.gateway)),
+                    // Of its node's, since Kubernetes 1.35; empty before, and where nodes have none.
+                    field("PONTOON_PROXY_ZONE", ZONE_LABEL),
                     said("PONTOON_PROXY_XDS_SERVER", &self.settings.xds_server),
                     said("PONTOON_PROXY_HEALTH", &format!("[::]:{HEALTH}")),
                     said("PONTOON_PROXY_DRAIN_SECONDS", &DRAIN_SECONDS.to_string()),

@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use super::options::{Interception, Options};
 use super::{INTERCEPT, SIDECAR, Settings};
+use crate::infrastructure::provision::ZONE_LABEL;
 
 /// Where the application's connections arrive.
 pub(super) const OUTBOUND: u16 = 15_001;
@@ -96,6 +97,7 @@ fn sidecar(settings: &Settings, options: &Options) -> Value {
         field("POD_NAME", "metadata.name"),
         said("PONTOON_PROXY_NODE_ID", String::from("$(POD_NAMESPACE)/$(POD_NAME)")),
         said("PONTOON_PROXY_CLUSTER", String::from("$(POD_NAMESPACE)")),
+        field("PONTOON_PROXY_ZONE", ZONE_LABEL),
         said("PONTOON_PROXY_XDS_SERVER", settings.xds_server.clone()),
         said("PONTOON_PROXY_HEALTH", format!("[::]:{HEALTH}")),
         said("PONTOON_PROXY_WORKERS", options.workers.to_string()),

@@ -50,6 +50,8 @@ pub struct PodEndpoint {
     pub terminating: bool,
     /// Where it runs.
     pub zone: Option<Arc<str>>,
+    /// The zones whose clients it is meant for, in order; empty: nothing is said.
+    pub for_zones: Arc<[Arc<str>]>,
 }
 
 /// One application's instances.

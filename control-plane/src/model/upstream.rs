@@ -95,6 +95,8 @@ pub struct Endpoint {
     pub weight: u32,
     /// Where it runs, where that is known.
     pub zone: Option<Arc<str>>,
+    /// The zones whose clients it is meant for, in order; empty: nothing is said.
+    pub for_zones: Arc<[Arc<str>]>,
 }
 
 /// No other cluster's name is without a slash.
@@ -261,7 +263,7 @@ fn static_endpoints(written: &[crate::objects::pool::PoolEndpoint]) -> Result<Ve
             )
         })?;
         let (address, weight) = ((ip, endpoint.port).into(), endpoint.weight.max(1));
-        endpoints.push(Endpoint { address, weight, zone: None });
+        endpoints.push(Endpoint { address, weight, zone: None, for_zones: Arc::default() });
     }
     Ok(in_order(endpoints))
 }
@@ -375,7 +377,9 @@ fn of_pods(pods: Option<&[PodEndpoint]>, prefers_v6: bool, held: bool) -> Resolv
     let takes_new = |pod: &&PodEndpoint| pod.ready || none_ready && pod.serving && pod.terminating;
     let endpoints = all.iter().filter(takes_new).filter_map(|pod| {
         let address = if prefers_v6 { pod.v6.or(pod.v4) } else { pod.v4.or(pod.v6) }?;
-        Some(Endpoint { address, weight: 1, zone: pod.zone.clone() })
+        // Of those that end nobody is preferred.
+        let for_zones = if pod.ready { pod.for_zones.clone() } else { Arc::default() };
+        Some(Endpoint { address, weight: 1, zone: pod.zone.clone(), for_zones })
     });
     let endpoints = in_order(endpoints.collect());
     let status = SourceStatus {
@@ -402,7 +406,7 @@ fn endpoint_of(instance: &Instance) -> Result<Endpoint, String> {
     let port = instance.port.filter(|port| *port != 0).ok_or_else(|| {
         "it has no plain HTTP port enabled; TLS to instances is not supported yet".to_owned()
     })?;
-    Ok(Endpoint { address: (ip, port).into(), weight: 1, zone: None })
+    Ok(Endpoint { address: (ip, port).into(), weight: 1, zone: None, for_zones: Arc::default() })
 }
 
 #[cfg(test)]

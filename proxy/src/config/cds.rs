@@ -17,7 +17,7 @@ use envoy_types::pb::envoy::extensions::upstreams::http::v3::http_protocol_optio
 use envoy_types::pb::envoy::extensions::upstreams::http::v3::http_protocol_options::explicit_http_config::ProtocolConfig;
 use envoy_types::pb::google::protobuf::UInt32Value;
 
-use super::eds::{self, Compiled as Endpoints};
+use super::eds;
 use super::hcm::{check_common, check_http1, check_http2, duration, limit, set};
 use super::keepalive::{self, Keepalive};
 use super::lds::unpack;
@@ -116,7 +116,7 @@ pub(super) struct Compiled {
     pub(super) tls: Option<tls_upstream::Upstream>,
     pub(super) source: EndpointSource,
     /// The endpoints of a static cluster.
-    pub(super) endpoints: Option<Endpoints>,
+    pub(super) endpoints: Option<Vec<eds::Compiled>>,
     pub(super) breakers: Limits,
 }
 
@@ -311,7 +311,7 @@ fn bounds(common: &CommonOptions) -> Result<(Duration, ConnectionLimits), Proble
     Ok((idle, connections))
 }
 
-fn source(message: &Cluster) -> Result<(EndpointSource, Option<Endpoints>), Problem> {
+fn source(message: &Cluster) -> Result<(EndpointSource, Option<Vec<eds::Compiled>>), Problem> {
     let kind = match message.cluster_discovery_type {
         None => DiscoveryType::Static,
         Some(ClusterDiscoveryType::Type(kind)) => DiscoveryType::try_from(kind)
@@ -328,7 +328,7 @@ fn source(message: &Cluster) -> Result<(EndpointSource, Option<Endpoints>), Prob
             Ok((EndpointSource::Eds(name.unwrap_or(&message.name).into()), None))
         }
         DiscoveryType::Static => {
-            let endpoints = message.load_assignment.as_ref().map(eds::compile).transpose();
+            let endpoints = message.load_assignment.as_ref().map(|all| eds::compile(all, None)).transpose();
             let endpoints = endpoints.under(|| "load_assignment".into())?;
             Ok((EndpointSource::Static, Some(endpoints.unwrap_or_default())))
         }

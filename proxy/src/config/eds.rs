@@ -12,6 +12,7 @@ use envoy_types::pb::envoy::config::endpoint::v3::{
 use super::lds::{host_and_port, socket_address};
 use super::problem::{Problem, Under, each};
 use super::support::{Message, support};
+use super::zones::{self, Meant};
 use crate::upstream::cluster::EndpointHealth;
 
 pub(super) const MESSAGES: &[Message] = &[LOAD_ASSIGNMENT, POLICY, LOCALITY, LB_ENDPOINT, ENDPOINT];
@@ -45,9 +46,8 @@ support! {
 
 support! {
     LB_ENDPOINT, lb_endpoint: LbEndpoint = "envoy.config.endpoint.v3.LbEndpoint";
-    read: health_status, load_balancing_weight, host_identifier;
-    ignored:
-        metadata => "no filter here reads it";
+    read: health_status, load_balancing_weight, host_identifier, metadata;
+    ignored:;
     refused: ;
 }
 
@@ -61,11 +61,12 @@ support! {
     refused: additional_addresses;
 }
 
-/// Address, weight and health of each endpoint.
-pub(super) type Compiled = Vec<(SocketAddr, u32, EndpointHealth)>;
+/// Address, weight and health of an endpoint.
+pub(super) type Compiled = (SocketAddr, u32, EndpointHealth);
 
-pub(super) fn compile(message: &ClusterLoadAssignment) -> Result<Compiled, Problem> {
-    each_of(message, |whole, host| {
+/// The endpoints that a proxy in this zone, where it knows of one, sends to.
+pub(super) fn compile(message: &ClusterLoadAssignment, zone: Option<&str>) -> Result<Vec<Compiled>, Problem> {
+    let endpoints = each_of(message, |whole, host| {
         let address = host.address.as_ref().ok_or_else(|| Problem::new("endpoint.address", "is missing"))?;
         let address = socket_address(address).under(|| "endpoint.address".into())?;
         let weight = whole.load_balancing_weight.map_or(1, |n| n.value).max(1);
@@ -74,8 +75,10 @@ pub(super) fn compile(message: &ClusterLoadAssignment) -> Result<Compiled, Probl
             HealthStatus::Draining => EndpointHealth::Draining,
             HealthStatus::Unhealthy | HealthStatus::Timeout => EndpointHealth::Unhealthy,
         };
-        Ok((address, weight, health))
-    })
+        let meant = zone.map_or(Ok(Meant::Unsaid), |zone| zones::read(whole.metadata.as_ref(), zone))?;
+        Ok(((address, weight, health), meant))
+    })?;
+    Ok(zones::preferred(endpoints))
 }
 
 /// The names that stand for endpoints, and their ports: every address that a name has is like every other.

@@ -51,7 +51,9 @@ pub struct Store {
     /// Clusters whose endpoints go by another name than theirs: that name, and theirs.
     aliases: BTreeSet<(Arc<str>, Arc<str>)>,
     clusters: BTreeMap<Arc<str>, Entry<Option<Upstream>>>,
-    assignments: BTreeMap<Arc<str>, Entry<eds::Compiled>>,
+    assignments: BTreeMap<Arc<str>, Entry<Vec<eds::Compiled>>>,
+    /// Where this proxy is: endpoints that are meant for it go first.
+    zone: Option<Arc<str>>,
     routes: BTreeMap<Arc<str>, RouteEntry>,
     listeners: BTreeMap<Arc<str>, Entry<ListenerEntry>>,
     /// API listeners, with what they say.
@@ -129,6 +131,12 @@ pub struct Dumped {
 }
 
 impl Store {
+    /// The same of a proxy that is in this zone. Endpoints that are there already stay as they are.
+    #[must_use]
+    pub fn in_zone(self, zone: Option<Arc<str>>) -> Store {
+        Store { zone, ..self }
+    }
+
     /// The store of a process whose bootstrap has resources: secrets before clusters before listeners. `alone`:
     /// there are no others.
     ///
@@ -250,7 +258,7 @@ impl Store {
     fn put_assignment(&mut self, resource: Resource) -> Result<(), Problem> {
         let message: ClusterLoadAssignment = decode(&resource)?;
         named(&resource, &message.cluster_name)?;
-        let compiled = eds::compile(&message)?;
+        let compiled = eds::compile(&message, self.zone.as_deref())?;
         for handle in self.clusters_of(&resource.name) {
             if compiled.is_empty() && !handle.endpoints.load().endpoints.is_empty() {
                 tracing::warn!(cluster = %handle.name, "the control plane took the last endpoint of a cluster");

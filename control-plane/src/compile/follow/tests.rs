@@ -127,6 +127,7 @@ impl Step {
                     serving: true,
                     terminating: false,
                     zone: None,
+                    for_zones: Arc::default(),
                 };
                 let endpoints = ServiceEndpoints { ports: [("http".into(), vec![pod])].into() };
                 let mut services = model.registry.services.services.clone();

@@ -90,6 +90,7 @@ fn merged<'s>(slices: impl Iterator<Item = &'s Arc<Slice>>) -> ServiceEndpoints 
                     serving: false,
                     terminating: false,
                     zone: endpoint.zone.clone(),
+                    for_zones: endpoint.for_zones.clone(),
                 });
                 let address = Some((endpoint.ip, *number).into());
                 match endpoint.ip.is_ipv4() {

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::discovery::v1::{self, EndpointSlice};
 
 use crate::objects::ObjectName;
 
@@ -11,6 +11,8 @@ use crate::objects::ObjectName;
 const SERVICE: &str = "kubernetes.io/service-name";
 /// Kubernetes' own limit for one slice. More would be somebody else's mistake.
 const MOST_ENDPOINTS: usize = 1000;
+/// Kubernetes' own limit for the zones of one endpoint.
+const MOST_ZONES: usize = 8;
 
 /// A slice by its name.
 pub type Key = ObjectName;
@@ -41,6 +43,18 @@ pub struct Endpoint {
     pub terminating: bool,
     /// Where it runs.
     pub zone: Option<Arc<str>>,
+    /// Whose clients it is meant for (`hints.forZones`); empty: nothing is said.
+    pub for_zones: Arc<[Arc<str>]>,
+}
+
+fn for_zones(endpoint: &v1::Endpoint) -> Arc<[Arc<str>]> {
+    let hints = endpoint.hints.as_ref().and_then(|hints| hints.for_zones.as_deref()).unwrap_or_default();
+    let mut zones: Vec<Arc<str>> =
+        hints.iter().take(MOST_ZONES).map(|zone| Arc::from(zone.name.as_str())).collect();
+    // The same set is the same resource.
+    zones.sort_unstable();
+    zones.dedup();
+    zones.into()
 }
 
 /// The name of a slice.
@@ -78,6 +92,7 @@ pub fn read(slice: &EndpointSlice) -> Option<(Key, Slice)> {
             serving: conditions.and_then(|c| c.serving).unwrap_or(ready),
             terminating: conditions.and_then(|c| c.terminating).unwrap_or(false),
             zone: endpoint.zone.as_deref().map(Arc::from),
+            for_zones: for_zones(endpoint),
         })
     });
     let service = ObjectName::new(key.namespace.clone(), service.as_str());

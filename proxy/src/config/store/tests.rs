@@ -295,3 +295,35 @@ fn a_transparent_listener_has_sockets_of_its_own() {
     let original = after[0].chains.load().original;
     assert_eq!(original, Some(OriginalDst { keep_source: false }), "only a sidecar's own borrows addresses");
 }
+
+#[test]
+fn endpoints_that_are_meant_for_its_zone_go_first() {
+    let meant = |zones: &[&str]| {
+        let all = serde_json::json!({
+            "cluster_name": "a",
+            "endpoints": [{ "lb_endpoints": zones.iter().zip(1..).map(|(zone, port)| serde_json::json!({
+                "endpoint": { "address": { "socket_address": { "address": "127.0.0.1", "port_value": port } } },
+                "metadata": { "filter_metadata": { "pontoon.dev/zones": { "for": [zone] } } },
+            })).collect::<Vec<_>>() }],
+        });
+        let bytes = json::from_json(ResourceType::Endpoint.type_url(), &all).unwrap();
+        Resource::of_body("a", bytes).decode::<ClusterLoadAssignment>().unwrap()
+    };
+    let ports = |given: &Given| -> Vec<u16> {
+        given.cluster("a").endpoints.load().endpoints.iter().map(|endpoint| endpoint.address.port()).collect()
+    };
+    let in_zone = |zone: Option<&str>| {
+        let mut given = Given::nothing();
+        given.store = std::mem::take(&mut given.store).in_zone(zone.map(Arc::from));
+        given.put(&cluster("a"));
+        given
+    };
+    let mut given = in_zone(Some("x"));
+    given.put(&meant(&["x", "y", "x"]));
+    assert_eq!(ports(&given), [1, 3]);
+    given.put(&meant(&["y", "y"]));
+    assert_eq!(ports(&given), [1, 2], "none is meant for it");
+    let mut given = in_zone(None);
+    given.put(&meant(&["x", "y", "x"]));
+    assert_eq!(ports(&given), [1, 2, 3], "it does not know where it is");
+}

@@ -121,6 +121,28 @@ impl Case {
 }
 
 #[test]
+fn an_endpoint_is_for_the_zones_that_its_hints_name() {
+    let pods = [("p1", "10.0.0.1", "ready"), ("p2", "10.0.0.2", "ready"), ("p3", "10.0.0.3", "draining")];
+    let hinted = |pods: &[(&str, &str, &str)]| {
+        let mut slice = slice("a-1", "a", "IPv4", &[("http", 8080)], pods);
+        for (endpoint, zones) in slice.endpoints.iter_mut().zip([&["b", "a"][..], &[], &["a"]]) {
+            let for_zones = zones.iter().map(|name| api::ForZone { name: (*name).to_owned() }).collect();
+            endpoint.hints = Some(api::EndpointHints { for_zones: Some(for_zones) });
+        }
+        slice
+    };
+    let zones_of = |case: &Case| -> Vec<String> {
+        let source =
+            Source::Service { name: ObjectName::new("shop", "a"), port: "http".into(), prefers_v6: false };
+        let view = RegistryView { services: case.view.clone(), ..RegistryView::default() };
+        source.resolve(&view).endpoints.iter().map(|endpoint| endpoint.for_zones.join(",")).collect()
+    };
+    assert_eq!(zones_of(&Case::listed(&[hinted(&pods)])), ["a,b", ""]);
+    let ending = [pods[1], pods[0], pods[2]].map(|(pod, address, _)| (pod, address, "draining"));
+    assert_eq!(zones_of(&Case::listed(&[hinted(&ending)])), ["", "", ""], "of those that end all are taken");
+}
+
+#[test]
 fn each_port_has_its_own_number_at_the_pods() {
     let case = Case::listed(&[slice(
         "a-1",
