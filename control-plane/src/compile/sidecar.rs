@@ -99,7 +99,9 @@ impl Sidecars {
         for name in objects.services.keys().filter(|name| is_called(splits, addresses, name)) {
             // An address has no ports, so a Service of several is not reached by it.
             if let Ok(upstream) = Upstream::of_service(objects, name, None) {
-                let upstream = policy::apply(objects, upstream, ("Service", name), None);
+                // Whose policy cannot be met is spoken to by nobody; the policy says so itself.
+                let upstream = policy::apply(objects, upstream, ("Service", name), None)
+                    .unwrap_or_else(|_| Upstream::unresolved());
                 let namespace = sidecars.namespaces.entry((&*name.namespace).into()).or_default();
                 let ports = sidecars.frontends.ports(objects, name);
                 namespace.write(&name.namespace, &name.name, Destination::to(upstream), &ports);

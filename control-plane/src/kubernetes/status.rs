@@ -244,7 +244,7 @@ impl About<'_> {
                 kind: said.kind,
                 status: said.status,
                 reason: said.reason.to_owned(),
-                message: shortened(said.message.clone()),
+                message: said.message.clone(),
             },
         });
         said.collect()
@@ -402,15 +402,6 @@ fn programmed(mut wanted: Wanted, look: impl FnOnce() -> Result<(), Fault>) -> W
 fn not_programmed(accepted: Said) -> Vec<Said> {
     let programmed = Said { kind: "Programmed", reason: "Invalid".to_owned(), ..accepted.clone() };
     vec![accepted, programmed]
-}
-
-/// For people, and within the API's bound.
-fn shortened(mut message: String) -> String {
-    if message.len() > MESSAGE_BYTES {
-        message.truncate(message.floor_char_boundary(MESSAGE_BYTES));
-        message.push_str("...");
-    }
-    message
 }
 
 fn text(field: &str, message: &str) -> String {

@@ -374,7 +374,7 @@ impl Store {
 
 /// What is wrong with an object by itself, whatever else there is.
 pub fn own_problems(of: Kind, object: DynamicObject) -> Vec<Problem> {
-    read(&Raw::of(of, object).tree).outcome.err().unwrap_or_default()
+    read(&Raw::of(of, object, "").tree).outcome.err().unwrap_or_default()
 }
 
 /// What came from an API server has no lines.
