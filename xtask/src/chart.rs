@@ -54,7 +54,10 @@ const TAKEN: [(&[&str], &[&str]); 10] = [
     ),
     (&["--set=injector.enabled=false,validator.enabled=false"], &["!name: pontoon-webhook"]),
     (
-        &["--set=gateways.controllerName=example.com/Gate_ways"],
+        &[
+            "--set=gateways.controllerName=example.com/Gate_ways",
+            "--api-versions=gateway.networking.k8s.io/v1/GatewayClass",
+        ],
         &[
             "controllerName: example.com/Gate_ways",
             "resourceNames: [pontoon-example.com-gate-ways]",
