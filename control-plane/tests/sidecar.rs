@@ -133,6 +133,16 @@ impl Sidecar {
         (answer.status().as_u16(), reason.unwrap_or_default(), answer.text().await.unwrap())
     }
 
+    /// Asks until somebody answers who may have registered only just now.
+    async fn finds(&self, host: &str, whose: &str) {
+        let found = async {
+            while self.ask(host, "1").await.2 != whose {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, found).await.unwrap_or_else(|_| panic!("{host} is never found"));
+    }
+
     async fn metric(&self, name: &str) -> u64 {
         let text =
             self.http.get(format!("{}/metrics", self.admin)).send().await.unwrap().text().await.unwrap();
@@ -176,8 +186,9 @@ async fn names_are_resolved_when_they_are_asked_for_and_a_migration_splits_them(
     let sidecar = Sidecar::start(&served.xds, "default", application("mine").await, "").await;
     assert_eq!(sidecar.metric("pontoon_names").await, 0);
 
-    assert_eq!(sidecar.ask("orders", "1").await.2, "orders");
+    sidecar.finds("orders", "orders").await;
     assert_eq!(sidecar.metric("pontoon_names").await, 1);
+    sidecar.finds("inventory", "legacy").await;
     for host in ["inventory", "INVENTORY:8080", "inventory.default", "inventory.default.svc.cluster.local."] {
         assert_eq!(sidecar.ask(host, "1").await.2, "legacy", "{host}");
     }
@@ -198,12 +209,7 @@ async fn names_are_resolved_when_they_are_asked_for_and_a_migration_splits_them(
     // An application that registers later is there at once for those who asked in vain.
     assert_eq!(sidecar.ask("late", "1").await.1, "unknown_name");
     register(&served, "late", application("late").await).await;
-    let seen = async {
-        while sidecar.ask("late", "1").await.2 != "late" {
-            tokio::task::yield_now().await;
-        }
-    };
-    tokio::time::timeout(PATIENCE, seen).await.expect("the late application never appears");
+    sidecar.finds("late", "late").await;
 }
 
 /// Eureka knows no namespaces, so a team's first sidecar reaches what is registered before anything is written down for
@@ -222,19 +228,14 @@ async fn a_namespace_without_an_object_has_the_applications_of_eureka() {
     let served = Served::start(&pool("vault", "default", target)).await;
     register(&served, "orders", application("orders").await).await;
     let sidecar = Sidecar::start(&served.xds, "bank", application("mine").await, "").await;
-    assert_eq!(sidecar.ask("orders", "1").await.2, "orders");
+    sidecar.finds("orders", "orders").await;
     for other in ["vault", "vault.default", "orders.default", "orders.bank"] {
         assert_eq!(sidecar.ask(other, "1").await.1, "unknown_name", "{other}");
     }
 
     // Its first object gives it a view of its own, without a new connection.
     std::fs::write(served.dir.path().join("objects/bank.yaml"), pool("ledger", "bank", target)).unwrap();
-    let own = async {
-        while sidecar.ask("ledger", "1").await.2 != "target" {
-            tokio::task::yield_now().await;
-        }
-    };
-    tokio::time::timeout(PATIENCE, own).await.expect("its own pool never appears");
+    sidecar.finds("ledger", "target").await;
     assert_eq!(sidecar.ask("orders.bank", "1").await.2, "orders");
     assert_eq!(sidecar.ask("orders", "1").await.2, "orders");
 }
@@ -250,7 +251,7 @@ async fn what_a_sidecar_has_and_asks_for_is_told_as_envoys_tools_expect() {
     let served = Served::start(&objects(application("target").await)).await;
     register(&served, "orders", application("orders").await).await;
     let sidecar = Sidecar::start(&served.xds, "default", application("mine").await, "").await;
-    assert_eq!(sidecar.ask("orders", "1").await.2, "orders");
+    sidecar.finds("orders", "orders").await;
     assert_eq!(sidecar.ask("nobody", "1").await.1, "unknown_name");
 
     let mut csds = ClientStatusDiscoveryServiceClient::connect(sidecar.admin.clone()).await.unwrap();
@@ -291,7 +292,7 @@ async fn hostile_hosts_cost_nothing_that_lasts_and_idle_names_go() {
     register(&served, "orders", application("orders").await).await;
     let limits = ", maxNames: 20, idleSeconds: 2, absentSeconds: 1";
     let sidecar = Sidecar::start(&served.xds, "default", application("mine").await, limits).await;
-    assert_eq!(sidecar.ask("orders", "1").await.2, "orders");
+    sidecar.finds("orders", "orders").await;
     for host in 0..500 {
         let (status, reason, _) = sidecar.ask(&format!("hostile-{host}.example"), "1").await;
         assert_eq!((status, &*reason), (503, "unknown_name"), "{host}");
@@ -321,6 +322,7 @@ async fn in_state_of_the_world_names_come_and_go_and_come_again() {
     let (mine, limits) =
         (application("mine").await, ", idleSeconds: 1, absentSeconds: 1, resolveTimeoutMs: 500");
     let sidecar = Sidecar::start_in("sotw", &served.xds, "default", mine, limits).await;
+    sidecar.finds("orders", "orders").await;
     for _ in 0..2 {
         assert_eq!(sidecar.ask("orders", "1").await.2, "orders");
         // Nothing on the wire says that a name does not exist.
@@ -333,8 +335,7 @@ async fn in_state_of_the_world_names_come_and_go_and_come_again() {
         tokio::time::timeout(PATIENCE, empty).await.expect("idle names are never dropped");
     }
     register(&served, "nobody", application("somebody").await).await;
-    let found = async { while sidecar.ask("nobody", "1").await.2 != "somebody" {} };
-    tokio::time::timeout(PATIENCE, found).await.expect("a name that comes to exist is not found");
+    sidecar.finds("nobody", "somebody").await;
     let url = format!("{}/ready?verbose", sidecar.admin);
     let said = sidecar.http.get(url).send().await.unwrap().text().await.unwrap();
     assert!(said.contains("in state of the world: connected"), "{said}");
