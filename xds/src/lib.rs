@@ -10,6 +10,7 @@ pub mod messages;
 pub mod resource;
 pub mod server;
 pub mod snapshot;
+mod sorted;
 mod variant;
 
 pub use resource::{Resource, ResourceType};

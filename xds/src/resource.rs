@@ -12,6 +12,7 @@ use crate::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
 use crate::pb::envoy::config::listener::v3::Listener;
 use crate::pb::envoy::config::route::v3::RouteConfiguration;
 use crate::pb::envoy::extensions::transport_sockets::tls::v3::Secret;
+use crate::sorted;
 
 /// The resource types that are served, in the order in which changes are pushed: what is referred to goes
 /// before what refers to it.
@@ -72,6 +73,15 @@ impl ResourceType {
         }
     }
 
+    /// Brings the entries of those maps in which we write several into one order: prost writes them in another each
+    /// time. For a message of this type, or some of its fields, just encoded; what cannot be read is left as it is.
+    pub fn sort_maps(self, body: &mut [u8]) {
+        if self == ResourceType::Route {
+            // virtual_hosts, routes, typed_per_filter_config.
+            let _ = sorted::sort(body, &[2, 3, 13]);
+        }
+    }
+
     pub(crate) fn index(self) -> usize {
         self as usize
     }
@@ -120,7 +130,9 @@ pub struct Resource {
 impl Resource {
     /// Encodes a message and derives its version.
     pub fn encode<M: ResourceMessage>(message: &M) -> Resource {
-        Resource::of_body(message.resource_name(), message.encoded())
+        let mut body = message.encoded();
+        M::TYPE.sort_maps(&mut body);
+        Resource::of_body(message.resource_name(), body)
     }
 
     /// Of a message of this name that is encoded already.

@@ -9,7 +9,7 @@ use envoy_types::pb::envoy::config::route::v3::route_match::PathSpecifier;
 use envoy_types::pb::envoy::config::route::v3::{
     DirectResponseAction, Route, RouteConfiguration, RouteMatch, VirtualHost,
 };
-use pontoon_xds::Resource;
+use pontoon_xds::{Resource, ResourceType};
 use prost::Message as _;
 
 use super::attach::Attachment;
@@ -264,6 +264,7 @@ fn field(name: String, domains: Vec<String>, routes: Vec<Route>) -> Vec<u8> {
     let message = VirtualHost { name, domains, routes, ..VirtualHost::default() };
     let mut field = Vec::new();
     prost::encoding::message::encode(VIRTUAL_HOSTS, &message, &mut field);
+    ResourceType::Route.sort_maps(&mut field);
     field
 }
 
