@@ -312,8 +312,6 @@ impl Compiler {
         }
         let (plan, sidecars) = Plan::new(model);
         self.sidecars = sidecars;
-        // So that all of them are put anew.
-        self.snapshots.retain(|view, _| is_gateway(view));
         (plan, Planned::Anew)
     }
 
