@@ -9,12 +9,13 @@ use serde::Serialize;
 use self::document::Object;
 
 mod catalogue;
-pub(crate) mod check;
+mod check;
 pub mod config_map;
 pub mod controller;
 pub mod directory;
 mod document;
 pub mod duration;
+pub(crate) mod expression;
 pub mod kubernetes;
 pub mod migration;
 pub mod namespace;

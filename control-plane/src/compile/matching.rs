@@ -15,7 +15,7 @@ use gateway_api::grpcroutes::{
 
 use super::INVALID;
 use super::wire::{self, Comparison};
-use crate::objects::check;
+use crate::objects::expression;
 use crate::objects::problem::FieldError;
 
 /// Which of two matches that a request fits is asked first, as the Gateway API orders them: exact path, then
@@ -164,7 +164,7 @@ pub(super) fn compile_grpc(written: &GrpcRouteRulesMatches, field: &str) -> Resu
         let Some(text) = part else { continue };
         let at = format!("{field}.method.{at}");
         if is_regex {
-            check::regex(text).map_err(|message| FieldError::new(&at, INVALID, message))?;
+            expression::check(text).map_err(|message| FieldError::new(&at, INVALID, message))?;
         } else if !text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_')) {
             return Err(FieldError::new(
                 at,
@@ -230,7 +230,7 @@ fn path(written: &HttpRouteRulesMatches, field: &str) -> Result<PathMatch, Field
 
 /// A regular expression that the proxies will understand; `field` is the parent of its `value`.
 pub(super) fn checked_regex(text: &str, field: &str) -> Result<String, FieldError> {
-    match check::regex(text) {
+    match expression::check(text) {
         Ok(()) => Ok(text.to_owned()),
         Err(message) => Err(FieldError::new(format!("{field}.value"), INVALID, message)),
     }

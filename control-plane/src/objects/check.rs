@@ -4,6 +4,7 @@
 use std::net::IpAddr;
 
 use super::duration::Duration;
+use super::expression;
 use super::migration::{CanaryMatch, Key, MigrationSpec, Side, Stage, WHOLE};
 use super::pool::{EurekaSource, PoolSpec, ServiceSource};
 use super::problem::FieldError;
@@ -22,21 +23,6 @@ pub(super) fn name(text: &str) -> Result<(), &'static str> {
     match text.len() <= 253 && text.split('.').all(label) {
         true => Ok(()),
         false => Err("expected lower-case letters, digits, - and ., at most 253 characters"),
-    }
-}
-
-/// A compiled expression may use so much memory; the proxy has the same limit.
-const REGEX_BYTES: usize = 1024 * 1024;
-
-/// A regular expression that the proxies will take, or what is wrong with it.
-pub(crate) fn regex(text: &str) -> Result<(), String> {
-    match regex::RegexBuilder::new(text).size_limit(REGEX_BYTES).build() {
-        Ok(_) => Ok(()),
-        Err(error) => {
-            let error = error.to_string();
-            let last = error.lines().last().unwrap_or_default().trim_start_matches("error: ");
-            Err(format!("expected a regular expression in RE2 syntax: {last}"))
-        }
     }
 }
 
@@ -209,7 +195,7 @@ fn check_canary(canary: &CanaryMatch, field: &str, errors: &mut Vec<FieldError>)
         let at = format!("{field}.header");
         header_name(&header.name, format!("{at}.name"), errors);
         exactly_one(&at, &[("value", header.value.is_some()), ("regex", header.regex.is_some())], errors);
-        if let Some(Err(message)) = header.regex.as_deref().map(regex) {
+        if let Some(Err(message)) = header.regex.as_deref().map(expression::check) {
             errors.push(FieldError::new(format!("{at}.regex"), "invalid_value", message));
         }
     }

@@ -10,7 +10,7 @@ use serde_json::{Value as Json, json};
 use crate::compile::INVALID;
 use crate::compile::hostname::Hostname;
 use crate::compile::status::ConditionType;
-use crate::objects::check;
+use crate::objects::expression;
 use crate::objects::problem::FieldError;
 
 /// What all of them begin with.
@@ -330,7 +330,7 @@ fn canary<'v>(of: &impl Fn(&str) -> Option<&'v str>) -> Result<Canary, String> {
     let header_is = match (value, of("canary-by-header-pattern")) {
         (Some(value), _) => Some(HeaderIs::Value(value.to_owned())),
         (None, Some(pattern)) => {
-            check::regex(pattern)?;
+            expression::check(pattern)?;
             Some(HeaderIs::Pattern(pattern.to_owned()))
         }
         (None, None) => None,

@@ -22,7 +22,7 @@ use crate::compile::policy;
 use crate::compile::route::{self, Compiled};
 use crate::compile::status::ConditionType;
 use crate::compile::wire::{self, Comparison};
-use crate::objects::check;
+use crate::objects::expression;
 use crate::objects::problem::FieldError;
 use crate::objects::{HttpRoute, ObjectName, Objects};
 
@@ -217,7 +217,7 @@ impl<'i> Host<'i> {
             To::Backend { backend, canary } => (backend, canary),
         };
         // A proxy would refuse all routes for one that it cannot read.
-        if let Some(Err(message)) = self.rewritten(&rule.path).map(|pattern| check::regex(&pattern)) {
+        if let Some(Err(message)) = self.rewritten(&rule.path).map(|pattern| expression::check(&pattern)) {
             errors.push((ConditionType::Accepted, FieldError::new(rule.field.clone(), INVALID, message)));
             return vec![self.rule(rule, &[], Vec::new())];
         }
