@@ -5,6 +5,7 @@
 mod dumps;
 mod gateways;
 mod moving;
+mod restart;
 
 use std::time::Duration;
 
@@ -29,7 +30,7 @@ pub(crate) async fn run(_arguments: Vec<String>) -> anyhow::Result<bool> {
     let certified = rcgen::generate_simple_self_signed(vec!["shop.example".to_owned()])?;
     let pontoon = place("PONTOON_E2E_PONTOON")?;
     let plane = ControlPlane::prepare(&pontoon, &folder, &objects(&ports, &certified, None))?;
-    let _serving = plane.start().await?;
+    let mut serving = plane.start().await?;
     let mut instances = Vec::new();
     for side in ["legacy", "legacy", "modern", "modern"] {
         let instance = Instance::start(side).await?;
@@ -75,6 +76,14 @@ pub(crate) async fn run(_arguments: Vec<String>) -> anyhow::Result<bool> {
         .case(
             "what Envoy refuses is shown with node, resource and reason, and ends with its cause",
             gateways::refused(&plane, &folder, &ports, &certified, &envoys),
+        )
+        .await;
+    let admins: Vec<_> = envoys.iter().map(|envoy| envoy.admin).chain([own.admin]).collect();
+    let changed = objects(&ports, &certified, None);
+    report
+        .case(
+            "a setting that changes while the control plane is away is in force after it comes back",
+            restart::changed(&plane, &mut serving, &folder, &changed, &admins, &loads),
         )
         .await;
     for ((gateway, _), load) in ports.gateways().into_iter().zip(loads) {

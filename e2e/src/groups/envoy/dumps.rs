@@ -60,7 +60,8 @@ pub(super) async fn refused_listener(envoy: SocketAddr, name: &str) -> anyhow::R
     Ok(())
 }
 
-async fn of(admin: SocketAddr, section: &str, list: &str) -> anyhow::Result<Value> {
+/// One list of a section of `/config_dump`.
+pub(super) async fn of(admin: SocketAddr, section: &str, list: &str) -> anyhow::Result<Value> {
     let text = get(&format!("http://{admin}/config_dump?include_eds")).await?;
     let mut dump: Value = serde_json::from_str(&text)?;
     let sections = dump["configs"].as_array_mut().context("no configs")?;

@@ -226,12 +226,22 @@ spec:
     - {{name: inventory}}
 ---
 apiVersion: pontoon.dev/v1alpha1
+kind: Pool
+metadata: {{name: legacy}}
+spec: {{eureka: {{application: inventory, selector: {{lab: legacy}}}}, connectTimeout: 5s}}
+---
+apiVersion: pontoon.dev/v1alpha1
+kind: Pool
+metadata: {{name: modern}}
+spec: {{eureka: {{application: inventory, selector: {{lab: modern}}}}, connectTimeout: 5s}}
+---
+apiVersion: pontoon.dev/v1alpha1
 kind: Migration
 metadata: {{name: inventory}}
 spec:
   service: inventory
-  legacy: {{eureka: {{application: inventory, selector: {{lab: legacy}}}}}}
-  target: {{eureka: {{application: inventory, selector: {{lab: modern}}}}}}
+  legacy: {{pool: legacy}}
+  target: {{pool: modern}}
   key: {{header: x-user-id}}
   canary:
   - header: {{name: x-canary, value: \"always\"}}
