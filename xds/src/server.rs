@@ -4,6 +4,7 @@
 
 mod away;
 mod connections;
+mod frames;
 mod service;
 mod status;
 pub mod stream;
@@ -52,8 +53,8 @@ pub struct Options {
     /// Names that one stream may subscribe to, per type. Above: `RESOURCE_EXHAUSTED`. Default 100,000.
     pub max_names: usize,
     /// Resources of one response together, if they may be split over several (all but the state of the world
-    /// of clusters and listeners); a larger one travels alone. Default 256 KiB: tonic keeps, for as long as a stream
-    /// lives, a buffer of twice its longest message, and a thousand streams would keep gigabytes.
+    /// of clusters and listeners); a larger one travels alone. Default 256 KiB: gRPC's clients take 4 MiB by default, and
+    /// tonic's keep, for as long as a stream lives, a buffer of twice its longest message.
     pub max_response_bytes: usize,
     /// Streams at once. Above: `RESOURCE_EXHAUSTED`. Default 10,000.
     pub max_streams: usize,

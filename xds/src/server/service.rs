@@ -2,18 +2,15 @@
 //! for all types together (ADS), and one for each type.
 
 use std::net::IpAddr;
-use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use futures_util::Stream as FuturesStream;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
-use tokio_stream::StreamExt as _;
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::service::Routes;
 use tonic::{Request, Status, Streaming};
 
+use super::frames::{Framed, Outbound};
 use super::stream::{Outcome, Response, Stream, TooMuch, shortened};
 use super::{Caller, Peer, Server, lock};
 use crate::pb::envoy::config::core::v3::Node;
@@ -49,23 +46,30 @@ struct Discovery {
 pub(super) fn routes(server: Server) -> Routes {
     const MAX: usize = MAX_REQUEST_BYTES;
     let all = Discovery { server };
-    Routes::new(ads::AggregatedDiscoveryServiceServer::new(all.clone()).max_decoding_message_size(MAX))
-        .add_service(sds::SecretDiscoveryServiceServer::new(all.clone()).max_decoding_message_size(MAX))
-        .add_service(cds::ClusterDiscoveryServiceServer::new(all.clone()).max_decoding_message_size(MAX))
-        .add_service(eds::EndpointDiscoveryServiceServer::new(all.clone()).max_decoding_message_size(MAX))
-        .add_service(lds::ListenerDiscoveryServiceServer::new(all.clone()).max_decoding_message_size(MAX))
-        .add_service(rds::RouteDiscoveryServiceServer::new(all).max_decoding_message_size(MAX))
+    let ads = ads::AggregatedDiscoveryServiceServer::new(all.clone()).max_decoding_message_size(MAX);
+    let sds = sds::SecretDiscoveryServiceServer::new(all.clone()).max_decoding_message_size(MAX);
+    let cds = cds::ClusterDiscoveryServiceServer::new(all.clone()).max_decoding_message_size(MAX);
+    let eds = eds::EndpointDiscoveryServiceServer::new(all.clone()).max_decoding_message_size(MAX);
+    let lds = lds::ListenerDiscoveryServiceServer::new(all.clone()).max_decoding_message_size(MAX);
+    let rds = rds::RouteDiscoveryServiceServer::new(all).max_decoding_message_size(MAX);
+    Routes::new(Framed(ads))
+        .add_service(Framed(sds))
+        .add_service(Framed(cds))
+        .add_service(Framed(eds))
+        .add_service(Framed(lds))
+        .add_service(Framed(rds))
 }
 
-type Outbound<T> = Pin<Box<dyn FuturesStream<Item = Result<T, Status>> + Send>>;
+/// What tonic is given to send: nothing, as [`Framed`] does that.
+type Nothing<T> = tokio_stream::Empty<Result<T, Status>>;
 
 impl Discovery {
     /// `only`: the type that the stream is for; `None`: all of them.
-    fn serve<P: Protocol>(
+    fn serve<P: Protocol, T>(
         &self,
         request: Request<Streaming<P::Request>>,
         only: Option<ResourceType>,
-    ) -> Result<Outbound<P::Response>, Status> {
+    ) -> Result<tonic::Response<Nothing<T>>, Status> {
         let peer = request.extensions().get::<Peer>();
         let in_use = peer.map(Peer::stream);
         let address = peer.map(|peer| peer.address).or_else(|| request.remote_addr());
@@ -92,8 +96,9 @@ impl Discovery {
                 let _gone = sender.send(Err(status)).await;
             }
         });
-        // Written out only when the wire takes it: what waits shares its resources with all other streams.
-        Ok(Box::pin(ReceiverStream::new(receiver).map(|response| response.map(P::encode))))
+        let mut answer = tonic::Response::new(tokio_stream::empty());
+        answer.extensions_mut().insert(Outbound::new(P::VARIANT, receiver));
+        Ok(answer)
     }
 }
 
@@ -104,21 +109,21 @@ macro_rules! service {
     ) => {
         #[tonic::async_trait]
         impl $service for Discovery {
-            type $sotw_stream = Outbound<DiscoveryResponse>;
-            type $delta_stream = Outbound<DeltaDiscoveryResponse>;
+            type $sotw_stream = Nothing<DiscoveryResponse>;
+            type $delta_stream = Nothing<DeltaDiscoveryResponse>;
 
             async fn $sotw(
                 &self,
                 request: Request<Streaming<DiscoveryRequest>>,
             ) -> Result<tonic::Response<Self::$sotw_stream>, Status> {
-                Ok(tonic::Response::new(self.serve::<Sotw>(request, $only)?))
+                self.serve::<Sotw, _>(request, $only)
             }
 
             async fn $delta(
                 &self,
                 request: Request<Streaming<DeltaDiscoveryRequest>>,
             ) -> Result<tonic::Response<Self::$delta_stream>, Status> {
-                Ok(tonic::Response::new(self.serve::<Delta>(request, $only)?))
+                self.serve::<Delta, _>(request, $only)
             }
 
             $(async fn $fetch(
@@ -161,13 +166,11 @@ service!(
 trait Protocol: 'static {
     const VARIANT: Variant;
     type Request: Send + 'static;
-    type Response: Send + 'static;
 
     fn node(request: &Self::Request) -> Option<&Node>;
     fn type_url(request: &Self::Request) -> &str;
     fn take(stream: &mut Stream, ty: ResourceType, request: &Self::Request) -> Result<Outcome, TooMuch>;
     fn error(request: &Self::Request) -> Option<&str>;
-    fn encode(response: Response) -> Self::Response;
 }
 
 struct Sotw;
@@ -175,7 +178,6 @@ struct Sotw;
 impl Protocol for Sotw {
     const VARIANT: Variant = Variant::Sotw;
     type Request = DiscoveryRequest;
-    type Response = DiscoveryResponse;
 
     fn node(request: &DiscoveryRequest) -> Option<&Node> {
         request.node.as_ref()
@@ -192,10 +194,6 @@ impl Protocol for Sotw {
     fn error(request: &DiscoveryRequest) -> Option<&str> {
         request.error_detail.as_ref().map(|e| e.message.as_str())
     }
-
-    fn encode(response: Response) -> DiscoveryResponse {
-        response.into_sotw()
-    }
 }
 
 struct Delta;
@@ -203,7 +201,6 @@ struct Delta;
 impl Protocol for Delta {
     const VARIANT: Variant = Variant::Delta;
     type Request = DeltaDiscoveryRequest;
-    type Response = DeltaDiscoveryResponse;
 
     fn node(request: &DeltaDiscoveryRequest) -> Option<&Node> {
         request.node.as_ref()
@@ -223,10 +220,6 @@ impl Protocol for Delta {
 
     fn error(request: &DeltaDiscoveryRequest) -> Option<&str> {
         request.error_detail.as_ref().map(|e| e.message.as_str())
-    }
-
-    fn encode(response: Response) -> DeltaDiscoveryResponse {
-        response.into_delta()
     }
 }
 

@@ -6,6 +6,7 @@
 //! when everything else is acknowledged. A peer that does not answer delays the order by
 //! [`super::Options::order_timeout`] at most.
 
+mod resources;
 mod type_state;
 
 use std::collections::HashMap;
@@ -13,18 +14,16 @@ use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
 
+pub(super) use self::resources::Left;
+pub use self::resources::Resources;
 use self::type_state::TypeState;
 pub(super) use self::type_state::shortened;
 use super::away::End;
 use super::status::{Acknowledged, Client, NodeStatus, Refusal};
 use crate::pb::envoy::config::core::v3::Node;
 use crate::pb::envoy::config::core::v3::node::UserAgentVersionType;
-use crate::pb::envoy::service::discovery::v3::{
-    DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
-    Resource as WireResource,
-};
-use crate::pb::google::protobuf::Any;
-use crate::resource::{Resource, ResourceType};
+use crate::pb::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DiscoveryRequest};
+use crate::resource::ResourceType;
 use crate::snapshot::Snapshot;
 use crate::variant::Variant;
 
@@ -49,7 +48,7 @@ pub struct Response {
     /// Version of all that the client has once it has accepted this.
     pub version: String,
     /// New and changed resources; in state of the world for CDS and LDS: all.
-    pub resources: Vec<Resource>,
+    pub resources: Resources,
     /// Names that are gone or never were (delta only).
     pub removed: Vec<std::sync::Arc<str>>,
 }
@@ -276,8 +275,13 @@ impl Stream {
     fn respond(&mut self, ty: ResourceType, part: type_state::Part) -> Response {
         let nonce = self.next_nonce.to_string();
         self.next_nonce += 1;
-        let version = self.types[ty.index()].sent(&nonce, &part);
-        Response { ty, nonce, version, resources: part.resources, removed: part.removed }
+        let state = &mut self.types[ty.index()];
+        let version = state.sent(&nonce, &part);
+        let resources = match state.world() {
+            Some(world) => Resources::All(world.clone()),
+            None => Resources::Listed(part.changed),
+        };
+        Response { ty, nonce, version, resources, removed: part.removed }
     }
 
     /// `to`: what `names` come on top of.
@@ -377,43 +381,6 @@ impl Stream {
             Some(Refusal { client: client.clone(), ty, nack: nack.clone() })
         })
     }
-}
-
-impl Response {
-    /// As a state-of-the-world message.
-    pub fn into_sotw(self) -> DiscoveryResponse {
-        let type_url = self.ty.type_url();
-        DiscoveryResponse {
-            version_info: self.version,
-            resources: self.resources.into_iter().map(|r| any(type_url, &r)).collect(),
-            type_url: type_url.to_owned(),
-            nonce: self.nonce,
-            ..DiscoveryResponse::default()
-        }
-    }
-
-    /// As a delta message.
-    pub fn into_delta(self) -> DeltaDiscoveryResponse {
-        let type_url = self.ty.type_url();
-        let resources = self.resources.into_iter().map(|r| WireResource {
-            name: r.name.to_string(),
-            version: r.version.to_string(),
-            resource: Some(any(type_url, &r)),
-            ..WireResource::default()
-        });
-        DeltaDiscoveryResponse {
-            system_version_info: self.version,
-            resources: resources.collect(),
-            type_url: type_url.to_owned(),
-            removed_resources: self.removed.iter().map(ToString::to_string).collect(),
-            nonce: self.nonce,
-            ..DeltaDiscoveryResponse::default()
-        }
-    }
-}
-
-fn any(type_url: &str, resource: &Resource) -> Any {
-    Any { type_url: type_url.to_owned(), value: resource.body.to_vec() }
 }
 
 #[cfg(test)]

@@ -27,7 +27,6 @@ const MIB: usize = 1 << 20;
 #[test]
 fn clients_that_are_stuck_cost_little_and_hold_up_nobody() {
     alone("clients_that_are_stuck_cost_little_and_hold_up_nobody", async {
-        const WORLD: usize = 4_000 * 2_000;
         let running = Running::start(0).await;
         let mut snapshot = world(4_000, 2_000);
         running.server.publish(VIEW, snapshot.clone());
@@ -35,12 +34,12 @@ fn clients_that_are_stuck_cost_little_and_hold_up_nobody() {
         healthy.until_it_has(&snapshot, "cluster-03999").await;
 
         let (mut stuck, mut revision) = (Vec::new(), 0);
-        // State of the world has one response for all clusters, and no way to cut it.
+        // State of the world has one response for all clusters, which is written out as it is read.
         for (kind, sotw, reads, count, most) in [
             ("does not read", false, 0, 50, 2 * MIB),
             ("does not acknowledge", false, 200_000, 50, 2 * MIB),
-            ("does not read, state of the world", true, 0, 5, 4 * WORLD),
-            ("does not acknowledge, state of the world", true, WORLD, 5, 4 * WORLD),
+            ("does not read, state of the world", true, 0, 50, 2 * MIB),
+            ("does not acknowledge, state of the world", true, 4_000 * 2_000, 5, 2 * MIB),
         ] {
             let (before, known) = (resident_memory(), running.server.nodes().len());
             for number in 0..count {
@@ -278,6 +277,55 @@ fn a_thousand_clients_that_return_at_once_are_sent_nothing_and_nothing_is_encode
         eventually("all have the change", || clients.iter().all(|c| c.has(&snapshot, "cluster-00000"))).await;
         assert_eq!(received(), CLIENTS * RESOURCES + CLIENTS, "nothing but the change was sent");
         assert_eq!(ENCODED.load(Ordering::SeqCst), 2 * RESOURCES + 1);
+    });
+}
+
+#[test]
+fn many_clients_in_state_of_the_world_share_it_while_it_is_sent() {
+    alone("many_clients_in_state_of_the_world_share_it_while_it_is_sent", async {
+        const CLIENTS: usize = 200;
+        const WORLD: usize = 1_000 * 4_000;
+        let running = Running::start(0).await;
+        let mut snapshot = world(1_000, 4_000);
+        running.server.publish(VIEW, snapshot.clone());
+        let healthy = Follower::start(running.port, "healthy");
+        healthy.until_it_has(&snapshot, "cluster-00999").await;
+
+        let before = resident_memory();
+        let mut all = tokio::task::JoinSet::new();
+        for number in 0..CLIENTS {
+            let port = running.port;
+            all.spawn(async move { Reader::open(port, &format!("client-{number}"), true).await });
+        }
+        let readers = soon(all.join_all()).await;
+        eventually("all are known", || running.server.nodes().len() == 1 + CLIENTS).await;
+        // All at once, and each has some of it before any has all.
+        let (ahead, all_begun) = (WORLD / 10, Arc::new(tokio::sync::Barrier::new(CLIENTS)));
+        let mut reading = tokio::task::JoinSet::new();
+        for mut reader in readers {
+            let all_begun = all_begun.clone();
+            reading.spawn(async move {
+                reader.read(ahead).await;
+                all_begun.wait().await;
+                reader.read(WORLD - ahead).await;
+                reader
+            });
+        }
+        let (mut most, mut revision) = (0, 0);
+        let mut kept = Vec::new();
+        while !reading.is_empty() {
+            most = most.max(resident_memory());
+            revision += 1;
+            snapshot.insert(&cluster("cluster-00000", revision, 4_000));
+            running.server.publish(VIEW, snapshot.clone());
+            healthy.until_it_has(&snapshot, "cluster-00000").await;
+            while let Some(read) = reading.try_join_next() {
+                kept.push(read.unwrap());
+            }
+        }
+        let cost = most.saturating_sub(before) / CLIENTS;
+        println!("{} KiB each of {} KiB; {revision} changes meanwhile", cost / 1024, WORLD / 1024);
+        assert!(cost < MIB, "{cost} bytes for each client, of {WORLD}");
     });
 }
 

@@ -14,6 +14,7 @@ use crate::pb::envoy::config::listener::v3::Listener;
 use crate::pb::envoy::config::route::v3::RouteConfiguration;
 use crate::pb::envoy::extensions::transport_sockets::tls::v3::{GenericSecret, Secret, secret};
 use crate::pb::google::rpc::Status;
+use crate::resource::Resource;
 use crate::server::Options;
 
 const NAMES: [&str; 5] = ["a", "b", "c", "d", "e"];
@@ -222,7 +223,7 @@ impl World {
             client.has.retain(|name, _| named.contains(name.as_str()));
         }
         let mut refused = Vec::new();
-        for resource in &response.resources {
+        for resource in response.resources.iter() {
             if is_bad(resource) {
                 refused.push(resource.name.to_string());
             } else if client.wants(&resource.name) {

@@ -408,8 +408,7 @@ impl TypeState {
         }
         match self.variant {
             Variant::Delta => {
-                part.resources = part.changed.clone();
-                let says = !part.resources.is_empty() || !part.removed.is_empty() || self.owes_first();
+                let says = !part.changed.is_empty() || !part.removed.is_empty() || self.owes_first();
                 if !says {
                     self.share();
                 }
@@ -420,7 +419,6 @@ impl TypeState {
                 if part.changed.is_empty() && !self.owes_first() && !self.owes_world {
                     return None;
                 }
-                part.resources = self.world(&part);
                 Some(part)
             }
         }
@@ -501,9 +499,8 @@ impl TypeState {
             // As in `reinstate`.
             part.changed = self.refused.keys().filter_map(|name| self.published.get(name).cloned()).collect();
         }
-        match self.variant {
-            Variant::Delta => part.removed = part.gone.clone(),
-            Variant::Sotw => part.resources = self.world(&part),
+        if self.variant == Variant::Delta {
+            part.removed = part.gone.clone();
         }
         // State of the world has no words for the end of an endpoint set or a route configuration.
         let said = self.variant == Variant::Delta || self.ty.is_wildcard_capable();
@@ -567,19 +564,9 @@ impl TypeState {
         bytes
     }
 
-    /// All that a state-of-the-world response carries. For EDS and RDS the changed ones are enough.
-    fn world(&self, part: &Part) -> Vec<Resource> {
-        if !self.ty.is_wildcard_capable() {
-            return part.changed.clone();
-        }
-        let mut all = self.sent.clone();
-        for name in &part.gone {
-            all.remove(name);
-        }
-        for resource in &part.changed {
-            all.insert(resource.name.clone(), resource.clone());
-        }
-        all.values().cloned().collect()
+    /// What a response carries in the place of what is new to the client: all that it has been sent, with that.
+    pub(super) fn world(&self) -> Option<&ResourceMap> {
+        self.sends_world().then_some(&self.sent)
     }
 
     /// Notes that a response is on its way; gives the version of all that the client then has.

@@ -10,9 +10,8 @@ const MAX_NACK_BYTES: usize = 8 * 1024;
 /// The contents of a response.
 #[derive(Debug, Default)]
 pub(in super::super) struct Part {
-    pub(in super::super) resources: Vec<Resource>,
     pub(in super::super) removed: Vec<Arc<str>>,
-    /// What of `resources` is new to the client.
+    /// What is new to the client.
     pub(in super::super) changed: Vec<Resource>,
     /// What the client is rid of with this response.
     pub(super) gone: Vec<Arc<str>>,
