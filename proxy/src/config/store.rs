@@ -14,7 +14,7 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use envoy_types::pb::envoy::config::cluster::v3::Cluster as ClusterMessage;
@@ -35,14 +35,11 @@ use super::secrets::{References, Secret};
 use super::tls::Downstream;
 use super::tls_upstream::Upstream;
 use super::{cds, eds, lds, rds, tcp_proxy};
+use crate::route::RouteTable;
 use crate::upstream::cluster::{Cluster, ClusterSettings, EndpointHealth, EndpointSource};
 pub use dump::OwnEndpoints;
 use secrets::Waiting;
 use warming::Pending;
-
-/// A route table waits so long for its clusters; then it is put in force all the same, and a cluster that is
-/// still missing answers 503. Envoy's initial fetch timeout is 15 s.
-const WARM_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// All configuration of the process. It lives on the control side; the path sees only the handles.
 #[derive(Debug, Default)]
@@ -304,7 +301,7 @@ impl Store {
         let (table, earlier) =
             self.with_clusters(validated, |clusters| parts.compile(version, earlier.as_deref(), clusters))?;
         let entry = self.route_entry(&resource.name);
-        entry.pending = Some(Pending::new(table, now + WARM_TIMEOUT));
+        entry.pend(table, now);
         entry.earlier = Some(Arc::new(earlier));
         entry.current = Some(Entry::new(resource, ()));
         Ok(())
@@ -321,11 +318,9 @@ impl Store {
         message: &RouteConfiguration,
         validated: bool,
         version: Arc<str>,
-        now: Instant,
-    ) -> Result<Pending, Problem> {
+    ) -> Result<RouteTable, Problem> {
         let validated = self.is_validated(message, validated);
-        let table = self.with_clusters(validated, |clusters| rds::compile(message, version, clusters))?;
-        Ok(Pending::new(table, now + WARM_TIMEOUT))
+        self.with_clusters(validated, |clusters| rds::compile(message, version, clusters))
     }
 
     /// Compiles with the handles that there are, and makes those that are missing.
@@ -477,9 +472,9 @@ impl Store {
         match routes {
             Routes::Named(name) => Ok(self.route_entry(&name.as_str().into()).handle.clone()),
             Routes::Inline(message) => {
-                let pending = self.compile_routes(message, validated, version.clone(), now)?;
+                let table = self.compile_routes(message, validated, version.clone())?;
                 let entry = self.route_entry(inline);
-                entry.pending = Some(pending);
+                entry.pend(table, now);
                 Ok(entry.handle.clone())
             }
         }

@@ -167,6 +167,47 @@ fn a_new_table_is_put_in_force_when_its_new_cluster_is_warm() {
 }
 
 #[test]
+fn a_table_that_serves_is_replaced_by_one_with_a_cold_cluster_after_15_s() {
+    let mut given = Given::serving();
+    let (before, start) = (given.table().unwrap(), given.now);
+    let after = |seconds| start + std::time::Duration::from_secs(seconds);
+    let is_old = |given: &Given| Arc::ptr_eq(&before, &given.table().unwrap());
+    given.put(&cluster("b")).put(&routes("b"));
+    // Versions that follow do not prolong it.
+    given.now = after(7);
+    let mut again = routes("b");
+    again.virtual_hosts[0].name = "w".into();
+    given.put(&again);
+    given.now = after(14);
+    given.store.settle(given.now);
+    assert!(is_old(&given));
+    assert_eq!(given.store.deadline(), Some(after(15)));
+    given.now = after(15);
+    given.store.settle(given.now);
+    assert!(!is_old(&given));
+
+    // It is in force with it now, and later ones are not held up by that.
+    let before = given.table().unwrap();
+    given.put(&routes("b"));
+    assert!(!Arc::ptr_eq(&before, &given.table().unwrap()));
+}
+
+#[test]
+fn each_new_cluster_is_waited_for_in_full() {
+    let mut given = Given::serving();
+    let (before, start) = (given.table().unwrap(), given.now);
+    let after = |seconds| start + std::time::Duration::from_secs(seconds);
+    given.put(&cluster("b")).put(&cluster("c")).put(&routes("b"));
+    given.now = after(14);
+    given.put(&routes("c"));
+    given.now = after(28);
+    given.store.settle(given.now);
+    assert!(Arc::ptr_eq(&before, &given.table().unwrap()));
+    given.put(&assignment("c", &[3]));
+    assert!(!Arc::ptr_eq(&before, &given.table().unwrap()), "warm");
+}
+
+#[test]
 fn a_bad_resource_is_refused_alone_and_the_last_good_one_stays() {
     let mut given = Given::serving();
     let before = given.table().unwrap();

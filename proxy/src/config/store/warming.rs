@@ -1,6 +1,6 @@
 //! When what has arrived is put in force.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,17 +16,22 @@ use crate::upstream::cluster::{Cluster, EndpointSource};
 /// So often is looked whether the last request that held a cluster has ended.
 const LEAVING: Duration = Duration::from_secs(1);
 
+/// So long the first table of its name waits for a cluster: without one nobody is served. Then it is put in force all the
+/// same, and a cluster that is still cold answers 503.
+const FIRST_WARM_TIMEOUT: Duration = Duration::from_secs(5);
+/// So long another serves on in the place of one that waits. It is Envoy's initial fetch timeout; for ever would let one
+/// pool whose name does not resolve hold up every later change of a gateway's routes.
+const WARM_TIMEOUT: Duration = Duration::from_secs(15);
+
 /// A table that waits for its clusters.
 #[derive(Debug)]
 pub(super) struct Pending {
     table: Arc<RouteTable>,
+    /// Since when each is waited for, by this table or those that it took the place of: routes that change all the time
+    /// come into force all the same.
+    awaited: BTreeMap<Arc<str>, Instant>,
+    /// Of all of them.
     deadline: Instant,
-}
-
-impl Pending {
-    pub(super) fn new(table: RouteTable, deadline: Instant) -> Pending {
-        Pending { table: Arc::new(table), deadline }
-    }
 }
 
 impl Store {
@@ -147,14 +152,34 @@ impl Store {
 }
 
 impl RouteEntry {
+    /// Takes a table that is to be put in force as soon as it can.
+    pub(super) fn pend(&mut self, table: RouteTable, now: Instant) {
+        let awaited = self.pending.take().map(|earlier| earlier.awaited).unwrap_or_default();
+        self.pending = Some(Pending { table: Arc::new(table), awaited, deadline: now });
+    }
+
     /// True: another table is in force.
     fn settle(&mut self, now: Instant) -> bool {
-        let Some(pending) = &self.pending else { return false };
-        let cold = cold_clusters(&pending.table);
-        if !cold.is_empty() && now < pending.deadline {
-            return false;
+        let Some(pending) = &mut self.pending else { return false };
+        let mut cold = cold_clusters(&pending.table);
+        let mut timeout = FIRST_WARM_TIMEOUT;
+        if !cold.is_empty()
+            && let Some(serving) = self.handle.table.load().as_ref()
+        {
+            timeout = WARM_TIMEOUT;
+            // What requests meet already is no reason to hold up what else is new.
+            let already = cold_clusters(serving);
+            cold.retain(|cluster| !already.contains(cluster));
         }
-        if !cold.is_empty() {
+        pending.awaited.retain(|cluster, _| cold.contains(cluster));
+        for cluster in &cold {
+            pending.awaited.entry(cluster.clone()).or_insert(now);
+        }
+        if let Some(last) = pending.awaited.values().max() {
+            pending.deadline = *last + timeout;
+            if now < pending.deadline {
+                return false;
+            }
             tracing::warn!(routes = %self.handle.name, ?cold, "put in force although clusters are not warm");
         }
         self.handle.table.store(Some(pending.table.clone()));
