@@ -262,7 +262,10 @@ impl Admin {
 
     /// Ready means: the first full configuration is in force, and the process is not on its way out.
     fn ready(&self, verbose: bool) -> Answer {
-        let emptied = self.discovery.store().emptied();
+        let (emptied, differing) = {
+            let store = self.discovery.store();
+            (store.emptied(), if verbose { store.differing() } else { Vec::new() })
+        };
         let waiting = self.waiting();
         let phase = *self.phase.borrow();
         let serving = self.is_ready();
@@ -302,6 +305,9 @@ impl Admin {
             let _ = writeln!(body, "clusters emptied: {emptied}");
             for line in waiting {
                 let _ = writeln!(body, "waiting: {line}");
+            }
+            for line in differing {
+                let _ = writeln!(body, "warning: {line}");
             }
         }
         text(status, body)

@@ -19,6 +19,7 @@ use serde_json::{Map, Value};
 use self::text::Text;
 use crate::allocator::apart;
 use crate::config::bootstrap as envoys;
+use crate::config::differing::{note_again, noting};
 use crate::config::problem::Problem;
 use crate::discovery::{Sidecar, Unknown};
 use crate::intercept::Mode;
@@ -376,7 +377,10 @@ impl Bootstrap {
     }
 
     fn of(args: Args) -> Result<Bootstrap, BootstrapError> {
-        let (file, envoy) = apart(|| read(args.config.as_deref(), args.config_yaml.as_deref()))?;
+        let reads = || noting(|| read(args.config.as_deref(), args.config_yaml.as_deref()));
+        let (reads, met) = apart(reads);
+        note_again(&met);
+        let (file, envoy) = reads?;
         let sidecar = sidecar::sidecar(&args, file.outbound, file.inbound, file.dns)?;
         if envoy.is_some() && sidecar.is_some() {
             let expected =

@@ -5,6 +5,7 @@ mod api_listener;
 pub mod bootstrap;
 mod cds;
 pub mod chains;
+pub mod differing;
 mod eds;
 mod filters;
 mod hcm;

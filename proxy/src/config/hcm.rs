@@ -17,6 +17,7 @@ use envoy_types::pb::envoy::extensions::http::header_validators::envoy_default::
 use envoy_types::pb::envoy::extensions::http::header_validators::envoy_default::v3::header_validator_config;
 use pontoon_xds::json::type_of;
 
+use super::differing::noting;
 use super::filters;
 use super::lds::{network, unpack};
 use super::listener::{
@@ -441,7 +442,9 @@ pub(super) fn access_log(message: &AccessLogMessage) -> Result<AccessLog, Proble
         return Err(Problem::new("typed_config", "is missing"));
     };
     let file: FileAccessLog = unpack(any)?;
-    file_access_log_fields(&file).under(|| "typed_config".into())?;
+    // Our own control plane says a form to everybody, for Envoy's sake; what lines look like is seen in them.
+    let (checked, _) = noting(|| file_access_log_fields(&file).under(|| "typed_config".into()));
+    checked?;
     if file.path.is_empty() {
         return Err(Problem::new("typed_config.path", "is empty"));
     }
@@ -450,7 +453,7 @@ pub(super) fn access_log(message: &AccessLogMessage) -> Result<AccessLog, Proble
         #[allow(deprecated, reason = "still sent by control planes")]
         Some(Form::JsonFormat(_) | Form::TypedJsonFormat(_)) => true,
         Some(Form::LogFormat(message)) => {
-            format_string(message).under(|| "typed_config.log_format".into())?;
+            noting(|| format_string(message).under(|| "typed_config.log_format".into())).0?;
             matches!(message.format, Some(substitution_format_string::Format::JsonFormat(_)))
         }
         _ => false,

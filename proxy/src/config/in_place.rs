@@ -1,6 +1,9 @@
 //! Messages that are read where they stand, a field or two of each, and those that are refused whole. The lists have no
 //! check of their own; a test holds them against the descriptors, so that a new field does not go unseen.
 
+use envoy_types::pb::envoy::config::core::v3::ConfigSource;
+
+use super::differing::note;
 use super::support::Message;
 
 /// What every message here is short for.
@@ -17,13 +20,24 @@ const NO_ZONES: &str = "it is for a proxy that has a cluster of its own (cluster
 const BY_TYPE: &str = "the type says what it is";
 const ANOTHER: &str = "the node is told as this proxy knows it";
 
+const CONFIG_SOURCE: &str = "envoy.config.core.v3.ConfigSource";
+const FETCH_TIMEOUT: (&str, &str) = (
+    "initial_fetch_timeout",
+    "15 s for secrets and for what routes name, but 5 s where there are no routes before",
+);
+
+/// Notes what is set in it without effect.
+pub(super) fn note_config_source(message: &ConfigSource) {
+    note(CONFIG_SOURCE, FETCH_TIMEOUT, &message.initial_fetch_timeout);
+}
+
 /// Read in place.
 pub(super) const MESSAGES: &[Message] = &[
     message("envoy.config.cluster.v3.Cluster.EdsClusterConfig", &["eds_config", "service_name"], &[], &[]),
     Message {
-        differs: &[("initial_fetch_timeout", "5 s for what routes name, 15 s for secrets")],
+        differs: &[FETCH_TIMEOUT],
         ..message(
-            "envoy.config.core.v3.ConfigSource",
+            CONFIG_SOURCE,
             &["config_source_specifier"],
             &[
                 ("authorities", "they are for names that begin with xdstp:"),

@@ -14,6 +14,7 @@ use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::{
     CertificateValidationContext, CommonTlsContext, SdsSecretConfig, Secret as SecretMessage, secret,
 };
 
+use super::in_place;
 use super::problem::{Problem, Under, each};
 use super::support::{Message, support};
 use super::tls;
@@ -295,6 +296,7 @@ fn name(message: &SdsSecretConfig) -> Result<Arc<str>, Problem> {
     if message.name.is_empty() {
         return Err(Problem::new("name", "is empty"));
     }
+    message.sds_config.iter().for_each(in_place::note_config_source);
     let source = message.sds_config.as_ref().and_then(|source| source.config_source_specifier.as_ref());
     match source {
         Some(ConfigSourceSpecifier::Ads(_) | ConfigSourceSpecifier::Self_(_)) => {

@@ -27,6 +27,7 @@ use pontoon_xds::{Resource, ResourceType, json};
 use tokio::time::Instant;
 
 use super::chains::{Chain, ChainTls, Chains, OriginalDst, Serves};
+use super::differing::{Differing, Met, noting};
 use super::hcm::{Manager, Routes};
 use super::lds::{CompiledChain, Reader};
 use super::listener::{HttpSettings, Listener, RouteHandle, TcpSettings};
@@ -64,6 +65,7 @@ pub struct Store {
     /// Listeners and clusters that wait for secrets.
     waiting: BTreeMap<(ResourceType, Arc<str>), Waiting>,
     refused: BTreeMap<(ResourceType, Arc<str>), Refused>,
+    differing: Differing,
     seen: BTreeSet<ResourceType>,
     /// A cluster that went is still held; then is looked again.
     leaving: Option<Instant>,
@@ -181,6 +183,7 @@ impl Store {
                 continue;
             }
             self.refused.remove(&(ty, name.clone()));
+            self.differing.put(ty, &name, Met::new());
             self.remove(ty, &name);
         }
         self.settle(now);
@@ -189,13 +192,17 @@ impl Store {
 
     fn put(&mut self, ty: ResourceType, resource: Resource, now: Instant) -> Result<(), Problem> {
         self.note(ty);
-        match ty {
+        let name = resource.name.clone();
+        let (put, met) = noting(|| match ty {
             ResourceType::Secret => self.put_secret(resource, now),
             ResourceType::Cluster => self.put_cluster(resource, now),
             ResourceType::Endpoint => self.put_assignment(resource),
             ResourceType::Listener => self.put_listener(resource, now),
             ResourceType::Route => self.put_routes(resource, now),
-        }
+        });
+        put?;
+        self.differing.put(ty, &name, met);
+        Ok(())
     }
 
     /// Endpoints change most often, and nothing but their clusters with them; routes name no resources but clusters.
@@ -573,6 +580,11 @@ impl Store {
         let mut all: Vec<Arc<Cluster>> = self.handles.values().cloned().collect();
         all.sort_by(|a, b| a.name.cmp(&b.name));
         all
+    }
+
+    /// Fields that are set and ignored though Envoy obeys them, a line each.
+    pub fn differing(&self) -> Vec<String> {
+        self.differing.lines().collect()
     }
 
     /// How often the last endpoint of a cluster was taken away.

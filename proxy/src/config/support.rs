@@ -50,6 +50,9 @@ pub const MESSAGES: &[&[Message]] = &[
 
 /// All that has a source comes on the one ADS stream.
 pub(super) fn from_ads(field: &'static str, source: Option<&ConfigSource>) -> Result<(), Problem> {
+    if let Some(source) = source {
+        in_place::note_config_source(source);
+    }
     match source.and_then(|source| source.config_source_specifier.as_ref()) {
         None | Some(ConfigSourceSpecifier::Ads(_) | ConfigSourceSpecifier::Self_(_)) => Ok(()),
         Some(_) => Err(Problem::new(field, "must be ads or self: all resources come on one ADS stream")),
@@ -83,8 +86,9 @@ macro_rules! support {
 
         #[allow(deprecated, reason = "a deprecated field is refused too")]
         fn $check(message: &$message) -> Result<(), crate::config::problem::Problem> {
-            let $message { $($read: _,)* $($ignored: _,)* $($($differs: _,)*)? $($refused,)* } = message;
+            let $message { $($read: _,)* $($ignored: _,)* $($($differs,)*)? $($refused,)* } = message;
             $(crate::config::support::refuse(stringify!($refused), $refused)?;)*
+            $($(crate::config::differing::note($name, (stringify!($differs), $how), $differs);)*)?
             Ok(())
         }
     };
@@ -100,7 +104,8 @@ pub fn markdown() -> String {
         "changes nothing that the proxy would do, for the reason given. One that is *ignored, unlike Envoy* does have ",
         "an effect there that it has not here. There are few of these, and each is sent as a matter of course by a ",
         "control plane (Istio, Envoy Gateway, Contour, Consul) or stands in most bootstraps, whatever is in it: to ",
-        "refuse it would be to refuse the control plane. What is done in its place is said.\n",
+        "refuse it would be to refuse the control plane. What is done in its place is said: here, and where one is ",
+        "set, by a warning in the log, by `/ready?verbose` and by `--mode validate`.\n",
     ));
     for message in MESSAGES.iter().copied().flatten() {
         text.push_str(&format!("\n## {}\n\n| field | |\n|---|---|\n", message.name));

@@ -5,7 +5,9 @@ use std::net::TcpStream;
 
 use socket2::{Domain, Socket, Type};
 
-use crate::running::{PATIENCE, Running};
+use serde_json::json;
+
+use crate::running::{PATIENCE, Running, cluster, program};
 
 /// Connections to the port at once (docs/reference/limits.md).
 const PLACES: usize = 64;
@@ -100,4 +102,31 @@ fn who_does_not_read_holds_no_place_for_ever() {
         .collect();
     assert!(running.ask("/live").is_some(), "a place becomes free");
     drop(stuck);
+}
+
+/// By `--mode validate`, and by the running proxy.
+#[test]
+fn what_is_ignored_unlike_in_envoy_is_warned_of() {
+    let mut far = cluster("far", &[([127, 0, 0, 1], 1).into()]);
+    far["per_connection_buffer_limit_bytes"] = json!(32_768);
+    let bootstrap = json!({"node": {"id": "a", "cluster": "b"}, "static_resources": {"clusters": [far]},
+        "layered_runtime": {"layers": [{"name": "static", "static_layer": {"a": 1}}]}});
+    let of_cluster = "CDS far: envoy.config.cluster.v3.Cluster.per_connection_buffer_limit_bytes is ignored, unlike in Envoy";
+    let of_bootstrap = "envoy.config.bootstrap.v3.Bootstrap.layered_runtime is ignored, unlike in Envoy";
+
+    let mut validate = std::process::Command::new(program());
+    validate.env_clear().args(["--mode", "validate", "--config-yaml", &bootstrap.to_string()]);
+    let output = validate.output().unwrap();
+    let warned = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{warned}");
+    for of in [of_cluster, of_bootstrap] {
+        assert!(warned.contains(&format!("warning: {of}")), "{of:?} is not in {warned}");
+    }
+
+    let running = Running::start(|command| {
+        command.args(["--workers", "1", "--config-yaml", &bootstrap.to_string()]);
+    });
+    running.until_ready();
+    let ready = running.ask("/ready?verbose").unwrap();
+    assert!(ready.contains(&format!("warning: {of_cluster}")), "{ready}");
 }

@@ -1,5 +1,6 @@
 //! The program as a process, as it is shipped. Its ports are free ones: it says which.
 
+use std::ffi::OsString;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::process::{Child, Command, Stdio};
@@ -16,6 +17,10 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 /// Names another program than the one that was built with the tests: the shipped one.
 pub(crate) const PROGRAM: &str = "PONTOON_TEST_PROXY";
 
+pub(crate) fn program() -> OsString {
+    std::env::var_os(PROGRAM).unwrap_or(env!("CARGO_BIN_EXE_pontoon-proxy").into())
+}
+
 /// It ends with its owner.
 pub(crate) struct Running {
     child: Child,
@@ -27,8 +32,7 @@ pub(crate) struct Running {
 impl Running {
     /// Starts it; its settings must let it log its start.
     pub(crate) fn start(settings: impl FnOnce(&mut Command)) -> Self {
-        let program = std::env::var_os(PROGRAM).unwrap_or(env!("CARGO_BIN_EXE_pontoon-proxy").into());
-        let mut command = Command::new(program);
+        let mut command = Command::new(program());
         command.env_clear().args(["--admin", "127.0.0.1:0"]);
         settings(&mut command);
         let mut child = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();

@@ -11,6 +11,7 @@ use prost::encoding::{WireType, decode_key, decode_varint};
 use twox_hash::XxHash64;
 
 use super::{Around, Clusters, compile_host, route_configuration};
+use crate::config::differing::{Met, note_again, noting};
 use crate::config::problem::{Problem, Under};
 use crate::route as compiled;
 
@@ -33,8 +34,11 @@ pub(in crate::config) struct Earlier {
     body: Bytes,
     rest: Vec<u8>,
     /// By the hash of what is written.
-    hosts: Vec<(u64, Range<usize>, Arc<compiled::VirtualHost>)>,
+    hosts: Vec<(u64, Range<usize>, Host)>,
 }
+
+/// A host, and what stands in it that is passed over.
+type Host = (Arc<compiled::VirtualHost>, Met);
 
 impl Parts {
     /// Takes a resource apart; what is in the hosts is not looked at.
@@ -69,11 +73,12 @@ impl Parts {
                 Some(host) => host,
                 None => {
                     let message = VirtualHost::decoded(written).map_err(|error| undecodable(&error))?;
-                    let host = compile_host(&message, &around);
-                    Arc::new(host.under(|| format!("virtual_hosts[{position}]"))?)
+                    let (host, met) = noting(|| compile_host(&message, &around));
+                    (Arc::new(host.under(|| format!("virtual_hosts[{position}]"))?), met)
                 }
             };
-            table.push(host.clone());
+            note_again(&host.1);
+            table.push(host.0.clone());
             hosts.push((hash, range, host));
         }
         hosts.sort_unstable_by_key(|(hash, ..)| *hash);
@@ -85,7 +90,7 @@ impl Parts {
 }
 
 impl Earlier {
-    fn find(&self, hash: u64, written: &[u8]) -> Option<Arc<compiled::VirtualHost>> {
+    fn find(&self, hash: u64, written: &[u8]) -> Option<Host> {
         let first = self.hosts.partition_point(|(other, ..)| *other < hash);
         let same = self.hosts.get(first..)?.iter().take_while(|(other, ..)| *other == hash);
         let mut same = same.filter(|(_, range, _)| self.body.get(range.clone()) == Some(written));

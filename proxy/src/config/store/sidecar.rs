@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use super::warming::clusters_of;
 use super::{Entry, Problem, Store, inline_name};
 use crate::config::api_listener;
+use crate::config::differing::Met;
 use crate::config::listener::{ByName, HttpSettings, RouteHandle, Underscores};
 use crate::config::problem::Under;
 use crate::config::sidecar::{OUTBOUND, is_own};
@@ -129,6 +130,7 @@ impl Store {
         for name in names {
             self.apis.remove(name);
             self.refused.remove(&(ResourceType::Listener, name.clone()));
+            self.differing.put(ResourceType::Listener, name, Met::new());
         }
     }
 

@@ -208,6 +208,49 @@ fn each_new_cluster_is_waited_for_in_full() {
 }
 
 #[test]
+fn what_is_ignored_unlike_in_envoy_is_told_while_it_is_set() {
+    use envoy_types::pb::envoy::config::route::v3::Decorator;
+    use envoy_types::pb::google::protobuf::UInt32Value;
+
+    let mut given = Given::serving();
+    assert_eq!(given.store.differing(), [""; 0]);
+    let mut limited = cluster("a");
+    limited.per_connection_buffer_limit_bytes = Some(UInt32Value { value: 32_768 });
+    given.put(&limited);
+    let said = given.store.differing();
+    assert!(
+        said.len() == 1 && said[0].starts_with("CDS a: envoy.config.cluster.v3.Cluster.per_connection_"),
+        "{said:?}"
+    );
+    given.put(&cluster("a"));
+    assert_eq!(given.store.differing(), [""; 0]);
+
+    // A host that is taken over from the version before has it still.
+    let mut decorated = routes("a");
+    decorated.virtual_hosts[0].routes[0].decorator =
+        Some(Decorator { operation: "o".into(), ..Default::default() });
+    given.put(&decorated);
+    let mut another = routes("a").virtual_hosts.remove(0);
+    another.name = "w".into();
+    another.domains = vec!["w.example".into()];
+    decorated.virtual_hosts.push(another);
+    given.put(&decorated);
+    let wanted =
+        "RDS r: envoy.config.route.v3.Route.decorator is ignored, unlike in Envoy: spans are not reported";
+    assert_eq!(given.store.differing(), [wanted]);
+    // One that is refused changes nothing.
+    let mut bad = routes("a");
+    bad.virtual_hosts[0].routes[0].r#match.as_mut().unwrap().grpc = Some(Default::default());
+    assert_eq!(given.try_put(&bad).len(), 1);
+    assert_eq!(given.store.differing(), [wanted]);
+    given.put(&routes("a"));
+    assert_eq!(given.store.differing(), [""; 0]);
+    given.put(&decorated);
+    given.remove(ResourceType::Route, "r");
+    assert_eq!(given.store.differing(), [""; 0]);
+}
+
+#[test]
 fn a_bad_resource_is_refused_alone_and_the_last_good_one_stays() {
     let mut given = Given::serving();
     let before = given.table().unwrap();

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use super::secrets::Waiting;
 use super::{RouteEntry, Store, is_inline};
+use crate::config::differing::Met;
 use crate::config::listener::Listener;
 use crate::route::{Action, RouteTable, Targets};
 use crate::upstream::cluster::{Cluster, EndpointSource};
@@ -57,6 +58,8 @@ impl Store {
 
     fn drop_unused(&mut self) {
         let used: BTreeSet<Arc<str>> = self.route_names().collect();
+        let unused = self.routes.keys().filter(|name| !used.contains(*name));
+        unused.for_each(|name| self.differing.put(ResourceType::Route, name, Met::new()));
         self.routes.retain(|name, _| used.contains(name));
         self.drop_unnamed_clusters();
         // Elsewhere no cluster goes with a table.
