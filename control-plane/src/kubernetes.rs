@@ -8,6 +8,7 @@ pub mod events;
 pub mod gateways;
 pub mod lease;
 pub mod mirror;
+pub mod pods;
 pub mod report;
 pub mod role;
 pub mod status;

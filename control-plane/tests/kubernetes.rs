@@ -18,6 +18,7 @@ use axum::extract::{Query, Request, State};
 use axum::response::Response;
 use futures_util::stream;
 use pontoon::kubernetes::mirror::CONFIRM;
+use pontoon::kubernetes::pods::Pods;
 use pontoon::objects::{ClusterSource, Controller, Loaded, ObjectName};
 use pontoon::registry::kubernetes::Endpoints;
 use serde_json::{Value, json};
@@ -27,6 +28,7 @@ use tokio::sync::watch;
 const PATIENCE: Duration = Duration::from_secs(30);
 const ROUTES: &str = "/apis/gateway.networking.k8s.io/v1/httproutes";
 const SLICES: &str = "/apis/discovery.k8s.io/v1/endpointslices";
+const PODS: &str = "/api/v1/pods";
 
 /// What the server has, and what it was asked.
 #[derive(Default)]
@@ -271,4 +273,30 @@ async fn a_server_that_comes_back_with_nothing_deletes_nothing() {
     api.change(ROUTES, "d", Some(route("d")));
     until(&mut loaded, &["a", "b", "c", "d"]).await;
     const { assert!(CONFIRM.as_secs() >= 60, "longer than this test") };
+}
+
+#[tokio::test]
+async fn whose_an_address_is_follows_the_pods() {
+    let (api, client) = Api::start().await;
+    let pod = |name: &str, ip: &str| {
+        json!({
+            "apiVersion": "v1", "kind": "Pod", "metadata": { "name": name, "namespace": "shop" },
+            "spec": { "containers": [{ "name": "a", "image": "b" }] },
+            "status": { "phase": "Running", "podIP": ip, "podIPs": [{ "ip": ip }] },
+        })
+    };
+    api.change(PODS, "a", Some(pod("a", "10.1.0.1")));
+    let (pods, following) = Pods::watch(client);
+    tokio::spawn(following);
+    tokio::time::timeout(PATIENCE, pods.complete()).await.expect("a list");
+    let is_of_shop = |address: [u8; 4]| pods.namespaces_of(address.into()).contains("shop");
+    assert!(is_of_shop([10, 1, 0, 1]) && !is_of_shop([10, 1, 0, 2]));
+    api.change(PODS, "b", Some(pod("b", "10.1.0.2")));
+    api.change(PODS, "a", None);
+    let followed = async {
+        while is_of_shop([10, 1, 0, 1]) || !is_of_shop([10, 1, 0, 2]) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, followed).await.expect("what the watch says");
 }

@@ -19,7 +19,7 @@ const PLAIN: [&str; 4] = [
     "--skip-tests",
 ];
 /// What has to be refused, and a word of why.
-const REFUSED: [(&[&str], &str); 9] = [
+const REFUSED: [(&[&str], &str); 10] = [
     (&["--set=replicas=0"], "replicas"),
     (&["--set=persistence.enabled=true"], "with persistence.enabled it has to be 1"),
     (&["--set=replica=3"], "replica"),
@@ -28,10 +28,11 @@ const REFUSED: [(&[&str], &str); 9] = [
     (&["--set=gateways.controllerName=example.com"], "controllerName"),
     (&["--set=injector.failurePolicy=Maybe"], "failurePolicy"),
     (&["--set=validator.failurePolicy=Fail"], "failurePolicy"),
+    (&["--set-json=xdsTenants=[{\"name\":\"vms\",\"namespaces\":[\"shop\"]}]"], "networks"),
     (&["--set-json=topologySpread=[{\"maxSkew\":1}]"], "topologyKey"),
 ];
 /// What has to be taken, and what is in it then, or, after a `!`, is not.
-const TAKEN: [(&[&str], &[&str]); 10] = [
+const TAKEN: [(&[&str], &[&str]); 11] = [
     (
         &["--set=eureka.enabled=true,persistence.enabled=true,replicas=1"],
         &["kind: PersistentVolumeClaim", "type: Recreate", "targetPort: eureka", "!PONTOON_EUREKA_PEERS"],
@@ -67,6 +68,18 @@ const TAKEN: [(&[&str], &[&str]); 10] = [
     ),
     (&["--set=gateways.enabled=false"], &["!PONTOON_GATEWAY_IMAGE", "!name: pontoon-gateways"]),
     (&["--set=networkPolicy.enabled=false,disruptionBudget.enabled=false"], &["!NetworkPolicy", "!Budget"]),
+    (
+        &[
+            "--set-json=xdsTenants=[{\"name\":\"vms\",\"namespaces\":[\"shop\"],\"networks\":[\"10.1.0.0/16\"]}]",
+        ],
+        &[
+            "    tenants:\n    - name: vms",
+            "- 10.1.0.0/16",
+            "value: /etc/pontoon/tenants.yaml",
+            "configMap: {name: pontoon-xds-tenants}",
+            "pontoon.dev/xds-tenants: \"",
+        ],
+    ),
     (&["--set=crds.install=false"], &["!CustomResourceDefinition"]),
     (
         &["--set-json=networkPolicy.egress=[{\"ports\":[{\"port\":443}]}]"],

@@ -26,6 +26,7 @@ use crate::addresses::store::{Store as AddressStore, StoreError as AddressError}
 use crate::compile::{NO_NAMESPACE, is_gateway};
 use crate::infrastructure::provision::Settings;
 use crate::kubernetes::gateways::Provisioner;
+use crate::kubernetes::pods::Pods;
 use crate::kubernetes::report::Reporter;
 use crate::kubernetes::{lease, role};
 use crate::migration::book::Book;
@@ -47,6 +48,9 @@ const BACKLOG: u32 = 4096;
 /// For proxies' streams to end by themselves after a stop. They come back elsewhere or later; what they have
 /// stays in force.
 const XDS_DRAIN: Duration = Duration::from_secs(1);
+
+/// For pods to be listed, before proxies are answered all the same: where that is not allowed, the rest works.
+const PODS_LISTED: Duration = Duration::from_secs(10);
 
 /// What a control plane is started with.
 #[derive(Debug, Clone)]
@@ -282,7 +286,15 @@ pub async fn start(options: Options) -> Result<Running, StartError> {
         Source::Kubernetes { gateways: Some(gateways), .. } => Some(gateways.proxies()),
         _ => None,
     };
-    let visibility = Visibility { tenants, pods };
+    let namespaces = match &options.objects {
+        Objects::Kubernetes(cluster) => {
+            let (known, following) = Pods::watch(cluster.client.clone());
+            rest_tasks.push(until(stop_rest.clone(), following));
+            Some(known)
+        }
+        Objects::Directory(_) => None,
+    };
+    let visibility = Visibility { tenants, pods, namespaces: namespaces.clone() };
     let view_of = XdsOptions::by_caller(move |caller| {
         let view = &caller.node.cluster;
         visibility.check(view, caller.address).map(|()| view.clone())
@@ -318,6 +330,13 @@ pub async fn start(options: Options) -> Result<Running, StartError> {
         Source::Kubernetes { client, mut objects, mut endpoints, gateways, leads } => {
             tracing::info!("waiting for the API server's objects and endpoints");
             tokio::join!(objects.complete(), endpoints.complete());
+            if let Some(pods) = &namespaces
+                && tokio::time::timeout(PODS_LISTED, pods.complete()).await.is_err()
+            {
+                tracing::warn!(
+                    "pods cannot be listed; until they are, a sidecar that names another's namespace is told of it"
+                );
+            }
             let (loaded, services) = (objects.loaded(), endpoints.views());
             let mut infrastructure = None;
             if let Some(mut gateways) = gateways {

@@ -10,6 +10,7 @@ use serde::Deserialize;
 
 use crate::compile::is_gateway;
 use crate::kubernetes::gateways::Proxies;
+use crate::kubernetes::pods::Pods;
 
 /// What a file of tenants says.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -103,28 +104,47 @@ pub struct Visibility {
     pub tenants: Option<Tenants>,
     /// The pods that Gateways were given, each with its Gateway; `None`: Gateways are given none.
     pub pods: Option<Proxies>,
+    /// Of which namespace each pod is; `None`: there are no pods.
+    pub namespaces: Option<Pods>,
 }
 
 impl Visibility {
     /// Whether a client from `address` may be told of a view. A pod that was made for a Gateway is told of that one, and
-    /// of nothing else; of a Gateway are told its pods, and whoever a tenant's networks let in.
+    /// of nothing else; of a Gateway are told its pods, and whoever a tenant's networks let in. Any other pod is told of its
+    /// own namespace.
     ///
     /// # Errors
     /// With what the client is told.
     pub fn check(&self, view: &str, address: Option<IpAddr>) -> Result<(), String> {
         // One that listens for both families sees IPv4 written as IPv6.
         let address = address.map(|address| address.to_canonical());
-        let Some(pods) = &self.pods else {
-            return self.tenants.as_ref().map_or(Ok(()), |tenants| tenants.check(view, address));
-        };
+        let Some(pods) = &self.pods else { return self.check_namespace(view, address) };
         let own = address.and_then(|address| pods.load().get(&address).map(ToString::to_string));
         match (own, &self.tenants) {
             (Some(own), _) if own == view => Ok(()),
+            (None, _) if !is_gateway(view) => self.check_namespace(view, address),
             (None, Some(tenants)) => tenants.check(view, address),
-            (None, None) if !is_gateway(view) => Ok(()),
             _ => Err(format!(
                 "a pod is told of the Gateway that it was made for, and this one is not Gateway {view}'s; a pod that \
                  has just been made may have to ask again"
+            )),
+        }
+    }
+
+    /// Of other namespaces than a pod's own, and of an address that is no pod's (a VM's, a node's, a NAT's), the operator
+    /// decides; who says nothing lets everybody in but pods.
+    fn check_namespace(&self, view: &str, address: Option<IpAddr>) -> Result<(), String> {
+        let asked = view.split('/').next().unwrap_or_default();
+        let pods = self.namespaces.as_ref().zip(address);
+        let own = pods.map(|(pods, address)| pods.namespaces_of(address)).unwrap_or_default();
+        match &self.tenants {
+            _ if own.contains(asked) => Ok(()),
+            Some(tenants) => tenants.check(view, address),
+            None if own.is_empty() => Ok(()),
+            None => Err(format!(
+                "a pod is told of its own namespace, and this one is not in {asked:?}; look at node.cluster and, for one \
+                 that is to be told of others, at the control plane's --xds-tenants; a pod that has just been given its \
+                 address may have to ask again"
             )),
         }
     }
@@ -135,6 +155,7 @@ mod tests {
     use std::collections::HashMap;
 
     use super::*;
+    use crate::kubernetes::mirror::Heard;
     use crate::objects::ObjectName;
 
     const FILE: &str = "
@@ -170,7 +191,7 @@ tenants:
     fn a_pod_is_told_of_its_own_gateway_only() {
         let pods = HashMap::from([(IpAddr::from([10, 1, 0, 1]), ObjectName::new("shop", "edge"))]);
         let pods = || Some(Proxies::new(arc_swap::ArcSwap::from_pointee(pods.clone())));
-        let visibility = Visibility { tenants: None, pods: pods() };
+        let visibility = Visibility { pods: pods(), ..Visibility::default() };
         let check = |visibility: &Visibility, view: &str, address: &str| {
             visibility.check(view, Some(address.parse().unwrap())).is_ok()
         };
@@ -181,10 +202,56 @@ tenants:
         assert!(!check(&visibility, "shop/edge", "10.1.0.2"), "another pod");
         assert!(check(&visibility, "shop", "10.1.0.2"), "a sidecar");
         let tenants = Some(Tenants::parse(FILE).unwrap());
-        let visibility = Visibility { tenants, pods: pods() };
+        let visibility = Visibility { tenants, pods: pods(), ..Visibility::default() };
         assert!(check(&visibility, "shop/edge", "10.1.0.2"), "the operator lets its network in");
         assert!(!check(&visibility, "bank/edge", "10.1.0.2"));
         assert!(!check(&visibility, "shop/other", "10.1.0.1"), "a Gateway's pod stays that");
+    }
+
+    #[test]
+    fn a_pod_is_told_of_its_own_namespace_only() {
+        let known = Pods::default();
+        let of = |last: u8| IpAddr::from([10, 1, 0, last]);
+        let hear = |heard| known.hear(heard, tokio::time::Instant::now());
+        hear(Heard::Applied(ObjectName::new("shop", "a"), vec![of(1)]));
+        hear(Heard::Applied(ObjectName::new("bank", "b"), vec![of(2)]));
+        let namespaces = || Some(known.clone());
+        let mut visibility = Visibility { namespaces: namespaces(), ..Visibility::default() };
+        let check = |visibility: &Visibility, view: &str, last| visibility.check(view, Some(of(last)));
+        for (view, last, expected) in [
+            ("shop", 1, true),
+            ("shop/edge", 1, true),
+            ("bank", 1, false),
+            ("bank/edge", 1, false),
+            ("nowhere", 1, false),
+            ("", 1, false),
+            ("bank", 2, true),
+            ("shop", 3, true),
+            ("bank/edge", 3, true),
+        ] {
+            assert_eq!(check(&visibility, view, last).is_ok(), expected, "{view} {last}");
+        }
+        assert!(visibility.check("bank", Some("::ffff:10.1.0.1".parse().unwrap())).is_err());
+        let told = |view: &str| check(&visibility, view, 1).unwrap_err().replace(view, "?");
+        assert_eq!(told("bank"), told("nowhere"), "it does not learn which there are");
+
+        // The same where Gateways are given pods; theirs are told of their own all the same.
+        let gateways = HashMap::from([(of(4), ObjectName::new("shop", "edge"))]);
+        visibility.pods = Some(Proxies::new(arc_swap::ArcSwap::from_pointee(gateways)));
+        hear(Heard::Applied(ObjectName::new("shop", "edge-1"), vec![of(4)]));
+        assert!(check(&visibility, "shop/edge", 4).is_ok());
+        assert!(check(&visibility, "shop", 4).is_err(), "a gateway is no sidecar");
+        assert!(check(&visibility, "shop", 1).is_ok() && check(&visibility, "bank", 1).is_err());
+
+        // Another has its address now. Until that is known it has to ask again.
+        assert!(check(&visibility, "bank", 1).is_err());
+        hear(Heard::Deleted(ObjectName::new("shop", "a")));
+        hear(Heard::Applied(ObjectName::new("bank", "c"), vec![of(1)]));
+        assert!(check(&visibility, "bank", 1).is_ok() && check(&visibility, "shop", 1).is_err());
+
+        visibility.tenants = Some(Tenants::parse(FILE).unwrap());
+        assert!(check(&visibility, "common", 1).is_ok(), "the operator lets its network in");
+        assert!(check(&visibility, "bank", 1).is_ok() && check(&visibility, "nowhere", 1).is_err());
     }
 
     #[test]

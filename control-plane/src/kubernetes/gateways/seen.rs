@@ -1,6 +1,6 @@
 //! What the API server has of the infrastructure of Gateways, of ours only: events in, standings out, no I/O.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::net::IpAddr;
 
 use k8s_openapi::api::apps::v1::Deployment;
@@ -13,6 +13,7 @@ use twox_hash::XxHash64;
 use crate::infrastructure::provision::GATEWAY;
 use crate::infrastructure::{Address, Standing, Standings};
 use crate::kubernetes::mirror::{Change, Heard, Mirror};
+use crate::kubernetes::pods::addresses as addresses_of;
 use crate::objects::ObjectName;
 
 /// Of one Deployment or Service, what matters here.
@@ -88,12 +89,8 @@ pub(super) fn proxy(pod: &Pod) -> Option<Proxy> {
     if matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")) {
         return None;
     }
-    let both = status.pod_ips.iter().flatten().map(|ip| &ip.ip).chain(&status.pod_ip);
-    let ips: BTreeSet<IpAddr> = both.filter_map(|ip| ip.parse().ok()).collect();
-    if ips.is_empty() {
-        return None;
-    }
-    Some((ips.into_iter().collect(), gateway_of(&pod.metadata)?))
+    let ips = addresses_of(status.pod_ips.as_deref(), status.pod_ip.as_ref());
+    if ips.is_empty() { None } else { Some((ips, gateway_of(&pod.metadata)?)) }
 }
 
 /// All of it.
