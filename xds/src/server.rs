@@ -58,8 +58,9 @@ pub struct Options {
     pub max_response_bytes: usize,
     /// Streams at once. Above: `RESOURCE_EXHAUSTED`. Default 10,000.
     pub max_streams: usize,
-    /// How long listeners and routes wait for clusters and endpoints to be acknowledged, and removals for
-    /// all of them, before they are sent all the same. Default 5 s.
+    /// How long listeners and routes wait for a client to answer what it does not have yet of clusters and endpoints, and
+    /// removals for its answers to everything, before they are sent all the same. Default 5 s. Each answer to a part of
+    /// what is new gives as much again, up to twelve times that in all.
     pub order_timeout: Duration,
     /// How long a client whose stream broke off is expected back. Default 30 s: our own client tries at least
     /// every 10 s.

@@ -41,6 +41,8 @@ use tokio_stream::wrappers::TcpListenerStream;
 
 const CDS: ResourceType = ResourceType::Cluster;
 const EDS: ResourceType = ResourceType::Endpoint;
+/// Small, so that a change of many clusters comes in several responses.
+const RESPONSE_BYTES: usize = 16 * 1024;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 #[tokio::test]
@@ -51,6 +53,16 @@ async fn envoy_follows_in_delta() {
 #[tokio::test]
 async fn envoy_follows_in_state_of_the_world() {
     Bridge::lay("sotw", "GRPC").await.crossed().await;
+}
+
+#[tokio::test]
+async fn a_route_to_a_new_cluster_among_many_changes_fails_nobody_in_delta() {
+    Bridge::lay("new-delta", "DELTA_GRPC").await.joined().await;
+}
+
+#[tokio::test]
+async fn a_route_to_a_new_cluster_among_many_changes_fails_nobody_in_state_of_the_world() {
+    Bridge::lay("new-sotw", "GRPC").await.joined().await;
 }
 
 /// Our server, an Envoy that it configures, and two backends.
@@ -75,7 +87,8 @@ impl Bridge {
         let Ok(program) = std::env::var("PONTOON_E2E_ENVOY") else {
             panic!("PONTOON_E2E_ENVOY names no Envoy: run `cargo xtask e2e envoy`");
         };
-        let server = Server::new(Options::new(|node| Ok(node.cluster.clone())));
+        let options = Options::new(|node| Ok(node.cluster.clone()));
+        let server = Server::new(Options { max_response_bytes: RESPONSE_BYTES, ..options });
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let bootstrap = bootstrap(id, api_type, listener.local_addr().unwrap().port());
         let serving = grpc_server().add_routes(server.routes());
@@ -87,7 +100,7 @@ impl Bridge {
         snapshot.insert(&cluster("shop", 1));
         snapshot.insert(&endpoints("shop", backends[0]));
         snapshot.insert(&edge_listener(edge));
-        snapshot.insert(&routes());
+        snapshot.insert(&routes("shop"));
         server.publish("lab", snapshot.clone());
 
         let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
@@ -143,6 +156,39 @@ impl Bridge {
         .await;
         self.until_in_force(CDS, "other").await;
         assert_eq!(get(self.edge).await, Ok((200, "two".into())));
+    }
+
+    /// All clusters change, and with them comes one that sorts last and to which the traffic moves.
+    async fn joined(mut self) {
+        self.until("a first answer", async |b| get(b.edge).await == Ok((200, "one".into()))).await;
+        for seconds in [1, 2] {
+            for n in 0..400 {
+                let mut other = cluster(&format!("other-{n}"), seconds);
+                other.cluster_discovery_type = Some(ClusterDiscoveryType::Type(DiscoveryType::Static.into()));
+                other.eds_cluster_config = None;
+                self.snapshot.insert(&other);
+            }
+            if seconds == 1 {
+                self.publish();
+                self.until_in_force(CDS, "other-399").await;
+            }
+        }
+        self.snapshot.insert(&cluster("zeta", 1));
+        self.snapshot.insert(&endpoints("zeta", self.backends[1]));
+        self.snapshot.insert(&routes("zeta"));
+        self.publish();
+        self.moves().await;
+        self.until_in_force(CDS, "other-399").await;
+    }
+
+    /// Requests go to the one backend and then to the other, and none fails.
+    async fn moves(&self) {
+        self.until("the move", async |bridge| {
+            let (status, body) = get(bridge.edge).await.unwrap();
+            assert_eq!(status, 200, "{body}");
+            body == "two"
+        })
+        .await;
     }
 
     fn publish(&self) {
@@ -266,18 +312,19 @@ fn edge_listener(port: u16) -> Listener {
     }
 }
 
-fn routes() -> RouteConfiguration {
+/// Everything goes to this cluster.
+fn routes(cluster: &str) -> RouteConfiguration {
     let everything = RouteMatch {
         path_specifier: Some(route_match::PathSpecifier::Prefix("/".into())),
         ..Default::default()
     };
-    let to_shop = RouteAction {
-        cluster_specifier: Some(route_action::ClusterSpecifier::Cluster("shop".into())),
+    let to_cluster = RouteAction {
+        cluster_specifier: Some(route_action::ClusterSpecifier::Cluster(cluster.into())),
         ..Default::default()
     };
     let route = Route {
         r#match: Some(everything),
-        action: Some(route::Action::Route(to_shop)),
+        action: Some(route::Action::Route(to_cluster)),
         ..Default::default()
     };
     let host = VirtualHost {

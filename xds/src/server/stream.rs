@@ -2,8 +2,8 @@
 //! per type is under way at most; what changes meanwhile is coalesced, so a slow reader costs no memory and
 //! gets the newest state next.
 //!
-//! Order: clusters and endpoints, then (when those are acknowledged) listeners and routes; removals last,
-//! when everything else is acknowledged. A peer that does not answer delays the order by
+//! Order: clusters and endpoints, then (when the client has acknowledged or refused all of those that are new to it)
+//! listeners and routes; removals last, when everything else is answered. A peer that does not answer delays the order by
 //! [`super::Options::order_timeout`] at most.
 
 mod resources;
@@ -77,6 +77,9 @@ pub enum TooMuch {
 pub const MAX_NAME_BYTES: usize = 1024;
 /// Room for each of [`super::Options::max_names`], on average.
 const BYTES_PER_NAME: usize = 96;
+/// A client that answers, and is never through as there is always something new, delays the order by so many times
+/// [`super::Options::order_timeout`].
+const LONGEST_HOLD: u32 = 12;
 
 /// One stream.
 #[derive(Debug)]
@@ -90,8 +93,17 @@ pub struct Stream {
     identity: Option<Identity>,
     types: [TypeState; ResourceType::ALL.len()],
     next_nonce: u64,
-    /// Since when something has been held back for the sake of the order.
-    held_since: Option<Instant>,
+    held: Option<Held>,
+    /// The client has answered something that others wait for.
+    came_on: bool,
+}
+
+/// Something is held back for the sake of the order.
+#[derive(Debug, Clone, Copy)]
+struct Held {
+    since: Instant,
+    /// When what it waits for last came on: a large world comes in many parts.
+    came_on: Instant,
 }
 
 #[derive(Debug)]
@@ -114,7 +126,8 @@ impl Stream {
             identity: None,
             types: ResourceType::ALL.map(|ty| TypeState::new(ty, variant)),
             next_nonce: 1,
-            held_since: None,
+            held: None,
+            came_on: false,
         }
     }
 
@@ -159,8 +172,10 @@ impl Stream {
         let state = &mut self.types[ty.index()];
         // A stale nonce acknowledges nothing. The names are those that the client wanted when it sent the
         // request all the same, and requests come in order.
+        let brought_new = state.brings_new();
         let outcome = state.answered(&request.response_nonce, nack);
         state.subscribe_exactly(&request.resource_names);
+        self.came_on |= brought_new && outcome != Outcome::None;
         Ok(outcome)
     }
 
@@ -180,6 +195,7 @@ impl Stream {
         self.bounded(&request.resource_names_subscribe, Some(&self.types[ty.index()]))?;
         let state = &mut self.types[ty.index()];
         let nack = request.error_detail.as_ref().map(|e| e.message.as_str());
+        let brought_new = state.brings_new();
         let outcome = if request.response_nonce.is_empty() {
             Outcome::None
         } else {
@@ -188,6 +204,7 @@ impl Stream {
         state.start_delta(&request.resource_names_subscribe, &request.initial_resource_versions);
         state.subscribe(&request.resource_names_subscribe);
         state.unsubscribe(&request.resource_names_unsubscribe);
+        self.came_on |= brought_new && outcome != Outcome::None;
         Ok(outcome)
     }
 
@@ -196,19 +213,26 @@ impl Stream {
         for ty in ResourceType::ALL {
             self.types[ty.index()].catch_up(snapshot.resources(ty), snapshot.is_by_name_only());
         }
-        let overdue = self.held_since.is_some_and(|since| now >= since + self.order_timeout);
-        let response = self.next_change(overdue).or_else(|| self.next_removal(overdue));
+        if std::mem::take(&mut self.came_on)
+            && let Some(held) = &mut self.held
+        {
+            held.came_on = now;
+        }
+        let overdue = self.deadline().is_some_and(|deadline| now >= deadline);
+        let change = self.next_change(overdue);
+        let waits_for_nothing = change.as_ref().is_some_and(|response| !refers(response.ty));
+        let response = change.or_else(|| self.next_removal(overdue));
         let holding = ResourceType::ALL.into_iter().any(|ty| {
             let state = &self.types[ty.index()];
             !state.is_in_flight() && state.has_work()
         });
         match (holding, &response) {
-            (false, _) => self.held_since = None,
+            (false, _) => self.held = None,
             (true, None) => {
-                self.held_since.get_or_insert(now);
+                self.held.get_or_insert(Held { since: now, came_on: now });
             }
             // The order is kept again for what comes next.
-            (true, Some(_)) if overdue => self.held_since = None,
+            (true, Some(_)) if overdue && !waits_for_nothing => self.held = None,
             (true, Some(_)) => {}
         }
         response
@@ -216,15 +240,14 @@ impl Stream {
 
     /// When [`Stream::next`] should be asked again although nothing happened.
     pub fn deadline(&self) -> Option<Instant> {
-        self.held_since.map(|since| since + self.order_timeout)
+        let longest = self.order_timeout.saturating_mul(LONGEST_HOLD);
+        self.held.map(|held| (held.came_on + self.order_timeout).min(held.since + longest))
     }
 
     fn next_change(&mut self, overdue: bool) -> Option<Response> {
         for ty in ResourceType::ALL {
-            let refers = matches!(ty, ResourceType::Listener | ResourceType::Route);
-            let referred = [ResourceType::Secret, ResourceType::Cluster, ResourceType::Endpoint];
             // A change of what the client has holds up nobody: endpoints may change faster than a client answers.
-            if refers && !overdue && referred.iter().any(|ty| self.types[ty.index()].brings_new()) {
+            if refers(ty) && !overdue && self.types[ty.index()].has_work() && self.holds_up_referrers() {
                 return None;
             }
             if let Some(part) = self.types[ty.index()].take_changes(self.max_response_bytes) {
@@ -235,6 +258,12 @@ impl Stream {
             }
         }
         None
+    }
+
+    /// Whether the client has yet to answer something new that listeners and routes may name.
+    fn holds_up_referrers(&self) -> bool {
+        let mut referred = ResourceType::ALL.into_iter().filter(|ty| !refers(*ty));
+        referred.any(|ty| self.types[ty.index()].holds_up())
     }
 
     /// A client that gets a changed cluster sets up a new one in its place, and waits for endpoints of that
@@ -381,6 +410,11 @@ impl Stream {
             Some(Refusal { client: client.clone(), ty, nack: nack.clone() })
         })
     }
+}
+
+/// Whether resources of this type lead traffic to those of the others.
+fn refers(ty: ResourceType) -> bool {
+    matches!(ty, ResourceType::Listener | ResourceType::Route)
 }
 
 #[cfg(test)]

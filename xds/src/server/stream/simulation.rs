@@ -1,5 +1,6 @@
 //! Random histories: whatever is published, subscribed, delayed, refused or broken off, in the end the client
-//! has what is published of that which it subscribes to. A failing history is printed, shrunk, by proptest.
+//! has what is published of that which it subscribes to; and whoever answers is sent no listener and no route before it
+//! has answered every cluster, endpoint set and secret that there is. A failing history is printed, shrunk, by proptest.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
@@ -107,6 +108,10 @@ struct Subscription {
     names: BTreeSet<&'static str>,
     nonce: String,
     has: BTreeMap<String, Resource>,
+    /// What it has acknowledged, in whatever version, and was not sent the end of.
+    met: BTreeSet<String>,
+    /// Versions that it has refused, alone or with all others of a state of the world.
+    refused: BTreeMap<String, std::sync::Arc<str>>,
 }
 
 impl Subscription {
@@ -177,6 +182,7 @@ impl World {
         let client = &mut self.client[ty.index()];
         let (wildcard, names) = (client.wildcard, client.names.clone());
         client.has.retain(|name, _| wildcard || names.contains(name.as_str()));
+        client.met.retain(|name| wildcard || names.contains(name.as_str()));
     }
 
     fn ask(&mut self, ty: ResourceType, subscribe: &[&str], unsubscribe: &[&str]) {
@@ -203,7 +209,18 @@ impl World {
     }
 
     fn send(&mut self) -> bool {
+        let overdue = self.stream.deadline().is_some_and(|deadline| self.now >= deadline);
         let Some(response) = self.stream.next(&self.snapshot, self.now) else { return false };
+        if refers(response.ty) && !response.resources.is_empty() && !overdue {
+            self.check_order(&response);
+        }
+        let (is_world, met) = (self.is_world(response.ty), &mut self.client[response.ty.index()].met);
+        if is_world {
+            met.retain(|name| response.resources.iter().any(|resource| *resource.name == **name));
+        }
+        for name in &response.removed {
+            met.remove(&**name);
+        }
         let same = self.wire.iter().filter(|other| other.ty == response.ty).count();
         assert_eq!(same, 0, "two responses of {:?} under way", response.ty);
         let splittable = self.variant == Variant::Delta || !response.ty.is_wildcard_capable();
@@ -213,11 +230,28 @@ impl World {
         true
     }
 
+    fn is_world(&self, ty: ResourceType) -> bool {
+        self.variant == Variant::Sotw && ty.is_wildcard_capable()
+    }
+
+    /// What listeners and routes may name, the client has, or does not want.
+    fn check_order(&self, response: &Response) {
+        for ty in ResourceType::ALL.into_iter().filter(|ty| !refers(*ty)) {
+            let client = &self.client[ty.index()];
+            for name in NAMES.into_iter().filter(|name| client.asked && client.wants(name)) {
+                let Some(resource) = self.snapshot.get(ty, name) else { continue };
+                let is_told =
+                    client.met.contains(name) || client.refused.get(name) == Some(&resource.version);
+                assert!(is_told, "{response:?} goes before {ty:?} {name}");
+            }
+        }
+    }
+
     fn answer(&mut self) {
         let Some(response) = self.wire.pop_front() else { return };
         let ty = response.ty;
+        let is_world = self.is_world(ty);
         let client = &mut self.client[ty.index()];
-        let is_world = self.variant == Variant::Sotw && ty.is_wildcard_capable();
         if is_world {
             let named: BTreeSet<&str> = response.resources.iter().map(|r| &*r.name).collect();
             client.has.retain(|name, _| named.contains(name.as_str()));
@@ -239,6 +273,16 @@ impl World {
             details: Vec::new(),
         });
         let expected = if error_detail.is_some() { Outcome::Nack } else { Outcome::Ack };
+        if expected == Outcome::Ack {
+            let wanted = response.resources.iter().filter(|resource| client.wants(&resource.name));
+            let met: Vec<String> = wanted.map(|resource| resource.name.to_string()).collect();
+            client.met.extend(met);
+        } else if is_world || response.resources.len() == 1 {
+            let refused = response.resources.iter();
+            client
+                .refused
+                .extend(refused.map(|resource| (resource.name.to_string(), resource.version.clone())));
+        }
         client.nonce.clone_from(&response.nonce);
         let response_nonce = response.nonce;
         let outcome = match self.variant {
@@ -262,6 +306,7 @@ impl World {
         for ty in ResourceType::ALL {
             let client = &mut self.client[ty.index()];
             client.nonce.clear();
+            client.met.clear();
             let names = client.named();
             client.asked = !names.is_empty();
             if !client.asked {
@@ -273,6 +318,7 @@ impl World {
                     self.stream.on_sotw(ty, &request).unwrap();
                 }
                 Variant::Delta => {
+                    client.met.extend(client.has.keys().cloned());
                     let has = client.has.values();
                     let request = DeltaDiscoveryRequest {
                         resource_names_subscribe: names,

@@ -1,3 +1,5 @@
+mod order;
+
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -499,7 +501,7 @@ fn one_that_changed_while_the_client_was_away_does_too() {
         let mut peer = Peer::new(Variant::Delta);
         peer.stream.on_delta(CDS, &has(CDS, "a")).unwrap();
         let clusters = peer.next(&snapshot).unwrap();
-        assert_eq!((clusters.ty, names(&clusters)), (CDS, vec!["a", "b"]));
+        assert_eq!((clusters.ty, names(&clusters)), (CDS, vec!["b", "a"]), "what is new goes first");
         // On its way before the clusters came.
         peer.stream.on_delta(EDS, &has(EDS, "a")).unwrap();
         if is_withdrawn {

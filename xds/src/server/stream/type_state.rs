@@ -68,6 +68,8 @@ struct InFlight {
     nonce: String,
     /// Name and version of each resource in it.
     resources: Vec<(Arc<str>, Arc<str>)>,
+    /// What the client loses with it, by name.
+    losing: Vec<Arc<str>>,
     /// Something in it the client did not have in any version, so that nothing may refer to it yet.
     brings_new: bool,
 }
@@ -119,9 +121,22 @@ impl TypeState {
         self.in_flight.is_some()
     }
 
-    /// Whether what refers to these has to wait.
+    /// Whether something is under way that the client did not have.
     pub(super) fn brings_new(&self) -> bool {
         self.in_flight.as_ref().is_some_and(|in_flight| in_flight.brings_new)
+    }
+
+    /// Whether what refers to these has to wait: something that the client does not have is under way to it, or waits
+    /// behind what is. What it has refused holds up nobody.
+    pub(super) fn holds_up(&self) -> bool {
+        let waits = |name: &Arc<str>| self.is_new(name) && self.change(name).is_some();
+        self.in_flight.is_some() && (self.brings_new() || self.dirty.iter().any(waits))
+    }
+
+    /// Whether the client has it in no version, or is about to lose it.
+    fn is_new(&self, name: &Arc<str>) -> bool {
+        let loses = |in_flight: &InFlight| in_flight.losing.binary_search(name).is_ok();
+        !self.acknowledged.contains_key(name) || self.in_flight.as_ref().is_some_and(loses)
     }
 
     pub(super) fn is_subscribed(&self, name: &str) -> bool {
@@ -424,12 +439,14 @@ impl TypeState {
         }
     }
 
-    /// As much as one response takes, at least one, and no look at what comes after: in a large world each part costs
-    /// what is in it.
+    /// As much as one response takes, at least one. What the client does not have comes first, as what refers to it waits
+    /// for it; and in a large world that is new each part costs what is in it.
     fn gather(&mut self, max_bytes: usize) -> Part {
         let (mut part, mut settled) = (Part::default(), Vec::new());
         let mut left = Some(max_bytes);
-        for name in &self.dirty {
+        let is_new = |name: &&Arc<str>| self.is_new(name);
+        let (new, other) = (self.dirty.iter().filter(is_new), self.dirty.iter().filter(|name| !is_new(name)));
+        for name in new.chain(other) {
             let change = self.change(name);
             let bytes = match &change {
                 Some(resource) => resource.body.len() + 2 * resource.name.len() + resource.version.len(),
@@ -583,8 +600,10 @@ impl TypeState {
         self.told = true;
         self.owes_world = false;
         let resources = part.changed.iter().map(|r| (r.name.clone(), r.version.clone())).collect();
-        let brings_new = part.changed.iter().any(|resource| !self.acknowledged.contains_key(&resource.name));
-        self.in_flight = Some(InFlight { nonce: nonce.to_owned(), resources, brings_new });
+        let mut losing: Vec<Arc<str>> = part.removed.iter().chain(&part.gone).cloned().collect();
+        losing.sort_unstable();
+        let brings_new = part.changed.iter().any(|resource| self.is_new(&resource.name));
+        self.in_flight = Some(InFlight { nonce: nonce.to_owned(), resources, losing, brings_new });
         format!("{:016x}", self.sent_fingerprint)
     }
 
