@@ -29,6 +29,7 @@ use pontoon_xds::pb::envoy::extensions::filters::http::router::v3::Router;
 use pontoon_xds::pb::envoy::extensions::filters::network::http_connection_manager::v3::{
     HttpConnectionManager, HttpFilter, Rds, http_connection_manager, http_filter,
 };
+use pontoon_xds::pb::envoy::r#type::matcher::v3::RegexMatcher;
 use pontoon_xds::pb::google::protobuf::{Any, Duration as ProtoDuration};
 use pontoon_xds::server::{Options, Server, TypeStatus, grpc_server};
 use pontoon_xds::{ResourceType, Snapshot};
@@ -41,6 +42,9 @@ use tokio_stream::wrappers::TcpListenerStream;
 
 const CDS: ResourceType = ResourceType::Cluster;
 const EDS: ResourceType = ResourceType::Endpoint;
+const RDS: ResourceType = ResourceType::Route;
+/// Past it, what waits for an answer waits no longer.
+const ORDER_TIMEOUT: Duration = Duration::from_secs(1);
 /// Small, so that a change of many clusters comes in several responses.
 const RESPONSE_BYTES: usize = 16 * 1024;
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -63,6 +67,16 @@ async fn a_route_to_a_new_cluster_among_many_changes_fails_nobody_in_delta() {
 #[tokio::test]
 async fn a_route_to_a_new_cluster_among_many_changes_fails_nobody_in_state_of_the_world() {
     Bridge::lay("new-sotw", "GRPC").await.joined().await;
+}
+
+#[tokio::test]
+async fn while_routes_are_refused_the_old_ones_are_served_in_delta() {
+    Bridge::lay("old-delta", "DELTA_GRPC").await.kept().await;
+}
+
+#[tokio::test]
+async fn while_routes_are_refused_the_old_ones_are_served_in_state_of_the_world() {
+    Bridge::lay("old-sotw", "GRPC").await.kept().await;
 }
 
 /// Our server, an Envoy that it configures, and two backends.
@@ -88,7 +102,11 @@ impl Bridge {
             panic!("PONTOON_E2E_ENVOY names no Envoy: run `cargo xtask e2e envoy`");
         };
         let options = Options::new(|node| Ok(node.cluster.clone()));
-        let server = Server::new(Options { max_response_bytes: RESPONSE_BYTES, ..options });
+        let server = Server::new(Options {
+            max_response_bytes: RESPONSE_BYTES,
+            order_timeout: ORDER_TIMEOUT,
+            ..options
+        });
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let bootstrap = bootstrap(id, api_type, listener.local_addr().unwrap().port());
         let serving = grpc_server().add_routes(server.routes());
@@ -181,6 +199,39 @@ impl Bridge {
         self.until_in_force(CDS, "other-399").await;
     }
 
+    /// A cluster goes, and the traffic moves to another, with a route beside that Envoy does not take.
+    async fn kept(mut self) {
+        self.until("a first answer", async |b| get(b.edge).await == Ok((200, "one".into()))).await;
+        self.snapshot.remove(CDS, "shop");
+        self.snapshot.remove(EDS, "shop");
+        self.snapshot.insert(&cluster("zeta", 1));
+        self.snapshot.insert(&endpoints("zeta", self.backends[1]));
+        let mut refused = routes("zeta");
+        let regex = RegexMatcher { regex: "(".into(), ..Default::default() };
+        refused.virtual_hosts[0].routes[0].r#match = Some(RouteMatch {
+            path_specifier: Some(route_match::PathSpecifier::SafeRegex(regex)),
+            ..Default::default()
+        });
+        self.snapshot.insert(&refused);
+        self.publish();
+        self.until_in_force(CDS, "zeta").await;
+        self.until("the refusal", async |b| b.status(RDS).is_some_and(|status| status.nack.is_some())).await;
+        let refused = Instant::now();
+        while refused.elapsed() < 2 * ORDER_TIMEOUT {
+            assert_eq!(get(self.edge).await, Ok((200, "one".into())));
+        }
+        self.snapshot.insert(&routes("zeta"));
+        self.publish();
+        self.moves().await;
+        self.until("the old cluster's end", async |b| {
+            b.clusters().is_some_and(|clusters| {
+                clusters.in_sync && clusters.acknowledged.iter().all(|(name, _)| &**name == "zeta")
+            })
+        })
+        .await;
+        assert_eq!(get(self.edge).await, Ok((200, "two".into())));
+    }
+
     /// Requests go to the one backend and then to the other, and none fails.
     async fn moves(&self) {
         self.until("the move", async |bridge| {
@@ -200,8 +251,12 @@ impl Bridge {
     }
 
     fn clusters(&self) -> Option<TypeStatus> {
+        self.status(CDS)
+    }
+
+    fn status(&self, ty: ResourceType) -> Option<TypeStatus> {
         let node = self.server.nodes().into_iter().next()?;
-        node.types.into_iter().find(|status| status.ty == CDS)
+        node.types.into_iter().find(|status| status.ty == ty)
     }
 
     async fn until_in_force(&self, ty: ResourceType, name: &str) {

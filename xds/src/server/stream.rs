@@ -4,7 +4,8 @@
 //!
 //! Order: clusters and endpoints, then (when the client has acknowledged or refused all of those that are new to it)
 //! listeners and routes; removals last, when everything else is answered. A peer that does not answer delays the order by
-//! [`super::Options::order_timeout`] at most.
+//! [`super::Options::order_timeout`] at most. What a refused listener or route may still lead to in its earlier version is
+//! not removed while the refusal stands.
 
 mod resources;
 mod type_state;
@@ -224,7 +225,9 @@ impl Stream {
         let response = change.or_else(|| self.next_removal(overdue));
         let holding = ResourceType::ALL.into_iter().any(|ty| {
             let state = &self.types[ty.index()];
-            !state.is_in_flight() && state.has_work()
+            let has_work =
+                if self.is_withheld(ty) { state.has_more_than_removals() } else { state.has_work() };
+            !state.is_in_flight() && has_work
         });
         match (holding, &response) {
             (false, _) => self.held = None,
@@ -290,11 +293,27 @@ impl Stream {
             if !overdue && self.any_in_flight(&ResourceType::ALL) {
                 return None;
             }
+            if self.is_withheld(ty) {
+                continue;
+            }
             if let Some(part) = self.types[ty.index()].take_removals(self.max_response_bytes) {
                 return Some(self.respond(ty, part));
             }
         }
         None
+    }
+
+    /// Whether nothing of this type is taken from the client for now: it has refused what may lead there, and goes on with
+    /// what it had of that. Which of them that names nobody reads here, so it is all of them, up to a number.
+    fn is_withheld(&self, ty: ResourceType) -> bool {
+        let referrers: &[ResourceType] = match ty {
+            ResourceType::Listener => &[],
+            ResourceType::Route => &[ResourceType::Listener],
+            ResourceType::Endpoint | ResourceType::Cluster => &[ResourceType::Listener, ResourceType::Route],
+            ResourceType::Secret => &[ResourceType::Listener, ResourceType::Route, ResourceType::Cluster],
+        };
+        referrers.iter().any(|referrer| self.types[referrer.index()].stands_refused())
+            && self.types[ty.index()].waiting() <= self.max_names
     }
 
     fn any_in_flight(&self, types: &[ResourceType]) -> bool {

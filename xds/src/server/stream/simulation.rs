@@ -344,6 +344,14 @@ impl World {
         panic!("the server never stops sending");
     }
 
+    /// Whether something is published that the client does not take, and that may lead to what is gone.
+    fn refuses_a_referrer(&self) -> bool {
+        [ResourceType::Listener, ResourceType::Route, ResourceType::Cluster].into_iter().any(|ty| {
+            let wanted = |resource: &&Resource| self.client[ty.index()].wants(&resource.name);
+            self.snapshot.resources(ty).values().filter(wanted).any(is_bad)
+        })
+    }
+
     fn check(&self) {
         for ty in ResourceType::ALL {
             let client = &self.client[ty.index()];
@@ -364,6 +372,9 @@ impl World {
                     }
                     // State of the world has no words for the end of endpoints and routes.
                     None if self.variant == Variant::Sotw && !ty.is_wildcard_capable() => {}
+                    None if self.stream.is_withheld(ty) => {
+                        assert!(self.refuses_a_referrer(), "{ty:?} {name}")
+                    }
                     None => assert_eq!(has, None, "{ty:?} {name}"),
                 }
             }

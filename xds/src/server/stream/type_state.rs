@@ -394,6 +394,25 @@ impl TypeState {
         self.asked && (!self.dirty.is_empty() || self.owes_first() || self.owes_world)
     }
 
+    /// Whether there is more to tell than what is gone.
+    pub(super) fn has_more_than_removals(&self) -> bool {
+        let says_more = |name: &Arc<str>| !self.is_gone(name);
+        self.asked && (self.owes_first() || self.owes_world || self.dirty.iter().any(says_more))
+    }
+
+    /// How many names wait to be told of.
+    pub(super) fn waiting(&self) -> usize {
+        self.dirty.len()
+    }
+
+    /// Whether the client has refused something that is published still, or may have: it goes on with what it had before.
+    pub(super) fn stands_refused(&self) -> bool {
+        // What it no longer asks for may be among them still.
+        let is_untold = |name: &Arc<str>| self.change(name).is_some();
+        self.refused.keys().any(|name| self.is_subscribed(name))
+            || self.halves.iter().flatten().any(is_untold)
+    }
+
     fn owes_first(&self) -> bool {
         self.wildcard && !self.told
     }

@@ -217,3 +217,90 @@ fn but_not_where_there_is_always_something_new() {
         assert!(peer.now - start > Duration::from_secs(5));
     });
 }
+
+#[test]
+fn while_routes_are_refused_what_the_old_ones_lead_to_stays() {
+    in_both(|mut peer, mut snapshot| {
+        let is_delta = peer.stream.variant == Variant::Delta;
+        snapshot.remove(CDS, "a");
+        snapshot.remove(EDS, "a");
+        snapshot.insert(&cluster("c", 1));
+        snapshot.insert(&routes(2));
+        let log = peer.pump(&snapshot, AT_ONCE, |response| response.ty == RDS);
+        assert_eq!(log[1..], ["Ack CDS", "RDS r", "Nack RDS"], "{}", log[0]);
+        assert_eq!(peer.stream.deadline(), None, "nothing is to be done");
+        peer.now += Duration::from_secs(3600);
+        assert_eq!(peer.next(&snapshot), None);
+
+        // All else goes on.
+        snapshot.insert(&cluster("b", 2));
+        snapshot.insert(&Listener { name: "l".into(), stat_prefix: "2".into(), ..Default::default() });
+        let log = peer.pump(&snapshot, AT_ONCE, |_| false);
+        let clusters = if is_delta { "CDS b" } else { "CDS a b c" };
+        assert_eq!(log, [clusters, "LDS l", "Ack CDS", "Ack LDS"]);
+
+        // Nor with the next version, until that is taken.
+        snapshot.insert(&routes(3));
+        assert_eq!(peer.pump(&snapshot, AT_ONCE, |response| response.ty == RDS), ["RDS r", "Nack RDS"]);
+        snapshot.insert(&routes(4));
+        let log = peer.pump(&snapshot, AT_ONCE, |_| false);
+        let expected: &[&str] = match is_delta {
+            true => &["RDS r", "Ack RDS", "EDS -a", "Ack EDS", "CDS -a", "Ack CDS"],
+            false => &["RDS r", "Ack RDS", "CDS b c", "Ack CDS"],
+        };
+        assert_eq!(log, expected);
+    });
+}
+
+#[test]
+fn refused_listeners_keep_their_routes_too_until_they_are_withdrawn() {
+    let mut snapshot = world();
+    let mut peer = following(Variant::Delta, &Options::new(|_| Ok(String::new())), &snapshot);
+    snapshot.remove(RDS, "r");
+    snapshot.remove(CDS, "b");
+    snapshot.insert(&Listener { name: "bad".into(), ..Default::default() });
+    assert_eq!(peer.pump(&snapshot, AT_ONCE, |_| true), ["LDS bad", "Nack LDS"]);
+    snapshot.remove(LDS, "bad");
+    assert_eq!(peer.pump(&snapshot, AT_ONCE, |_| false), ["RDS -r", "Ack RDS", "CDS -b", "Ack CDS"]);
+}
+
+#[test]
+fn halves_that_nobody_asks_for_any_more_withhold_nothing() {
+    let mut snapshot = world();
+    snapshot.insert(&RouteConfiguration { name: "s".into(), ..Default::default() });
+    let mut peer = following(Variant::Delta, &Options::new(|_| Ok(String::new())), &snapshot);
+    peer.subscribe(RDS, &["s"]);
+    peer.pump(&snapshot, AT_ONCE, |_| false);
+    snapshot.insert(&routes(2));
+    snapshot.insert(&RouteConfiguration { name: "s".into(), ..routes(2) });
+    snapshot.remove(CDS, "b");
+    let both = peer.next(&snapshot).unwrap();
+    assert_eq!(said(&both), "RDS r s");
+    let unsubscribed = ["r", "s"].map(str::to_owned).into();
+    let request = DeltaDiscoveryRequest {
+        response_nonce: both.nonce,
+        error_detail: Some(Status { code: 3, message: "no".into(), details: Vec::new() }),
+        ..Default::default()
+    };
+    peer.stream.on_delta(RDS, &request).unwrap();
+    let request = DeltaDiscoveryRequest { resource_names_unsubscribe: unsubscribed, ..Default::default() };
+    peer.stream.on_delta(RDS, &request).unwrap();
+    assert_eq!(peer.pump(&snapshot, AT_ONCE, |_| false), ["CDS -b", "Ack CDS"]);
+}
+
+#[test]
+fn what_is_kept_for_refused_routes_is_bounded() {
+    let options = Options { max_names: 10, ..in_parts() };
+    let mut snapshot = world();
+    let mut peer = following(Variant::Delta, &options, &snapshot);
+    snapshot.insert(&routes(2));
+    assert_eq!(peer.pump(&snapshot, AT_ONCE, |_| true), ["RDS r", "Nack RDS"]);
+    for n in 0..100 {
+        snapshot.insert(&cluster(&n.to_string(), 1));
+        peer.pump(&snapshot, AT_ONCE, |_| false);
+        snapshot.remove(CDS, &n.to_string());
+        peer.pump(&snapshot, AT_ONCE, |_| false);
+        let kept = peer.stream.types[CDS.index()].waiting();
+        assert!(kept <= 10, "{kept} names");
+    }
+}
