@@ -1,7 +1,7 @@
 //! The bookkeeping of the client, without I/O: what is wanted and what the server sends go in, requests come out.
 //! Both variants share it. What is held outlives the stream.
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -42,7 +42,7 @@ struct Held {
     accepted: String,
     /// What is held is of that response and no other.
     is_whole: bool,
-    /// Of these another content was refused since they were accepted.
+    /// Of these another content was refused since they were accepted, or none was accepted.
     refused: HashSet<Arc<str>>,
 }
 
@@ -222,8 +222,10 @@ impl<'k> Session<'k> {
         }
         // Which one a nameless resource is nobody knows: it may be any of those that seem to be missing.
         if self.variant == Variant::Sotw && ty.is_wildcard_capable() && !nameless {
-            removed = held.resources.keys().filter(|name| !seen.contains(*name)).cloned().collect();
-            removed.sort();
+            // Also what never was accepted: the handler keeps that it was refused.
+            let known = held.resources.keys().chain(&held.refused);
+            let gone: BTreeSet<Arc<str>> = known.filter(|name| !seen.contains(*name)).cloned().collect();
+            removed = gone.into_iter().collect();
         }
         for name in &removed {
             held.resources.remove(name);

@@ -47,7 +47,9 @@ pub(super) async fn cases(report: &mut Report, server: &mut Server, proxies: &mu
 /// The good ones of the same response are in force, and the last good version of the refused one.
 async fn refused(server: &Server, proxy: &mut Driven) -> anyhow::Result<String> {
     let whole = proxy.world.clone();
-    proxy.world.refused.insert("b");
+    proxy.world.refused.extend(["b", "never"]);
+    proxy.world.clusters.insert("never", Vec::new());
+    proxy.world.cold.insert("never");
     proxy.world.clusters.insert("c", whole.clusters["a"].clone());
     proxy.world.routes.push(("/c", "c"));
     proxy.publish(server).await?;
@@ -65,21 +67,31 @@ async fn refused(server: &Server, proxy: &mut Driven) -> anyhow::Result<String> 
         Ok(())
     })
     .await?;
-    let dump = proxy.admin("config_dump?resource=dynamic_active_clusters&name_regex=^b$").await?;
-    let details = &dump["configs"][0]["error_state"]["details"];
-    ensure!(details.as_str().is_some_and(|details| details.contains("outlier_detection")), "{dump:#}");
+    for cluster in ["b", "never"] {
+        let dump = proxy.admin(&dumped(cluster)).await?;
+        let details = &dump["configs"][0]["error_state"]["details"];
+        ensure!(details.as_str().is_some_and(|details| details.contains("outlier_detection")), "{dump:#}");
+    }
     proxy.world = whole;
     // Not the version before: in state of the world go-control-plane does not send that to who has refused a later one.
     proxy.world.clusters.insert("d", Vec::new());
     proxy.publish(server).await?;
     proxy.unrouted("/c").await?;
     until("the refusal's end", PATIENCE, async || {
-        let dump = proxy.admin("config_dump?resource=dynamic_active_clusters&name_regex=^b$").await?;
-        ensure!(dump["configs"][0]["error_state"].is_null(), "{dump:#}");
+        for cluster in ["b", "never"] {
+            let dump = proxy.admin(&dumped(cluster)).await?;
+            ensure!(dump["configs"][0]["error_state"].is_null(), "{dump:#}");
+        }
         Ok(())
     })
     .await?;
     Ok(said)
+}
+
+/// Where the dump has it: one that never was in force is among those that are still to be.
+fn dumped(cluster: &str) -> String {
+    let list = if cluster == "never" { "dynamic_warming_clusters" } else { "dynamic_active_clusters" };
+    format!("config_dump?resource={list}&name_regex=^{cluster}$")
 }
 
 async fn unreadable(server: &Server, proxy: &mut Driven) -> anyhow::Result<String> {

@@ -271,6 +271,23 @@ fn a_bad_resource_is_refused_alone_and_the_last_good_one_stays() {
 }
 
 #[test]
+fn a_refusal_goes_with_the_last_that_names_what_was_refused() {
+    let mut given = Given::serving();
+    let mut bad_routes = routes("a");
+    bad_routes.virtual_hosts[0].routes[0].r#match.as_mut().unwrap().grpc = Some(Default::default());
+    let mut bad_assignment = assignment("a", &[1]);
+    bad_assignment.named_endpoints.insert("one".into(), Default::default());
+    let of = |given: &Given| given.store.refused.keys().map(|(ty, _)| *ty).collect::<Vec<_>>();
+    assert_eq!((given.try_put(&bad_routes).len(), given.try_put(&bad_assignment).len()), (1, 1));
+    given.put(&cluster("b"));
+    assert_eq!(of(&given), [ResourceType::Endpoint, ResourceType::Route]);
+    given.remove(ResourceType::Cluster, "a");
+    assert_eq!(of(&given), [ResourceType::Route]);
+    given.remove(ResourceType::Listener, "l");
+    assert_eq!(of(&given), []);
+}
+
+#[test]
 fn endpoints_that_stay_keep_their_object() {
     let mut given = Given::serving();
     let before = given.cluster("a").endpoints.load_full();

@@ -72,6 +72,17 @@ impl Store {
             self.secrets.retain(|name, _| named.contains(name));
         }
         self.handles.retain(|name, handle| Arc::strong_count(handle) > 1 || self.clusters.contains_key(name));
+        self.drop_unnamed_refusals();
+    }
+
+    /// Nobody tells the end of what is subscribed to by name: what was refused of it goes with the last that names it.
+    fn drop_unnamed_refusals(&mut self) {
+        for by_name in [ResourceType::Secret, ResourceType::Endpoint, ResourceType::Route] {
+            if self.refused.keys().any(|(ty, _)| *ty == by_name) {
+                let wanted = self.wanted(by_name);
+                self.refused.retain(|(ty, name), _| *ty != by_name || wanted.contains(name));
+            }
+        }
     }
 
     /// When [`Store::settle`] should be called again although nothing arrived.

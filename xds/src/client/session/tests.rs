@@ -1,5 +1,3 @@
-use std::collections::BTreeSet;
-
 use prost::Message;
 
 use super::*;
@@ -379,4 +377,20 @@ fn a_type_that_was_not_asked_for_is_not_answered() {
     }
     assert_eq!(open.requests(), []);
     assert_eq!(open.kept.updates, []);
+}
+
+#[test]
+fn in_state_of_the_world_the_end_of_what_never_was_accepted_is_told_too() {
+    let mut client = Client::all_clusters();
+    let mut open = client.open(Variant::Sotw);
+    open.requests();
+    for (version, resources) in
+        [("1", vec![cluster("a", 1), cluster("bad", 1)]), ("2", vec![cluster("a", 1)])]
+    {
+        open.on_sotw(CDS, version, resources);
+        open.requests();
+    }
+    assert_eq!(open.kept.updates.last(), Some(&(Vec::new(), vec!["bad".to_owned()])));
+    open.on_sotw(CDS, "3", vec![cluster("a", 2)]);
+    assert_eq!(open.kept.updates.last(), Some(&(vec!["a".to_owned()], Vec::new())), "it is told once");
 }
