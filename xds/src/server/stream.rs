@@ -11,6 +11,7 @@ mod resources;
 mod type_state;
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
@@ -51,7 +52,7 @@ pub struct Response {
     /// New and changed resources; in state of the world for CDS and LDS: all.
     pub resources: Resources,
     /// Names that are gone or never were (delta only).
-    pub removed: Vec<std::sync::Arc<str>>,
+    pub removed: Vec<Arc<str>>,
 }
 
 /// A client that asked for too much.
@@ -273,10 +274,13 @@ impl Stream {
     /// name before using it, even if they are what it had. One that has come back says first which clusters it has, and
     /// only then which endpoints.
     fn warm(&mut self, clusters: &type_state::Part) {
-        for cluster in &clusters.changed {
-            if self.types[ResourceType::Cluster.index()].acknowledged_version(&cluster.name).is_some() {
-                self.types[ResourceType::Endpoint.index()].send_again(&cluster.name);
-            }
+        let (earlier, later) = self.types.split_at_mut(ResourceType::Endpoint.index());
+        let has =
+            |name: &Arc<str>| earlier[ResourceType::Cluster.index()].acknowledged_version(name).is_some();
+        let Some(endpoints) = later.first_mut() else { return };
+        endpoints.drop_anew(has);
+        for cluster in clusters.changed.iter().filter(|cluster| has(&cluster.name)) {
+            endpoints.send_again(&cluster.name);
         }
     }
 

@@ -523,6 +523,23 @@ fn one_that_changed_while_the_client_was_away_does_too() {
 }
 
 #[test]
+fn of_clusters_that_are_gone_nothing_is_kept_for_endpoints_that_nobody_asks_for() {
+    let mut peer = Peer::new(Variant::Delta);
+    peer.subscribe(CDS, &[]);
+    let mut kept = Vec::new();
+    for n in 100..200 {
+        let mut snapshot = world();
+        for revision in [1, 2] {
+            snapshot.insert(&cluster(&format!("c{n}"), revision));
+            peer.drain(&snapshot);
+        }
+        peer.drain(&world());
+        kept.push(format!("{:?}", peer.stream.types[EDS.index()]).len());
+    }
+    assert!(kept.iter().all(|bytes| *bytes == kept[0]), "{kept:?}");
+}
+
+#[test]
 fn names_on_top_of_an_implicit_wildcard_do_not_end_it_in_delta() {
     let mut peer = Peer::new(Variant::Delta);
     peer.subscribe(CDS, &[]);

@@ -390,6 +390,11 @@ impl TypeState {
         }
     }
 
+    /// What the client has lost needs no sending again.
+    pub(super) fn drop_anew(&mut self, has: impl Fn(&Arc<str>) -> bool) {
+        self.anew.retain(has);
+    }
+
     pub(super) fn has_work(&self) -> bool {
         self.asked && (!self.dirty.is_empty() || self.owes_first() || self.owes_world)
     }
