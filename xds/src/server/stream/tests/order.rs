@@ -63,6 +63,131 @@ impl Peer {
 }
 
 #[test]
+fn listeners_and_routes_wait_for_clusters_and_endpoints() {
+    both(|mut peer| {
+        for (ty, names) in [(RDS, &["r"][..]), (LDS, &[]), (EDS, &["a"]), (CDS, &[])] {
+            peer.subscribe(ty, names);
+        }
+        let snapshot = world();
+        let (clusters, endpoints) = (peer.next(&snapshot).unwrap(), peer.next(&snapshot).unwrap());
+        assert_eq!((clusters.ty, endpoints.ty), (CDS, EDS));
+        assert_eq!(peer.next(&snapshot), None);
+        peer.answer(&clusters, None);
+        assert_eq!(peer.next(&snapshot), None);
+        peer.answer(&endpoints, None);
+        assert_eq!(peer.next(&snapshot).unwrap().ty, LDS);
+        assert_eq!(peer.next(&snapshot).unwrap().ty, RDS);
+    });
+}
+
+#[test]
+fn a_peer_that_does_not_answer_delays_the_order_but_does_not_stop_it() {
+    both(|mut peer| {
+        peer.subscribe(CDS, &[]);
+        peer.subscribe(LDS, &[]);
+        let snapshot = world();
+        assert_eq!(peer.next(&snapshot).unwrap().ty, CDS);
+        assert_eq!(peer.next(&snapshot), None);
+        peer.now = peer.stream.deadline().unwrap();
+        assert_eq!(peer.next(&snapshot).unwrap().ty, LDS);
+        assert!(peer.now.elapsed() < Duration::from_secs(5));
+    });
+}
+
+#[test]
+fn removals_come_last_and_referrers_first() {
+    let mut peer = Peer::new(Variant::Delta);
+    for (ty, names) in [(CDS, &["*"][..]), (EDS, &["a"]), (LDS, &["*"]), (RDS, &["r"])] {
+        peer.subscribe(ty, names);
+    }
+    peer.drain(&world());
+    let mut after = Snapshot::default();
+    after.insert(&cluster("c", 1));
+    let order: Vec<(ResourceType, usize, usize)> =
+        peer.drain(&after).iter().map(|r| (r.ty, r.resources.len(), r.removed.len())).collect();
+    assert_eq!(order, [(CDS, 1, 0), (LDS, 0, 1), (RDS, 0, 1), (EDS, 0, 1), (CDS, 0, 2)]);
+}
+
+#[test]
+fn in_state_of_the_world_what_is_missing_is_removed_in_a_second_step() {
+    let mut peer = Peer::new(Variant::Sotw);
+    peer.subscribe(CDS, &[]);
+    peer.drain(&world());
+    let mut after = Snapshot::default();
+    after.insert(&cluster("c", 1));
+    let steps = peer.drain(&after);
+    assert_eq!(steps.iter().map(names).collect::<Vec<_>>(), [vec!["a", "b", "c"], vec!["c"]]);
+}
+
+#[test]
+fn endpoints_that_change_all_the_time_hold_up_no_route() {
+    both(|mut peer| {
+        for (ty, names) in [(RDS, &["r"][..]), (EDS, &["a"]), (CDS, &[])] {
+            peer.subscribe(ty, names);
+        }
+        let snapshot = world();
+        peer.drain(&snapshot);
+        let mut changed = snapshot.clone();
+        let endpoints = vec![LocalityLbEndpoints::default()];
+        changed.insert(&ClusterLoadAssignment { cluster_name: "a".into(), endpoints, ..Default::default() });
+        let virtual_hosts = vec![VirtualHost::default()];
+        changed.insert(&RouteConfiguration { name: "r".into(), virtual_hosts, ..Default::default() });
+        assert_eq!(peer.next(&changed).unwrap().ty, EDS);
+        assert_eq!(peer.next(&changed).unwrap().ty, RDS);
+    });
+}
+
+#[test]
+fn a_large_answer_comes_in_parts_and_routes_wait_for_the_last() {
+    let options = Options { max_response_bytes: 4096, ..Options::new(|_| Ok(String::new())) };
+    let mut peer = Peer { stream: Stream::new(Variant::Delta, None, &options), now: Instant::now() };
+    let mut snapshot = world();
+    for n in 0..1000 {
+        snapshot.insert(&cluster(&format!("cluster-{n}"), 1));
+    }
+    peer.subscribe(RDS, &["r"]);
+    peer.subscribe(CDS, &[]);
+    let sent = peer.drain(&snapshot);
+    assert!(sent.len() > 10, "{} responses", sent.len());
+    assert_eq!(sent.last().map(|response| response.ty), Some(RDS));
+    assert_eq!(sent.iter().map(|response| response.resources.len()).sum::<usize>(), 1003);
+    let gone = peer.drain(&Snapshot::default());
+    assert_eq!(gone.iter().map(|response| response.removed.len()).sum::<usize>(), 1003);
+    assert!(gone.len() > 3 && gone[0].ty == RDS, "{} responses", gone.len());
+}
+
+#[test]
+fn endpoints_wait_for_nothing_but_endpoints() {
+    both(|mut peer| {
+        peer.subscribe(CDS, &[]);
+        peer.subscribe(LDS, &[]);
+        peer.subscribe(EDS, &["a"]);
+        peer.subscribe(RDS, &["r"]);
+        let mut snapshot = world();
+        peer.drain(&snapshot);
+        // Clusters, listeners and routes are under way, and nobody answers.
+        snapshot.insert(&Listener { name: "l".into(), stat_prefix: "2".into(), ..Default::default() });
+        snapshot.insert(&RouteConfiguration {
+            name: "r".into(),
+            ignore_port_in_host_matching: true,
+            ..Default::default()
+        });
+        assert_eq!(peer.next(&snapshot).map(|response| response.ty), Some(LDS));
+        assert_eq!(peer.next(&snapshot).map(|response| response.ty), Some(RDS));
+        snapshot.insert(&cluster("b", 2));
+        assert_eq!(peer.next(&snapshot).map(|response| response.ty), Some(CDS));
+        assert_eq!(peer.next(&snapshot), None);
+        let policy = crate::pb::envoy::config::endpoint::v3::cluster_load_assignment::Policy::default();
+        snapshot.insert(&ClusterLoadAssignment {
+            cluster_name: "a".into(),
+            policy: Some(policy),
+            ..Default::default()
+        });
+        assert_eq!(peer.next(&snapshot).map(|response| response.ty), Some(EDS));
+    });
+}
+
+#[test]
 fn what_is_new_goes_before_a_thousand_changes_and_routes_wait_for_it_alone() {
     let mut snapshot = world();
     let thousand = |snapshot: &mut Snapshot, revision| {
