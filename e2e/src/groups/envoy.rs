@@ -4,6 +4,7 @@
 
 mod dumps;
 mod gateways;
+mod kept;
 mod moving;
 mod restart;
 
@@ -78,12 +79,18 @@ pub(crate) async fn run(_arguments: Vec<String>) -> anyhow::Result<bool> {
             gateways::refused(&plane, &folder, &ports, &certified, &envoys),
         )
         .await;
+    let beside = objects(&ports, &certified, None);
+    report
+        .case(
+            "while Envoy refuses routes it serves the earlier ones, and nothing that they lead to goes",
+            kept::kept(&plane, &folder, &beside, &ports, &envoys),
+        )
+        .await;
     let admins: Vec<_> = envoys.iter().map(|envoy| envoy.admin).chain([own.admin]).collect();
-    let changed = objects(&ports, &certified, None);
     report
         .case(
             "a setting that changes while the control plane is away is in force after it comes back",
-            restart::changed(&plane, &mut serving, &folder, &changed, &admins, &loads),
+            restart::changed(&plane, &mut serving, &folder, &beside, &admins, &loads),
         )
         .await;
     for ((gateway, _), load) in ports.gateways().into_iter().zip(loads) {
