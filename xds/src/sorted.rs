@@ -31,8 +31,11 @@ pub(crate) fn sort(message: &mut [u8], path: &[u32]) -> Result<(), DecodeError> 
     Ok(())
 }
 
-/// Where a field's messages are, with and without what says so.
-fn fields(message: &[u8], field: u32) -> Result<Vec<(Range<usize>, Range<usize>)>, DecodeError> {
+/// Where a message is, with and without its key and length.
+type Place = (Range<usize>, Range<usize>);
+
+/// Where a field's messages are.
+fn fields(message: &[u8], field: u32) -> Result<Vec<Place>, DecodeError> {
     let mut found = Vec::new();
     let mut rest = message;
     while !rest.is_empty() {
