@@ -254,17 +254,24 @@ spec:
             let pods = namespace.get(&["pods", "-l", "app=hello"]).await?;
             let statuses =
                 pods["items"][0]["status"]["containerStatuses"].as_array().cloned().unwrap_or_default();
-            let restarts =
-                statuses.iter().find(|one| one["name"] == "hello").map(|one| one["restartCount"].as_u64());
-            ensure!(restarts == Some(Some(1)), "it was restarted {restarts:?} times");
+            let hello = statuses.iter().find(|one| one["name"] == "hello").context("no container hello")?;
+            let restarts = hello["restartCount"].as_u64();
+            ensure!(
+                restarts == Some(1) && hello["ready"] == true,
+                "restarted {restarts:?} times, or not ready"
+            );
             Ok(())
         };
-        until("the container to be restarted", PATIENCE, restarted).await?;
-        // Probes and callers reach it by the same sidecar, at once and not after a minute.
-        until("the Service to answer again", PATIENCE, async || answers("/").await).await?;
-        for _ in 0..50 {
-            answers("/").await?;
-        }
+        until("the container to be restarted and ready", PATIENCE, restarted).await?;
+        // Probes and callers reach it by the same sidecar, at once and not after a minute. The node may still be about to
+        // take the Service's only endpoint out, and back in.
+        until("the Service to answer 50 times in a row", PATIENCE, async || {
+            for _ in 0..50 {
+                answers("/").await?;
+            }
+            Ok(())
+        })
+        .await?;
         restarted().await?;
         Ok(String::new())
     }
