@@ -10,8 +10,8 @@ pub mod messages;
 pub mod resource;
 pub mod server;
 pub mod snapshot;
-mod sorted;
 mod variant;
+pub mod wire;
 
 pub use resource::{Resource, ResourceType};
 pub use snapshot::{ResourceMap, Snapshot};

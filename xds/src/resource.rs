@@ -12,7 +12,7 @@ use crate::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
 use crate::pb::envoy::config::listener::v3::Listener;
 use crate::pb::envoy::config::route::v3::RouteConfiguration;
 use crate::pb::envoy::extensions::transport_sockets::tls::v3::Secret;
-use crate::sorted;
+use crate::wire;
 
 /// The resource types that are served, in the order in which changes are pushed: what is referred to goes
 /// before what refers to it.
@@ -78,7 +78,7 @@ impl ResourceType {
     pub fn sort_maps(self, body: &mut [u8]) {
         if self == ResourceType::Route {
             // virtual_hosts, routes, typed_per_filter_config.
-            let _ = sorted::sort(body, &[2, 3, 13]);
+            let _ = wire::sort(body, &[2, 3, 13]);
         }
     }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use envoy_types::pb::envoy::config::route::v3::{RouteConfiguration, VirtualHost};
 use pontoon_xds::messages::Coded as _;
-use prost::encoding::{WireType, decode_key, decode_varint};
+use pontoon_xds::wire;
 use twox_hash::XxHash64;
 
 use super::{Around, Clusters, compile_host, route_configuration};
@@ -105,28 +105,10 @@ fn undecodable(error: &prost::DecodeError) -> Problem {
 /// Where the hosts are, and all else. `None`: it is not a message, or has what nobody writes any more.
 fn split(body: &[u8]) -> Option<(Vec<Range<usize>>, Vec<u8>)> {
     let (mut hosts, mut rest) = (Vec::new(), Vec::new());
-    let mut left = body;
-    while !left.is_empty() {
-        let begin = body.len() - left.len();
-        let (number, wire_type) = decode_key(&mut left).ok()?;
-        let length = match wire_type {
-            WireType::Varint => {
-                decode_varint(&mut left).ok()?;
-                0
-            }
-            WireType::LengthDelimited => usize::try_from(decode_varint(&mut left).ok()?).ok()?,
-            WireType::ThirtyTwoBit => 4,
-            WireType::SixtyFourBit => 8,
-            WireType::StartGroup | WireType::EndGroup => return None,
-        };
-        let value = body.len() - left.len();
-        left = left.get(length..)?;
-        let end = body.len() - left.len();
-        match (number, wire_type) {
-            (VIRTUAL_HOSTS, WireType::LengthDelimited) => hosts.push(value..end),
-            _ => rest.extend_from_slice(body.get(begin..end)?),
-        }
-    }
+    wire::each_field(body, |field| match field.content {
+        Some(host) if field.number == VIRTUAL_HOSTS => hosts.push(host),
+        _ => rest.extend_from_slice(body.get(field.whole).unwrap_or_default()),
+    })?;
     Some((hosts, rest))
 }
 
