@@ -171,13 +171,10 @@ impl Stream {
     pub fn on_sotw(&mut self, ty: ResourceType, request: &DiscoveryRequest) -> Result<Outcome, TooMuch> {
         self.bounded(&request.resource_names, None)?;
         let nack = request.error_detail.as_ref().map(|e| e.message.as_str());
-        let state = &mut self.types[ty.index()];
         // A stale nonce acknowledges nothing. The names are those that the client wanted when it sent the
         // request all the same, and requests come in order.
-        let brought_new = state.brings_new();
-        let outcome = state.answered(&request.response_nonce, nack);
-        state.subscribe_exactly(&request.resource_names);
-        self.came_on |= brought_new && outcome != Outcome::None;
+        let outcome = self.answered(ty, &request.response_nonce, nack);
+        self.types[ty.index()].subscribe_exactly(&request.resource_names);
         Ok(outcome)
     }
 
@@ -195,19 +192,22 @@ impl Stream {
         }
         self.bounded_initial(&request.initial_resource_versions)?;
         self.bounded(&request.resource_names_subscribe, Some(&self.types[ty.index()]))?;
-        let state = &mut self.types[ty.index()];
         let nack = request.error_detail.as_ref().map(|e| e.message.as_str());
-        let brought_new = state.brings_new();
-        let outcome = if request.response_nonce.is_empty() {
-            Outcome::None
-        } else {
-            state.answered(&request.response_nonce, nack)
-        };
+        let outcome = self.answered(ty, &request.response_nonce, nack);
+        let state = &mut self.types[ty.index()];
         state.start_delta(&request.resource_names_subscribe, &request.initial_resource_versions);
         state.subscribe(&request.resource_names_subscribe);
         state.unsubscribe(&request.resource_names_unsubscribe);
-        self.came_on |= brought_new && outcome != Outcome::None;
         Ok(outcome)
+    }
+
+    /// Takes the answer to what is under way of a type, if it is that.
+    fn answered(&mut self, ty: ResourceType, nonce: &str, nack: Option<&str>) -> Outcome {
+        let state = &mut self.types[ty.index()];
+        let brought_new = state.brings_new();
+        let outcome = state.answered(nonce, nack);
+        self.came_on |= brought_new && outcome != Outcome::None;
+        outcome
     }
 
     /// The next response that may be sent now, if there is one.
