@@ -46,7 +46,8 @@ pub fn main(cli: Cli) -> anyhow::Result<()> {
     }
 }
 
-/// Says whether the configuration can be used, as Envoy says it, and warns of what is ignored unlike there. Nothing is opened but the files that it names.
+/// Says whether the configuration can be used, as Envoy says it, and warns of what is ignored unlike there. Nothing is
+/// opened but the files that it names.
 fn validate(args: Args) -> anyhow::Result<()> {
     let name = args.config.as_ref().map(|path| path.display().to_string()).unwrap_or_default();
     let (bootstrap, differing) = noting(|| Bootstrap::from_args(args));

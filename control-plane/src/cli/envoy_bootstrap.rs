@@ -15,6 +15,9 @@ const XDS_CLUSTER: &str = "pontoon-xds";
 const CONNECT_TIMEOUT: &str = "5s";
 /// The server asks as often; a control plane that is gone without a word is noticed by both sides alike.
 const KEEPALIVE: &str = "10s";
+/// As large as Envoy lets a regular expression be, in RE2's instructions. Its own limit of 100 is one that many of those
+/// exceed which the control plane has taken, and Envoy refuses all routes for one.
+const PROGRAM_SIZE: u32 = 65_536;
 
 #[derive(Debug, Args)]
 pub(super) struct EnvoyBootstrapArgs {
@@ -53,10 +56,6 @@ impl Variant {
         }
     }
 }
-
-/// As large as Envoy lets a regular expression be, in RE2's instructions. Its own limit of 100 is one that many of those
-/// exceed which the control plane has taken, and Envoy refuses all routes for one.
-const PROGRAM_SIZE: u32 = 65_536;
 
 /// Prints it as JSON, which Envoy reads from a file that ends in `.json` or `.yaml`.
 pub(super) fn run(args: &EnvoyBootstrapArgs) -> Result<(), CliError> {
