@@ -103,8 +103,8 @@ impl Load {
         self.samples.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
 
-    /// Forgets answers, sent for since a moment, that had begun and broke off: of one whose sender is killed between its
-    /// head and its end nobody can give the rest. Says how many.
+    /// Forgets answers that had begun and broke off since a moment, whenever they were sent for: of one whose sender is
+    /// killed between its head and its end nobody can give the rest. Says how many.
     ///
     /// # Errors
     /// When there are more than [`MOST_CUT`].
@@ -112,7 +112,7 @@ impl Load {
         let mut samples = self.samples.lock().unwrap_or_else(PoisonError::into_inner);
         let before = samples.len();
         let is_cut = |sample: &Sample| sample.outcome.as_ref().is_err_and(|error| error.starts_with(CUT));
-        samples.retain(|sample| sample.sent < from || !is_cut(sample));
+        samples.retain(|sample| sample.ended < from || !is_cut(sample));
         let cut = before - samples.len();
         ensure!(cut <= MOST_CUT, "{cut} answers broke off");
         Ok(cut)
@@ -258,6 +258,21 @@ pub fn by_side(samples: &[Sample]) -> BTreeMap<&str, usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn an_answer_that_broke_off_after_the_kill_is_forgotten_though_it_was_asked_for_before() {
+        let from = Instant::now();
+        let (before, after) = (from - Duration::from_millis(9), from + Duration::from_millis(9));
+        let cut = |sent, ended| Sample { sent, ended, user: String::new(), outcome: Err(CUT.to_owned()) };
+        let load = Load {
+            samples: Arc::new(Mutex::new(vec![cut(before, before), cut(before, after), cut(after, after)])),
+            in_flight: Arc::new(Semaphore::new(1)),
+            stop: CancellationToken::new(),
+            sending: tokio::spawn(async { None }),
+        };
+        assert_eq!(load.forget_cut(from).expect("few"), 2);
+        assert_eq!(load.count(), 1);
+    }
 
     #[tokio::test]
     async fn the_end_of_a_load_fails_none_of_its_requests() {
