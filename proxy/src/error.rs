@@ -97,6 +97,8 @@ errors! {
     UnderscoreHeader: Downstream, BAD_REQUEST, "DPE", "header_underscore", "a header name has an underscore; the listener refuses those";
     /// `Content-Length` beside HTTP/2 framing that contradicts it, `TE` with more than trailers, and the like.
     BadHeader: Downstream, BAD_REQUEST, "DPE", "bad_header", "a header that frames the message is not valid here, or a value has white space around it, which HTTP/2 forbids";
+    /// HTTP/1.0 where the listener does not take it.
+    OldVersion: Downstream, UPGRADE_REQUIRED, "-", "old_http_version", "the request is of HTTP/1.0, which the listener does not take; see accept_http_10 of its http_protocol_options";
     /// `ftp:` and the like.
     BadScheme: Downstream, BAD_REQUEST, "DPE", "bad_scheme", "the scheme that the request names is neither http nor https";
     /// `CONNECT`.

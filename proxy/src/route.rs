@@ -3,6 +3,7 @@
 
 pub mod cors;
 mod decide;
+pub mod filters;
 mod hash;
 pub mod matching;
 mod table;
@@ -60,7 +61,7 @@ pub struct Route {
     /// Applied to the response before it is returned.
     pub response_headers: Vec<HeaderMutation>,
     /// Which other sites' pages may ask.
-    pub cors: Option<Box<cors::Cors>>,
+    pub cors: filters::ByFilter<Arc<cors::Cors>>,
 }
 
 /// What a route does.
@@ -103,8 +104,8 @@ pub struct Forward {
     pub host_rewrite: Option<HeaderValue>,
     /// It takes CONNECT, and nothing else: bytes both ways over a connection of its own.
     pub connect: bool,
-    /// Overrides the listener's; 0 is no limit.
-    pub max_body_bytes: Option<u64>,
+    /// What it says of the listener's buffer filters; see [`filters::longest_body`].
+    pub max_body_bytes: filters::ByFilter<Option<u64>>,
     /// Where copies go, whose answers nobody reads.
     pub mirrors: Vec<Mirror>,
     /// Its requests count against the cluster's circuit breakers of high priority.

@@ -33,6 +33,8 @@ const TYPED_STRUCT_URL: &str = "type.googleapis.com/xds.type.v3.TypedStruct";
 /// The same by the name that it had before.
 const OLD_TYPED_STRUCT_URL: &str = "type.googleapis.com/udpa.type.v1.TypedStruct";
 const STRUCT_URL: &str = "type.googleapis.com/google.protobuf.Struct";
+/// What stands for an `Any` with nothing in it, which protobuf's JSON has no form for. Envoy writes `{}`.
+pub const EMPTY_URL: &str = "type.googleapis.com/google.protobuf.Empty";
 /// The option that marks a secret.
 const SENSITIVE: &str = "udpa.annotations.sensitive";
 const REDACTED: &str = "[redacted]";
@@ -131,6 +133,10 @@ fn wrap_unknown(pool: &DescriptorPool, message: &MessageDescriptor, value: &mut 
     let any = message.full_name() == ANY;
     let of_type = fields.get("@type").filter(|_| any).and_then(Value::as_str).map(str::to_owned);
     let message = match of_type {
+        None if any && fields.is_empty() => {
+            *value = json!({ "@type": EMPTY_URL, "value": {} });
+            return;
+        }
         None if any => return,
         None => message.clone(),
         Some(url) => match pool.get_message_by_name(type_name(&url)) {
@@ -254,6 +260,10 @@ fn tidy(message: &mut DynamicMessage, depth: usize) {
 
 fn tidy_any(any: &mut DynamicMessage, depth: usize) {
     let (type_url, value) = any_parts(any);
+    if type_url.is_empty() && value.is_empty() {
+        any.set_field_by_name("type_url", Field::String(EMPTY_URL.to_owned()));
+        return;
+    }
     let inner =
         if depth < MAX_DEPTH { decode(&type_url, &value) } else { Err(String::from("nested too deep")) };
     match inner {
@@ -286,6 +296,9 @@ fn unwrap_undecoded(value: &mut Value) {
             if stands_in && let Some(inner) = fields.remove("value") {
                 *value = inner;
                 return;
+            }
+            if fields.get("@type").is_some_and(|url| url == EMPTY_URL) {
+                fields.clear();
             }
             fields.values_mut().for_each(unwrap_undecoded);
         }

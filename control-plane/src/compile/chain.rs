@@ -4,8 +4,11 @@ use std::net::SocketAddr;
 
 use envoy_types::pb::envoy::config::accesslog::v3::{AccessLog, access_log};
 use envoy_types::pb::envoy::config::core::v3::http_protocol_options::HeadersWithUnderscoresAction;
-use envoy_types::pb::envoy::config::core::v3::{Http2ProtocolOptions, HttpProtocolOptions};
+use envoy_types::pb::envoy::config::core::v3::{
+    Http1ProtocolOptions, Http2ProtocolOptions, HttpProtocolOptions,
+};
 use envoy_types::pb::envoy::config::listener::v3::{Filter, FilterChain, Listener, filter};
+use envoy_types::pb::envoy::extensions::filters::http::buffer::v3::Buffer;
 use envoy_types::pb::envoy::extensions::filters::http::cors::v3::Cors;
 use envoy_types::pb::envoy::extensions::filters::http::router::v3::Router;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::{
@@ -29,6 +32,8 @@ use crate::model::upstream::Upstream;
 
 /// The filter's name, under which routes say what is theirs.
 pub(super) const CORS: &str = "envoy.filters.http.cors";
+/// As [`CORS`].
+pub(super) const BUFFER: &str = "envoy.filters.http.buffer";
 /// For a connection that is passed on: an endpoint that cannot be reached is not the last word.
 const CONNECT_ATTEMPTS: u32 = 3;
 /// A keep-alive connection without a request is closed after this.
@@ -65,13 +70,18 @@ pub(super) fn http(listener: &str, routes: &str) -> FilterChain {
             config_source: Some(wire::ads()),
             route_config_name: routes.to_owned(),
         })),
-        http_filters: vec![cors(), router()],
+        http_filters: vec![cors(), buffer(), router()],
         access_log: vec![access_log()],
         common_http_protocol_options: Some(HttpProtocolOptions {
             idle_timeout: Some(wire::duration(IDLE)),
             // Behind it `X_Forwarded_Proto` may be read as `X-Forwarded-Proto`. Envoy lets it pass where nothing is said.
             headers_with_underscores_action: HeadersWithUnderscoresAction::RejectRequest.into(),
             ..HttpProtocolOptions::default()
+        }),
+        // Probes of load balancers, and nginx as it comes, speak HTTP/1.0.
+        http_protocol_options: Some(Http1ProtocolOptions {
+            accept_http_10: true,
+            ..Http1ProtocolOptions::default()
         }),
         http2_protocol_options: Some(Http2ProtocolOptions {
             allow_connect: true,
@@ -98,6 +108,17 @@ fn cors() -> HttpFilter {
         name: CORS.to_owned(),
         is_optional: true,
         config_type: Some(http_filter::ConfigType::TypedConfig(pack_any(Cors::default()))),
+        ..HttpFilter::default()
+    }
+}
+
+/// How long bodies may be is for routes to say; without a word of theirs it is off.
+fn buffer() -> HttpFilter {
+    let most = Buffer { max_request_bytes: wire::number(u32::MAX) };
+    HttpFilter {
+        name: BUFFER.to_owned(),
+        disabled: true,
+        config_type: Some(http_filter::ConfigType::TypedConfig(pack_any(most))),
         ..HttpFilter::default()
     }
 }

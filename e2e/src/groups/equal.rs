@@ -30,16 +30,20 @@ const HTTP_MANAGER: &str =
     "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
 const ROUTER: &str = "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router";
 const CORS: &str = "type.googleapis.com/envoy.extensions.filters.http.cors.v3.Cors";
+const BUFFER: &str = "type.googleapis.com/envoy.extensions.filters.http.buffer.v3.Buffer";
 const TCP_PROXY: &str = "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy";
 
 /// What the ports of a proxy are for: its listeners, its admin, and one where nobody listens.
-const PURPOSES: [&str; 14] = [
-    "http", "bare", "admin", "dead", "https", "mutual", "told", "told-too", "names", "tcp", "tcp-dead",
-    "tcp-none", "tcp-half", "tcp-full",
+const PURPOSES: [&str; 15] = [
+    "http", "bare", "filtered", "admin", "dead", "https", "mutual", "told", "told-too", "names", "tcp",
+    "tcp-dead", "tcp-none", "tcp-half", "tcp-full",
 ];
 
 /// The virtual host of the listener whose manager says nothing that it need not say.
 const BARE: &str = "bare.test";
+
+/// The virtual host of the listener with filters that are off, or there twice.
+const FILTERS: &str = "filters.test";
 
 /// The requests of the table's mirrors of which a copy arrives somewhere.
 const MIRRORED: [&str; 2] = [" /all", " /as-it-is"];
@@ -179,10 +183,18 @@ fn bootstrap(ports: &[u16], upstreams: &Upstreams) -> anyhow::Result<Value> {
     for field in ["normalize_path", "merge_slashes"] {
         normal[field] = true.into();
     }
+    normal["http_protocol_options"] = json!({"accept_http_10": true});
+    let mut filtered = normal.clone();
+    let buffer = |name: &str, most: u32, disabled: bool| json!({"name": name, "disabled": disabled, "typed_config": {"@type": BUFFER, "max_request_bytes": most}});
+    filtered["http_filters"] = json!([
+        {"name": "envoy.filters.http.cors", "disabled": true, "typed_config": {"@type": CORS}},
+        buffer("first", 20, false), buffer("second", 10, false), buffer("envoy.filters.http.buffer", 3, true),
+        bare["http_filters"][1]]);
     let filter = |manager: Value| json!({"name": "envoy.filters.network.http_connection_manager", "typed_config": manager});
     let manager = filter(normal);
     let plain = |name: &str, manager: &Value| json!({"name": name, "address": socket(port(name)), "filter_chains": [{"filters": [manager]}]});
-    let mut listeners = vec![plain("http", &manager), plain("bare", &filter(bare))];
+    let mut listeners =
+        vec![plain("http", &manager), plain("bare", &filter(bare)), plain("filtered", &filter(filtered))];
     listeners.extend(upstreams.keys.listeners(&manager, port));
     let (a, b, secure) = (upstreams.a.address, upstreams.b.address, upstreams.secure.address);
     let mut clusters = vec![
@@ -261,7 +273,11 @@ async fn through(
     upstreams: &Upstreams,
 ) -> anyhow::Result<Exchange> {
     upstreams.take();
-    let listener = if host == BARE { "bare" } else { "http" };
+    let listener = match host {
+        BARE => "bare",
+        FILTERS => "filtered",
+        _ => "http",
+    };
     let mut exchange = exchange(proxy.at(listener), host, request).await?;
     exchange.received = upstreams.take();
     if MIRRORED.iter().any(|target| host == "mirrors.test" && request.contains(target)) {

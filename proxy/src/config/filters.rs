@@ -2,11 +2,12 @@
 //! that limits connections.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 use envoy_types::pb::envoy::config::route::v3::FilterConfig;
 use envoy_types::pb::envoy::extensions::filters::http::buffer::v3::{
-    Buffer, BufferPerRoute, buffer_per_route,
+    Buffer as BufferMessage, BufferPerRoute, buffer_per_route,
 };
 use envoy_types::pb::envoy::extensions::filters::http::cors::v3::{Cors, CorsPolicy};
 use envoy_types::pb::envoy::extensions::filters::http::grpc_web::v3::GrpcWeb;
@@ -17,7 +18,7 @@ use envoy_types::pb::envoy::extensions::filters::network::http_connection_manage
 };
 use envoy_types::pb::google::protobuf::Any;
 use http::HeaderValue;
-use pontoon_xds::json::type_of;
+use pontoon_xds::json::{EMPTY_URL, type_of};
 use prost::Name as _;
 
 use super::lds::unpack;
@@ -25,6 +26,7 @@ use super::matching;
 use super::problem::{Problem, Under, each};
 use super::support::{Message, support};
 use crate::route::cors;
+use crate::route::filters::{Buffer, ByFilter};
 
 pub(super) const MESSAGES: &[Message] = &[
     HTTP_FILTER,
@@ -40,9 +42,8 @@ pub(super) const MESSAGES: &[Message] = &[
 
 support! {
     HTTP_FILTER, http_filter_fields: HttpFilter = "envoy.extensions.filters.network.http_connection_manager.v3.HttpFilter";
-    read: is_optional, disabled, config_type;
-    ignored:
-        name => "the type says what it is";
+    read: name, is_optional, disabled, config_type;
+    ignored:;
     refused: ;
 }
 
@@ -59,7 +60,7 @@ support! {
 }
 
 support! {
-    BUFFER, buffer: Buffer = "envoy.extensions.filters.http.buffer.v3.Buffer";
+    BUFFER, buffer: BufferMessage = "envoy.extensions.filters.http.buffer.v3.Buffer";
     read: max_request_bytes;
     ignored:;
     refused: ;
@@ -110,24 +111,37 @@ support! {
     refused: runtime_enabled, delay;
 }
 
+/// The filters that a route can say are on, without another word, by the names that they have everywhere: by another
+/// it may be one that this proxy does not have.
+const ENABLED: [&str; 2] = ["envoy.filters.http.buffer", "envoy.filters.http.cors"];
+
 /// What the filters before the router say.
 #[derive(Debug, Default)]
 pub(super) struct Filters {
-    /// The buffer filter's limit; 0 is none. Nothing is buffered for it: a body that is longer is refused as soon as
-    /// that is known.
-    pub(super) max_body_bytes: u64,
+    /// Nothing is buffered for them: a body that is longer is refused as soon as that is known.
+    pub(super) buffers: Vec<Buffer>,
     /// gRPC-Web clients are served.
     pub(super) grpc_web: bool,
-    /// What routes say of CORS counts.
-    pub(super) cors: bool,
+    /// The names under which what routes say of CORS counts.
+    pub(super) cors: Vec<Box<str>>,
 }
 
-/// What a route says about the filters.
-#[derive(Debug, Default)]
+/// What a route, and what is around it, says about the filters, by their names.
+#[derive(Debug, Default, Clone)]
 pub(super) struct OfRoute {
-    /// Its own limit of body bytes, 0 for none.
-    pub(super) max_body_bytes: Option<u64>,
-    pub(super) cors: Option<Box<cors::Cors>>,
+    bodies: BTreeMap<Box<str>, Option<u64>>,
+    cors: BTreeMap<Box<str>, Arc<cors::Cors>>,
+}
+
+impl OfRoute {
+    /// Limits of body bytes: 0 for none, and nothing where the filter's own counts.
+    pub(super) fn bodies(&self) -> ByFilter<Option<u64>> {
+        self.bodies.iter().map(|(name, limit)| (name.clone(), *limit)).collect()
+    }
+
+    pub(super) fn cors(&self) -> ByFilter<Arc<cors::Cors>> {
+        self.cors.iter().map(|(name, policy)| (name.clone(), Arc::clone(policy))).collect()
+    }
 }
 
 pub(super) fn compile(filters: &[HttpFilter]) -> Result<Filters, Problem> {
@@ -138,18 +152,19 @@ pub(super) fn compile(filters: &[HttpFilter]) -> Result<Filters, Problem> {
     let mut compiled = Filters::default();
     each("http_filters", earlier, |filter| {
         http_filter_fields(filter)?;
-        if filter.disabled {
-            return Ok(());
-        }
+        let name = || -> Box<str> { filter.name.as_str().into() };
         match &filter.config_type {
-            Some(http_filter::ConfigType::TypedConfig(any)) if any.type_url == Buffer::type_url() => {
-                compiled.max_body_bytes = bytes_of(&unpack(any)?).under(|| "typed_config".into())?;
+            Some(http_filter::ConfigType::TypedConfig(any)) if any.type_url == BufferMessage::type_url() => {
+                let most = bytes_of(&unpack(any)?).under(|| "typed_config".into())?;
+                compiled.buffers.push(Buffer { name: name(), most, disabled: filter.disabled });
             }
+            // It does nothing of itself, and what a route says of it enables it there.
+            Some(http_filter::ConfigType::TypedConfig(any)) if any.type_url == Cors::type_url() => {
+                compiled.cors.push(name());
+            }
+            _ if filter.disabled => {}
             Some(http_filter::ConfigType::TypedConfig(any)) if any.type_url == GrpcWeb::type_url() => {
                 compiled.grpc_web = true;
-            }
-            Some(http_filter::ConfigType::TypedConfig(any)) if any.type_url == Cors::type_url() => {
-                compiled.cors = true;
             }
             _ if filter.is_optional => {}
             _ => {
@@ -164,6 +179,9 @@ pub(super) fn compile(filters: &[HttpFilter]) -> Result<Filters, Problem> {
     })?;
     let position = earlier.len();
     match &last.config_type {
+        _ if last.disabled => {
+            Err(Problem::new("disabled", "is true; the router, which ends the chain, cannot be"))
+        }
         Some(http_filter::ConfigType::TypedConfig(any)) => {
             unpack(any).and_then(|message| router(&message).under(|| "typed_config".into()))
         }
@@ -173,7 +191,7 @@ pub(super) fn compile(filters: &[HttpFilter]) -> Result<Filters, Problem> {
     Ok(compiled)
 }
 
-fn bytes_of(message: &Buffer) -> Result<u64, Problem> {
+fn bytes_of(message: &BufferMessage) -> Result<u64, Problem> {
     buffer(message)?;
     match message.max_request_bytes {
         Some(bytes) if bytes.value > 0 => Ok(bytes.value.into()),
@@ -181,30 +199,38 @@ fn bytes_of(message: &Buffer) -> Result<u64, Problem> {
     }
 }
 
-/// Reads what a route says about the filters.
-pub(super) fn of_route(configs: &HashMap<String, Any>) -> Result<OfRoute, Problem> {
-    let mut of = OfRoute::default();
+/// Reads what a route says about the filters; `around`: what is said around it, where it says nothing.
+pub(super) fn of_route(configs: &HashMap<String, Any>, around: &OfRoute) -> Result<OfRoute, Problem> {
+    let mut of = around.clone();
     for (name, any) in configs {
         let at = || format!("typed_per_filter_config[{name}]");
-        let Some(any) = unwrapped(any).under(at)? else { continue };
-        let any = &*any;
+        let any = match said(name, any).under(at)? {
+            Said::Nothing => continue,
+            Said::Enabled => {
+                // What a policy does not do around it, it does not do for being enabled.
+                of.bodies.entry(name.as_str().into()).or_default();
+                continue;
+            }
+            Said::This(any) => any,
+        };
         if any.type_url == CorsPolicy::type_url() {
-            let message: CorsPolicy = unpack(any).under(at)?;
-            of.cors = Some(Box::new(cors_of(&message).under(at)?));
+            let message: CorsPolicy = unpack(&any).under(at)?;
+            of.cors.insert(name.as_str().into(), Arc::new(cors_of(&message).under(at)?));
             continue;
         }
-        let message: BufferPerRoute = unpack(any).under(at)?;
+        let message: BufferPerRoute = unpack(&any).under(at)?;
         buffer_per_route(&message).under(at)?;
-        of.max_body_bytes = match &message.r#override {
-            Some(buffer_per_route::Override::Disabled(true)) => Some(0),
+        let limit = match &message.r#override {
+            Some(buffer_per_route::Override::Disabled(true)) => 0,
             Some(buffer_per_route::Override::Buffer(buffer)) => {
-                Some(bytes_of(buffer).under(|| "buffer".into()).under(at)?)
+                bytes_of(buffer).under(|| "buffer".into()).under(at)?
             }
             _ => {
                 let reason = "is missing; give buffer, or disabled: true";
                 return Err(Problem::new("override", reason)).under(at);
             }
         };
+        of.bodies.insert(name.as_str().into(), Some(limit));
     }
     Ok(of)
 }
@@ -228,25 +254,42 @@ fn cors_of(message: &CorsPolicy) -> Result<cors::Cors, Problem> {
     })
 }
 
-/// What is inside where it says of itself that one may go without it. None: this proxy does.
-fn unwrapped(any: &Any) -> Result<Option<Cow<'_, Any>>, Problem> {
+/// What a route says of one filter.
+enum Said<'a> {
+    /// What this proxy goes without.
+    Nothing,
+    /// It is on, as it is.
+    Enabled,
+    This(Cow<'a, Any>),
+}
+
+/// Looks into what says of itself that one may go without it, or only that the filter is on.
+fn said<'a>(name: &str, any: &'a Any) -> Result<Said<'a>, Problem> {
     if any.type_url != FilterConfig::type_url() {
-        return Ok(Some(Cow::Borrowed(any)));
+        return Ok(Said::This(Cow::Borrowed(any)));
     }
     let message: FilterConfig = unpack(any)?;
     filter_config(&message)?;
-    match message.config {
+    let reason = match message.config {
         Some(inner) if [BufferPerRoute::type_url(), CorsPolicy::type_url()].contains(&inner.type_url) => {
-            Ok(Some(Cow::Owned(inner)))
+            return Ok(Said::This(Cow::Owned(inner)));
         }
-        _ if message.is_optional => Ok(None),
+        Some(inner) if is_empty(&inner) && ENABLED.contains(&name) => return Ok(Said::Enabled),
+        _ if message.is_optional => return Ok(Said::Nothing),
+        Some(inner) if is_empty(&inner) => {
+            format!("is empty, which enables the filter; this proxy does that for {}", ENABLED.join(" and "))
+        }
         inner => {
             let of = inner.map_or(String::from("nothing"), |inner| type_of(&inner));
-            let reason =
-                format!("is of {of}, which this proxy does not have; mark it is_optional to go without");
-            Err(Problem::new("config", reason))
+            format!("is of {of}, which this proxy does not have; mark it is_optional to go without")
         }
-    }
+    };
+    Err(Problem::new("config", reason))
+}
+
+/// As it comes by xDS, and from a file.
+fn is_empty(any: &Any) -> bool {
+    any.type_url.is_empty() || any.type_url == EMPTY_URL
 }
 
 /// How many connections a listener may have.
@@ -280,44 +323,78 @@ mod tests {
         }
     }
 
-    fn bytes(value: u32) -> Buffer {
-        Buffer { max_request_bytes: Some(UInt32Value { value }) }
+    fn bytes(value: u32) -> BufferMessage {
+        BufferMessage { max_request_bytes: Some(UInt32Value { value }) }
     }
 
     #[test]
     fn filters_before_the_router() {
         let router = filter(any(&Router::default()));
         let compiled = compile(&[filter(any(&bytes(10))), filter(any(&GrpcWeb {})), router.clone()]).unwrap();
-        assert_eq!((compiled.max_body_bytes, compiled.grpc_web), (10, true));
+        assert_eq!(compiled.buffers, [Buffer { name: "x".into(), most: 10, disabled: false }]);
+        assert!(compiled.grpc_web);
         let problem = compile(&[filter(any(&bytes(0))), router.clone()]).unwrap_err();
         assert_eq!(problem.path, "http_filters[0].typed_config.max_request_bytes");
         let problem = compile(&[filter(any(&ConnectionLimit::default())), router.clone()]).unwrap_err();
         assert_eq!(problem.path, "http_filters[0].name");
         let optional = HttpFilter { is_optional: true, ..filter(any(&ConnectionLimit::default())) };
         assert!(compile(&[optional, router.clone()]).is_ok());
-        assert_eq!(compile(&[router, filter(any(&bytes(1)))]).unwrap_err().path, "http_filters[0].name");
+        assert_eq!(
+            compile(&[router.clone(), filter(any(&bytes(1)))]).unwrap_err().path,
+            "http_filters[0].name"
+        );
+        // Off, but for the routes that say something of them; what cannot be done by route is off.
+        let off = |config| HttpFilter { disabled: true, ..filter(config) };
+        let filters = [off(any(&Cors {})), off(any(&bytes(5))), off(any(&GrpcWeb {})), router.clone()];
+        let compiled = compile(&filters).unwrap();
+        assert_eq!((compiled.cors.len(), compiled.grpc_web), (1, false));
+        assert_eq!(compiled.buffers, [Buffer { name: "x".into(), most: 5, disabled: true }]);
+        let without = HttpFilter { disabled: true, ..router };
+        assert_eq!(compile(&[without]).unwrap_err().path, "http_filters[0].disabled");
     }
 
     #[test]
     fn a_route_may_have_its_own_limit() {
         let of = |r#override| {
             let config = any(&BufferPerRoute { r#override });
-            let of = of_route(&HashMap::from([("envoy.filters.http.buffer".to_owned(), config)]));
-            of.map(|of| of.max_body_bytes)
+            let configs = HashMap::from([("envoy.filters.http.buffer".to_owned(), config)]);
+            let of = of_route(&configs, &OfRoute::default());
+            of.map(|of| of.bodies().of("envoy.filters.http.buffer").copied())
         };
-        assert_eq!(of(Some(buffer_per_route::Override::Buffer(bytes(7)))), Ok(Some(7)));
-        assert_eq!(of(Some(buffer_per_route::Override::Disabled(true))), Ok(Some(0)));
+        assert_eq!(of(Some(buffer_per_route::Override::Buffer(bytes(7)))), Ok(Some(Some(7))));
+        assert_eq!(of(Some(buffer_per_route::Override::Disabled(true))), Ok(Some(Some(0))));
         assert_eq!(of(None).unwrap_err().path, "typed_per_filter_config[envoy.filters.http.buffer].override");
-        assert_eq!(of_route(&HashMap::new()).unwrap().max_body_bytes, None);
+        assert!(of_route(&HashMap::new(), &OfRoute::default()).unwrap().bodies().is_empty());
         let other = HashMap::from([("x".to_owned(), any(&Router::default()))]);
-        assert!(of_route(&other).is_err());
+        assert!(of_route(&other, &OfRoute::default()).is_err());
+    }
+
+    #[test]
+    fn a_route_says_more_than_what_is_around_it() {
+        let limit =
+            |most| any(&BufferPerRoute { r#override: Some(buffer_per_route::Override::Buffer(bytes(most))) });
+        let on = any(&FilterConfig { config: Some(Any::default()), ..FilterConfig::default() });
+        let of = |name: &str, config: &Any, around: &OfRoute| {
+            of_route(&HashMap::from([(name.to_owned(), config.clone())]), around)
+        };
+        let buffer = "envoy.filters.http.buffer";
+        let around = of(buffer, &limit(5), &OfRoute::default()).unwrap();
+        let bodies = |of: OfRoute| of.bodies();
+        assert_eq!(bodies(of(buffer, &limit(7), &around).unwrap()).of(buffer), Some(&Some(7)));
+        let other = bodies(of("other", &limit(7), &around).unwrap());
+        assert_eq!((other.of(buffer), other.of("other")), (Some(&Some(5)), Some(&Some(7))));
+        // Enabled, with what is said around it, or with its own.
+        assert_eq!(bodies(of(buffer, &on, &around).unwrap()).of(buffer), Some(&Some(5)));
+        assert_eq!(bodies(of(buffer, &on, &OfRoute::default()).unwrap()).of(buffer), Some(&None));
+        let refused = of("shop.auth", &on, &around).unwrap_err();
+        assert!(refused.reason.contains("enables the filter"), "{refused}");
     }
 
     #[test]
     fn a_route_says_what_may_be_gone_without() {
         let of = |config: Any, is_optional, disabled| {
             let config = any(&FilterConfig { config: Some(config), is_optional, disabled });
-            of_route(&HashMap::from([("x".to_owned(), config)]))
+            of_route(&HashMap::from([("x".to_owned(), config)]), &OfRoute::default())
         };
         let limit = any(&BufferPerRoute { r#override: Some(buffer_per_route::Override::Buffer(bytes(7))) });
         let unknown = any(&ConnectionLimit::default());

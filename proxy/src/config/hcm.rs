@@ -26,6 +26,7 @@ use super::listener::{
 };
 use super::problem::{Problem, Under, each};
 use super::support::{Message, from_ads, support};
+use crate::route::filters::{Buffer, ByFilter, longest_body};
 
 pub(super) const MESSAGES: &[Message] = &[
     MANAGER,
@@ -136,12 +137,13 @@ support! {
 
 support! {
     HTTP1_OPTIONS, http1_options: Http1ProtocolOptions = "envoy.config.core.v3.Http1ProtocolOptions";
-    read: accept_http_10, enable_trailers;
+    read: accept_http_10;
     ignored:
         use_balsa_parser => "the parser is hyper’s",
         allow_absolute_url => "the absolute form is always taken",
         allow_custom_methods => "any token is a method";
     differs:
+        enable_trailers => "trailers that client and endpoint agree on always pass",
         override_stream_error_on_invalid_http_message => "an invalid message always ends its connection";
     refused: default_host_for_http_10, header_key_format, allow_chunked_length, send_fully_qualified_url, ignore_http_11_upgrade;
 }
@@ -210,9 +212,11 @@ pub(super) struct Manager {
     pub(super) path: PathOptions,
     pub(super) underscores: Underscores,
     pub(super) grpc_web: bool,
-    pub(super) cors: bool,
+    pub(super) cors: Vec<Box<str>>,
+    pub(super) buffers: Vec<Buffer>,
     pub(super) upgrades: Vec<Box<str>>,
     pub(super) codec: Codec,
+    pub(super) http10: bool,
     pub(super) extended_connect: bool,
     pub(super) generate_request_id: bool,
     pub(super) preserve_external_request_id: bool,
@@ -240,9 +244,8 @@ pub(super) fn compile(message: &HttpConnectionManager) -> Result<Manager, Proble
     };
     let common = message.common_http_protocol_options.unwrap_or_default();
     common_options(&common).under(|| "common_http_protocol_options".into())?;
-    if let Some(options) = &message.http_protocol_options {
-        http1_options(options).under(|| "http_protocol_options".into())?;
-    }
+    let http1 = message.http_protocol_options.clone().unwrap_or_default();
+    http1_options(&http1).under(|| "http_protocol_options".into())?;
     let http2 = message.http2_protocol_options.clone().unwrap_or_default();
     http2_options(&http2).under(|| "http2_protocol_options".into())?;
     let filters = filters::compile(&message.http_filters)?;
@@ -260,7 +263,7 @@ pub(super) fn compile(message: &HttpConnectionManager) -> Result<Manager, Proble
         limits: Limits {
             max_header_bytes: header_kib * 1024,
             max_headers: common.max_headers_count.map_or(DEFAULT_HEADERS, |n| n.value).max(1),
-            max_body_bytes: filters.max_body_bytes,
+            max_body_bytes: longest_body(&filters.buffers, &ByFilter::default()),
             max_concurrent_streams: http2.max_concurrent_streams.map_or(DEFAULT_STREAMS, |n| n.value).max(1),
             max_requests: common.max_requests_per_connection.map_or(0, |n| n.value),
         },
@@ -273,8 +276,10 @@ pub(super) fn compile(message: &HttpConnectionManager) -> Result<Manager, Proble
         underscores: underscores(message, common.headers_with_underscores_action())?,
         grpc_web: filters.grpc_web,
         cors: filters.cors,
+        buffers: filters.buffers,
         upgrades: upgrades(message)?,
         codec,
+        http10: http1.accept_http_10,
         extended_connect: http2.allow_connect,
         generate_request_id: message.generate_request_id.is_none_or(|b| b.value),
         preserve_external_request_id: message.preserve_external_request_id,

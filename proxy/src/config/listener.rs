@@ -11,6 +11,7 @@ use ipnet::IpNet;
 use super::chains::Chains;
 use crate::discovery::on_demand::OnDemand;
 use crate::route::RouteTable;
+use crate::route::filters::Buffer;
 
 /// A listening socket. The address never changes during the handle's life: a resource with another address
 /// under the same name is a new handle, and the old one drains.
@@ -62,14 +63,18 @@ pub struct HttpSettings {
     pub underscores: Underscores,
     /// Which versions of HTTP are spoken.
     pub codec: Codec,
+    /// `http_protocol_options.accept_http_10`: clients of HTTP/1.0 are served; else they are answered 426.
+    pub http10: bool,
     /// Upgrade types passed through (lower case), `websocket` being the usual one.
     pub upgrades: Vec<Box<str>>,
     /// `http2_protocol_options.allow_connect`: HTTP/2 clients may ask for upgrades too (RFC 8441).
     pub extended_connect: bool,
     /// gRPC-Web clients are served (the filter `envoy.filters.http.grpc_web`).
     pub grpc_web: bool,
-    /// What routes say of CORS counts (the filter `envoy.filters.http.cors`).
-    pub cors: bool,
+    /// The names of the filters for CORS: what routes say of CORS counts under these.
+    pub cors: Vec<Box<str>>,
+    /// The filters that limit bodies; [`Limits::max_body_bytes`] is what they say where a route says nothing of them.
+    pub buffers: Vec<Buffer>,
     /// Whether `x-request-id` is made when absent.
     pub generate_request_id: bool,
     /// Whether an `x-request-id` from outside is kept.

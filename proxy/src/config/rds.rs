@@ -28,7 +28,7 @@ use envoy_types::pb::envoy::r#type::v3::FractionalPercent;
 use envoy_types::pb::envoy::r#type::v3::fractional_percent::DenominatorType;
 use http::{HeaderValue, StatusCode};
 
-use super::filters;
+use super::filters::{self, OfRoute};
 use super::hcm::duration;
 use super::matching::{self, header_name};
 use super::problem::{Problem, Under, each};
@@ -61,21 +61,21 @@ pub(super) const MESSAGES: &[Message] = &[
 
 support! {
     ROUTE_CONFIGURATION, route_configuration: RouteConfiguration = "envoy.config.route.v3.RouteConfiguration";
-    read: name, virtual_hosts, response_headers_to_add, response_headers_to_remove, request_headers_to_add, request_headers_to_remove, most_specific_header_mutations_wins, ignore_port_in_host_matching, validate_clusters;
+    read: name, virtual_hosts, response_headers_to_add, response_headers_to_remove, request_headers_to_add, request_headers_to_remove, most_specific_header_mutations_wins, ignore_port_in_host_matching, validate_clusters, typed_per_filter_config;
     ignored:
         metadata => "no filter here reads it";
     differs:
         max_direct_response_body_size_bytes => "64 KiB";
-    refused: vhds, internal_only_headers, cluster_specifier_plugins, request_mirror_policies, vhost_header, ignore_path_parameters_in_path_matching, typed_per_filter_config, route_specifiers;
+    refused: vhds, internal_only_headers, cluster_specifier_plugins, request_mirror_policies, vhost_header, ignore_path_parameters_in_path_matching, route_specifiers;
 }
 
 support! {
     VIRTUAL_HOST, virtual_host: VirtualHost = "envoy.config.route.v3.VirtualHost";
-    read: name, domains, routes, request_headers_to_add, request_headers_to_remove, response_headers_to_add, response_headers_to_remove, retry_policy;
+    read: name, domains, routes, request_headers_to_add, request_headers_to_remove, response_headers_to_add, response_headers_to_remove, retry_policy, typed_per_filter_config;
     ignored:
         virtual_clusters => "it only names statistics",
         metadata => "no filter here reads it";
-    refused: matcher, require_tls, rate_limits, cors, typed_per_filter_config, include_request_attempt_count, include_attempt_count_in_response, retry_policy_typed_config, hedge_policy, include_is_timeout_retry_header, request_mirror_policies, route_specifiers, per_request_buffer_limit_bytes, request_body_buffer_limit;
+    refused: matcher, require_tls, rate_limits, cors, include_request_attempt_count, include_attempt_count_in_response, retry_policy_typed_config, hedge_policy, include_is_timeout_retry_header, request_mirror_policies, route_specifiers, per_request_buffer_limit_bytes, request_body_buffer_limit;
 }
 
 support! {
@@ -237,6 +237,7 @@ struct Around<'c> {
     /// Otherwise (Envoy's default) the least specific changes come last and win.
     specific_last: bool,
     retry: Option<RetryPolicy>,
+    filters: OfRoute,
 }
 
 impl<'c> Around<'c> {
@@ -255,6 +256,7 @@ impl<'c> Around<'c> {
             )?,
             specific_last: message.most_specific_header_mutations_wins,
             retry: None,
+            filters: filters::of_route(&message.typed_per_filter_config, &OfRoute::default())?,
         })
     }
 
@@ -282,6 +284,7 @@ fn compile_host(message: &VirtualHost, around: &Around<'_>) -> Result<compiled::
         response: around.combine(&around.response, response),
         specific_last: around.specific_last,
         retry: message.retry_policy.clone(),
+        filters: filters::of_route(&message.typed_per_filter_config, &around.filters)?,
     };
     let mut routes = Vec::with_capacity(message.routes.len());
     for (position, message) in message.routes.iter().enumerate() {
@@ -293,11 +296,11 @@ fn compile_host(message: &VirtualHost, around: &Around<'_>) -> Result<compiled::
 fn compile_route(message: &Route, position: usize, around: &Around<'_>) -> Result<compiled::Route, Problem> {
     route(message)?;
     let matcher = message.r#match.as_ref().ok_or_else(|| Problem::new("match", "is missing"))?;
-    let of_filters = filters::of_route(&message.typed_per_filter_config)?;
+    let of_filters = filters::of_route(&message.typed_per_filter_config, &around.filters)?;
     let action = match &message.action {
         Some(route::Action::Route(action)) => {
             let mut forward = forward(action, around).under(|| "route".into())?;
-            forward.max_body_bytes = of_filters.max_body_bytes;
+            forward.max_body_bytes = of_filters.bodies();
             compiled::Action::Forward(forward)
         }
         Some(route::Action::Redirect(action)) => {
@@ -320,7 +323,7 @@ fn compile_route(message: &Route, position: usize, around: &Around<'_>) -> Resul
         action,
         request_headers: around.combine(&around.request, request),
         response_headers: around.combine(&around.response, response),
-        cors: of_filters.cors,
+        cors: of_filters.cors(),
     })
 }
 
@@ -362,7 +365,7 @@ fn forward(message: &RouteAction, around: &Around<'_>) -> Result<compiled::Forwa
         regex_rewrite: regex_rewrite(message)?,
         host_rewrite,
         connect: connect(message)?,
-        max_body_bytes: None,
+        max_body_bytes: Default::default(),
         high_priority: message.priority() == RoutingPriority::High,
         mirrors: each("request_mirror_policies", &message.request_mirror_policies, |policy| {
             mirror(policy, around.clusters)

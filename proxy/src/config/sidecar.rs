@@ -6,7 +6,9 @@ use std::net::SocketAddr;
 use envoy_types::pb::envoy::config::cluster::v3::Cluster;
 use envoy_types::pb::envoy::config::cluster::v3::cluster::{ClusterDiscoveryType, DiscoveryType, LbPolicy};
 use envoy_types::pb::envoy::config::core::v3::socket_address::PortSpecifier;
-use envoy_types::pb::envoy::config::core::v3::{Address, SocketAddress, TrafficDirection, address};
+use envoy_types::pb::envoy::config::core::v3::{
+    Address, Http1ProtocolOptions, SocketAddress, TrafficDirection, address,
+};
 use envoy_types::pb::envoy::config::endpoint::v3::lb_endpoint::HostIdentifier;
 use envoy_types::pb::envoy::config::endpoint::v3::{
     ClusterLoadAssignment, Endpoint, LbEndpoint, LocalityLbEndpoints,
@@ -247,6 +249,11 @@ fn http(name: &str, hosts: Vec<VirtualHost>) -> Filter {
         })
         .into(),
         stream_idle_timeout: Some(NEVER),
+        // As without a sidecar.
+        http_protocol_options: Some(Http1ProtocolOptions {
+            accept_http_10: true,
+            ..Http1ProtocolOptions::default()
+        }),
         // The application gets the path as its caller wrote it.
         normalize_path: Some(BoolValue { value: false }),
         upgrade_configs: vec![UpgradeConfig {

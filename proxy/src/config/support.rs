@@ -2,6 +2,9 @@
 //! set. The lists are held against the messages by the compiler: a field in none of them, as a newer version of
 //! the types may bring, does not compile.
 
+#[cfg(test)]
+mod read;
+
 use envoy_types::pb::envoy::config::core::v3::ConfigSource;
 use envoy_types::pb::envoy::config::core::v3::config_source::ConfigSourceSpecifier;
 

@@ -36,7 +36,7 @@ fn forward(targets: Targets, hash: Vec<HashPolicy>) -> Action {
         regex_rewrite: None,
         host_rewrite: None,
         connect: false,
-        max_body_bytes: None,
+        max_body_bytes: Default::default(),
         mirrors: Vec::new(),
         high_priority: false,
     })
@@ -50,7 +50,7 @@ fn route(name: &str, matcher: RouteMatcher) -> Route {
         action,
         request_headers: Vec::new(),
         response_headers: Vec::new(),
-        cors: None,
+        cors: Default::default(),
     }
 }
 
@@ -84,7 +84,7 @@ fn split(target: u32) -> RouteTable {
         action,
         request_headers: Vec::new(),
         response_headers: Vec::new(),
-        cors: None,
+        cors: Default::default(),
     };
     table(vec![(&["*"], vec![route])])
 }

@@ -135,13 +135,13 @@ fn many_routes(http: &mut pontoon_proxy::config::listener::HttpSettings) {
             regex_rewrite: None,
             host_rewrite: None,
             connect: false,
-            max_body_bytes: None,
+            max_body_bytes: Default::default(),
             mirrors: Vec::new(),
             high_priority: false,
         }),
         request_headers: Vec::new(),
         response_headers: Vec::new(),
-        cors: None,
+        cors: Default::default(),
     };
     let host = VirtualHost::new("all".into(), (0..ROUTES).map(route).collect());
     let table = RouteTable::new("r".into(), "1".into(), true, vec![(vec!["*".to_owned()], host)]).unwrap();

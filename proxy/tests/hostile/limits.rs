@@ -162,7 +162,10 @@ async fn body() {
         let upstream = Upstream::echo(Http::One).await;
         let setup = Setup {
             http: Box::new(move |http| http.limits.max_body_bytes = listener),
-            forward: Box::new(move |forward| forward.max_body_bytes = route),
+            forward: Box::new(move |forward| {
+                let said = route.map(|limit| ("envoy.filters.http.buffer".into(), Some(limit)));
+                forward.max_body_bytes = said.into_iter().collect();
+            }),
             ..Setup::default()
         };
         let proxy = Proxy::with(&[upstream.address], setup).await;

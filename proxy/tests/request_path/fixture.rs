@@ -17,6 +17,7 @@ use pontoon_proxy::config::keepalive::Clients;
 use pontoon_proxy::config::listener::*;
 use pontoon_proxy::overload::Admission;
 use pontoon_proxy::resilience::breakers::Breakers;
+use pontoon_proxy::route::filters::Buffer;
 use pontoon_proxy::route::matching::{PathMatcher, RouteMatcher};
 use pontoon_proxy::route::*;
 use pontoon_proxy::upstream::cluster::*;
@@ -152,7 +153,7 @@ impl Proxy {
             regex_rewrite: None,
             host_rewrite: None,
             connect: false,
-            max_body_bytes: None,
+            max_body_bytes: Default::default(),
             mirrors: Vec::new(),
             high_priority: false,
         };
@@ -168,7 +169,7 @@ impl Proxy {
             action: Action::Forward(forward),
             request_headers: Vec::new(),
             response_headers: Vec::new(),
-            cors: None,
+            cors: Default::default(),
         };
         (setup.route)(&mut route);
         let host = (vec!["*".to_owned()], VirtualHost::new("all".into(), vec![route]));
@@ -199,7 +200,9 @@ impl Proxy {
             upgrades: vec!["websocket".into()],
             grpc_web: true,
             codec: Codec::Auto,
-            cors: true,
+            http10: true,
+            cors: vec!["envoy.filters.http.cors".into()],
+            buffers: vec![Buffer { name: "envoy.filters.http.buffer".into(), most: 1, disabled: true }],
             extended_connect: true,
             max_connections: 0,
             generate_request_id: true,

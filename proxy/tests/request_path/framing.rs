@@ -151,6 +151,19 @@ async fn h1_hop_by_hop() {
     assert_eq!(seen.headers["x-forwarded-for"], "127.0.0.1", "ours is set after the hop's headers are gone");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn http_1_0_is_served_where_that_is_said() {
+    let request = b"GET / HTTP/1.0\r\nHost: shop\r\n\r\n";
+    for (accepted, status, reached) in [(true, " 200 ", 1), (false, " 426 ", 0)] {
+        let upstream = Upstream::echo(Http::One).await;
+        let setup = Setup { http: Box::new(move |http| http.http10 = accepted), ..Setup::default() };
+        let proxy = Proxy::with(&[upstream.address], setup).await;
+        let (answer, closed) = raw(proxy.address, request).await;
+        assert!(answer.get(8..).is_some_and(|rest| rest.starts_with(status)) && closed, "{answer}");
+        assert_eq!(upstream.requests(), reached);
+    }
+}
+
 /// An answer before the request's body has been read: what is left of the body is no request.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn h1_undrained_body_reuse() {

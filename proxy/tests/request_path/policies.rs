@@ -100,15 +100,18 @@ on_all_protocols! {
         let upstream = Upstream::echo(back).await;
         let setup = Setup {
             protocol: back.upstream(),
-            route: Box::new(|route| route.cors = Some(Box::new(Cors {
-                origins: vec![ValueMatcher::Exact("https://shop.test".into())],
-                methods: Some(HeaderValue::from_static("GET, PUT")),
-                headers: None,
-                expose: Some(HeaderValue::from_static("x-total")),
-                max_age: Some(HeaderValue::from_static("60")),
-                credentials: false,
-                forward_others: false,
-            }))),
+            route: Box::new(|route| {
+                let policy = Cors {
+                    origins: vec![ValueMatcher::Exact("https://shop.test".into())],
+                    methods: Some(HeaderValue::from_static("GET, PUT")),
+                    headers: None,
+                    expose: Some(HeaderValue::from_static("x-total")),
+                    max_age: Some(HeaderValue::from_static("60")),
+                    credentials: false,
+                    forward_others: false,
+                };
+                route.cors = [("envoy.filters.http.cors".into(), Arc::new(policy))].into_iter().collect();
+            }),
             ..Setup::default()
         };
         let proxy = Proxy::with(&[upstream.address], setup).await;

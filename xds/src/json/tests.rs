@@ -287,3 +287,17 @@ fn an_extension_that_is_told_by_its_fields_is_of_its_type() {
     assert_eq!(mistake.path, "filter_chains[0].filters[0].typed_config.stat_prefixx");
     assert_eq!(unfold(ty, b"anything").unwrap(), None);
 }
+
+#[test]
+fn an_any_with_nothing_in_it_is_written_as_envoy_writes_it() {
+    use prost::Name as _;
+
+    use crate::pb::envoy::config::route::v3::FilterConfig;
+
+    let url = FilterConfig::type_url();
+    let bytes = from_json(&url, &json!({"is_optional": true, "config": {}})).unwrap();
+    assert_eq!(FilterConfig::decode(&*bytes).unwrap().config.unwrap().type_url, EMPTY_URL);
+    assert_eq!(to_json(&url, &bytes)["config"], json!({}));
+    let empty = FilterConfig { config: Some(Any::default()), ..FilterConfig::default() };
+    assert_eq!(to_json(&url, &empty.encode_to_vec())["config"], json!({}));
+}

@@ -18,6 +18,7 @@ use super::annotations::{Annotations, Canary, HeaderIs};
 use super::namespace_of;
 use crate::compile::INVALID;
 use crate::compile::backend::Splits;
+use crate::compile::chain::BUFFER;
 use crate::compile::policy;
 use crate::compile::route::{self, Compiled};
 use crate::compile::status::ConditionType;
@@ -26,8 +27,6 @@ use crate::objects::expression;
 use crate::objects::problem::FieldError;
 use crate::objects::{HttpRoute, ObjectName, Objects};
 
-/// The filter under whose name a route says how long a body may be.
-const BUFFER: &str = "envoy.filters.http.buffer";
 /// The ranks of paths: exact ones first, then the longer ones of all others, then the default backend.
 const EXACT: u8 = 0;
 const OTHERS: u8 = 2;

@@ -34,6 +34,7 @@ pub(super) const SETUPS: &[Setup] = &[
             "GET /a/%2e%2e/b",
             "GET /a | X_User: 1",
             "GET /a | X-User: 1",
+            "GET /a HTTP/1.0",
         ],
     ),
     setup(
@@ -55,6 +56,8 @@ pub(super) const SETUPS: &[Setup] = &[
             "GET /a;b=c",
             "GET /%7Euser",
             "GET /a+b",
+            "GET / HTTP/1.0",
+            "GET / HTTP/1.0 | Connection: keep-alive",
         ],
     ),
     setup(
@@ -566,6 +569,38 @@ pub(super) const SETUPS: &[Setup] = &[
             "GET /bare | Origin: https://x.test",
             "OPTIONS / | Origin: https://shop.test | Access-Control-Request-Method: PUT | Content-Length: 0",
             "GET / | Origin: https://shop.test",
+        ],
+    ),
+    setup(
+        "filters",
+        r#"[
+            {"match": {"prefix": "/cors"}, "route": {"cluster": "a"}, "typed_per_filter_config": {"envoy.filters.http.cors": {
+                "@type": "type.googleapis.com/envoy.extensions.filters.http.cors.v3.CorsPolicy",
+                "allow_origin_string_match": [{"exact": "https://shop.test"}], "allow_methods": "PUT"}}},
+            {"match": {"prefix": "/own"}, "route": {"cluster": "a"}, "typed_per_filter_config": {"second": {
+                "@type": "type.googleapis.com/envoy.extensions.filters.http.buffer.v3.BufferPerRoute", "buffer": {"max_request_bytes": 5}}}},
+            {"match": {"prefix": "/more"}, "route": {"cluster": "a"}, "typed_per_filter_config": {"second": {
+                "@type": "type.googleapis.com/envoy.extensions.filters.http.buffer.v3.BufferPerRoute", "disabled": true}}},
+            {"match": {"prefix": "/misnamed"}, "route": {"cluster": "a"}, "typed_per_filter_config": {"nobody": {
+                "@type": "type.googleapis.com/envoy.extensions.filters.http.buffer.v3.BufferPerRoute", "buffer": {"max_request_bytes": 1}}}},
+            {"match": {"prefix": "/on"}, "route": {"cluster": "a"}, "typed_per_filter_config": {"envoy.filters.http.buffer": {
+                "@type": "type.googleapis.com/envoy.config.route.v3.FilterConfig", "config": {}}}},
+            {"match": {"prefix": "/"}, "route": {"cluster": "a"}}]"#,
+        r#"{"typed_per_filter_config": {"first": {
+            "@type": "type.googleapis.com/envoy.extensions.filters.http.buffer.v3.BufferPerRoute", "buffer": {"max_request_bytes": 14}}}}"#,
+        &[
+            "OPTIONS /cors | Origin: https://shop.test | Access-Control-Request-Method: PUT | Content-Length: 0",
+            "GET /cors | Origin: https://shop.test",
+            "GET /cors | Origin: https://other.test",
+            "POST / | = ten bytes.",
+            "POST / | = twelve bytes",
+            "POST /own | = five.",
+            "POST /own | = six...",
+            "POST /more | = twelve bytes",
+            "POST /more | = sixteen bytes...",
+            "POST /misnamed | = two",
+            "POST /on | = one",
+            "POST /on | = four",
         ],
     ),
     setup(

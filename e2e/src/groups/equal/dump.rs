@@ -79,11 +79,18 @@ async fn dump(proxy: &Proxy, query: &str) -> anyhow::Result<Value> {
     Ok(dump)
 }
 
-/// Times go; ports are numbered by their purpose.
+/// How ours shows what it does not know the fields of.
+const TYPED_STRUCT: &str = "type.googleapis.com/xds.type.v3.TypedStruct";
+
+/// Times go; ports are numbered by their purpose; of a type that ours does not know, the name stays.
 fn tidy(value: &mut Value, ports: &[u16]) {
     match value {
         Value::Object(fields) => {
             fields.remove("last_updated");
+            if fields.get("@type").is_some_and(|of| of == TYPED_STRUCT) {
+                let of = fields.remove("type_url").unwrap_or_default();
+                fields.insert(String::from("@type"), of);
+            }
             for (name, inner) in fields {
                 let port = inner.as_u64().filter(|_| name == "port_value");
                 match port.and_then(|port| ports.iter().position(|own| u64::from(*own) == port)) {

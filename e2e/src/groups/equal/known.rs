@@ -277,11 +277,32 @@ pub(super) const KNOWN: &[Known] = &[
         how: &["+vary: origin"],
         why: "what depends on the page that asks says so, for caches",
     },
+    Known {
+        case: "filters: OPTIONS /cors | Origin: https://shop.test | Access-Control-Request-Method: PUT | Content-Length: 0",
+        how: &["+vary: origin"],
+        why: "what depends on the page that asks says so, for caches",
+    },
+    Known {
+        case: "filters: GET /cors | Origin: https://shop.test",
+        how: &["+vary: origin"],
+        why: "what depends on the page that asks says so, for caches",
+    },
+    Known {
+        case: "methods: GET / HTTP/1.0",
+        how: &["-connection: close"],
+        why: "an answer over HTTP/1.0 ends its connection without a word about it",
+    },
 ];
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// In a cell of a table: a bar would end it, as a line's end would, and a grave accent what is between two.
+    fn shown(case: &str) -> String {
+        let case = case.replace(" | ", " ; ").replace('|', "\\|").replace("\r\n", "\\r\\n");
+        if case.contains('`') { format!("`` {case} ``") } else { format!("`{case}`") }
+    }
 
     /// By reason, in the order in which these first come.
     fn rows() -> String {
@@ -293,9 +314,7 @@ mod tests {
         }
         let row = |why: &&str| {
             let cases = KNOWN.iter().filter(|known| known.why == *why);
-            // A bar would end the cell.
-            let cases: Vec<String> =
-                cases.map(|known| format!("`{}`", known.case.replace(" | ", " ; "))).collect();
+            let cases: Vec<String> = cases.map(|known| shown(known.case)).collect();
             format!("| {why} | {} |\n", cases.join(", "))
         };
         reasons.iter().map(row).collect()

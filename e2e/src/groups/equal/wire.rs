@@ -146,7 +146,8 @@ async fn serve(
     }
 }
 
-/// Sends `METHOD TARGET | HEADER: VALUE | = BODY` on a connection of its own. `host` counts where no header says it.
+/// Sends `METHOD TARGET | HEADER: VALUE | = BODY` on a connection of its own, over HTTP/1.1 unless the target is
+/// followed by ` HTTP/1.0`. `host` counts where no header says it.
 pub(super) async fn exchange(proxy: SocketAddr, host: &str, request: &str) -> anyhow::Result<Exchange> {
     exchange_on(TcpStream::connect(proxy).await?, host, request, false).await
 }
@@ -173,7 +174,8 @@ pub(super) async fn exchange_on(
     if let Some(body) = body {
         lines.push(format!("Content-Length: {}", body.len()));
     }
-    let text = format!("{start} HTTP/1.1\r\n{}\r\n\r\n{}", lines.join("\r\n"), body.unwrap_or_default());
+    let version = if start.ends_with(" HTTP/1.0") { "" } else { " HTTP/1.1" };
+    let text = format!("{start}{version}\r\n{}\r\n\r\n{}", lines.join("\r\n"), body.unwrap_or_default());
     let send = async {
         stream.write_all(text.as_bytes()).await?;
         if ends {

@@ -338,7 +338,8 @@ fn answer(
         headers::mutate(&mut parts.headers, &arm.response_headers);
     }
     headers::mutate(&mut parts.headers, &plan.route.response_headers);
-    if let (Some(policy), Some(origin)) = (&plan.route.cors, plan.origin) {
+    if let (Some(policy), Some(origin)) = (plan.route.cors.of_any(&exchange.settings.http.cors), plan.origin)
+    {
         policy.answer(origin, &mut parts.headers);
     }
     if let Some(cookie) = plan.set_cookie {

@@ -22,6 +22,7 @@ use crate::http::{forwarded, grpc, grpc_web, mirror, path, respond};
 use crate::listener::original::Way;
 use crate::resilience::breakers::Breaker;
 use crate::route::cors::Asked;
+use crate::route::filters::longest_body;
 use crate::route::{
     Action, Forward, NoRoute, RegexRewrite, RequestHead, Route, RouteTable, Targets, WeightedCluster,
 };
@@ -172,6 +173,9 @@ pub(super) fn plan(
         exchange.grpc.set(grpc::asks(request.headers()));
         return Err(overload);
     }
+    if request.version() == Version::HTTP_10 && !settings.http10 {
+        return Err(Error::OldVersion);
+    }
     let conn = &exchange.conn;
     let intercepted = conn.way.original().is_some();
     // For nobody in the mesh: it goes to where it was going, as its sender wrote it.
@@ -246,7 +250,7 @@ pub(super) fn plan(
     exchange.note_route(decision.route);
     let route = Arc::clone(decision.route);
     let matched = decision.matched_prefix;
-    let policy = route.cors.as_ref().filter(|_| settings.cors && !connect);
+    let policy = route.cors.of_any(&settings.cors).filter(|_| !connect);
     let origin = match policy.map_or(Asked::Other, |policy| policy.asked(&parts.method, &parts.headers)) {
         Asked::Other => None,
         Asked::Request(origin) => Some(origin),
@@ -281,7 +285,10 @@ pub(super) fn plan(
             Ok(Plan::Answer(response))
         }
         Action::Forward(action) => {
-            let limit = action.max_body_bytes.unwrap_or(settings.limits.max_body_bytes);
+            let limit = match action.max_body_bytes.is_empty() {
+                true => settings.limits.max_body_bytes,
+                false => longest_body(&settings.buffers, &action.max_body_bytes),
+            };
             if limit > 0 && body.size_hint().lower() > limit {
                 return Err(Error::BodyTooLarge);
             }
