@@ -47,6 +47,7 @@ pub fn cut<'b>(mut bytes: &'b [u8], cuts: &[u8]) -> Vec<&'b [u8]> {
 pub fn listener() -> Listener {
     let router = http_filter::ConfigType::TypedConfig(any(&Router::default()));
     let manager = HttpConnectionManager {
+        stat_prefix: "l".into(),
         route_specifier: Some(RouteSpecifier::RouteConfig(RouteConfiguration {
             name: "r".into(),
             ..Default::default()
@@ -74,6 +75,7 @@ pub fn serving(routes: &RouteConfiguration) -> Option<Store> {
     let mut listener = listener();
     let router = http_filter::ConfigType::TypedConfig(any(&Router::default()));
     let manager = HttpConnectionManager {
+        stat_prefix: "l".into(),
         route_specifier: Some(RouteSpecifier::RouteConfig(routes.clone())),
         http_filters: vec![HttpFilter { config_type: Some(router), ..Default::default() }],
         ..Default::default()

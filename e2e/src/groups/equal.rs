@@ -55,6 +55,45 @@ const VALIDATED: &[(&str, &str, bool)] = &[
     ("a route to a cluster", include_str!("equal/route.yaml"), true),
     ("a route to no cluster", include_str!("equal/route-to-no-cluster.yaml"), false),
     ("a route to no cluster, unchecked", include_str!("equal/route-unchecked.yaml"), true),
+    ("no cluster name", "static_resources: {clusters: [{type: STATIC}]}", false),
+    ("no connect_timeout", "static_resources: {clusters: [{name: c, type: STATIC, connect_timeout: 0s}]}", false),
+    (
+        "no name of a load assignment",
+        "static_resources: {clusters: [{name: c, type: STATIC, load_assignment: {endpoints: []}}]}",
+        false,
+    ),
+    (
+        "an endpoint without weight",
+        "static_resources: {clusters: [{name: c, type: STATIC, load_assignment: {cluster_name: c, endpoints: [{lb_endpoints: [
+        {load_balancing_weight: 0, endpoint: {address: {socket_address: {address: 127.0.0.1, port_value: 1}}}}]}]}}]}",
+        false,
+    ),
+    (
+        "endpoints from nowhere",
+        "static_resources: {clusters: [{name: c, type: EDS, eds_cluster_config: {eds_config: {ads: {}}}}]}",
+        false,
+    ),
+];
+
+/// The same for changes of the listener that routes to a cluster: what is in whose place.
+const CHANGED: &[(&str, &str, &str, bool)] = &[
+    ("no stat_prefix", "          stat_prefix: http\n", "", false),
+    ("an empty stat_prefix", "stat_prefix: http", "stat_prefix: ''", false),
+    ("a virtual host without a name", "{name: all, domains", "{domains", false),
+    ("a router that is off", "{name: router, ", "{name: router, disabled: true, ", false),
+    ("a removed host", "{name: all, ", "{name: all, request_headers_to_remove: [Host], ", false),
+    (
+        "append, twice",
+        "{name: all, ",
+        "{name: all, request_headers_to_add: [{header: {key: a, value: b}, append: true, append_action: ADD_IF_ABSENT}], ",
+        false,
+    ),
+    (
+        "a predicate that always holds",
+        "{match: {prefix: /}",
+        "{match: {prefix: /, headers: [{name: a, string_match: {prefix: ''}}]}",
+        false,
+    ),
 ];
 
 /// Runs the group. True: all cases passed.
@@ -73,6 +112,10 @@ pub(crate) async fn run(only: Vec<String>) -> anyhow::Result<bool> {
     let ours = Proxy::start("pontoon-proxy", &place("PONTOON_E2E_PROXY")?, &upstreams, &folder).await?;
     for (name, config, wanted) in VALIDATED {
         report.case(&format!("--mode validate: {name}"), validates(name, config, *wanted, &folder)).await;
+    }
+    for (name, written, instead, wanted) in CHANGED {
+        let config = include_str!("equal/route.yaml").replace(written, instead);
+        report.case(&format!("--mode validate: {name}"), validates(name, &config, *wanted, &folder)).await;
     }
     for setup in SETUPS {
         for request in setup.requests {

@@ -21,7 +21,7 @@ use super::eds;
 use super::hcm::{check_common, check_http1, check_http2, duration, limit, set};
 use super::keepalive::{self, Keepalive};
 use super::lds::unpack;
-use super::problem::{Problem, Under, each};
+use super::problem::{Problem, Under, each, filled};
 use super::support::{Message, from_ads, refuse, support};
 use super::{proxy_protocol, tls_upstream};
 use crate::proxy_protocol::Version;
@@ -136,6 +136,7 @@ impl Limits {
 
 pub(super) fn compile(message: &Cluster) -> Result<Compiled, Problem> {
     cluster(message)?;
+    filled("name", &message.name)?;
     let (source, endpoints) = source(message)?;
     let policy = match message.lb_policy() {
         // There is nothing to choose from.
@@ -171,10 +172,14 @@ pub(super) fn compile(message: &Cluster) -> Result<Compiled, Problem> {
     if let Some(common) = &message.common_lb_config {
         balancing(common).under(|| "common_lb_config".into())?;
     }
+    let connect_timeout = duration("connect_timeout", message.connect_timeout)?;
+    let connect_timeout = connect_timeout.unwrap_or(DEFAULT_CONNECT_TIMEOUT);
+    if connect_timeout.is_zero() {
+        return Err(Problem::new("connect_timeout", "is 0; must be greater than 0"));
+    }
     Ok(Compiled {
         breakers,
-        connect_timeout: duration("connect_timeout", message.connect_timeout)?
-            .unwrap_or(DEFAULT_CONNECT_TIMEOUT),
+        connect_timeout,
         policy,
         protocol,
         proxy_protocol,

@@ -10,7 +10,7 @@ use envoy_types::pb::envoy::config::endpoint::v3::{
 };
 
 use super::lds::{host_and_port, socket_address};
-use super::problem::{Problem, Under, each};
+use super::problem::{Problem, Under, each, filled};
 use super::support::{Message, support};
 use super::zones::{self, Meant};
 use crate::upstream::cluster::EndpointHealth;
@@ -69,7 +69,7 @@ pub(super) fn compile(message: &ClusterLoadAssignment, zone: Option<&str>) -> Re
     let endpoints = each_of(message, |whole, host| {
         let address = host.address.as_ref().ok_or_else(|| Problem::new("endpoint.address", "is missing"))?;
         let address = socket_address(address).under(|| "endpoint.address".into())?;
-        let weight = whole.load_balancing_weight.map_or(1, |n| n.value).max(1);
+        let weight = whole.load_balancing_weight.map_or(1, |n| n.value);
         let health = match whole.health_status() {
             HealthStatus::Unknown | HealthStatus::Healthy | HealthStatus::Degraded => EndpointHealth::Healthy,
             HealthStatus::Draining => EndpointHealth::Draining,
@@ -105,6 +105,7 @@ fn each_of<T>(
     read: impl Fn(&LbEndpoint, &Endpoint) -> Result<T, Problem>,
 ) -> Result<Vec<T>, Problem> {
     load_assignment(message)?;
+    filled("cluster_name", &message.cluster_name)?;
     message.policy.as_ref().map_or(Ok(()), policy).under(|| "policy".into())?;
     let localities = each("endpoints", &message.endpoints, |l| {
         locality(l)?;
@@ -113,6 +114,9 @@ fn each_of<T>(
         }
         each("lb_endpoints", &l.lb_endpoints, |whole| {
             lb_endpoint(whole)?;
+            if whole.load_balancing_weight.is_some_and(|weight| weight.value == 0) {
+                return Err(Problem::new("load_balancing_weight", "is 0; must be at least 1"));
+            }
             let Some(HostIdentifier::Endpoint(host)) = &whole.host_identifier else {
                 return Err(Problem::new("endpoint", "is missing"));
             };

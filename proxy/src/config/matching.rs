@@ -147,6 +147,9 @@ fn header(message: &HeaderMatcher) -> Result<compiled::HeaderMatcher, Problem> {
         name => HeaderSource::Named(header_name("name", name)?),
     };
     let mut invert = message.invert_match;
+    let part = |field: &str, text: &str| -> Result<Box<str>, Problem> {
+        some_text(field, text).map(|()| text.into())
+    };
     #[allow(deprecated, reason = "still sent by control planes")]
     let value = match &message.header_match_specifier {
         None | Some(HeaderMatchSpecifier::PresentMatch(true)) => None,
@@ -158,9 +161,15 @@ fn header(message: &HeaderMatcher) -> Result<compiled::HeaderMatcher, Problem> {
             Some(string(matcher).under(|| "string_match".into())?)
         }
         Some(HeaderMatchSpecifier::ExactMatch(text)) => Some(ValueMatcher::Exact(text.as_str().into())),
-        Some(HeaderMatchSpecifier::PrefixMatch(text)) => Some(ValueMatcher::Prefix(text.as_str().into())),
-        Some(HeaderMatchSpecifier::SuffixMatch(text)) => Some(ValueMatcher::Suffix(text.as_str().into())),
-        Some(HeaderMatchSpecifier::ContainsMatch(text)) => Some(ValueMatcher::Contains(text.as_str().into())),
+        Some(HeaderMatchSpecifier::PrefixMatch(text)) => {
+            Some(ValueMatcher::Prefix(part("prefix_match", text)?))
+        }
+        Some(HeaderMatchSpecifier::SuffixMatch(text)) => {
+            Some(ValueMatcher::Suffix(part("suffix_match", text)?))
+        }
+        Some(HeaderMatchSpecifier::ContainsMatch(text)) => {
+            Some(ValueMatcher::Contains(part("contains_match", text)?))
+        }
         Some(HeaderMatchSpecifier::SafeRegexMatch(matcher)) => {
             Some(ValueMatcher::Regex(regex(matcher).under(|| "safe_regex_match".into())?))
         }
@@ -188,6 +197,14 @@ fn query(message: &QueryParameterMatcher) -> Result<compiled::QueryMatcher, Prob
     Ok(compiled::QueryMatcher { name: message.name.as_str().into(), value })
 }
 
+/// A part that every text has is no predicate.
+fn some_text(field: &str, text: &str) -> Result<(), Problem> {
+    if text.is_empty() {
+        return Err(Problem::new(field, "is empty, which is a part of every text; must have a character"));
+    }
+    Ok(())
+}
+
 /// Compiles a predicate on a text.
 pub(super) fn string(message: &StringMatcher) -> Result<compiled::ValueMatcher, Problem> {
     string_matcher(message)?;
@@ -195,12 +212,13 @@ pub(super) fn string(message: &StringMatcher) -> Result<compiled::ValueMatcher, 
     let fold = |text: &str| -> Box<str> {
         if message.ignore_case { text.to_ascii_lowercase().into() } else { text.into() }
     };
+    let part = |field: &str, text: &str| some_text(field, text).map(|()| fold(text));
     let pattern = message.match_pattern.as_ref();
     let matcher = match pattern.ok_or_else(|| Problem::new("match_pattern", "is missing"))? {
         MatchPattern::Exact(text) => ValueMatcher::Exact(fold(text)),
-        MatchPattern::Prefix(text) => ValueMatcher::Prefix(fold(text)),
-        MatchPattern::Suffix(text) => ValueMatcher::Suffix(fold(text)),
-        MatchPattern::Contains(text) => ValueMatcher::Contains(fold(text)),
+        MatchPattern::Prefix(text) => ValueMatcher::Prefix(part("prefix", text)?),
+        MatchPattern::Suffix(text) => ValueMatcher::Suffix(part("suffix", text)?),
+        MatchPattern::Contains(text) => ValueMatcher::Contains(part("contains", text)?),
         MatchPattern::SafeRegex(_) if message.ignore_case => {
             return Err(Problem::new(
                 "ignore_case",

@@ -17,6 +17,14 @@ impl Problem {
     }
 }
 
+/// Refuses a name that is empty where Envoy wants one.
+///
+/// # Errors
+/// The field, if it is empty.
+pub fn filled(field: &str, text: &str) -> Result<(), Problem> {
+    if text.is_empty() { Err(Problem::new(field, "is missing or empty; must be a name")) } else { Ok(()) }
+}
+
 /// Puts what contains a field before its path.
 pub trait Under<T> {
     /// `container` is made only when there is a problem.

@@ -26,12 +26,13 @@ use envoy_types::pb::envoy::config::route::v3::{
 use envoy_types::pb::envoy::r#type::matcher::v3::RegexMatchAndSubstitute;
 use envoy_types::pb::envoy::r#type::v3::FractionalPercent;
 use envoy_types::pb::envoy::r#type::v3::fractional_percent::DenominatorType;
+use http::header::HOST;
 use http::{HeaderValue, StatusCode};
 
 use super::filters::{self, OfRoute};
 use super::hcm::duration;
 use super::matching::{self, header_name};
-use super::problem::{Problem, Under, each};
+use super::problem::{Problem, Under, each, filled};
 use super::support::{Message, support};
 use crate::route as compiled;
 use crate::route::HeaderMutation;
@@ -271,6 +272,7 @@ impl<'c> Around<'c> {
 
 fn compile_host(message: &VirtualHost, around: &Around<'_>) -> Result<compiled::VirtualHost, Problem> {
     virtual_host(message)?;
+    filled("name", &message.name)?;
     if message.domains.is_empty() {
         return Err(Problem::new("domains", "is empty"));
     }
@@ -697,7 +699,11 @@ fn mutations(
     remove: &[String],
 ) -> Result<Vec<HeaderMutation>, Problem> {
     let mut all = each(&format!("{field}_to_remove"), remove, |name| {
-        Ok(HeaderMutation::Remove(header_name("", name)?))
+        let name = header_name("", name)?;
+        if name == HOST {
+            return Err(Problem::new("", "is \"host\", which cannot be removed"));
+        }
+        Ok(HeaderMutation::Remove(name))
     })?;
     all.extend(each(&format!("{field}_to_add"), add, mutation)?.into_iter().flatten());
     Ok(all)
@@ -720,6 +726,9 @@ fn mutation(message: &HeaderValueOption) -> Result<Option<HeaderMutation>, Probl
     #[allow(deprecated, reason = "still sent by control planes")]
     let append = message.append.map(|b| b.value);
     let is_kept = message.keep_empty_value || !value.is_empty();
+    if append.is_some() && message.append_action() != HeaderAppendAction::AppendIfExistsOrAdd {
+        return Err(Problem::new("append", "is set beside append_action; give one of them"));
+    }
     let mutation = match (append, message.append_action()) {
         (Some(true), _) | (None, HeaderAppendAction::AppendIfExistsOrAdd) => {
             HeaderMutation::Append(name, value)

@@ -151,7 +151,32 @@ impl Store {
             store.put(ty, resource, now).under(|| at)?;
         }
         store.settle(now);
+        if alone {
+            store.needs_nobody()?;
+        }
         Ok(store)
+    }
+
+    /// Whether there is all that is named, where nobody will ever tell the rest.
+    fn needs_nobody(&self) -> Result<(), Problem> {
+        let reason = "comes by ADS, and there is no dynamic_resources.ads_config";
+        let from_ads = |name: &&Arc<str>| {
+            let settings = self.handles.get(*name).and_then(|handle| handle.settings.load_full());
+            settings.is_some_and(|settings| matches!(settings.source, EndpointSource::Eds(_)))
+        };
+        if let Some(name) = self.clusters.keys().find(from_ads) {
+            return Err(Problem::new(format!("CDS {name:?}.eds_cluster_config.eds_config"), reason));
+        }
+        let mut listeners = self.listeners.iter();
+        let named = listeners.find(|(_, entry)| {
+            entry.value.handle.route_handles().iter().any(|routes| !is_inline(&routes.name))
+        });
+        match named {
+            Some((name, _)) => {
+                Err(Problem::new(format!("LDS {name:?}.filter_chains.rds.config_source"), reason))
+            }
+            None => Ok(()),
+        }
     }
 
     /// Takes an update; gives what is refused.

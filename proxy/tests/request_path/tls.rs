@@ -140,6 +140,7 @@ pub(crate) fn chain(says: &str, server_names: &[&str], tls: Option<DownstreamTls
         ..RouteConfiguration::default()
     };
     let manager = HttpConnectionManager {
+        stat_prefix: "edge".into(),
         route_specifier: Some(http_connection_manager::RouteSpecifier::RouteConfig(routes)),
         http_filters: vec![HttpFilter {
             name: "router".into(),

@@ -6,12 +6,13 @@ use super::{network, unpack};
 use crate::config::chains::{ChainMatch, Transport};
 use crate::config::filters;
 use crate::config::hcm::{self, Manager, duration};
-use crate::config::problem::{Problem, Under, each};
+use crate::config::problem::{Problem, Under, each, filled};
 use crate::config::support::{Message, support};
 use crate::config::tcp_proxy;
 use crate::config::tls::{self, Downstream};
 use envoy_types::pb::envoy::config::listener::v3::filter_chain_match::ConnectionSourceType;
 use envoy_types::pb::envoy::config::listener::v3::{FilterChain, FilterChainMatch, filter};
+use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::HttpConnectionManager;
 use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::TcpProxy;
 use prost::Name as _;
 
@@ -84,9 +85,13 @@ fn reader(message: &FilterChain) -> Result<Reader, Problem> {
             return Ok(None);
         }
         let reader = if config.type_url == TcpProxy::type_url() {
-            tcp_proxy::compile(&unpack(config)?).map(Reader::Tcp)
+            let message: TcpProxy = unpack(config)?;
+            filled("stat_prefix", &message.stat_prefix)
+                .and_then(|()| tcp_proxy::compile(&message).map(Reader::Tcp))
         } else {
-            hcm::compile(&unpack(config)?).map(|manager| Reader::Http(Box::new(manager)))
+            let message: HttpConnectionManager = unpack(config)?;
+            filled("stat_prefix", &message.stat_prefix)
+                .and_then(|()| hcm::compile(&message).map(|manager| Reader::Http(Box::new(manager))))
         };
         reader.under(|| "typed_config".into()).map(Some)
     })?;

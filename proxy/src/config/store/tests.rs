@@ -26,6 +26,7 @@ fn address(port: u32) -> Option<Address> {
 fn listener(port: u32) -> ListenerMessage {
     let router = http_filter::ConfigType::TypedConfig(pack_any(Router::default()));
     let manager = HttpConnectionManager {
+        stat_prefix: "l".into(),
         route_specifier: Some(RouteSpecifier::Rds(Rds {
             route_config_name: "r".into(),
             ..Default::default()
