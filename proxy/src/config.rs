@@ -21,6 +21,7 @@ mod rds;
 mod secrets;
 pub(crate) mod sidecar;
 pub mod store;
+mod stream_log;
 pub mod support;
 mod tcp_proxy;
 mod tls;

@@ -13,6 +13,7 @@ use crate::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
 use crate::pb::envoy::config::listener::v3::Listener;
 use crate::pb::envoy::config::route::v3::{FilterConfig, RouteConfiguration, VirtualHost};
 use crate::pb::envoy::extensions::access_loggers::file::v3::FileAccessLog;
+use crate::pb::envoy::extensions::access_loggers::stream::v3::{StderrAccessLog, StdoutAccessLog};
 use crate::pb::envoy::extensions::filters::http::buffer::v3::{Buffer, BufferPerRoute};
 use crate::pb::envoy::extensions::filters::http::cors::v3::CorsPolicy;
 use crate::pb::envoy::extensions::filters::http::router::v3::Router;
@@ -102,6 +103,8 @@ coded! {
     ScopedRoutesConfigDump,
     Secret,
     SecretsConfigDump,
+    StderrAccessLog,
+    StdoutAccessLog,
     TcpProxy,
     TlsInspector,
     UpstreamTlsContext,

@@ -34,9 +34,9 @@ const BUFFER: &str = "type.googleapis.com/envoy.extensions.filters.http.buffer.v
 const TCP_PROXY: &str = "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy";
 
 /// What the ports of a proxy are for: its listeners, its admin, and one where nobody listens.
-const PURPOSES: [&str; 15] = [
-    "http", "bare", "filtered", "admin", "dead", "https", "mutual", "told", "told-too", "names", "tcp",
-    "tcp-dead", "tcp-none", "tcp-half", "tcp-full",
+const PURPOSES: [&str; 16] = [
+    "http", "bare", "filtered", "plain", "admin", "dead", "https", "mutual", "told", "told-too", "names",
+    "tcp", "tcp-dead", "tcp-none", "tcp-half", "tcp-full",
 ];
 
 /// The virtual host of the listener whose manager says nothing that it need not say.
@@ -44,6 +44,9 @@ const BARE: &str = "bare.test";
 
 /// The virtual host of the listener with filters that are off, or there twice.
 const FILTERS: &str = "filters.test";
+
+/// The virtual host of the listener whose router says nothing of `x-envoy-` headers.
+const PLAIN: &str = "plain.test";
 
 /// The requests of the table's mirrors of which a copy arrives somewhere.
 const MIRRORED: [&str; 2] = [" /all", " /as-it-is"];
@@ -93,6 +96,15 @@ const CHANGED: &[(&str, &str, &str, bool)] = &[
         "{match: {prefix: /}",
         "{match: {prefix: /, headers: [{name: a, string_match: {prefix: ''}}]}",
         false,
+    ),
+    (
+        "access logs to the process's streams",
+        "stat_prefix: http",
+        "stat_prefix: http
+          access_log:
+          - {name: out, typed_config: {\"@type\": type.googleapis.com/envoy.extensions.access_loggers.stream.v3.StdoutAccessLog}}
+          - {name: err, typed_config: {\"@type\": type.googleapis.com/envoy.extensions.access_loggers.stream.v3.StderrAccessLog}}",
+        true,
     ),
 ];
 
@@ -233,11 +245,18 @@ fn bootstrap(ports: &[u16], upstreams: &Upstreams) -> anyhow::Result<Value> {
         {"name": "envoy.filters.http.cors", "disabled": true, "typed_config": {"@type": CORS}},
         buffer("first", 20, false), buffer("second", 10, false), buffer("envoy.filters.http.buffer", 3, true),
         bare["http_filters"][1]]);
+    let mut telling = normal.clone();
+    telling["http_filters"] =
+        json!([{"name": "envoy.filters.http.router", "typed_config": {"@type": ROUTER}}]);
     let filter = |manager: Value| json!({"name": "envoy.filters.network.http_connection_manager", "typed_config": manager});
     let manager = filter(normal);
     let plain = |name: &str, manager: &Value| json!({"name": name, "address": socket(port(name)), "filter_chains": [{"filters": [manager]}]});
-    let mut listeners =
-        vec![plain("http", &manager), plain("bare", &filter(bare)), plain("filtered", &filter(filtered))];
+    let mut listeners = vec![
+        plain("http", &manager),
+        plain("bare", &filter(bare)),
+        plain("filtered", &filter(filtered)),
+        plain("plain", &filter(telling)),
+    ];
     listeners.extend(upstreams.keys.listeners(&manager, port));
     let (a, b, secure) = (upstreams.a.address, upstreams.b.address, upstreams.secure.address);
     let mut clusters = vec![
@@ -319,6 +338,7 @@ async fn through(
     let listener = match host {
         BARE => "bare",
         FILTERS => "filtered",
+        PLAIN => "plain",
         _ => "http",
     };
     let mut exchange = exchange(proxy.at(listener), host, request).await?;
@@ -346,7 +366,7 @@ async fn through(
 
 /// Both programs' words and exit codes are alike.
 async fn validates(name: &str, content: &str, wanted: bool, folder: &Path) -> anyhow::Result<String> {
-    let config = folder.join(format!("{}.yaml", name.replace(' ', "-")));
+    let config = folder.join(format!("{}.yaml", name.replace([' ', '\''], "-")));
     std::fs::write(&config, content.replace("HTTP_MANAGER", HTTP_MANAGER).replace("ROUTER", ROUTER))?;
     for variable in ["PONTOON_E2E_ENVOY", "PONTOON_E2E_PROXY"] {
         let mut command = tokio::process::Command::new(place(variable)?);

@@ -1,6 +1,7 @@
 //! Envoy's own bootstrap, `envoy.config.bootstrap.v3.Bootstrap`, as its YAML: who the process is, where its admin
 //! port listens, its static resources, and the ADS server, if there is one. What it cannot do it refuses.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 
 use bytes::Bytes;
@@ -143,6 +144,10 @@ pub fn read(value: serde_json::Value) -> Result<Written, Problem> {
     bootstrap(&message)?;
     let statics = message.static_resources.unwrap_or_default();
     static_resources(&statics).under(|| "static_resources".into())?;
+    distinct("clusters", statics.clusters.iter().map(|cluster| cluster.name.as_str()))
+        .and_then(|()| distinct("listeners", statics.listeners.iter().map(|listener| listener.name.as_str())))
+        .and_then(|()| distinct("secrets", statics.secrets.iter().map(|secret| secret.name.as_str())))
+        .under(|| "static_resources".into())?;
     let ads = match &message.dynamic_resources {
         Some(dynamic) => ads(dynamic, &statics.clusters).under(|| "dynamic_resources".into())?,
         None => None,
@@ -168,6 +173,18 @@ pub fn read(value: serde_json::Value) -> Result<Written, Problem> {
 fn admin_address(message: &Admin) -> Result<Option<SocketAddr>, Problem> {
     admin(message)?;
     message.address.as_ref().map(socket_address).transpose().under(|| "address".into())
+}
+
+/// No two of a list may have one name.
+fn distinct<'n>(list: &str, names: impl Iterator<Item = &'n str>) -> Result<(), Problem> {
+    let mut earlier = HashMap::new();
+    for (position, name) in names.enumerate().filter(|(_, name)| !name.is_empty()) {
+        if let Some(first) = earlier.insert(name, position) {
+            let reason = format!("is {name:?}, as is that of {list}[{first}]; names must differ");
+            return Err(Problem::new(format!("{list}[{position}].name"), reason));
+        }
+    }
+    Ok(())
 }
 
 fn resources(statics: StaticResources) -> Vec<(ResourceType, Resource)> {
@@ -353,6 +370,20 @@ mod tests {
     }
 
     #[test]
+    fn tries_may_be_told_to_go_elsewhere_which_they_do_anyway() {
+        let of = |name: &str| {
+            let config = json!({"@type": format!("type.googleapis.com/envoy.extensions.retry.host.{name}")});
+            let policy =
+                json!({"retry_on": "5xx", "retry_host_predicate": [{"name": "x", "typed_config": config}]});
+            let route = json!({"cluster": "there", "retry_policy": policy});
+            with_listener(&[], routes(json!({"match": {"prefix": "/"}, "route": route})))
+        };
+        assert_eq!(of("previous_hosts.v3.PreviousHostsPredicate"), Ok(()));
+        let refused = of("omit_canary_hosts.v3.OmitCanaryHostsPredicate").unwrap_err();
+        assert!(refused.path.ends_with("retry_policy.retry_host_predicate[0].typed_config"), "{refused}");
+    }
+
+    #[test]
     fn an_extension_of_a_type_that_is_not_known_is_refused_unless_it_is_optional() {
         let config = json!({"@type": "type.googleapis.com/shop.Unknown", "text": "x"});
         let filter =
@@ -370,6 +401,15 @@ mod tests {
         assert!(refused.reason.contains("shop.Unknown"), "{refused}");
         let refused = with_filter(filter(true), json!({"shop": config})).unwrap_err();
         assert!(refused.reason.contains("shop.Unknown"), "{refused}");
+    }
+
+    #[test]
+    fn a_name_that_is_there_twice_is_said_with_both_places() {
+        let clusters = json!([{"name": "a"}, {"name": "b"}, {"name": "a"}]);
+        let refused = read(json!({"static_resources": {"clusters": clusters}})).unwrap_err();
+        assert_eq!(refused.path, "static_resources.clusters[2].name");
+        assert!(refused.reason.contains("\"a\", as is that of clusters[0]"), "{refused}");
+        assert!(read(json!({"static_resources": {"listeners": [{}, {}]}})).is_ok());
     }
 
     #[test]

@@ -135,6 +135,7 @@ impl Limits {
 }
 
 pub(super) fn compile(message: &Cluster) -> Result<Compiled, Problem> {
+    moved(message)?;
     cluster(message)?;
     filled("name", &message.name)?;
     let (source, endpoints) = source(message)?;
@@ -191,6 +192,25 @@ pub(super) fn compile(message: &Cluster) -> Result<Compiled, Problem> {
         source,
         endpoints,
     })
+}
+
+/// What older configurations say of HTTP at the cluster's top.
+#[allow(deprecated, reason = "that is what is said of them")]
+fn moved(message: &Cluster) -> Result<(), Problem> {
+    let fields = [
+        ("http2_protocol_options", message.http2_protocol_options.is_some()),
+        ("http_protocol_options", message.http_protocol_options.is_some()),
+        ("common_http_protocol_options", message.common_http_protocol_options.is_some()),
+        ("upstream_http_protocol_options", message.upstream_http_protocol_options.is_some()),
+    ];
+    match fields.iter().find(|(_, is_set)| *is_set) {
+        Some((field, _)) => {
+            let reason =
+                format!("is deprecated; say it in typed_extension_protocol_options[{PROTOCOL_OPTIONS:?}]");
+            Err(Problem::new(*field, reason))
+        }
+        None => Ok(()),
+    }
 }
 
 /// Of a priority that is there twice the first counts, as in Envoy.

@@ -55,7 +55,7 @@ support! {
         suppress_grpc_request_failure_code_stats => "it only names statistics",
         upstream_log_options => "there is no upstream log",
         start_child_span => "spans are not reported",
-        suppress_envoy_headers => "no x-envoy headers are added";
+        suppress_envoy_headers => "no x-envoy headers are added, whatever it says";
     refused: upstream_log, strict_check_headers, upstream_http_filters, respect_expected_rq_timeout, reject_connect_request_early_data;
 }
 

@@ -25,6 +25,7 @@ use super::listener::{
     ForwardedTrust, Limits, PathOptions, Underscores,
 };
 use super::problem::{Problem, Under, each};
+use super::stream_log;
 use super::support::{Message, from_ads, support};
 use crate::route::filters::{Buffer, ByFilter, longest_body};
 
@@ -440,14 +441,23 @@ fn upgrades(message: &HttpConnectionManager) -> Result<Vec<Box<str>>, Problem> {
     Ok(types.into_iter().flatten().collect())
 }
 
-/// A file, and in which of the two forms its lines are.
+/// A file, or one of the process's streams, and in which of the two forms its lines are.
 pub(super) fn access_log(message: &AccessLogMessage) -> Result<AccessLog, Problem> {
     access_log_fields(message)?;
     let Some(access_log::ConfigType::TypedConfig(any)) = &message.config_type else {
         return Err(Problem::new("typed_config", "is missing"));
     };
+    let is_json = |message: &SubstitutionFormatString| -> Result<bool, Problem> {
+        // Our own control plane says a form to everybody, for Envoy's sake; what lines look like is seen in them.
+        noting(|| format_string(message).under(|| "typed_config.log_format".into())).0?;
+        Ok(matches!(message.format, Some(substitution_format_string::Format::JsonFormat(_))))
+    };
+    let form = |json| if json { AccessLogFormat::Json } else { AccessLogFormat::Text };
+    if let Some((path, format)) = noting(|| stream_log::read(any)).0? {
+        let json = format.as_ref().map_or(Ok(false), is_json)?;
+        return Ok(AccessLog { path: path.into(), format: form(json) });
+    }
     let file: FileAccessLog = unpack(any)?;
-    // Our own control plane says a form to everybody, for Envoy's sake; what lines look like is seen in them.
     let (checked, _) = noting(|| file_access_log_fields(&file).under(|| "typed_config".into()));
     checked?;
     if file.path.is_empty() {
@@ -457,14 +467,10 @@ pub(super) fn access_log(message: &AccessLogMessage) -> Result<AccessLog, Proble
     let json = match &file.access_log_format {
         #[allow(deprecated, reason = "still sent by control planes")]
         Some(Form::JsonFormat(_) | Form::TypedJsonFormat(_)) => true,
-        Some(Form::LogFormat(message)) => {
-            noting(|| format_string(message).under(|| "typed_config.log_format".into())).0?;
-            matches!(message.format, Some(substitution_format_string::Format::JsonFormat(_)))
-        }
+        Some(Form::LogFormat(message)) => is_json(message)?,
         _ => false,
     };
-    let format = if json { AccessLogFormat::Json } else { AccessLogFormat::Text };
-    Ok(AccessLog { path: file.path.into_boxed_str(), format })
+    Ok(AccessLog { path: file.path.into_boxed_str(), format: form(json) })
 }
 
 /// A duration that is not negative.

@@ -107,6 +107,12 @@ pub(super) const MESSAGES: &[Message] = &[
     ),
     message("envoy.config.route.v3.RouteMatch.ConnectMatcher", &[], &[], &[]),
     message(
+        "envoy.config.route.v3.RetryPolicy.RetryHostPredicate",
+        &["config_type"],
+        &[("name", BY_TYPE)],
+        &[],
+    ),
+    message(
         "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy.WeightedCluster",
         &["clusters"],
         &[],

@@ -12,7 +12,9 @@ use envoy_types::pb::envoy::config::core::v3::{
 use envoy_types::pb::envoy::config::route::v3::redirect_action::{
     PathRewriteSpecifier, RedirectResponseCode, SchemeRewriteSpecifier,
 };
-use envoy_types::pb::envoy::config::route::v3::retry_policy::RetryBackOff;
+use envoy_types::pb::envoy::config::route::v3::retry_policy::{
+    RetryBackOff, RetryHostPredicate, retry_host_predicate,
+};
 use envoy_types::pb::envoy::config::route::v3::route_action::hash_policy::PolicySpecifier;
 use envoy_types::pb::envoy::config::route::v3::route_action::{
     ClusterSpecifier, HashPolicy as HashPolicyMessage, HostRewriteSpecifier, MaxStreamDuration,
@@ -28,6 +30,7 @@ use envoy_types::pb::envoy::r#type::v3::FractionalPercent;
 use envoy_types::pb::envoy::r#type::v3::fractional_percent::DenominatorType;
 use http::header::HOST;
 use http::{HeaderValue, StatusCode};
+use pontoon_xds::json::type_of;
 
 use super::filters::{self, OfRoute};
 use super::hcm::duration;
@@ -125,10 +128,10 @@ support! {
 
 support! {
     RETRY_POLICY, retry_policy: RetryPolicy = "envoy.config.route.v3.RetryPolicy";
-    read: retry_on, num_retries, per_try_timeout, retriable_status_codes, retry_back_off;
+    read: retry_on, num_retries, per_try_timeout, retriable_status_codes, retry_back_off, retry_host_predicate;
     ignored:
         host_selection_retry_max_attempts => "another endpoint is always taken where there is one";
-    refused: per_try_idle_timeout, retry_priority, retry_host_predicate, retry_options_predicates, rate_limited_retry_back_off, retriable_headers, retriable_request_headers, refresh_cluster_on_retry;
+    refused: per_try_idle_timeout, retry_priority, retry_options_predicates, rate_limited_retry_back_off, retriable_headers, retriable_request_headers, refresh_cluster_on_retry;
 }
 
 support! {
@@ -209,6 +212,10 @@ const ALL: u32 = 1_000_000;
 const DEFAULT_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(15);
 /// A body of our own is held in memory for every route that has one.
 const LARGEST_DIRECT_BODY: usize = 64 * 1024;
+
+/// Envoy's extension of `envoy.retry_host_predicates.previous_hosts`.
+const PREVIOUS_HOSTS: &str =
+    "type.googleapis.com/envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate";
 
 /// Gives the handle of a cluster, made when it is first named; or says that there must be such a cluster already.
 pub(super) type Clusters<'c> = dyn Fn(&str) -> Result<Arc<Cluster>, Problem> + 'c;
@@ -569,6 +576,7 @@ fn retry(message: Option<&RetryPolicy>) -> Result<compiled::RetryPolicy, Problem
         });
     };
     retry_policy(message)?;
+    each("retry_host_predicate", &message.retry_host_predicate, previous_hosts)?;
     let mut policy = compiled::RetryPolicy {
         max_retries: message.num_retries.map_or(1, |n| n.value),
         per_try_timeout: duration("per_try_timeout", message.per_try_timeout)?.filter(|d| !d.is_zero()),
@@ -617,6 +625,19 @@ fn retry(message: Option<&RetryPolicy>) -> Result<compiled::RetryPolicy, Problem
     }
     policy.on_status = (!statuses.is_empty()).then(|| statuses.into());
     Ok(policy)
+}
+
+/// Another endpoint is always taken where there is one; that is all that may be asked for.
+fn previous_hosts(message: &RetryHostPredicate) -> Result<(), Problem> {
+    let Some(retry_host_predicate::ConfigType::TypedConfig(any)) = &message.config_type else {
+        return Err(Problem::new("typed_config", "is missing"));
+    };
+    let of = type_of(any);
+    if of != PREVIOUS_HOSTS {
+        let reason = format!("is a {of}; this proxy supports {PREVIOUS_HOSTS} here");
+        return Err(Problem::new("typed_config", reason));
+    }
+    Ok(())
 }
 
 /// As Envoy: the longest is ten times the first where nothing is said.

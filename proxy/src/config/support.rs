@@ -11,7 +11,7 @@ use envoy_types::pb::envoy::config::core::v3::config_source::ConfigSourceSpecifi
 use super::problem::Problem;
 use super::{
     bootstrap, cds, eds, filters, hcm, in_place, keepalive, lds, matching, overload, proxy_protocol, rds,
-    secrets, tcp_proxy, tls, tls_upstream,
+    secrets, stream_log, tcp_proxy, tls, tls_upstream,
 };
 
 /// The treatment of one message's fields.
@@ -41,6 +41,7 @@ pub const MESSAGES: &[&[Message]] = &[
     tls_upstream::MESSAGES,
     secrets::MESSAGES,
     hcm::MESSAGES,
+    stream_log::MESSAGES,
     filters::MESSAGES,
     tcp_proxy::MESSAGES,
     proxy_protocol::MESSAGES,

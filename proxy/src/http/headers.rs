@@ -292,6 +292,15 @@ pub(crate) fn remove_response_hop(headers: &mut HeaderMap) -> Result<(), Error> 
     Ok(())
 }
 
+/// A 204 has no body, and says nothing of one (RFC 9110, 8.6): a length that is not 0 may be that of a body which comes
+/// none the less, and over HTTP/2 it makes the answer malformed.
+pub(crate) fn remove_length_of_nothing(headers: &mut HeaderMap) -> Result<(), Error> {
+    match headers.remove(CONTENT_LENGTH) {
+        Some(length) if length != "0" => Err(Error::UpstreamProtocol),
+        _ => Ok(()),
+    }
+}
+
 fn tokens(value: &HeaderValue) -> impl Iterator<Item = &[u8]> {
     value.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii).filter(|token| !token.is_empty())
 }

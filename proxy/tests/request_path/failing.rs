@@ -197,7 +197,7 @@ async fn h1_response_framing() {
             502,
         ),
         ("HTTP/1.1 200 OK\r\ntransfer-encoding: gzip\r\n\r\nabc", 502),
-        ("HTTP/1.1 204 No Content\r\ncontent-length: 3\r\n\r\nabcHTTP/1.1 200 OK\r\n\r\n", 204),
+        ("HTTP/1.1 204 No Content\r\ncontent-length: 3\r\n\r\nabcHTTP/1.1 200 OK\r\n\r\n", 502),
         (
             "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nokHTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nevil",
             200,

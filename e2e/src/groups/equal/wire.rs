@@ -132,6 +132,9 @@ async fn serve(
                 tokio::time::sleep(SLOW).await;
                 continue;
             }
+            // What must not be (RFC 9110, 8.6): the connection is lost with it.
+            "204-with-a-body" => format!("HTTP/1.1 204 X\r\n{more}content-length: 5\r\n\r\nhello"),
+            "204-of-nothing" => format!("HTTP/1.1 204 X\r\n{more}content-length: 0\r\n\r\n"),
             "204" | "304" => format!("HTTP/1.1 {asked} X\r\n{more}\r\n"),
             "chunked" => {
                 format!("HTTP/1.1 200 OK\r\n{more}transfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n")

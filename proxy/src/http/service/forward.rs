@@ -334,6 +334,9 @@ fn answer(
         return Err(Error::UpstreamProtocol);
     }
     headers::remove_response_hop(&mut parts.headers)?;
+    if parts.status == StatusCode::NO_CONTENT {
+        headers::remove_length_of_nothing(&mut parts.headers)?;
+    }
     if let Some(arm) = plan.arm() {
         headers::mutate(&mut parts.headers, &arm.response_headers);
     }
