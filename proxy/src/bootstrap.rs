@@ -1,6 +1,7 @@
 //! What the proxy must know before it can ask the control plane for the rest: flags, then the environment, then
 //! a YAML file, then defaults; the first that says something counts.
 
+mod again;
 mod sidecar;
 mod text;
 
@@ -26,7 +27,7 @@ use crate::intercept::Mode;
 use crate::overload::Shares;
 
 /// The flags of `pontoon-proxy`.
-#[derive(Debug, Clone, Default, Parser)]
+#[derive(Debug, Clone, Default, PartialEq, Parser)]
 #[command(name = "pontoon-proxy", version, about = "The data plane of Pontoon, configured by xDS alone")]
 pub struct Args {
     /// A YAML file with any of the settings below, in camelCase; or a bootstrap of Envoy's.
@@ -300,13 +301,8 @@ pub struct Bootstrap {
     pub log: Option<String>,
     /// The file, to be read again on a reload.
     pub file: Option<PathBuf>,
-}
-
-/// What can change while the process runs, as its file says it.
-#[derive(Debug)]
-pub(crate) struct Again {
-    pub(crate) log: Option<String>,
-    pub(crate) dns_upstreams: Option<Vec<SocketAddr>>,
+    /// The flags, which go before what the file says then.
+    args: Box<Args>,
 }
 
 /// Settings that cannot be used.
@@ -360,27 +356,16 @@ impl Bootstrap {
         Self::of(args).map_err(|error| in_file(path.as_deref(), error))
     }
 
-    /// What a file says that a process can take up while it runs, whatever else is said with it.
-    pub(crate) fn again(path: &Path) -> Result<Again, BootstrapError> {
-        let (file, _) = apart(|| read(Some(path), None))?;
-        Ok(Again { log: file.log, dns_upstreams: file.dns.upstreams })
-    }
-
-    /// Who is asked by DNS now, where the file says this of it; `None`: that is not for file or system to say.
-    pub(crate) fn dns_upstreams(
-        &self,
-        written: Option<Vec<SocketAddr>>,
-    ) -> Result<Option<Vec<SocketAddr>>, BootstrapError> {
-        let dns = self.sidecar.as_ref().and_then(|sidecar| sidecar.dns.as_ref());
-        let dns = dns.filter(|dns| !dns.by_flag);
-        dns.map(|dns| sidecar::upstreams_now(written, &dns.addresses)).transpose()
-    }
-
     fn of(args: Args) -> Result<Bootstrap, BootstrapError> {
         let reads = || noting(|| read(args.config.as_deref(), args.config_yaml.as_deref()));
         let (reads, met) = apart(reads);
         note_again(&met);
         let (file, envoy) = reads?;
+        Self::with(args, file, envoy)
+    }
+
+    fn with(args: Args, file: File, envoy: Option<Static>) -> Result<Bootstrap, BootstrapError> {
+        let flags = Box::new(args.clone());
         let sidecar = sidecar::sidecar(&args, file.outbound, file.inbound, file.dns)?;
         if envoy.is_some() && sidecar.is_some() {
             let expected =
@@ -449,6 +434,7 @@ impl Bootstrap {
             upgrade_socket: args.upgrade_socket.or(file.upgrade_socket).or_else(default_upgrade_socket),
             log: file.log,
             file: args.config,
+            args: flags,
         })
     }
 }

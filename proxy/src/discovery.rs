@@ -19,6 +19,7 @@ use tokio::time::Instant;
 
 use crate::config::listener::Listener;
 use crate::config::problem::Problem;
+use crate::config::store::Changed;
 use crate::config::{Store, sidecar};
 use crate::dns;
 use names::Names;
@@ -159,6 +160,17 @@ impl Shared {
         let gone = status.wait_for(|status| !status.connected);
         // A control plane that does not answer waits in vain for a while.
         let _ = tokio::time::timeout(LEAVE, gone).await;
+    }
+
+    /// Puts the resources of the bootstrap in force as it has them now.
+    ///
+    /// # Errors
+    /// When one of them cannot be used. Then nothing has changed.
+    pub(crate) fn refix(&self, own: Vec<(ResourceType, Resource)>) -> Result<Changed, Problem> {
+        let now = Instant::now();
+        let changed = self.store().refix(own, now)?;
+        self.follow(now);
+        Ok(changed)
     }
 
     fn names(&self) -> Option<MutexGuard<'_, Names>> {

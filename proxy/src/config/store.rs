@@ -4,6 +4,7 @@
 
 mod dump;
 mod endpoints;
+mod fixed;
 mod secrets;
 mod sidecar;
 mod warming;
@@ -39,6 +40,7 @@ use super::{cds, eds, lds, rds, tcp_proxy};
 use crate::route::RouteTable;
 use crate::upstream::cluster::{Cluster, ClusterSettings, EndpointHealth, EndpointSource};
 pub use dump::OwnEndpoints;
+pub use fixed::Changed;
 use secrets::Waiting;
 use warming::Pending;
 
@@ -134,49 +136,6 @@ impl Store {
     #[must_use]
     pub fn in_zone(self, zone: Option<Arc<str>>) -> Store {
         Store { zone, ..self }
-    }
-
-    /// The store of a process whose bootstrap has resources: secrets before clusters before listeners. `alone`:
-    /// there are no others.
-    ///
-    /// # Errors
-    /// When one of them cannot be used, or a name is there twice.
-    pub fn fixed(own: Vec<(ResourceType, Resource)>, alone: bool, now: Instant) -> Result<Store, Problem> {
-        let mut store = Store { alone, ..Store::default() };
-        for (ty, resource) in own {
-            let at = format!("{} {:?}", ty.short_name(), resource.name);
-            if !store.fixed.insert((ty, resource.name.clone())) {
-                return Err(Problem::new(at, "is there twice"));
-            }
-            store.put(ty, resource, now).under(|| at)?;
-        }
-        store.settle(now);
-        if alone {
-            store.needs_nobody()?;
-        }
-        Ok(store)
-    }
-
-    /// Whether there is all that is named, where nobody will ever tell the rest.
-    fn needs_nobody(&self) -> Result<(), Problem> {
-        let reason = "comes by ADS, and there is no dynamic_resources.ads_config";
-        let from_ads = |name: &&Arc<str>| {
-            let settings = self.handles.get(*name).and_then(|handle| handle.settings.load_full());
-            settings.is_some_and(|settings| matches!(settings.source, EndpointSource::Eds(_)))
-        };
-        if let Some(name) = self.clusters.keys().find(from_ads) {
-            return Err(Problem::new(format!("CDS {name:?}.eds_cluster_config.eds_config"), reason));
-        }
-        let mut listeners = self.listeners.iter();
-        let named = listeners.find(|(_, entry)| {
-            entry.value.handle.route_handles().iter().any(|routes| !is_inline(&routes.name))
-        });
-        match named {
-            Some((name, _)) => {
-                Err(Problem::new(format!("LDS {name:?}.filter_chains.rds.config_source"), reason))
-            }
-            None => Ok(()),
-        }
     }
 
     /// Takes an update; gives what is refused.

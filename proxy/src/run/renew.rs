@@ -9,29 +9,59 @@ use tracing_subscriber::filter::Targets;
 
 use super::{DEFAULT_LOG, LOG, LogFilter, systemd};
 use crate::admin::Admin;
-use crate::bootstrap::Bootstrap;
+use crate::bootstrap::placed;
 
-/// Reads the bootstrap's file again, and the system's resolvers. What is logged and who is asked by DNS change at once,
-/// unless flags or the environment say it; all else takes an upgrade. A file that cannot be used changes nothing.
+/// Reads the bootstrap's file again, and the system's resolvers. What is logged, who is asked by DNS (unless flags or the
+/// environment say it) and static resources change at once; what of the rest has changed is told, and takes an upgrade.
+/// A file that cannot be used changes nothing.
 pub(super) fn reload(admin: &Arc<Admin>) {
     systemd::reloading();
-    match admin.bootstrap.file.as_deref().map(Bootstrap::again).transpose() {
-        Ok(again) => {
-            match &again {
-                None => tracing::info!("there is no file to read again"),
-                Some(_) if std::env::var_os(LOG).is_some() => {
-                    tracing::info!("what is logged is {LOG}'s to say");
-                }
-                Some(again) => set_log(&admin.logging, again.log.as_deref().unwrap_or(DEFAULT_LOG)),
-            }
-            set_upstreams(admin, again.and_then(|again| again.dns_upstreams));
-            tracing::info!(
-                "read again: what is logged, and who is asked by DNS; all else, static resources among it, takes an upgrade (SIGUSR2)"
-            );
+    match admin.bootstrap.file.as_deref() {
+        None => {
+            tracing::info!("there is no file to read again");
+            set_upstreams(admin, None);
         }
-        Err(error) => tracing::error!(%error, "the file cannot be used; nothing has changed"),
+        Some(file) => {
+            if let Err(error) = take_up(admin, file) {
+                tracing::error!(%error, "the file cannot be used; nothing has changed");
+            }
+        }
     }
     systemd::ready();
+}
+
+/// Gives what is wrong with the file.
+fn take_up(admin: &Admin, file: &Path) -> Result<(), String> {
+    let again = admin.bootstrap.again().map_err(|error| error.to_string())?;
+    if admin.bootstrap.envoy.is_some() {
+        let changed =
+            admin.discovery.refix(again.resources).map_err(|problem| placed(Some(file), &problem))?;
+        for problem in &changed.failed {
+            let problem = placed(Some(file), problem);
+            tracing::error!(%problem, "could be used and a moment later could not; its last good version goes on");
+        }
+        tracing::info!(changed = ?changed.put, removed = ?changed.removed, "static resources are in force");
+    }
+    for differs in again.differing {
+        tracing::warn!("in the bootstrap, {differs}");
+    }
+    match again.others {
+        Ok(fields) if fields.is_empty() => {}
+        Ok(fields) => tracing::warn!(
+            fields = fields.join(", "),
+            "differ in the file from what is in force, and take an upgrade (SIGUSR2) or a restart"
+        ),
+        Err(error) => {
+            tracing::warn!(%error, "the file could not be had with the flags of this process at a start")
+        }
+    }
+    match std::env::var_os(LOG) {
+        Some(_) => tracing::info!("what is logged is {LOG}'s to say"),
+        None => set_log(&admin.logging, again.log.as_deref().unwrap_or(DEFAULT_LOG)),
+    }
+    set_upstreams(admin, again.dns_upstreams);
+    tracing::info!("the file is read again");
+    Ok(())
 }
 
 fn set_upstreams(admin: &Admin, written: Option<Vec<SocketAddr>>) {

@@ -5,6 +5,7 @@ mod admin;
 mod clock;
 mod control_plane;
 mod hangup;
+mod reread;
 mod running;
 mod tls;
 mod upstream;

@@ -69,7 +69,10 @@ impl Store {
         }
         if !self.secrets.is_empty() {
             let named = self.named_secrets();
-            self.secrets.retain(|name, _| named.contains(name));
+            // What names one of the bootstrap's may come later.
+            let fixed = &self.fixed;
+            let is_fixed = |name: &Arc<str>| fixed.contains(&(ResourceType::Secret, name.clone()));
+            self.secrets.retain(|name, _| named.contains(name) || is_fixed(name));
         }
         self.handles.retain(|name, handle| Arc::strong_count(handle) > 1 || self.clusters.contains_key(name));
         self.drop_unnamed_refusals();
