@@ -56,6 +56,7 @@ pub(crate) fn run(workspace: &Path, steps: &Steps, tools: &Tools) -> anyhow::Res
     tests("tests", &["test", "--workspace", "--locked", "--no-fail-fast"])?;
     tools.valgrind(steps)?;
     tests("cost", &["test", "--release", "--locked", "-p", "pontoon-proxy", "--test", "cost"])?;
+    tests("idle", &["test", "--release", "--locked", "-p", "pontoon-proxy", "--test", "footprint"])?;
 
     for group in Group::value_variants() {
         match e2e::run(*group, workspace, steps, tools, &[]) {

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use futures_util::FutureExt as _;
 use http::header::CONNECTION;
-use http::{HeaderValue, Request, Response};
+use http::{HeaderValue, Request, Response, Version};
 use hyper::body::Incoming;
 
 use self::plan::Plan;
@@ -42,7 +42,9 @@ impl hyper::service::Service<Request<Incoming>> for ProxyService {
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         let exchange = Exchange::begin(Rc::clone(&self.conn), &request);
-        self.conn.streams.begins(&exchange);
+        if request.version() == Version::HTTP_2 {
+            self.conn.streams.begins(&exchange);
+        }
         Box::pin(serve(exchange, request))
     }
 }

@@ -4,12 +4,13 @@
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::FutureExt as _;
 use rustls::HandshakeKind;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
@@ -18,6 +19,7 @@ use tokio_rustls::TlsAcceptor;
 use super::chain::{ChainLocal, ServesLocal};
 use super::connection::{self, ConnState};
 use super::inspect::{Beginning, Inspector, Refused};
+use super::io::Io;
 use super::original::Way;
 use super::transport::{Rewound, Transport};
 use super::{LAST_CALL, ListenerLocal, Phase};
@@ -85,32 +87,60 @@ impl Drop for Slot {
     }
 }
 
-/// Serves an accepted socket to its end.
-pub(super) async fn serve(listener: Rc<ListenerLocal>, socket: TcpStream, peer: SocketAddr, permit: Permit) {
-    let slot = Slot::new(Rc::clone(&listener), permit);
+/// Serves an accepted socket to its end. The task of a connection has room for all that it may await, as long as it
+/// lives: what is only of the beginning, or of few connections, is in boxes that go.
+pub(super) fn serve(
+    listener: Rc<ListenerLocal>,
+    socket: TcpStream,
+    peer: SocketAddr,
+    permit: Permit,
+) -> impl Future<Output = ()> {
     let chains = listener.chains();
-    let mut next = match chains.chains.only() {
-        Some(chain) => Some(Box::new(Arrived {
-            slot,
-            chain: chains.of(chain),
-            socket,
-            prefix: Bytes::new(),
-            source: peer,
-            destination: None,
-            way: Way::Direct,
-            undecided: None,
-        })),
-        None => Box::pin(choose(slot, &listener, socket, peer)).await,
-    };
-    drop(chains);
-    while let Some(arrived) = next {
-        next = by_chain(&listener, arrived).await;
+    let only = chains.chains.only();
+    let arrived = Box::new(Arrived {
+        slot: Slot::new(Rc::clone(&listener), permit),
+        chain: only.and_then(|chain| chains.of(chain)),
+        socket,
+        prefix: Bytes::new(),
+        source: peer,
+        destination: None,
+        way: Way::Direct,
+        undecided: None,
+    });
+    let is_chosen = only.is_some();
+    async move {
+        let mut next = if is_chosen { Some(arrived) } else { Box::pin(choose(&listener, arrived)).await };
+        while let Some(arrived) = next.take() {
+            let begun = match arrived.is_secure() {
+                true => Box::pin(begin(&listener, arrived)).await,
+                // There is nothing to wait for.
+                false => begin(&listener, arrived).now_or_never().flatten(),
+            };
+            next = match begun {
+                Some(Begun::Http(conn, io)) => {
+                    connection::serve(conn, io).await;
+                    None
+                }
+                Some(Begun::Other(serving)) => serving.await,
+                None => None,
+            };
+        }
     }
 }
 
-/// Serves a connection by its chain, to its end; or gives it back where it is another chain's after all. It comes in a
-/// box, as what is handed to a future has its room there twice.
-async fn by_chain(listener: &Rc<ListenerLocal>, arrived: Box<Arrived>) -> Option<Box<Arrived>> {
+/// A connection that is served by its chain.
+enum Begun {
+    /// Most are.
+    Http(Rc<ConnState>, Box<Io>),
+    /// Of those that have more to wait for.
+    Other(Serving),
+}
+
+/// Ends with the connection, or gives it back where it is another chain's after all.
+type Serving = Pin<Box<dyn Future<Output = Option<Box<Arrived>>>>>;
+
+/// Terminates TLS and chooses who serves the connection. `None`: it has ended.
+async fn begin(listener: &Rc<ListenerLocal>, arrived: Box<Arrived>) -> Option<Begun> {
     let Arrived { slot, chain, socket, prefix, source: peer, destination, way, undecided } =
         arrived.unboxed();
     let Some(chain) = chain else {
@@ -122,54 +152,53 @@ async fn by_chain(listener: &Rc<ListenerLocal>, arrived: Box<Arrived>) -> Option
         None => (Transport::Plain(socket), prefix),
         Some(tls) => {
             let rewound = Rewound { prefix, socket };
-            (Box::pin(handshake(&slot, listener, tls, rewound, peer)).await?, Bytes::new())
+            (handshake(&slot, listener, tls, rewound, peer).await?, Bytes::new())
         }
     };
-    let worker = Rc::clone(&listener.worker);
     let shown = shown(&transport, &chain);
-    let client = match &shown {
-        None => None,
-        Some(shown) => Some(worker.clients.add(&chain, &shown.certificates, is_resumed(&transport))?),
+    let is_resumed = is_resumed(&transport);
+    let begun = match &chain.serves {
+        ServesLocal::Http(http) => {
+            let (listener, http) = (Rc::clone(listener), Rc::clone(http));
+            let conn = ConnState::new(slot, listener, http, peer, way, &transport, shown.clone());
+            let io = Box::new(Io::new(transport, prefix, Rc::clone(&conn)));
+            Begun::Http(conn, io)
+        }
+        ServesLocal::Tcp(tcp) => {
+            let local = || transport.socket().local_addr().ok();
+            let destination = destination.or_else(local)?;
+            let addresses = Addresses { source: peer, destination };
+            let (listener, chain) = (Rc::clone(listener), Rc::clone(tcp));
+            let original = way.original();
+            let connection = tcp::Connection { slot, listener, chain, addresses, original };
+            Begun::Other(Box::pin(async move {
+                let others = tcp::serve(connection, transport, prefix, undecided).await?;
+                let tcp::Others { slot, chain, socket, prefix } = *others;
+                let (source, destination) = (peer, Some(destination));
+                let undecided = None;
+                Some(Box::new(Arrived { slot, chain, socket, prefix, source, destination, way, undecided }))
+            }))
+        }
     };
-    // Pinned where it is: what is awaited in two places by value has its room twice.
-    let mut serving = pin!(async {
-        match &chain.serves {
-            ServesLocal::Http(chain) => {
-                let (listener, chain) = (Rc::clone(listener), Rc::clone(chain));
-                let conn = ConnState::new(slot, listener, chain, peer, way, &transport, shown.clone());
-                connection::serve(conn, transport, prefix).await;
+    let Some(shown) = shown else { return Some(begun) };
+    let worker = Rc::clone(&listener.worker);
+    Some(Begun::Other(Box::pin(async move {
+        let client = worker.clients.add(&chain, &shown.certificates, is_resumed)?;
+        tokio::select! {
+            given_back = begun.served() => given_back,
+            () = client.lost() => None,
+        }
+    })))
+}
+
+impl Begun {
+    async fn served(self) -> Option<Box<Arrived>> {
+        match self {
+            Begun::Http(conn, io) => {
+                connection::serve(conn, io).await;
                 None
             }
-            ServesLocal::Tcp(tcp) => {
-                let local = || transport.socket().local_addr().ok();
-                let destination = destination.or_else(local)?;
-                let addresses = Addresses { source: peer, destination };
-                let (listener, chain) = (Rc::clone(listener), Rc::clone(tcp));
-                let original = way.original();
-                let connection = tcp::Connection { slot, listener, chain, addresses, original };
-                let others = Box::pin(tcp::serve(connection, transport, prefix, undecided)).await?;
-                let tcp::Others { slot, chain, socket, prefix } = *others;
-                let destination = Some(destination);
-                Some(Box::new(Arrived {
-                    slot,
-                    chain,
-                    socket,
-                    prefix,
-                    source: peer,
-                    destination,
-                    way,
-                    undecided: None,
-                }))
-            }
-        }
-    });
-    match client {
-        None => serving.await,
-        Some(client) => {
-            tokio::select! {
-                given_back = &mut serving => given_back,
-                () = client.lost() => None,
-            }
+            Begun::Other(serving) => serving.await,
         }
     }
 }
@@ -211,6 +240,11 @@ struct Arrived {
 }
 
 impl Arrived {
+    /// Whether its chain has it begin with a handshake.
+    fn is_secure(&self) -> bool {
+        self.chain.as_ref().is_some_and(|chain| chain.chain.tls.is_some())
+    }
+
     /// Out of the box, which goes now and not with what was in it.
     fn unboxed(self: Box<Self>) -> Arrived {
         *self
@@ -218,20 +252,17 @@ impl Arrived {
 }
 
 /// Looks at the first bytes and chooses a chain. `None`: the client has gone, or said nothing in time.
-async fn choose(
-    slot: Slot,
-    listener: &ListenerLocal,
-    socket: TcpStream,
-    peer: SocketAddr,
-) -> Option<Box<Arrived>> {
+async fn choose(listener: &ListenerLocal, mut arrived: Box<Arrived>) -> Option<Box<Arrived>> {
+    let Arrived { slot, socket, source: peer, .. } = &*arrived;
+    let peer = *peer;
     let local = socket.local_addr().ok()?;
     let (inspect, original) = {
         let chains = listener.chains();
         (chains.chains.inspect, chains.chains.original)
     };
-    let way = Way::of(&socket, &listener.listener, original, peer);
+    let way = Way::of(socket, &listener.listener, original, peer);
     let (beginning, told, prefix) = if inspect.reads() {
-        look(&slot, listener, &socket, inspect, peer).await?
+        look(slot, listener, socket, inspect, peer).await?
     } else {
         (Beginning::unknown(), None, Bytes::new())
     };
@@ -254,10 +285,12 @@ async fn choose(
         server_name: beginning.server_name,
         protocols: beginning.protocols,
     };
-    let chain = select(listener, &seen);
+    arrived.chain = select(listener, &seen);
     let is_silent = prefix.is_empty() && (inspect.tls || inspect.http);
-    let undecided = is_silent.then(|| Box::new(Undecided { inspect, seen }));
-    Some(Box::new(Arrived { slot, chain, socket, prefix, source, destination, way, undecided }))
+    arrived.undecided = is_silent.then(|| Box::new(Undecided { inspect, seen }));
+    (arrived.prefix, arrived.source) = (prefix, source);
+    (arrived.destination, arrived.way) = (destination, way);
+    Some(arrived)
 }
 
 /// Of the chains in force now: they may have changed while bytes were waited for.

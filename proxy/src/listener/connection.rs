@@ -17,6 +17,7 @@ use hyper::server::conn::{http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, timeout};
 
 use super::arrival::Slot;
@@ -72,8 +73,9 @@ pub(crate) struct ConnState {
     pub(crate) peer: SocketAddr,
     /// How the connection came here.
     pub(crate) way: Way,
-    /// The peer's address as `X-Forwarded-For` has it.
-    pub(crate) peer_value: HeaderValue,
+    /// The peer's address as `X-Forwarded-For` has it, made when it is asked for and let go while the connection is
+    /// parked: what is small and long-lived keeps pages that are full of what has gone.
+    peer_value: Cell<Option<HeaderValue>>,
     /// The certificate that the client has shown.
     pub(crate) shown: Option<Rc<Shown>>,
     born: Instant,
@@ -87,10 +89,10 @@ pub(crate) struct ConnState {
     /// Body frames of all exchanges; unlike `progress` it does not count pings.
     pub(crate) frames: Cell<u64>,
     /// What the connection becomes once the 101 has been written.
-    pub(crate) tunnel: RefCell<Option<Tunnel>>,
+    pub(crate) tunnel: RefCell<Option<Box<Tunnel>>>,
     /// Why the bytes that come next are not read as a request, and who waits for the one in flight to end.
     pub(crate) refused: Cell<Option<Error>>,
-    pub(crate) refusal_waker: RefCell<Option<Waker>>,
+    pub(crate) refusal_waker: Cell<Option<Waker>>,
     /// Why the body of the request in flight breaks off.
     pub(crate) refused_body: Cell<Option<Error>>,
     /// An answer that may be hyper's own to a head that it cannot parse, and whether it is to be written.
@@ -118,7 +120,6 @@ impl ConnState {
         shown: Option<Rc<Shown>>,
     ) -> Rc<Self> {
         let ip = peer.ip().to_canonical();
-        let peer_value = HeaderValue::try_from(ip.to_string()).unwrap_or(HeaderValue::from_static("unknown"));
         let scheme = if matches!(transport, Transport::Tls(_)) { "https" } else { "http" };
         Rc::new(Self {
             listener,
@@ -126,7 +127,7 @@ impl ConnState {
             scheme,
             peer: SocketAddr::new(ip, peer.port()),
             way,
-            peer_value,
+            peer_value: Cell::new(None),
             shown,
             born: Instant::now(),
             in_flight: Cell::new(0),
@@ -137,7 +138,7 @@ impl ConnState {
             frames: Cell::new(0),
             tunnel: RefCell::new(None),
             refused: Cell::new(None),
-            refusal_waker: RefCell::new(None),
+            refusal_waker: Cell::new(None),
             refused_body: Cell::new(None),
             withheld: RefCell::default(),
             release: Cell::new(false),
@@ -148,6 +149,16 @@ impl ConnState {
             streams: Streams::default(),
             slot,
         })
+    }
+
+    /// Shows the peer's address as a header's value.
+    pub(crate) fn with_peer_value<T>(&self, use_it: impl FnOnce(&HeaderValue) -> T) -> T {
+        let made = || HeaderValue::try_from(self.peer.ip().to_string());
+        let value =
+            self.peer_value.take().or_else(|| made().ok()).unwrap_or(HeaderValue::from_static("unknown"));
+        let used = use_it(&value);
+        self.peer_value.set(Some(value));
+        used
     }
 
     pub(crate) fn progressed(&self) {
@@ -231,9 +242,10 @@ impl ConnState {
     }
 }
 
-/// Serves a connection to its end. `prefix` was read of it already.
-pub(super) async fn serve(conn: Rc<ConnState>, transport: Transport, prefix: Bytes) {
-    let http2 = match (conn.settings().http.codec, &transport) {
+/// Serves a connection to its end: one of HTTP/1.1 in turns busy and parked. What a busy one needs is in boxes of its
+/// own, so that a parked one is small.
+pub(super) async fn serve(conn: Rc<ConnState>, mut io: Box<Io>) {
+    let http2 = match (conn.settings().http.codec, &io.stream) {
         (Codec::Http1, _) => Some(false),
         (Codec::Http2, _) => Some(true),
         (Codec::Auto, Transport::Plain(_)) => None,
@@ -241,31 +253,44 @@ pub(super) async fn serve(conn: Rc<ConnState>, transport: Transport, prefix: Byt
             tls.get_ref().1.alpn_protocol().map(|protocol| protocol == b"h2")
         }
     };
-    // Boxed, so that each future that it is moved into has no room for it.
-    let io = Box::new(Io::new(transport, prefix, Rc::clone(&conn)));
-    let (io, http2) = match http2 {
-        Some(http2) => (io, http2),
-        None => match detect(&conn, io).await {
-            Some(detected) => detected,
-            None => return,
-        },
+    let http2 = match http2 {
+        Some(http2) => http2,
+        None => {
+            // Through TLS, what comes first may have come with the handshake.
+            let is_plain = matches!(io.stream, Transport::Plain(_)) && io.prefix.is_empty();
+            if is_plain && !Parked::new(&conn, io.stream.socket()).await {
+                return;
+            }
+            match Box::pin(detect(&conn, io)).await {
+                Some((detected, http2)) => {
+                    io = detected;
+                    http2
+                }
+                None => return,
+            }
+        }
     };
     if http2 {
-        Box::pin(serve_http2(&conn, io)).await;
-    } else {
-        serve_http1(&conn, io).await;
+        return Box::pin(serve_http2(&conn, io)).await;
+    }
+    while let Some(idle) = Box::pin(serve_http1(&conn, io)).await {
+        io = match idle.unused() {
+            Ok(stream) => {
+                conn.peer_value.take();
+                if !Parked::new(&conn, stream.socket()).await {
+                    return;
+                }
+                Box::new(Io::new(stream, Bytes::new(), Rc::clone(&conn)))
+            }
+            Err(begun) => begun,
+        };
     }
 }
 
 /// Tells HTTP/2 with prior knowledge by its preface. Bytes that differ from it are HTTP/1.1's at once; a start of
 /// it that never goes on is given up with the header timeout.
 async fn detect(conn: &Rc<ConnState>, mut io: Box<Io>) -> Option<(Box<Io>, bool)> {
-    let timeouts = &conn.settings().http.timeouts;
-    // Through TLS, what comes first may have come with the handshake.
-    let is_plain = matches!(io.stream, Transport::Plain(_)) && io.prefix.is_empty();
-    if is_plain && !parked(conn, &io, conn.may_rest(timeouts)).await {
-        return None;
-    }
+    let headers_within = conn.settings().http.timeouts.request_headers;
     let mut start = [0; PREFACE.len()];
     let mut have = 0;
     let read = async {
@@ -277,7 +302,7 @@ async fn detect(conn: &Rc<ConnState>, mut io: Box<Io>) -> Option<(Box<Io>, bool)
         }
         true
     };
-    let complete = timeout(timeouts.request_headers, read).await;
+    let complete = timeout(headers_within, read).await;
     io.unread(Bytes::copy_from_slice(&start[..have]));
     match complete {
         Ok(true) => Some((io, start == *PREFACE)),
@@ -289,36 +314,54 @@ async fn detect(conn: &Rc<ConnState>, mut io: Box<Io>) -> Option<(Box<Io>, bool)
     }
 }
 
-/// Waits for bytes without holding a buffer. `false`: the connection has ended instead.
-async fn parked(conn: &ConnState, io: &Io, idle: Duration) -> bool {
-    let place = conn.listener.worker.idle.wait();
-    let mut readable = pin!(io.stream.socket().readable());
-    let mut sleep = pin!(tokio::time::sleep(idle));
-    let mut drains = false;
-    poll_fn(|cx| {
-        if readable.as_mut().poll(cx).is_ready() {
+pin_project_lite::pin_project! {
+    /// Waits for bytes without holding a buffer. `false`: the connection has ended instead.
+    struct Parked<'c> {
+        conn: &'c ConnState,
+        socket: &'c TcpStream,
+        place: Place<'c>,
+        #[pin]
+        sleep: Sleep,
+        drains: bool,
+    }
+}
+
+impl<'c> Parked<'c> {
+    fn new(conn: &'c ConnState, socket: &'c TcpStream) -> Self {
+        let idle = conn.may_rest(&conn.settings().http.timeouts);
+        let place = conn.listener.worker.idle.wait();
+        Self { conn, socket, place, sleep: tokio::time::sleep(idle), drains: false }
+    }
+}
+
+impl Future for Parked<'_> {
+    type Output = bool;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<bool> {
+        let mut this = self.project();
+        let conn = *this.conn;
+        if this.socket.poll_read_ready(cx).is_ready() {
             return Poll::Ready(true);
         }
-        if !drains && conn.poll_phase(Phase::Leaving, cx).is_ready() {
-            drains = true;
+        if !*this.drains && conn.poll_phase(Phase::Leaving, cx).is_ready() {
+            *this.drains = true;
             let last = Instant::now() + LAST_CALL;
-            if last < sleep.deadline() {
-                sleep.as_mut().reset(last);
+            if last < this.sleep.deadline() {
+                this.sleep.as_mut().reset(last);
             }
         }
-        let closed = drains && conn.poll_phase(Phase::Closed, cx).is_ready();
-        if closed || place.is_lost(cx) || sleep.as_mut().poll(cx).is_ready() {
-            return Poll::Ready(!closed && has_arrived(io));
+        let closed = *this.drains && conn.poll_phase(Phase::Closed, cx).is_ready();
+        if closed || this.place.is_lost(cx) || this.sleep.poll(cx).is_ready() {
+            return Poll::Ready(!closed && has_arrived(this.socket));
         }
         Poll::Pending
-    })
-    .await
+    }
 }
 
 /// Whether the kernel has bytes that the runtime has not heard of yet.
-fn has_arrived(io: &Io) -> bool {
+fn has_arrived(socket: &TcpStream) -> bool {
     let mut byte = [MaybeUninit::uninit()];
-    SockRef::from(io.stream.socket()).peek(&mut byte).is_ok_and(|length| length > 0)
+    SockRef::from(socket).peek(&mut byte).is_ok_and(|length| length > 0)
 }
 
 /// Why an HTTP/1.1 connection stopped being driven.
@@ -333,33 +376,25 @@ enum End {
     Closed,
 }
 
-/// In turns busy and parked. What a busy connection needs is in boxes of its own, so that a parked one is small.
-async fn serve_http1(conn: &Rc<ConnState>, mut io: Box<Io>) {
+/// Serves an HTTP/1.1 connection until it may be parked. `None`: to its end.
+async fn serve_http1(conn: &Rc<ConnState>, mut io: Box<Io>) -> Option<Box<Io>> {
     io.guard();
-    loop {
-        let settings = conn.settings();
-        let end;
-        (io, end) = Box::pin(drive_http1(conn, io, &settings)).await;
-        match end {
-            End::Idle => {
-                let rest = conn.may_rest(&settings.http.timeouts);
-                if io.prefix.is_empty() && !parked(conn, &io, rest).await {
-                    return;
-                }
+    let settings = conn.settings();
+    let end;
+    (io, end) = drive_http1(conn, io, &settings).await;
+    match end {
+        End::Idle => return Some(io),
+        End::Done(result) => match conn.tunnel.take() {
+            Some(tunnel) => {
+                io.unguard();
+                Box::pin(tunnel.run(*io)).await;
             }
-            End::Done(result) => {
-                return match conn.tunnel.take() {
-                    Some(tunnel) => {
-                        io.unguard();
-                        Box::pin(tunnel.run(*io)).await;
-                    }
-                    None => Box::pin(finish(conn, io, result)).await,
-                };
-            }
-            End::SlowHeaders => return Box::pin(refuse_slow(conn, io)).await,
-            End::Closed => return,
-        }
+            None => Box::pin(finish(conn, io, result)).await,
+        },
+        End::SlowHeaders => Box::pin(refuse_slow(conn, io)).await,
+        End::Closed => {}
     }
+    None
 }
 
 /// Serves requests until there is a reason to stop.

@@ -64,6 +64,11 @@ impl Guard {
         }
     }
 
+    /// Whether the next byte is the first of a message.
+    pub(crate) fn is_between(&self) -> bool {
+        self.state == State::Head && self.first_line && self.line.length == 0
+    }
+
     /// Reads the next bytes.
     pub(crate) fn read(&mut self, bytes: &[u8]) -> Result<(), Refusal> {
         let mut at = 0;

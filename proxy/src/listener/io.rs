@@ -22,11 +22,17 @@ const CALM_DOWN: [u8; 17] = [0, 0, 8, 7, 0, 0, 0, 0, 0, 0x7f, 0xff, 0xff, 0xff, 
 
 pub(crate) struct Io {
     pub(crate) stream: Transport,
-    /// Served before the socket's own bytes. Where there is a guard, it has read them.
+    /// Served before the socket's own bytes. A reader has read them.
     pub(crate) prefix: Bytes,
     conn: Rc<ConnState>,
-    guard: Option<Guarded>,
-    frames: Option<Frames>,
+    reader: Reader,
+}
+
+/// What a connection is read through, as long as it is busy.
+enum Reader {
+    None,
+    Http1(Box<Guarded>),
+    Http2(Box<Frames>),
 }
 
 /// What an HTTP/1 connection is read through.
@@ -39,27 +45,41 @@ struct Guarded {
 
 impl Io {
     pub(crate) fn new(stream: Transport, prefix: Bytes, conn: Rc<ConnState>) -> Self {
-        Self { stream, prefix, conn, guard: None, frames: None }
+        Self { stream, prefix, conn, reader: Reader::None }
     }
 
-    /// Reads all bytes from here on as HTTP/1 messages.
+    /// Reads all bytes from here on as HTTP/1 messages, where that has not begun.
     pub(crate) fn guard(&mut self) {
+        if let Reader::Http1(_) = self.reader {
+            return;
+        }
         let mut guarded = Guarded { guard: Guard::new(), refusal: None, held: Bytes::new() };
         let passed = guarded.read(&self.prefix);
         self.prefix.truncate(passed);
-        self.guard = Some(guarded);
+        self.reader = Reader::Http1(Box::new(guarded));
+    }
+
+    /// The stream alone, where nothing of a next message has come. Between two messages the next is read as the first
+    /// was.
+    pub(crate) fn unused(self: Box<Self>) -> Result<Transport, Box<Io>> {
+        let is_between = match &self.reader {
+            Reader::None => true,
+            Reader::Http1(guarded) => guarded.is_between(),
+            Reader::Http2(_) => false,
+        };
+        if is_between && self.prefix.is_empty() { Ok(self.stream) } else { Err(self) }
     }
 
     /// Counts the frames of all bytes from here on, which begin with HTTP/2's preface.
     pub(crate) fn count_frames(&mut self) {
         let mut frames = Frames::new();
         self.conn.flood.add(frames.read(&self.prefix));
-        self.frames = Some(frames);
+        self.reader = Reader::Http2(Box::new(frames));
     }
 
     /// Passes all bytes from here on as they are.
     pub(crate) fn unguard(&mut self) {
-        if let Some(guarded) = self.guard.take()
+        if let Reader::Http1(guarded) = std::mem::replace(&mut self.reader, Reader::None)
             && !guarded.held.is_empty()
         {
             self.prefix = [&self.prefix[..], &guarded.held[..]].concat().into();
@@ -101,7 +121,7 @@ impl Io {
     /// ends with an answer that has a reason; where it is not, it is written after all.
     fn withhold(&self, bufs: &[IoSlice<'_>]) -> Option<usize> {
         let length = bufs.iter().map(|buf| buf.len()).sum();
-        let looks = self.guard.is_some()
+        let looks = matches!(self.reader, Reader::Http1(_))
             && self.conn.in_flight.get() == 0
             && length <= REFUSAL_BYTES
             && bufs
@@ -139,6 +159,10 @@ impl Io {
 }
 
 impl Guarded {
+    fn is_between(&self) -> bool {
+        self.refusal.is_none() && self.guard.is_between()
+    }
+
     /// Gives how many of these bytes may be passed on.
     fn read(&mut self, bytes: &[u8]) -> usize {
         match self.guard.read(bytes) {
@@ -161,24 +185,32 @@ impl AsyncRead for Io {
             this.prefix.advance(length);
             return Poll::Ready(Ok(()));
         }
-        if let Some(refusal) = this.guard.as_ref().and_then(|guarded| guarded.refusal) {
-            return this.poll_refused(refusal, cx);
-        }
-        if let (Some(_), Some(error)) = (&this.frames, this.conn.abuse()) {
-            return Poll::Ready(Err(this.calm_down(error, cx)));
+        match &this.reader {
+            Reader::None => {}
+            Reader::Http1(guarded) => {
+                if let Some(refusal) = guarded.refusal {
+                    return this.poll_refused(refusal, cx);
+                }
+            }
+            Reader::Http2(_) => {
+                if let Some(error) = this.conn.abuse() {
+                    return Poll::Ready(Err(this.calm_down(error, cx)));
+                }
+            }
         }
         let before = buf.filled().len();
         ready!(Pin::new(&mut this.stream).poll_read(cx, buf))?;
         this.conn.progressed();
-        if let Some(frames) = &mut this.frames {
-            this.conn.flood.add(frames.read(&buf.filled()[before..]));
-        }
-        if let Some(guarded) = &mut this.guard {
-            let passed = guarded.read(&buf.filled()[before..]);
-            buf.set_filled(before + passed);
-            if let (0, Some(refusal)) = (passed, guarded.refusal) {
-                return this.poll_refused(refusal, cx);
+        match &mut this.reader {
+            Reader::None => {}
+            Reader::Http1(guarded) => {
+                let passed = guarded.read(&buf.filled()[before..]);
+                buf.set_filled(before + passed);
+                if let (0, Some(refusal)) = (passed, guarded.refusal) {
+                    return this.poll_refused(refusal, cx);
+                }
             }
+            Reader::Http2(frames) => this.conn.flood.add(frames.read(&buf.filled()[before..])),
         }
         Poll::Ready(Ok(()))
     }

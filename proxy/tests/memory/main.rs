@@ -32,7 +32,7 @@ const GIB: usize = 1 << 30;
 /// Which attack a child process runs.
 const CHILD: &str = "PONTOON_TEST_ATTACK";
 
-const ATTACKS: [(&str, &str); 8] = [
+const ATTACKS: [(&str, &str); 9] = [
     ("bomb", "headers by reference, streams held open"),
     ("crumbs", "cookies by reference, joined for the upstream, streams held open"),
     ("unread", "answers to frames that carry nothing, never read"),
@@ -40,6 +40,7 @@ const ATTACKS: [(&str, &str); 8] = [
     ("uploads", "bodies that the upstream does not read"),
     ("heads", "heads that never end"),
     ("pipelined", "requests that are never read"),
+    ("tunnels", "a changed protocol, sent into and not read, both ways"),
     ("slow reader", "a slow reader of 1 GiB, all pairings"),
 ];
 
@@ -76,6 +77,7 @@ async fn child(name: &str) {
         // hyper does not look whether a client has gone while it has a request of its in hand that came behind another:
         // the route's timeout bounds that.
         "pipelined" => attack(silent().await, pipelined, 1, Some(Duration::from_secs(5))).await,
+        "tunnels" => attack(switching().await, tunnels, 1, None).await,
         _ => {
             let mut most = 0;
             for front in [Http::One, Http::Two] {
@@ -156,6 +158,20 @@ async fn endless() -> SocketAddr {
         let mut sent = stream.write_all(head).await;
         while sent.is_ok() {
             sent = stream.write_all(&body).await;
+        }
+    })
+    .await
+}
+
+/// Changes the protocol, sends without end and does not read.
+async fn switching() -> SocketAddr {
+    serve(|mut stream| async move {
+        let _ = stream.read(&mut [0; 4096]).await;
+        let head = b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n";
+        let bytes = vec![b'x'; 65_536];
+        let mut sent = stream.write_all(head).await;
+        while sent.is_ok() {
+            sent = stream.write_all(&bytes).await;
         }
     })
     .await
@@ -250,6 +266,22 @@ async fn pipelined(address: SocketAddr) -> Box<dyn Send> {
         if tokio::time::timeout(Duration::from_millis(100), write).await.is_err() {
             break;
         }
+    }
+    Box::new(stream)
+}
+
+/// Sends as much as is taken, and reads the answer's head alone.
+async fn tunnels(address: SocketAddr) -> Box<dyn Send> {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let head = "GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+        Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut start = [0; 12];
+    stream.read_exact(&mut start).await.unwrap();
+    assert_eq!(&start, b"HTTP/1.1 101");
+    let bytes = vec![b'y'; 65_536];
+    while let Ok(sent) = tokio::time::timeout(Duration::from_millis(500), stream.write_all(&bytes)).await {
+        sent.unwrap();
     }
     Box::new(stream)
 }

@@ -381,7 +381,7 @@ fn grant(
     let tunnel = Tunnel { far, exchange: Rc::clone(exchange), bounds: copy::Bounds { idle, until } };
     match change.near.take() {
         Some(near) => tunnel.spawn(near),
-        None => drop(exchange.conn.tunnel.replace(Some(tunnel))),
+        None => drop(exchange.conn.tunnel.replace(Some(Box::new(tunnel)))),
     }
     Response::from_parts(parts, ResponseBody::local(exchange, Bytes::new()))
 }

@@ -216,15 +216,17 @@ pub(super) fn plan(
     // What a gRPC server wants to see before it sends trailers.
     hop.trailers |= exchange.web.get().is_some();
     if !passes {
-        forwarded::set(
-            &mut parts.headers,
-            &settings.forwarded,
-            origin.trusted,
-            found.forwarded,
-            &conn.peer_value,
-            conn.scheme,
-            &host,
-        );
+        conn.with_peer_value(|peer| {
+            forwarded::set(
+                &mut parts.headers,
+                &settings.forwarded,
+                origin.trusted,
+                found.forwarded,
+                peer,
+                conn.scheme,
+                &host,
+            );
+        });
         settings.client_certificates.tell(conn.shown.as_ref(), &mut parts.headers);
         request_id(&mut parts.headers, settings, origin.trusted);
     }
