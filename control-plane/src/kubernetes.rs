@@ -11,6 +11,7 @@ pub mod mirror;
 pub mod pods;
 pub mod report;
 pub mod role;
+pub mod roster;
 pub mod status;
 pub mod watch;
 

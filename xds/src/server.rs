@@ -10,7 +10,7 @@ mod status;
 pub mod stream;
 mod views;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -121,7 +121,12 @@ struct Streams {
     next_id: u64,
     open: HashMap<u64, Arc<Mutex<Stream>>>,
     away: Away,
+    /// Those who were given up, each with when.
+    lost: BTreeMap<Client, Instant>,
 }
+
+/// How long one that was given up is named for it. It may have gone for good, without a word.
+const NAMED_LOST: Duration = Duration::from_secs(600);
 
 impl Server {
     /// A server without views: clients wait until theirs is published.
@@ -227,6 +232,34 @@ impl Server {
         }
     }
 
+    /// Expects clients back no more: they have gone, as is known from elsewhere. Those that are connected stay.
+    pub fn forget(&self, clients: &BTreeSet<Client>) {
+        let has_forgotten = {
+            let mut streams = lock(&self.shared.streams);
+            streams.lost.retain(|client, _| !clients.contains(client));
+            streams.away.forget_clients(clients)
+        };
+        if has_forgotten {
+            self.bump_members();
+        }
+    }
+
+    /// Nodes of `view` that stayed away for too long, lately, and have not come back.
+    pub fn lost(&self, view: &str) -> Vec<String> {
+        let lost: BTreeSet<Client> = {
+            let now = Instant::now();
+            let streams = lock(&self.shared.streams);
+            let of_view = |(client, at): &(&Client, &Instant)| client.view == view && now < **at + NAMED_LOST;
+            streams.lost.iter().filter(of_view).map(|(client, _)| client.clone()).collect()
+        };
+        if lost.is_empty() {
+            return Vec::new();
+        }
+        let open = self.streams();
+        let back: HashSet<Client> = open.iter().filter_map(|stream| lock(stream).client().cloned()).collect();
+        lost.into_iter().filter(|client| !back.contains(client)).map(|client| client.node).collect()
+    }
+
     /// The connected clients and those that are expected back.
     pub fn known(&self) -> BTreeSet<Client> {
         let open = self.streams();
@@ -236,6 +269,18 @@ impl Server {
         known
     }
 
+    /// Those of [`Server::known`] that follow resources of this type, and those of whom it is not known whether they do.
+    pub fn following(&self, ty: ResourceType) -> BTreeSet<Client> {
+        let open = self.streams();
+        let mut following = BTreeSet::new();
+        for stream in &open {
+            let stream = lock(stream);
+            following.extend(stream.client().filter(|_| stream.follows_any(ty)).cloned());
+        }
+        following.extend(lock(&self.shared.streams).away.following(ty).cloned());
+        following
+    }
+
     /// When [`Server::give_up`] should be called next.
     pub fn overdue_at(&self) -> Option<Instant> {
         lock(&self.shared.streams).away.deadline()
@@ -243,11 +288,18 @@ impl Server {
 
     /// Stops expecting those who have stayed away for too long, and gives them.
     pub fn give_up(&self) -> Vec<Client> {
-        let mut given_up = lock(&self.shared.streams).away.give_up(Instant::now());
+        let now = Instant::now();
+        let mut given_up = lock(&self.shared.streams).away.give_up(now);
         if !given_up.is_empty() {
             let open = self.streams();
             let is_back = |client: &Client| open.iter().any(|stream| lock(stream).client() == Some(client));
             given_up.retain(|client| !is_back(client));
+            {
+                let mut streams = lock(&self.shared.streams);
+                streams.lost.retain(|_, at| now < *at + NAMED_LOST);
+                let room = self.shared.options.max_streams.saturating_sub(streams.lost.len());
+                streams.lost.extend(given_up.iter().take(room).map(|client| (client.clone(), now)));
+            }
             self.bump_members();
         }
         given_up.into_iter().collect()
@@ -291,6 +343,7 @@ impl Server {
             let stream = streams.open.remove(&id);
             let end = stream.as_ref().and_then(|stream| lock(stream).end());
             if let Some(end) = end {
+                streams.lost.remove(&end.0);
                 if left {
                     streams.away.forget(&end);
                 } else {

@@ -392,10 +392,14 @@ async fn whoever_breaks_off_is_waited_for_and_whoever_leaves_is_not() {
     };
     eventually("the client has it", || acknowledged().yes == ["n1"]).await;
     assert_eq!(running.server.overdue_at(), None);
+    let following =
+        |ty| running.server.following(ty).into_iter().map(|client| client.node).collect::<Vec<_>>();
+    assert_eq!((following(CDS), following(ResourceType::Route)), (vec!["n1".to_owned()], vec![]));
 
     process.shutdown_background();
     eventually("it is missed", || acknowledged().away == ["n1"]).await;
     assert_eq!(running.server.known().len(), 1);
+    assert_eq!((following(CDS), following(ResourceType::Route)), (vec!["n1".to_owned()], vec![]));
     assert!(running.server.overdue_at().is_some());
     assert_eq!(running.server.give_up(), []);
     assert_eq!(running.server.acknowledged("other", CDS, "a", &version), Default::default());
@@ -443,4 +447,25 @@ async fn who_was_known_before_is_expected_for_a_time_and_then_given_up() {
     tokio::time::advance(Duration::from_secs(31)).await;
     assert_eq!(server.give_up(), [client]);
     assert_eq!(server.overdue_at(), None);
+    assert_eq!(
+        (server.lost("edge"), server.lost("other")),
+        (vec!["n1".to_owned()], vec![]),
+        "it is named for a time"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_known_to_have_gone_is_neither_waited_for_nor_named() {
+    let server = Server::new(Options::new(|_| Ok(String::new())));
+    let client = pontoon_xds::server::Client { view: "edge".into(), node: "n1".into() };
+    server.expect([client.clone()]);
+    assert_eq!(server.following(CDS), BTreeSet::from([client.clone()]), "it may");
+    let gone = BTreeSet::from([client.clone()]);
+    server.forget(&gone);
+    assert_eq!(server.acknowledged("edge", CDS, "a", "1").away, [""; 0]);
+    server.expect([client.clone()]);
+    tokio::time::advance(Duration::from_secs(31)).await;
+    assert_eq!(server.give_up(), [client]);
+    server.forget(&gone);
+    assert_eq!(server.lost("edge"), [""; 0]);
 }

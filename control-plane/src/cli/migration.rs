@@ -205,6 +205,9 @@ fn full(m: &MigrationView) -> String {
         for straggler in &route.waiting {
             row("", format!("{}  {}", straggler.node, state_of(straggler)));
         }
+        for node in &route.lost {
+            row("", format!("{node}  has not come back, and is not waited for"));
+        }
     }
     text
 }

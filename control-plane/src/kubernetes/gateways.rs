@@ -16,6 +16,7 @@ use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{Pod, Service};
 use kube::runtime::watcher::{self, Event};
 use kube::{Api, Client, ResourceExt};
+use pontoon_xds::server as xds;
 use serde_json::Value;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
@@ -49,6 +50,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Which Gateway each pod serves, by its address.
 pub type Proxies = Arc<ArcSwap<HashMap<IpAddr, ObjectName>>>;
 
+/// As who each of the pods comes to the xDS server, and whether it is ready.
+pub type Clients = Arc<BTreeMap<xds::Client, bool>>;
+
 /// The task.
 pub struct Provisioner {
     client: Client,
@@ -57,6 +61,7 @@ pub struct Provisioner {
     relist: [Relist; 3],
     seen: Seen,
     proxies: Proxies,
+    clients: watch::Sender<Clients>,
     standings: watch::Sender<Arc<Standings>>,
     /// Somebody has changed what was made since it was looked at.
     is_due: bool,
@@ -156,6 +161,7 @@ impl Provisioner {
             relist,
             seen: Seen::default(),
             proxies: Proxies::default(),
+            clients: watch::Sender::default(),
             standings: watch::Sender::default(),
             is_due: true,
             applied: BTreeMap::new(),
@@ -173,6 +179,11 @@ impl Provisioner {
     /// The pods; always the newest.
     pub fn proxies(&self) -> Proxies {
         self.proxies.clone()
+    }
+
+    /// The same pods, as who they come to the xDS server.
+    pub fn clients(&self) -> watch::Receiver<Clients> {
+        self.clients.subscribe()
     }
 
     /// Waits until everything was listed once.
@@ -268,6 +279,14 @@ impl Provisioner {
         if **self.proxies.load() != proxies {
             self.proxies.store(Arc::new(proxies));
         }
+        let clients = self.seen.clients();
+        self.clients.send_if_modified(|before| {
+            let changed = **before != clients;
+            if changed {
+                *before = Arc::new(clients);
+            }
+            changed
+        });
     }
 
     /// Gives when something is to be tried again.

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::election::{DURATION, Election, Held, RETRY, Step};
+use super::roster::{PROXIES, Roster};
 use crate::objects::ObjectName;
 
 /// The lease's name, [of this installation](crate::objects::Controller::own).
@@ -20,23 +21,29 @@ pub const NAME: &str = "pontoon";
 const PATIENCE: Duration = Duration::from_secs(3);
 
 /// Takes part until `stop`, and then leads no more; gives the lease back, so that another leads at once, when those who
-/// write as the leader have ended (`ended`). `lease` is its name; `leads` says whether this replica does.
+/// write as the leader have ended (`ended`). `lease` is its name; `leads` says whether this replica does. Before it does,
+/// the proxies of the one that led are expected (`roster`).
 pub async fn run(
     client: Client,
     lease: ObjectName,
     identity: String,
+    roster: Roster,
     leads: watch::Sender<bool>,
     stop: CancellationToken,
     ended: CancellationToken,
 ) {
     let leases = Leases { api: Api::namespaced(client, &lease.namespace), name: lease.name };
     let mut election = Election::new(identity);
+    let mut proxies = String::new();
     loop {
         let (until, identity) = (election.leads_until(), election.identity().to_owned());
-        let turn = tokio::time::timeout(PATIENCE, turn(&leases, &mut election));
+        let turn = tokio::time::timeout(PATIENCE, turn(&leases, &mut election, &roster));
         let turn = or_step_down(turn, until, &leads, &identity).await;
         let failed = match turn {
-            Ok(Ok(())) => None,
+            Ok(Ok(on_it)) => {
+                proxies = on_it;
+                None
+            }
             Ok(Err(error)) => Some(error.to_string()),
             Err(_) => Some(format!("no answer within {PATIENCE:?}")),
         };
@@ -46,14 +53,22 @@ pub async fn run(
         say(&leads, election.leads(Instant::now()), election.identity());
         // Not all replicas at once.
         let pause = RETRY.mul_f64(0.75 + fastrand::f64() / 4.0);
+        let pause = async {
+            match election.leads(Instant::now()) {
+                true => drop(tokio::time::timeout(pause, roster.changed(&proxies)).await),
+                false => tokio::time::sleep(pause).await,
+            }
+        };
         tokio::select! {
             () = stop.cancelled() => break,
-            () = or_step_down(tokio::time::sleep(pause), election.leads_until(), &leads, election.identity()) => {}
+            () = or_step_down(pause, election.leads_until(), &leads, election.identity()) => {}
         }
     }
     if leads.send_replace(false) {
+        // While they are connected.
+        let proxies = roster.written();
         ended.cancelled().await;
-        let given_back = tokio::time::timeout(PATIENCE, give_back(&leases, &election)).await;
+        let given_back = tokio::time::timeout(PATIENCE, give_back(&leases, &election, proxies)).await;
         if let Ok(Err(error)) = given_back {
             tracing::debug!(%error, "the lease cannot be given back; it runs out");
         }
@@ -96,7 +111,12 @@ struct Leases {
     name: Arc<str>,
 }
 
-async fn turn(Leases { api, name }: &Leases, election: &mut Election) -> Result<(), kube::Error> {
+/// Gives which proxies are on the lease, where it is ours.
+async fn turn(
+    Leases { api, name }: &Leases,
+    election: &mut Election,
+    roster: &Roster,
+) -> Result<String, kube::Error> {
     let lease = api.get_opt(name).await?;
     let held = lease.as_ref().and_then(|lease| lease.spec.as_ref()).map(|spec| Held {
         holder: spec.holder_identity.clone().unwrap_or_default(),
@@ -105,7 +125,7 @@ async fn turn(Leases { api, name }: &Leases, election: &mut Election) -> Result<
     let asked = Instant::now();
     let step = election.read(held, asked);
     if step == Step::Wait {
-        return Ok(());
+        return Ok(String::new());
     }
     let now = MicroTime(jiff::Timestamp::now());
     let before = lease.as_ref().and_then(|lease| lease.spec.clone()).unwrap_or_default();
@@ -118,22 +138,35 @@ async fn turn(Leases { api, name }: &Leases, election: &mut Election) -> Result<
         renew_time: Some(now),
         ..before
     };
+    let is_new = !election.leads(asked);
+    let mut metadata = lease.as_ref().map_or_else(
+        || ObjectMeta { name: Some(name.to_string()), ..ObjectMeta::default() },
+        |lease| lease.metadata.clone(),
+    );
+    let annotations = metadata.annotations.get_or_insert_default();
+    if !is_new {
+        annotations.insert(PROXIES.to_owned(), roster.written());
+    }
+    let proxies = annotations.get(PROXIES).cloned();
+    let written = Lease { metadata, spec: Some(spec) };
     // With the version that was read: of two that try, one does.
     let parameters = PostParams::default();
     match lease {
-        Some(lease) => {
-            api.replace(name, &parameters, &Lease { spec: Some(spec), ..lease }).await?;
-        }
-        None => {
-            let metadata = ObjectMeta { name: Some(name.to_string()), ..ObjectMeta::default() };
-            api.create(&parameters, &Lease { metadata, spec: Some(spec) }).await?;
-        }
+        Some(_) => api.replace(name, &parameters, &written).await?,
+        None => api.create(&parameters, &written).await?,
+    };
+    if is_new {
+        roster.take_over(proxies.as_deref());
     }
     election.written(asked);
-    Ok(())
+    Ok(proxies.unwrap_or_default())
 }
 
-async fn give_back(Leases { api, name }: &Leases, election: &Election) -> Result<(), kube::Error> {
+async fn give_back(
+    Leases { api, name }: &Leases,
+    election: &Election,
+    proxies: String,
+) -> Result<(), kube::Error> {
     let Some(mut lease) = api.get_opt(name).await? else { return Ok(()) };
     match &mut lease.spec {
         Some(spec) if spec.holder_identity.as_deref() == Some(election.identity()) => {
@@ -141,6 +174,7 @@ async fn give_back(Leases { api, name }: &Leases, election: &Election) -> Result
         }
         _ => return Ok(()),
     }
+    lease.metadata.annotations.get_or_insert_default().insert(PROXIES.to_owned(), proxies);
     api.replace(name, &PostParams::default(), &lease).await.map(drop)
 }
 
@@ -152,6 +186,7 @@ mod tests {
     use http::{Method, Request, Response};
     use http_body_util::BodyExt;
     use kube::client::Body;
+    use pontoon_xds::server as xds;
     use serde_json::json;
 
     use super::super::election::DEADLINE;
@@ -179,7 +214,9 @@ mod tests {
         let (stop, ended) = (CancellationToken::new(), CancellationToken::new());
         let client = Client::new(server, "default");
         let lease = ObjectName::new("default", NAME);
-        let running = run(client, lease, "a".into(), leads, stop.clone(), ended);
+        let server = xds::Server::new(xds::Options::new(|_| Ok(String::new())));
+        let roster = Roster { server, pods: None };
+        let running = run(client, lease, "a".into(), roster, leads, stop.clone(), ended);
         tokio::spawn(running);
         says.wait_for(|leads| *leads).await.unwrap();
         let since = Instant::now();

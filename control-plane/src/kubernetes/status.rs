@@ -369,8 +369,15 @@ impl About<'_> {
                     None => straggler.node.clone(),
                 })
                 .collect();
+            let lost: BTreeSet<&str> =
+                in_force.routes.iter().flat_map(|route| &route.lost).map(String::as_str).collect();
+            let lost: Vec<&str> = lost.into_iter().collect();
+            let without = match lost.as_slice() {
+                [] => String::new(),
+                lost => format!("not waited for, as they have not come back: {}", lost.join(", ")),
+            };
             let (status, reason, message) = match in_force.progress {
-                Progress::InForce => (true, "InForce", String::new()),
+                Progress::InForce => (true, "InForce", without),
                 Progress::NoProxies => (false, "NoProxies", "no proxy follows its routes".to_owned()),
                 Progress::NoRoute => (false, "NoRoute", "no route sends to this service".to_owned()),
                 _ => (false, "Waiting", format!("not acknowledged yet by {}", waiting.join(", "))),

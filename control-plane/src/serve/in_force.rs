@@ -94,6 +94,7 @@ mod tests {
                 .iter()
                 .map(|n| Straggler { node: n.to_string(), refused: None, connected: true })
                 .collect(),
+            lost: Vec::new(),
         }
     }
 

@@ -28,6 +28,7 @@ use crate::infrastructure::provision::Settings;
 use crate::kubernetes::gateways::Provisioner;
 use crate::kubernetes::pods::Pods;
 use crate::kubernetes::report::Reporter;
+use crate::kubernetes::roster::Roster as ClusterRoster;
 use crate::kubernetes::{lease, role};
 use crate::migration::book::Book;
 use crate::migration::keeper::Keeper;
@@ -246,34 +247,19 @@ pub async fn start(options: Options) -> Result<Running, StartError> {
 
     let (stop_requests, stop_rest) = (CancellationToken::new(), CancellationToken::new());
     let (ready, ready_out) = watch::channel(false);
-    let (rest_ended, mut lease_task) = (CancellationToken::new(), None);
+    let (rest_ended, mut lease_task, mut to_lead) = (CancellationToken::new(), None, None);
     let mut rest_tasks = Vec::new();
     let (source, keeper, book) = match &options.objects {
         Objects::Directory(folder) => {
             let book = Book::new(states.collect());
             (Source::Directory(folder.clone()), Keeper::Database(ledger), book)
         }
-        Objects::Kubernetes(Cluster { client, namespace, replica, controller, gateways }) => {
+        Objects::Kubernetes(Cluster { client, controller, gateways, .. }) => {
             let objects = ClusterSource::watch(client, controller.clone());
             let endpoints = Endpoints::watch(client.clone());
             let keeper = Keeper::in_kubernetes(client.clone(), objects.observations());
             let (leads, leads_out) = watch::channel(false);
-            let electing = lease::run(
-                client.clone(),
-                ObjectName::new(namespace.as_str(), controller.own(lease::NAME)),
-                replica.clone(),
-                leads,
-                stop_rest.clone(),
-                rest_ended.clone(),
-            );
-            let (mut loaded, stop) = (ready_out.clone(), stop_rest.clone());
-            lease_task = Some(tokio::spawn(async move {
-                // Proxies come to the one that leads: not before it has all that they should be told.
-                let loaded = stop.run_until_cancelled(loaded.wait_for(|ready| *ready)).await;
-                if loaded.is_some_and(|loaded| loaded.is_ok()) {
-                    electing.await;
-                }
-            }));
+            to_lead = Some(leads);
             let (objects, endpoints) = (Box::new(objects), Box::new(endpoints));
             let gateways = gateways.clone().map(|settings| Box::new(Provisioner::watch(client, settings)));
             let client = client.clone();
@@ -282,9 +268,9 @@ pub async fn start(options: Options) -> Result<Running, StartError> {
         }
     };
 
-    let pods = match &source {
-        Source::Kubernetes { gateways: Some(gateways), .. } => Some(gateways.proxies()),
-        _ => None,
+    let gateways = match &source {
+        Source::Kubernetes { gateways, .. } => gateways.as_ref(),
+        Source::Directory(_) => None,
     };
     let namespaces = match &options.objects {
         Objects::Kubernetes(cluster) => {
@@ -294,7 +280,12 @@ pub async fn start(options: Options) -> Result<Running, StartError> {
         }
         Objects::Directory(_) => None,
     };
-    let visibility = Visibility { tenants, pods, namespaces: namespaces.clone() };
+    let pods = gateways.map(|gateways| gateways.clients());
+    let visibility = Visibility {
+        tenants,
+        pods: gateways.map(|gateways| gateways.proxies()),
+        namespaces: namespaces.clone(),
+    };
     let view_of = XdsOptions::by_caller(move |caller| {
         let view = &caller.node.cluster;
         visibility.check(view, caller.address).map(|()| view.clone())
@@ -302,11 +293,30 @@ pub async fn start(options: Options) -> Result<Running, StartError> {
     let stand_in = |view: &str| (!is_gateway(view)).then_some(NO_NAMESPACE);
     let server = Server::new(XdsOptions { stand_in, ..view_of });
     server.expect(known.iter().cloned());
-    if let (Objects::Kubernetes(cluster), Source::Kubernetes { leads, .. }) = (&options.objects, &source) {
-        let Cluster { client, namespace, replica, .. } = cluster.clone();
-        let keeping =
-            role::keep(client, namespace, replica, leads.clone(), server.clone(), stop_rest.clone());
-        rest_tasks.push(tokio::spawn(keeping));
+    if let (Objects::Kubernetes(cluster), Some(leads)) = (&options.objects, to_lead) {
+        let Cluster { client, namespace, replica, controller, .. } = cluster.clone();
+        let roster = ClusterRoster { server: server.clone(), pods };
+        rest_tasks.push(tokio::spawn(roster.clone().forget_pods(stop_rest.clone())));
+        let labelling = role::keep(
+            client.clone(),
+            namespace.clone(),
+            replica.clone(),
+            leads.subscribe(),
+            server.clone(),
+            stop_rest.clone(),
+        );
+        rest_tasks.push(tokio::spawn(labelling));
+        let lease = ObjectName::new(namespace.as_str(), controller.own(lease::NAME));
+        let electing =
+            lease::run(client, lease, replica, roster, leads, stop_rest.clone(), rest_ended.clone());
+        let (mut loaded, stop) = (ready_out.clone(), stop_rest.clone());
+        lease_task = Some(tokio::spawn(async move {
+            // Proxies come to the one that leads: not before it has all that they should be told.
+            let loaded = stop.run_until_cancelled(loaded.wait_for(|ready| *ready)).await;
+            if loaded.is_some_and(|loaded| loaded.is_ok()) {
+                electing.await;
+            }
+        }));
     }
     let proxies = Proxies::new(server.clone());
     let (commands, commands_in) = mpsc::channel(QUEUE);

@@ -160,6 +160,7 @@ impl World {
                     version: version.to_owned(),
                     waiting: here.chain(away).collect(),
                     acknowledged: who.yes,
+                    lost: proxies.server.lost(view),
                 })
             })
             .collect();

@@ -59,6 +59,14 @@ impl Away {
         self.bytes -= self.clients.remove(end).map_or(0, |missing| missing.bytes);
     }
 
+    /// Whatever of these clients is awaited is so no more; says whether anything was.
+    pub(super) fn forget_clients(&mut self, clients: &BTreeSet<Client>) -> bool {
+        let gone: Vec<End> =
+            self.clients.keys().filter(|(client, _)| clients.contains(client)).cloned().collect();
+        gone.iter().for_each(|end| self.forget(end));
+        !gone.is_empty()
+    }
+
     /// When the next has stayed away for too long.
     pub(super) fn deadline(&self) -> Option<Instant> {
         self.clients.values().map(|missing| missing.until).min()
@@ -74,6 +82,14 @@ impl Away {
 
     pub(super) fn clients(&self) -> impl Iterator<Item = &Client> {
         self.clients.keys().map(|(client, _)| client)
+    }
+
+    /// Those that followed resources of a type, or are known by name only.
+    pub(super) fn following(&self, ty: ResourceType) -> impl Iterator<Item = &Client> {
+        let followed = move |missing: &Missing| {
+            missing.stream.as_ref().is_none_or(|stream| lock(stream).follows_any(ty))
+        };
+        self.clients.iter().filter(move |(_, missing)| followed(missing)).map(|((client, _), _)| client)
     }
 
     /// Nodes of `view` that followed a resource, and whose new stream, if there is one, does not yet.

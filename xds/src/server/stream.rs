@@ -394,6 +394,10 @@ impl Stream {
         self.types[ty.index()].is_subscribed(name)
     }
 
+    pub(super) fn follows_any(&self, ty: ResourceType) -> bool {
+        self.types[ty.index()].is_subscribed_to_any()
+    }
+
     pub(super) fn has_acknowledged(&self, ty: ResourceType) -> bool {
         self.types[ty.index()].has_acknowledged()
     }

@@ -1,11 +1,12 @@
 //! What the API server has of the infrastructure of Gateways, of ours only: events in, standings out, no I/O.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{Pod, Service};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use pontoon_xds::server as xds;
 use serde::Serialize;
 use tokio::time::Instant;
 use twox_hash::XxHash64;
@@ -80,8 +81,14 @@ fn addresses(service: &Service) -> Vec<Address> {
     spec.cluster_ips.iter().flatten().filter(|value| value.parse::<IpAddr>().is_ok()).map(ip).collect()
 }
 
-/// A pod's addresses, and the Gateway that it serves.
-pub(super) type Proxy = (Vec<IpAddr>, ObjectName);
+/// A Gateway's pod.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Proxy {
+    ips: Vec<IpAddr>,
+    gateway: ObjectName,
+    /// It serves, and is not about to end.
+    is_ready: bool,
+}
 
 /// Reads a pod. One that has ended keeps its addresses in its status, and others may have been given them since.
 pub(super) fn proxy(pod: &Pod) -> Option<Proxy> {
@@ -90,7 +97,13 @@ pub(super) fn proxy(pod: &Pod) -> Option<Proxy> {
         return None;
     }
     let ips = addresses_of(status.pod_ips.as_deref(), status.pod_ip.as_ref());
-    if ips.is_empty() { None } else { Some((ips, gateway_of(&pod.metadata)?)) }
+    if ips.is_empty() {
+        return None;
+    }
+    let mut conditions = status.conditions.iter().flatten();
+    let is_ready = pod.metadata.deletion_timestamp.is_none()
+        && conditions.any(|condition| condition.type_ == "Ready" && condition.status == "True");
+    Some(Proxy { ips, gateway: gateway_of(&pod.metadata)?, is_ready })
 }
 
 /// All of it.
@@ -148,7 +161,17 @@ impl Seen {
     /// Which Gateway's each address is.
     pub(super) fn proxies(&self) -> HashMap<IpAddr, ObjectName> {
         let pods = self.pods.iter().filter_map(|(_, proxy)| proxy.as_ref());
-        pods.flat_map(|(ips, gateway)| ips.iter().map(|ip| (*ip, gateway.clone()))).collect()
+        pods.flat_map(|proxy| proxy.ips.iter().map(|ip| (*ip, proxy.gateway.clone()))).collect()
+    }
+
+    /// As who each of the pods comes to the xDS server, and whether it is ready.
+    pub(super) fn clients(&self) -> BTreeMap<xds::Client, bool> {
+        let client = |(pod, proxy): (&ObjectName, &Option<Proxy>)| {
+            let proxy = proxy.as_ref()?;
+            let client = xds::Client { view: proxy.gateway.to_string(), node: pod.to_string() };
+            Some((client, proxy.is_ready))
+        };
+        self.pods.iter().filter_map(client).collect()
     }
 }
 
@@ -235,7 +258,8 @@ mod tests {
         };
         assert_eq!(pod(json!({}), metadata("edge")), None);
         let of_edge = |ips: &[&str]| {
-            Some((ips.iter().map(|ip| ip.parse().unwrap()).collect(), ObjectName::new("shop", "edge")))
+            let ips = ips.iter().map(|ip| ip.parse().unwrap()).collect();
+            Some(Proxy { ips, gateway: ObjectName::new("shop", "edge"), is_ready: false })
         };
         assert_eq!(pod(json!({ "podIP": "10.1.0.1" }), metadata("edge")), of_edge(&["10.1.0.1"]));
         let both = json!([{ "ip": "10.1.0.1" }, { "ip": "fd00::1" }]);
@@ -252,12 +276,29 @@ mod tests {
     }
 
     #[test]
+    fn a_pod_is_ready_until_it_is_told_to_end() {
+        let is_ready = |ready: &str, deleted: Value| {
+            let mut metadata = metadata("edge");
+            metadata["deletionTimestamp"] = deleted;
+            let status = json!({ "podIP": "10.1.0.1", "conditions": [{ "type": "Ready", "status": ready }] });
+            let pod = json!({ "metadata": metadata, "status": status });
+            proxy(&serde_json::from_value(pod).unwrap()).unwrap().is_ready
+        };
+        assert!(is_ready("True", Value::Null));
+        assert!(!is_ready("False", Value::Null));
+        assert!(!is_ready("True", json!("2026-11-01T00:00:00Z")));
+    }
+
+    #[test]
     fn a_pod_that_a_list_does_not_have_is_nobody_at_once() {
         let (mut seen, now) = (Seen::default(), Instant::now());
         let name = ObjectName::new("shop", "edge-1");
-        let of = (vec![IpAddr::from([10, 1, 0, 1])], ObjectName::new("shop", "edge"));
+        let gateway = ObjectName::new("shop", "edge");
+        let of = Proxy { ips: vec![IpAddr::from([10, 1, 0, 1])], gateway, is_ready: true };
         seen.hear(News::Pod(Heard::Applied(name, Some(of))), now);
         assert_eq!(seen.proxies().len(), 1);
+        let client = xds::Client { view: "shop/edge".into(), node: "shop/edge-1".into() };
+        assert_eq!(seen.clients(), BTreeMap::from([(client, true)]), "as its bootstrap says");
         for heard in [Heard::ListBegins, Heard::ListEnds] {
             assert_eq!(seen.hear(News::Pod(heard), now).doubted, 0);
         }

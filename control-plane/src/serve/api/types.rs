@@ -114,6 +114,10 @@ pub struct RouteVersion {
     pub acknowledged: Vec<String>,
     /// The proxies that have not: connected ones, and ones that broke off and are expected back.
     pub waiting: Vec<Straggler>,
+    /// Those of the gateway, or of the namespace's sidecars, that broke off in the last 10 minutes and have not come back
+    /// in time. They are not waited for, and serve what they had if they still do.
+    #[serde(default)]
+    pub lost: Vec<String>,
 }
 
 /// A proxy that has not acknowledged.

@@ -240,7 +240,6 @@ impl<'c> World<'c> {
     async fn restarted(&self) -> anyhow::Result<String> {
         let restarted = async {
             self.chart.restart().await?;
-            self.all_follow().await?;
             Ok(String::from("2 pods for 2"))
         };
         self.during(HALF, restarted).await
@@ -249,22 +248,9 @@ impl<'c> World<'c> {
     async fn leader_killed(&self) -> anyhow::Result<String> {
         let killed = async {
             let after = self.chart.kill_leader().await?;
-            self.all_follow().await?;
             Ok(format!("another leads after {:.1} s", after.as_secs_f64()))
         };
         self.during(HALF, killed).await
-    }
-
-    /// The proxies have come to the replica that leads now. It cannot say of a change whether it is in force where none
-    /// has come yet, for it does not know of them.
-    async fn all_follow(&self) -> anyhow::Result<()> {
-        until("all proxies to follow", PATIENCE, async || {
-            let proxies = self.chart.pontoon(&["proxies"]).await?;
-            let of = |name: &str| proxies.matches(name).count();
-            ensure!(of("moves/edge-pontoon-") >= 2 && of("moves/caller") >= 1, "{proxies}");
-            Ok(())
-        })
-        .await
     }
 
     /// The object is deleted and the last application says goodbye: the name that routes and callers know means the pods.

@@ -157,6 +157,10 @@ impl TypeState {
         self.takes_all() || self.names.contains(name)
     }
 
+    pub(super) fn is_subscribed_to_any(&self) -> bool {
+        self.takes_all() || !self.names.is_empty()
+    }
+
     fn takes_all(&self) -> bool {
         self.wildcard && !self.by_name_only
     }
