@@ -6,6 +6,7 @@ pub mod crds;
 pub mod election;
 pub mod events;
 pub mod gateways;
+pub mod handover;
 pub mod lease;
 pub mod mirror;
 pub mod pods;

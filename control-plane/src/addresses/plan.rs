@@ -1,5 +1,6 @@
 //! Plans the slots of services. A name's hash says which slot it tries first, so control planes without a common
-//! past agree on nearly all of them; the next that is free is taken where another name was there before.
+//! past agree on nearly all of them; the next that is free is taken where another name was there before. Those that are
+//! [`Aside`] for that are told to the others.
 //!
 //! A slot is never taken from a service that exists. Of those that have gone the longest gone gives its up, and
 //! only once all slots are taken and it has been gone for [`GRACE`].
@@ -28,6 +29,16 @@ pub struct Row {
 
 /// Rows to write, by `namespace/service`; `None` is one to delete.
 pub type Changes = BTreeMap<Arc<str>, Option<Row>>;
+
+/// Services that are not where their names say. Which of two that want the same slot has it depends on who came first;
+/// with these said, all slots follow from the names.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Aside {
+    /// How many slots there are: it says nothing about ranges that have others.
+    pub slots: u32,
+    /// Their slots, by `namespace/service`.
+    pub services: BTreeMap<String, u32>,
+}
 
 /// All slots that are taken.
 #[derive(Debug, Clone, Default)]
@@ -85,10 +96,51 @@ impl Slots {
         plan
     }
 
+    /// Which services that exist are aside.
+    pub fn aside(&self) -> Aside {
+        let here = self.rows.iter().filter(|(_, row)| row.gone.is_none());
+        let aside = here.filter(|(service, row)| self.first(service) != Some(row.slot));
+        let services = aside.map(|(service, row)| (service.to_string(), row.slot)).collect();
+        Aside { slots: self.ranges.slots(), services }
+    }
+
+    /// What changes so that those are aside that are at another control plane, and there, and nobody else. A service that
+    /// loses its slot by that is planned anew.
+    pub fn follow(&self, theirs: &Aside) -> Changes {
+        let mut changes = Changes::new();
+        if theirs.slots != self.ranges.slots() {
+            return changes;
+        }
+        let mut wanted = BTreeSet::new();
+        let said = theirs.services.iter().map(|(service, slot)| (service.as_str(), *slot));
+        let theirs: BTreeMap<&str, u32> =
+            said.filter(|(_, slot)| *slot < theirs.slots && wanted.insert(*slot)).collect();
+        let mut ours = Vec::new();
+        for (service, row) in self.rows.iter().filter(|(service, _)| !theirs.contains_key(&***service)) {
+            ours.push((service, row.slot));
+            // Back to where its name says. One that is gone makes room there.
+            if let Some(first) = self.first(service).filter(|first| row.gone.is_none() && *first != row.slot)
+            {
+                changes.insert(service.clone(), None);
+                let by = self.taken.get(&first).and_then(|by| self.rows.get(by));
+                wanted.extend(by.filter(|by| by.gone.is_some()).map(|_| first));
+            }
+        }
+        for (service, _) in ours.into_iter().filter(|(_, slot)| wanted.contains(slot)) {
+            changes.insert(service.clone(), None);
+        }
+        for (service, slot) in theirs {
+            if self.rows.get(service).is_none_or(|row| row.slot != slot) {
+                changes.insert(service.into(), Some(Row { slot, gone: None }));
+            }
+        }
+        changes
+    }
+
     /// Takes up what was written.
     pub fn apply(&mut self, changes: &Changes) {
         // First what goes: another service may take its slot in the same plan.
-        for service in changes.iter().filter(|(_, row)| row.is_none()).map(|(service, _)| service) {
+        for service in changes.keys() {
             if let Some(row) = self.rows.remove(service) {
                 self.taken.remove(&row.slot);
             }
@@ -112,8 +164,13 @@ impl Slots {
         if u32::try_from(taken.len()).is_ok_and(|taken| taken >= slots) {
             return None;
         }
-        let first = u32::try_from(XxHash64::oneshot(0, service.as_bytes()) % u64::from(slots)).ok()?;
+        let first = self.first(service)?;
         (first..slots).chain(0..first).find(|slot| !taken.contains(slot))
+    }
+
+    fn first(&self, service: &str) -> Option<u32> {
+        let hash = XxHash64::oneshot(0, service.as_bytes());
+        hash.checked_rem(self.ranges.slots().into()).and_then(|slot| u32::try_from(slot).ok())
     }
 
     fn reclaimable(&self, services: &BTreeSet<Arc<str>>, now: Timestamp) -> Vec<(Timestamp, Arc<str>, u32)> {

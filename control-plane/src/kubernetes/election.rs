@@ -1,6 +1,6 @@
-//! Which of several replicas leads, by a `Lease` (coordination.k8s.io/v1): it writes statuses and drives migrations; all
-//! serve. A leader that cannot renew steps down before another can take over, so there are never two; the clocks of the
-//! replicas need not agree, for each counts from when it saw the lease change.
+//! Which of several replicas leads, by a `Lease` (coordination.k8s.io/v1): it writes statuses, drives migrations, and has
+//! the proxies (docs/decisions/the-leader-serves.md). A leader that cannot renew steps down before another can take over,
+//! so there are never two; the clocks of the replicas need not agree, for each counts from when it saw the lease change.
 
 use std::time::Duration;
 

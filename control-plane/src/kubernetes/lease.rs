@@ -1,5 +1,6 @@
 //! Takes part in the [`election`](super::election): reads and writes the lease.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +13,8 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::election::{DURATION, Election, Held, RETRY, Step};
-use super::roster::{PROXIES, Roster};
+use super::handover::Handover;
+use super::roster::PROXIES;
 use crate::objects::ObjectName;
 
 /// The lease's name, [of this installation](crate::objects::Controller::own).
@@ -22,12 +24,12 @@ const PATIENCE: Duration = Duration::from_secs(3);
 
 /// Takes part until `stop`, and then leads no more; gives the lease back, so that another leads at once, when those who
 /// write as the leader have ended (`ended`). `lease` is its name; `leads` says whether this replica does. Before it does,
-/// the proxies of the one that led are expected (`roster`).
+/// the one that led has told it what is to be known (`handover`).
 pub async fn run(
     client: Client,
     lease: ObjectName,
     identity: String,
-    roster: Roster,
+    handover: Handover,
     leads: watch::Sender<bool>,
     stop: CancellationToken,
     ended: CancellationToken,
@@ -37,7 +39,7 @@ pub async fn run(
     let mut proxies = String::new();
     loop {
         let (until, identity) = (election.leads_until(), election.identity().to_owned());
-        let turn = tokio::time::timeout(PATIENCE, turn(&leases, &mut election, &roster));
+        let turn = tokio::time::timeout(PATIENCE, turn(&leases, &mut election, &handover));
         let turn = or_step_down(turn, until, &leads, &identity).await;
         let failed = match turn {
             Ok(Ok(on_it)) => {
@@ -55,7 +57,7 @@ pub async fn run(
         let pause = RETRY.mul_f64(0.75 + fastrand::f64() / 4.0);
         let pause = async {
             match election.leads(Instant::now()) {
-                true => drop(tokio::time::timeout(pause, roster.changed(&proxies)).await),
+                true => drop(tokio::time::timeout(pause, handover.roster.changed(&proxies)).await),
                 false => tokio::time::sleep(pause).await,
             }
         };
@@ -66,9 +68,10 @@ pub async fn run(
     }
     if leads.send_replace(false) {
         // While they are connected.
-        let proxies = roster.written();
+        let mut annotations = BTreeMap::new();
+        handover.write(&mut annotations);
         ended.cancelled().await;
-        let given_back = tokio::time::timeout(PATIENCE, give_back(&leases, &election, proxies)).await;
+        let given_back = tokio::time::timeout(PATIENCE, give_back(&leases, &election, annotations)).await;
         if let Ok(Err(error)) = given_back {
             tracing::debug!(%error, "the lease cannot be given back; it runs out");
         }
@@ -115,7 +118,7 @@ struct Leases {
 async fn turn(
     Leases { api, name }: &Leases,
     election: &mut Election,
-    roster: &Roster,
+    handover: &Handover,
 ) -> Result<String, kube::Error> {
     let lease = api.get_opt(name).await?;
     let held = lease.as_ref().and_then(|lease| lease.spec.as_ref()).map(|spec| Held {
@@ -124,6 +127,10 @@ async fn turn(
     });
     let asked = Instant::now();
     let step = election.read(held, asked);
+    let is_new = !election.leads(asked);
+    if is_new {
+        handover.read(lease.as_ref().and_then(|lease| lease.metadata.annotations.as_ref()));
+    }
     if step == Step::Wait {
         return Ok(String::new());
     }
@@ -138,16 +145,15 @@ async fn turn(
         renew_time: Some(now),
         ..before
     };
-    let is_new = !election.leads(asked);
     let mut metadata = lease.as_ref().map_or_else(
         || ObjectMeta { name: Some(name.to_string()), ..ObjectMeta::default() },
         |lease| lease.metadata.clone(),
     );
     let annotations = metadata.annotations.get_or_insert_default();
     if !is_new {
-        annotations.insert(PROXIES.to_owned(), roster.written());
+        handover.write(annotations);
     }
-    let proxies = annotations.get(PROXIES).cloned();
+    let annotations = annotations.clone();
     let written = Lease { metadata, spec: Some(spec) };
     // With the version that was read: of two that try, one does.
     let parameters = PostParams::default();
@@ -156,16 +162,16 @@ async fn turn(
         None => api.create(&parameters, &written).await?,
     };
     if is_new {
-        roster.take_over(proxies.as_deref());
+        handover.take_over(Some(&annotations));
     }
     election.written(asked);
-    Ok(proxies.unwrap_or_default())
+    Ok(annotations.get(PROXIES).cloned().unwrap_or_default())
 }
 
 async fn give_back(
     Leases { api, name }: &Leases,
     election: &Election,
-    proxies: String,
+    annotations: BTreeMap<String, String>,
 ) -> Result<(), kube::Error> {
     let Some(mut lease) = api.get_opt(name).await? else { return Ok(()) };
     match &mut lease.spec {
@@ -174,7 +180,7 @@ async fn give_back(
         }
         _ => return Ok(()),
     }
-    lease.metadata.annotations.get_or_insert_default().insert(PROXIES.to_owned(), proxies);
+    lease.metadata.annotations.get_or_insert_default().extend(annotations);
     api.replace(name, &PostParams::default(), &lease).await.map(drop)
 }
 
@@ -190,7 +196,9 @@ mod tests {
     use serde_json::json;
 
     use super::super::election::DEADLINE;
+    use super::super::roster::Roster;
     use super::*;
+    use crate::addresses::plan::Aside;
 
     #[tokio::test(start_paused = true)]
     async fn a_leader_that_hears_nothing_steps_down_at_its_deadline() {
@@ -216,7 +224,9 @@ mod tests {
         let lease = ObjectName::new("default", NAME);
         let server = xds::Server::new(xds::Options::new(|_| Ok(String::new())));
         let roster = Roster { server, pods: None };
-        let running = run(client, lease, "a".into(), roster, leads, stop.clone(), ended);
+        let (aside, heard) = (watch::channel(Arc::default()).1, watch::Sender::default());
+        let handover = Handover { roster, aside, heard };
+        let running = run(client, lease, "a".into(), handover, leads, stop.clone(), ended);
         tokio::spawn(running);
         says.wait_for(|leads| *leads).await.unwrap();
         let since = Instant::now();
@@ -224,5 +234,55 @@ mod tests {
         says.wait_for(|leads| !*leads).await.unwrap();
         assert_eq!(since.elapsed().as_secs(), DEADLINE.as_secs());
         stop.cancel();
+    }
+
+    /// An API server that has one object.
+    fn api_server() -> Client {
+        let kept: Arc<std::sync::Mutex<Option<serde_json::Value>>> = Arc::default();
+        let server = tower::service_fn(move |request: Request<Body>| {
+            let kept = kept.clone();
+            async move {
+                let is_get = request.method() == Method::GET;
+                let body = request.into_body().collect().await.map(http_body_util::Collected::to_bytes);
+                let mut kept = kept.lock().unwrap();
+                if !is_get {
+                    *kept = serde_json::from_slice(&body.unwrap_or_default()).ok();
+                }
+                let missing = json!({ "kind": "Status", "code": 404, "reason": "NotFound" });
+                let (status, body) = kept.clone().map_or((404, missing), |kept| (200, kept));
+                let body = Body::from(body.to_string().into_bytes());
+                Ok::<_, Infallible>(Response::builder().status(status).body(body).unwrap())
+            }
+        });
+        Client::new(server, "default")
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_leads_next_knows_what_a_leader_knew_that_was_killed() {
+        let client = api_server();
+        let replica = |name: &str, aside: Aside| {
+            let server = xds::Server::new(xds::Options::new(|_| Ok(String::new())));
+            let heard = watch::Sender::default();
+            let (told, known) = (heard.subscribe(), server.clone());
+            let aside = watch::channel(Arc::new(aside)).1;
+            let handover = Handover { roster: Roster { server, pods: None }, aside, heard };
+            let (leads, says) = watch::channel(false);
+            let (lease, stop) = (ObjectName::new("default", NAME), CancellationToken::new());
+            let running = run(client.clone(), lease, name.to_owned(), handover, leads, stop.clone(), stop);
+            (tokio::spawn(running), known, told, says)
+        };
+        let aside = Aside { slots: 9, services: BTreeMap::from([("shop/orders".to_owned(), 7)]) };
+        let proxy = xds::Client { view: "shop/edge".into(), node: "shop/edge-1".into() };
+        let (first, server, _told, mut says) = replica("a", aside.clone());
+        says.wait_for(|leads| *leads).await.unwrap();
+        server.expect([proxy.clone()]);
+        let (_second, server, mut told, mut says) = replica("b", Aside::default());
+        told.wait_for(|told| **told == aside).await.unwrap();
+        // The proxy came before; it is written with the next renewal at the latest.
+        tokio::time::sleep(RETRY).await;
+        first.abort();
+        assert!(server.known().is_empty(), "another leads");
+        says.wait_for(|leads| *leads).await.unwrap();
+        assert_eq!(server.known().into_iter().collect::<Vec<_>>(), [proxy]);
     }
 }

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::world::{Proxies, World, version_of};
-use crate::addresses::plan::{Plan, Slots};
+use crate::addresses::plan::{Aside, Changes, Plan, Slots};
 use crate::addresses::store::{Store, StoreError};
 use crate::compile::{Compiled, Compiler};
 use crate::kubernetes::report::{Retry, next, reached};
@@ -46,6 +46,8 @@ pub struct Sources {
     pub services: Option<watch::Receiver<ServiceView>>,
     /// Whether this replica does what the objects ask for; without others it always does.
     pub leads: Option<watch::Receiver<bool>>,
+    /// Which services' virtual addresses are aside at the replica that leads; without others nobody says so.
+    pub aside: Option<watch::Receiver<Arc<Aside>>>,
     /// The user's objects.
     pub folder: watch::Receiver<Loaded>,
     /// Whether Gateways are given pods.
@@ -105,6 +107,10 @@ pub struct Bridge {
     in_model: Arc<BTreeMap<ObjectName, MigrationState>>,
     compiler: Compiler,
     assigner: Assigner,
+    /// What was followed last of what the replica that leads says.
+    followed: Arc<Aside>,
+    /// Whether this replica led when it was looked at last.
+    led: bool,
     /// When what the objects ask for and could not be written down is tried again, and how long that was waited for.
     retry: Option<Retry>,
 }
@@ -118,6 +124,8 @@ pub struct Assigner {
     in_model: Arc<Addresses>,
     /// The services that were planned for last: nothing is to be done while they are the same.
     planned: Arc<BTreeSet<Arc<str>>>,
+    /// For the other replicas.
+    aside: watch::Sender<Arc<Aside>>,
 }
 
 /// A model, and what the proxies are to be told of it.
@@ -131,7 +139,43 @@ impl Assigner {
     /// Over what the last run left behind.
     pub fn new(slots: Slots, store: Store) -> Assigner {
         let in_model = Arc::new(slots.in_model());
-        Assigner { slots, store, in_model, planned: Arc::default() }
+        let aside = watch::Sender::new(Arc::new(slots.aside()));
+        Assigner { slots, store, in_model, planned: Arc::default(), aside }
+    }
+
+    /// Which services are aside; always the newest.
+    pub fn aside(&self) -> watch::Receiver<Arc<Aside>> {
+        self.aside.subscribe()
+    }
+
+    /// Lets those be aside that are at the replica that leads.
+    async fn follow(&mut self, theirs: &Aside) {
+        let changes = self.slots.follow(theirs);
+        if !changes.is_empty() && self.carry_out(changes).await {
+            // Who has lost a slot by that is given one with the next plan.
+            self.planned = Arc::default();
+        }
+    }
+
+    /// Writes changes down and takes them up. False: they cannot be written.
+    async fn carry_out(&mut self, changes: Changes) -> bool {
+        let (store, to_write) = (self.store.clone(), changes.clone());
+        let written = tokio::task::spawn_blocking(move || store.write(&to_write)).await;
+        let written = written.map_err(|error| StoreError::Lost(error.to_string())).flatten();
+        if let Err(error) = written {
+            tracing::error!(%error, "virtual addresses cannot be written down, so new services have none");
+            return false;
+        }
+        self.slots.apply(&changes);
+        let aside = self.slots.aside();
+        self.aside.send_if_modified(|before| {
+            let changed = **before != aside;
+            if changed {
+                *before = Arc::new(aside);
+            }
+            changed
+        });
+        true
     }
 
     /// Gives addresses to services that have none; says whether that changed any. An address is written down before
@@ -148,15 +192,8 @@ impl Assigner {
                  --virtual-range and --virtual-range6"
             );
         }
-        if !changes.is_empty() {
-            let (store, to_write) = (self.store.clone(), changes.clone());
-            let written = tokio::task::spawn_blocking(move || store.write(&to_write)).await;
-            let written = written.map_err(|error| StoreError::Lost(error.to_string())).flatten();
-            if let Err(error) = written {
-                tracing::error!(%error, "virtual addresses cannot be written down, so new services have none");
-                return false;
-            }
-            self.slots.apply(&changes);
+        if !changes.is_empty() && !self.carry_out(changes).await {
+            return false;
         }
         self.planned = services.clone();
         let in_model = self.slots.in_model();
@@ -188,6 +225,8 @@ impl Bridge {
             in_model,
             compiler: Compiler::default(),
             assigner,
+            followed: Arc::default(),
+            led: false,
             retry: None,
         }
     }
@@ -201,6 +240,15 @@ impl Bridge {
             self.book.follow(&folder.objects, kept);
         }
         let leads = self.sources.leads.as_mut().is_none_or(|leads| *leads.borrow_and_update());
+        let led = std::mem::replace(&mut self.led, leads);
+        let begins = leads && !led;
+        if let Some(aside) = &mut self.sources.aside {
+            let theirs = aside.borrow_and_update().clone();
+            if begins || !Arc::ptr_eq(&theirs, &self.followed) {
+                self.assigner.follow(&theirs).await;
+                self.followed = theirs;
+            }
+        }
         let model = self.model(&folder, registry);
         let world = |name: &ObjectName| circumstances(&model, name);
         let actor = |name: &ObjectName| {
@@ -300,6 +348,7 @@ impl Bridge {
                     Err(_) => return tracing::error!("the watch of endpoints has ended; what is published stays"),
                 },
                 Ok(()) = next(&mut self.sources.leads) => self.refresh().await,
+                Ok(()) = next(&mut self.sources.aside) => self.refresh().await,
                 changed = self.sources.folder.changed() => match changed {
                     Ok(()) => self.refresh().await,
                     Err(_) => return tracing::error!("the objects' watcher has ended; what is published stays"),

@@ -26,6 +26,7 @@ use crate::addresses::store::{Store as AddressStore, StoreError as AddressError}
 use crate::compile::{NO_NAMESPACE, is_gateway};
 use crate::infrastructure::provision::Settings;
 use crate::kubernetes::gateways::Provisioner;
+use crate::kubernetes::handover::Handover;
 use crate::kubernetes::pods::Pods;
 use crate::kubernetes::report::Reporter;
 use crate::kubernetes::roster::Roster as ClusterRoster;
@@ -293,10 +294,12 @@ pub async fn start(options: Options) -> Result<Running, StartError> {
     let stand_in = |view: &str| (!is_gateway(view)).then_some(NO_NAMESPACE);
     let server = Server::new(XdsOptions { stand_in, ..view_of });
     server.expect(known.iter().cloned());
+    let (heard, heard_out) = watch::channel(Arc::default());
     if let (Objects::Kubernetes(cluster), Some(leads)) = (&options.objects, to_lead) {
         let Cluster { client, namespace, replica, controller, .. } = cluster.clone();
         let roster = ClusterRoster { server: server.clone(), pods };
         rest_tasks.push(tokio::spawn(roster.clone().forget_pods(stop_rest.clone())));
+        let handover = Handover { roster, aside: assigner.aside(), heard };
         let labelling = role::keep(
             client.clone(),
             namespace.clone(),
@@ -308,7 +311,7 @@ pub async fn start(options: Options) -> Result<Running, StartError> {
         rest_tasks.push(tokio::spawn(labelling));
         let lease = ObjectName::new(namespace.as_str(), controller.own(lease::NAME));
         let electing =
-            lease::run(client, lease, replica, roster, leads, stop_rest.clone(), rest_ended.clone());
+            lease::run(client, lease, replica, handover, leads, stop_rest.clone(), rest_ended.clone());
         let (mut loaded, stop) = (ready_out.clone(), stop_rest.clone());
         lease_task = Some(tokio::spawn(async move {
             // Proxies come to the one that leads: not before it has all that they should be told.
@@ -379,8 +382,15 @@ pub async fn start(options: Options) -> Result<Running, StartError> {
     rest_tasks.extend([tokio::spawn(replicating), tokio::spawn(registry.clone().run(stop_rest.clone()))]);
     registry.joined().await;
     let registered = registry.views();
-    let sources =
-        Sources { registry: registered, services, leads, folder: objects, in_pods, commands: commands_in };
+    let sources = Sources {
+        registry: registered,
+        services,
+        aside: leads.as_ref().map(|_| heard_out),
+        leads,
+        folder: objects,
+        in_pods,
+        commands: commands_in,
+    };
     let mut bridge = Bridge::new(sources, keeper, book, assigner, proxies, world);
     bridge.refresh().await;
 

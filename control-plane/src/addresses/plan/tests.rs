@@ -70,6 +70,63 @@ fn control_planes_without_a_common_past_agree() {
     assert_eq!(forth.in_model(), back.in_model());
 }
 
+/// Follows and plans, as a control plane does.
+fn follow(slots: &mut Slots, theirs: &Aside, services: &BTreeSet<Arc<str>>, now: Timestamp) {
+    let changes = slots.follow(theirs);
+    slots.apply(&changes);
+    step(slots, services, now);
+}
+
+#[test]
+fn who_follows_another_has_the_same_whoever_came_first() {
+    // So many in six slots that nearly all want another's.
+    let all = services(0..6);
+    let mut forth = Slots::new(small(29), BTreeMap::new());
+    let mut back = forth.clone();
+    for name in 0..6 {
+        step(&mut forth, &services(0..=name), day(0));
+        step(&mut back, &services(5 - name..6), day(0));
+    }
+    assert_ne!(forth.in_model(), back.in_model(), "they came in another order");
+    follow(&mut back, &forth.aside(), &all, day(0));
+    assert_eq!(forth.in_model(), back.in_model());
+    assert_eq!(back.aside(), forth.aside(), "and it hands that on");
+    assert!(back.follow(&forth.aside()).is_empty(), "there is nothing to be done any more");
+}
+
+#[test]
+fn one_that_is_gone_here_is_in_nobodys_way_who_is_there() {
+    let mut theirs = Slots::new(small(29), BTreeMap::new());
+    step(&mut theirs, &services(3..6), day(0));
+    let mut ours = Slots::new(small(29), BTreeMap::new());
+    step(&mut ours, &services(0..3), day(0));
+    step(&mut ours, &services(3..6), day(1));
+    follow(&mut ours, &theirs.aside(), &services(3..6), day(1));
+    assert_eq!(ours.in_model(), theirs.in_model());
+}
+
+#[test]
+fn of_other_ranges_nothing_is_followed() {
+    let mut theirs = Slots::new(small(28), BTreeMap::new());
+    step(&mut theirs, &services(0..10), day(0));
+    let mut ours = Slots::new(small(29), BTreeMap::new());
+    step(&mut ours, &services(0..6), day(0));
+    assert!(ours.follow(&theirs.aside()).is_empty());
+    assert!(ours.follow(&Aside::default()).is_empty());
+}
+
+#[test]
+fn nobody_is_told_the_same_slot_as_another_whatever_is_said() {
+    let mut slots = Slots::new(small(29), BTreeMap::new());
+    step(&mut slots, &services(0..3), day(0));
+    let said = [("default/s0", 1), ("default/s1", 1), ("default/s2", 1_000), ("default/s9", 2)];
+    let services_of = said.map(|(service, slot)| (service.to_owned(), slot));
+    follow(&mut slots, &Aside { slots: 6, services: services_of.into() }, &services(0..3), day(0));
+    let unique: BTreeSet<u32> = slots.rows.values().map(|row| row.slot).collect();
+    assert_eq!((unique.len(), slots.rows["default/s0"].slot), (slots.rows.len(), 1));
+    assert!(slots.rows.values().all(|row| row.slot < 6));
+}
+
 #[test]
 fn a_smaller_range_moves_only_those_that_it_does_not_have() {
     let mut slots = Slots::new(small(24), BTreeMap::new());
@@ -91,6 +148,32 @@ fn without_a_range_nobody_has_an_address() {
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// Whatever two control planes have been through: when one follows the other, and both see the same services, their
+    /// addresses are the same.
+    #[test]
+    fn who_follows_agrees(
+        one in vec(vec(0_usize..40, 0..20), 1..8),
+        other in vec(vec(0_usize..40, 0..20), 1..8),
+        now in vec(0_usize..40, 0..20),
+    ) {
+        let past = |histories: Vec<Vec<usize>>| {
+            let mut slots = Slots::new(small(27), BTreeMap::new());
+            for names in histories {
+                step(&mut slots, &services(names), day(0));
+            }
+            slots
+        };
+        let (mut leads, mut follows) = (past(one), past(other));
+        let now = services(now);
+        let without = step(&mut leads, &now, day(1)) + step(&mut follows, &now, day(1));
+        follow(&mut follows, &leads.aside(), &now, day(1));
+        let unique: BTreeSet<u32> = follows.rows.values().map(|row| row.slot).collect();
+        prop_assert_eq!(unique.len(), follows.rows.len());
+        if without == 0 {
+            prop_assert_eq!(follows.in_model(), leads.in_model());
+        }
+    }
 
     /// Whatever comes and goes, and however often the control plane restarts: a service has one slot while it
     /// exists, the same one as before, and nobody else has it.

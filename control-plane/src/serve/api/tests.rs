@@ -106,6 +106,7 @@ impl Rig {
             registry: registry_in,
             services,
             leads,
+            aside: None,
             folder: folder_in,
             in_pods: false,
             commands: commands_in,

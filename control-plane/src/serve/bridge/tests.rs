@@ -78,13 +78,12 @@ impl Case {
             registry: registry_out,
             services: None,
             leads: None,
+            aside: None,
             folder,
             in_pods: false,
             commands: commands_out,
         };
-        let backend = redb::backends::InMemoryBackend::new();
-        let database = redb::Database::builder().create_with_backend(backend).unwrap();
-        let assigner = Assigner::new(Slots::default(), Store::new(Arc::new(database)));
+        let assigner = assigner();
         let keeper =
             Keeper::in_kubernetes(api_server(answers, state.clone()), watch::channel(OrdMap::new()).1);
         let server = Server::new(Options::new(|_| Ok(String::new())));
@@ -126,4 +125,27 @@ async fn endpoints_do_not_wait_for_what_is_written() {
     let waited =
         case.until(|world, name| world.book.state(name).is_some_and(|state| state.revision > 3)).await;
     assert!(waited > Duration::from_secs(3), "{waited:?}");
+}
+
+fn assigner() -> Assigner {
+    let backend = redb::backends::InMemoryBackend::new();
+    let database = redb::Database::builder().create_with_backend(backend).unwrap();
+    Assigner::new(Slots::default(), Store::new(Arc::new(database)))
+}
+
+#[tokio::test]
+async fn addresses_are_where_the_replica_that_leads_has_them() {
+    let mut assigner = assigner();
+    let services = Arc::new(BTreeSet::from([Arc::from("shop/orders")]));
+    assert!(assigner.assign(&services).await);
+    let by_name = assigner.in_model.of("shop/orders");
+    let (slots, aside) = (assigner.aside().borrow().slots, BTreeMap::from([("shop/orders".to_owned(), 7)]));
+    let theirs = Aside { slots, services: aside };
+    assigner.follow(&theirs).await;
+    assert!(assigner.assign(&services).await);
+    assert_ne!(assigner.in_model.of("shop/orders"), by_name);
+    assert_eq!(**assigner.aside().borrow(), theirs, "and it says so itself when it leads");
+    assigner.follow(&Aside { slots, ..Aside::default() }).await;
+    assert!(assigner.assign(&services).await);
+    assert_eq!(assigner.in_model.of("shop/orders"), by_name, "nobody is in its place there");
 }
