@@ -56,7 +56,7 @@ pub(crate) async fn run(arguments: Vec<String>) -> anyhow::Result<bool> {
     injected!("inject: by the webhook, what comes in and goes out passes the sidecar", lab.webhook());
     injected!("inject: offline gives the same", lab.offline(&folder));
     injected!("inject: a Job completes, and its init containers are served", lab.job());
-    injected!("inject: a CronJob's Job completes", lab.cron_job());
+    injected!("inject: a CronJob's run by its schedule completes", lab.cron_job());
     injected!("inject: a TCP probe sees the application and not the sidecar", lab.tcp_probes());
     injected!("inject: a gRPC probe sees the application and not the sidecar", lab.grpc_probes());
     injected!("inject: probes of all kinds hold while a pod drains", lab.drains());

@@ -141,9 +141,9 @@ spec:
             "
 apiVersion: batch/v1
 kind: CronJob
-metadata: {{name: nightly}}
+metadata: {{name: minutely}}
 spec:
-  schedule: '0 3 * * *'
+  schedule: '* * * * *'
   concurrencyPolicy: Forbid
   jobTemplate:
     spec:
@@ -152,22 +152,26 @@ spec:
         spec:
           restartPolicy: Never
           containers:
-          - {{name: asks, image: {HELLO}, args: [get, 'http://orders/nightly', '0']}}
+          - {{name: asks, image: {HELLO}, args: [get, 'http://orders/minutely', '0']}}
 "
         );
         namespace.apply(&cron_job).await?;
-        namespace.kubectl(&["create", "job", "--from=cronjob/nightly", "tonight"]).await?;
-        namespace.wait_for("condition=Complete", &["job/tonight"]).await?;
-        let said = namespace.kubectl(&["logs", "job/tonight", "-c", "asks"]).await?;
-        ensure!(said.contains("orders: /nightly"), "{said}");
-        let count = ended_well(&namespace, "tonight").await?;
-        until("the CronJob to know it", PATIENCE, async || {
-            let status = namespace.get(&["cronjob", "nightly"]).await?["status"].take();
+        until("a run by the schedule to be known as well ended", PATIENCE, async || {
+            let status = namespace.get(&["cronjob", "minutely"]).await?["status"].take();
             ensure!(status["lastSuccessfulTime"].is_string() && status.get("active").is_none(), "{status}");
             Ok(())
         })
         .await?;
-        Ok(format!("{count} init containers, all 0"))
+        // The next minute is nobody's.
+        let suspend = r#"{"spec":{"suspend":true}}"#;
+        namespace.kubectl(&["patch", "cronjob", "minutely", "-p", suspend]).await?;
+        let jobs = namespace.get(&["jobs"]).await?;
+        let job = jobs["items"][0]["metadata"]["name"].as_str().context("no Job")?.to_owned();
+        namespace.wait_for("condition=Complete", &[&format!("job/{job}")]).await?;
+        let said = namespace.kubectl(&["logs", &format!("job/{job}"), "-c", "asks"]).await?;
+        ensure!(said.contains("orders: /minutely"), "{said}");
+        let count = ended_well(&namespace, &job).await?;
+        Ok(format!("{job}: {count} init containers, all 0"))
     }
 
     /// In a namespace whose pods may have no privilege.
