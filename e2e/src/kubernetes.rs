@@ -1,8 +1,11 @@
 //! A cluster as `cargo xtask` has started it. This process runs inside of its node's namespaces: it is at
-//! [`NODE`] for the pods, and pods and Services are reached from it directly.
+//! [`NODE`] for the pods, and pods and Services are reached from it directly. Or a cluster of somebody else's, of which
+//! only the API server is known to be reached; nothing stays there.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
@@ -29,8 +32,12 @@ pub const PATIENCE: Duration = Duration::from_secs(120);
 /// The cluster.
 #[derive(Debug, Clone)]
 pub struct Cluster {
-    state: PathBuf,
+    /// None: it is somebody else's.
+    state: Option<PathBuf>,
+    kubeconfig: PathBuf,
     programs: PathBuf,
+    /// What was made in somebody else's that is in no namespace, as kubectl names it.
+    made: Arc<Mutex<Vec<String>>>,
 }
 
 /// A namespace that goes with its owner.
@@ -57,7 +64,17 @@ impl Cluster {
         let place = |variable| {
             std::env::var_os(variable).map(PathBuf::from).with_context(|| format!("{variable} is not set"))
         };
-        Ok(Cluster { state: place("PONTOON_E2E_CLUSTER")?, programs: place("PONTOON_E2E_KUBERNETES")? })
+        let state = place("PONTOON_E2E_CLUSTER").ok();
+        let kubeconfig = match &state {
+            Some(state) => state.join("admin.conf"),
+            None => place("KUBECONFIG")?,
+        };
+        Ok(Cluster { state, kubeconfig, programs: place("PONTOON_E2E_KUBERNETES")?, made: Arc::default() })
+    }
+
+    /// Whether anything may be done with it.
+    pub fn is_ours(&self) -> bool {
+        self.state.is_some()
     }
 
     /// The folder of a file that is made when the cluster's programs are built, as `gateway-api/standard`.
@@ -67,7 +84,7 @@ impl Cluster {
 
     /// The kubeconfig of an administrator.
     pub fn kubeconfig(&self) -> PathBuf {
-        self.state.join("admin.conf")
+        self.kubeconfig.clone()
     }
 
     /// Runs kubectl and gives what it prints.
@@ -126,28 +143,91 @@ impl Cluster {
     /// # Errors
     /// When the API server does not take them.
     pub async fn install_gateway_api(&self, channel: &str) -> anyhow::Result<usize> {
-        // Where another channel was installed before, this one lets no other in.
-        let policy = "validatingadmissionpolicybinding/safe-upgrades.gateway.networking.k8s.io";
-        self.kubectl(&["delete", policy, "--ignore-not-found"]).await?;
+        if self.is_ours() {
+            // Where another channel was installed before, this one lets no other in.
+            let policy = "validatingadmissionpolicybinding/safe-upgrades.gateway.networking.k8s.io";
+            self.kubectl(&["delete", policy, "--ignore-not-found"]).await?;
+        }
         let folder = self.built("gateway-api").join(channel);
         let path = folder.display().to_string();
-        let arguments = ["apply", "--server-side", "--force-conflicts", "-o", "name", "-f", &path];
-        let names = self.kubectl(&arguments).await?;
+        self.define(&["-f", &path], "").await
+    }
+
+    /// Makes custom resources known: how many. In a cluster of somebody else's those that are there stay as they are.
+    ///
+    /// # Errors
+    /// When the API server does not take them, or somebody else's cluster has only some of them.
+    pub async fn define(&self, from: &[&str], input: &str) -> anyhow::Result<usize> {
+        let names = |text: &str| -> BTreeSet<String> { text.lines().map(str::to_owned).collect() };
+        let listing = [&["create", "--dry-run=client", "-o", "name"], from].concat();
+        let all = match self.is_ours() {
+            true => BTreeSet::new(),
+            false => names(&self.kubectl_with(&listing, input).await?),
+        };
+        if !all.is_empty() {
+            let known = names(&self.kubectl(&["get", "crd", "-o", "name"]).await?);
+            let definitions = all.iter().filter(|name| name.starts_with("customresourcedefinition"));
+            let (there, missing): (Vec<&String>, Vec<&String>) =
+                definitions.partition(|name| known.contains(*name));
+            if missing.is_empty() {
+                return Ok(there.len());
+            }
+            ensure!(there.is_empty(), "the cluster has {there:?} and not {missing:?}: install these, too");
+            self.note(all);
+        }
+        let apply = [&["apply", "--server-side", "--force-conflicts", "-o", "name"], from].concat();
+        let applied = self.kubectl_with(&apply, input).await?;
         let crds: Vec<&str> =
-            names.lines().filter(|name| name.starts_with("customresourcedefinition")).collect();
-        ensure!(!crds.is_empty(), "no custom resources in {path}");
+            applied.lines().filter(|name| name.starts_with("customresourcedefinition")).collect();
+        ensure!(!crds.is_empty(), "no custom resources in {from:?}");
         self.wait_for("condition=Established", &crds).await?;
         Ok(crds.len())
+    }
+
+    fn note(&self, made: impl IntoIterator<Item = String>) {
+        self.made.lock().unwrap_or_else(PoisonError::into_inner).extend(made);
+    }
+
+    /// Makes what is in no namespace and not there.
+    ///
+    /// # Errors
+    /// When it is there: it may be somebody's.
+    pub async fn create(&self, yaml: &str) -> anyhow::Result<()> {
+        let names = self.kubectl_with(&["create", "-o", "name", "-f", "-"], yaml).await?;
+        self.note(names.lines().map(str::to_owned));
+        Ok(())
+    }
+
+    /// Takes away what was made in no namespace, the last first, and waits until it has gone: how much.
+    ///
+    /// # Errors
+    /// With what stays.
+    pub async fn leave(&self) -> anyhow::Result<usize> {
+        let made = std::mem::take(&mut *self.made.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut failed = Vec::new();
+        for name in made.iter().rev() {
+            let delete = ["delete", name, "--ignore-not-found", "--timeout=120s"];
+            if let Err(error) = self.kubectl(&delete).await {
+                failed.push(format!("{error:#}"));
+            }
+        }
+        ensure!(failed.is_empty(), "the cluster is not as it was: {}", failed.join("; "));
+        Ok(made.len())
     }
 
     /// A new namespace.
     ///
     /// # Errors
-    /// When it cannot be made.
+    /// When it cannot be made. In a cluster of somebody else's it must not be there.
     pub async fn namespace(&self, name: &str, labels: &[&str]) -> anyhow::Result<Namespace> {
-        // One of an earlier run may be on its way out.
-        self.kubectl(&["delete", "namespace", name, "--ignore-not-found", "--timeout=120s"]).await?;
+        if self.is_ours() {
+            // One of an earlier run may be on its way out.
+            self.kubectl(&["delete", "namespace", name, "--ignore-not-found", "--timeout=120s"]).await?;
+        }
         self.kubectl(&["create", "namespace", name]).await?;
+        if !self.is_ours() {
+            self.note([format!("namespace/{name}")]);
+        }
         let namespace = Namespace { name: name.to_owned(), cluster: self.clone() };
         if !labels.is_empty() {
             self.kubectl(&[&["label", "namespace", name], labels].concat()).await?;
@@ -190,12 +270,16 @@ impl Cluster {
             anyhow::bail!("{name} was started by nothing");
         };
         let mut command = std::process::Command::new(program);
-        command.args(arguments).current_dir(&self.state);
+        command.args(arguments).current_dir(self.state()?);
         Process::start(name, command, folder)
     }
 
+    fn state(&self) -> anyhow::Result<&Path> {
+        self.state.as_deref().context("the programs of somebody else's cluster are not ours to stop")
+    }
+
     fn running(&self, name: &str) -> anyhow::Result<Running> {
-        let path = self.state.join("processes").join(format!("{name}.json"));
+        let path = self.state()?.join("processes").join(format!("{name}.json"));
         let bytes = std::fs::read(&path).with_context(|| format!("no {}", path.display()))?;
         Ok(serde_json::from_slice(&bytes)?)
     }

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 pub struct Report {
     passed: usize,
     failed: usize,
+    skipped: usize,
     cases: Vec<Case>,
 }
 
@@ -51,13 +52,24 @@ impl Report {
         passed
     }
 
+    /// A case that cannot run here.
+    pub fn skip(&mut self, name: &str, why: &str) {
+        println!("skipped {name}: {why}");
+        self.skipped += 1;
+    }
+
+    /// Whether nothing was run.
+    pub fn is_empty(&self) -> bool {
+        self.passed + self.failed + self.skipped == 0
+    }
+
     /// Writes `results.json` and, after a failure, names the logs. True: all cases passed.
     ///
     /// # Errors
     /// When the file cannot be written.
     pub fn finish(self, folder: &Path) -> anyhow::Result<bool> {
         let results = serde_json::json!({
-            "passed": self.passed, "failed": self.failed, "cases": self.cases,
+            "passed": self.passed, "failed": self.failed, "skipped": self.skipped, "cases": self.cases,
         });
         std::fs::create_dir_all(folder)?;
         std::fs::write(folder.join("results.json"), serde_json::to_vec_pretty(&results)?)?;

@@ -8,7 +8,7 @@ use clap::ValueEnum;
 
 use crate::book;
 use crate::chart;
-use crate::e2e::{self, Group};
+use crate::e2e::{self, Group, On};
 use crate::step::Steps;
 use crate::tally::Tally;
 use crate::tools::Tools;
@@ -59,7 +59,7 @@ pub(crate) fn run(workspace: &Path, steps: &Steps, tools: &Tools) -> anyhow::Res
     tests("idle", &["test", "--release", "--locked", "-p", "pontoon-proxy", "--test", "footprint"])?;
 
     for group in Group::value_variants() {
-        match e2e::run(*group, workspace, steps, tools, &[]) {
+        match e2e::run(*group, On::Own, workspace, steps, tools, &[]) {
             Ok(tally) => total.add(tally),
             Err(error) => {
                 println!("FAILED e2e {}: {error:#}", group.name());

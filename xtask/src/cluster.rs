@@ -144,6 +144,33 @@ impl ForGroup {
     }
 }
 
+/// A command against the cluster that KUBECONFIG says, which is somebody's.
+pub(crate) fn existing(
+    program: &Path,
+    workspace: &Path,
+    steps: &Steps,
+    tools: &Tools,
+) -> anyhow::Result<Command> {
+    let kubeconfig = std::env::var_os("KUBECONFIG").filter(|path| !path.is_empty());
+    let kubeconfig = kubeconfig.context("--cluster existing: KUBECONFIG does not say which")?;
+    let kubeconfig = std::path::absolute(kubeconfig)?;
+    if !kubeconfig.is_file() {
+        bail!("KUBECONFIG is {}: expected one file", kubeconfig.display());
+    }
+    let programs = Programs::new(workspace, tools)?;
+    let has_kubectl = crate::tools::on_path("kubectl") || programs.folder.join("kubectl").is_file();
+    if !has_kubectl || !programs.folder.join("gateway-api").is_dir() {
+        programs.build(steps, tools)?;
+    }
+    let mut command = Command::new(program);
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    // The cluster's owner may have a kubectl that suits it.
+    let folders = std::env::split_paths(&path).chain([programs.folder.clone()]);
+    command.env("PATH", std::env::join_paths(folders)?).env("KUBECONFIG", kubeconfig);
+    command.env_remove("PONTOON_E2E_CLUSTER").env("PONTOON_E2E_KUBERNETES", &programs.folder);
+    Ok(command)
+}
+
 impl Cluster {
     pub(crate) fn new(name: &str, workspace: &Path, tools: &Tools) -> anyhow::Result<Cluster> {
         let valid = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';

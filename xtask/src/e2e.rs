@@ -8,7 +8,7 @@ use anyhow::{Context, bail};
 use clap::ValueEnum;
 
 use crate::chart;
-use crate::cluster::ForGroup;
+use crate::cluster::{self, ForGroup};
 use crate::java;
 use crate::step::Steps;
 use crate::tally::Tally;
@@ -56,14 +56,27 @@ impl Group {
     }
 }
 
+/// On which cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum On {
+    /// One that is started for it, unless it is up.
+    Own,
+    /// The one that KUBECONFIG says. Cases that need one of ours are skipped, and nothing stays there.
+    Existing,
+}
+
 /// Runs one group and counts its cases.
 pub(crate) fn run(
     group: Group,
+    on: On,
     workspace: &Path,
     steps: &Steps,
     tools: &Tools,
     passed_on: &[String],
 ) -> anyhow::Result<Tally> {
+    if on == On::Existing && group != Group::Kubernetes {
+        bail!("--cluster existing: the group {} needs a cluster of its own, or none", group.name());
+    }
     let mut tally = Tally::default();
     match group {
         Group::Envoy => {
@@ -92,6 +105,7 @@ pub(crate) fn run(
     }
     let program = target.join("pontoon-e2e");
     let spring = match group {
+        Group::Kubernetes if on == On::Existing => None,
         Group::Kubernetes | Group::Spring => Some(tools.spring(steps, workspace)?),
         _ => None,
     };
@@ -107,6 +121,7 @@ pub(crate) fn run(
     };
     let mut command = match &cluster {
         Some(cluster) => cluster.command(&program)?,
+        None if on == On::Existing => cluster::existing(&program, workspace, steps, tools)?,
         None => Command::new(&program),
     };
     command.current_dir(workspace).arg(group.name()).args(passed_on);

@@ -41,6 +41,9 @@ enum Task {
         group: e2e::Group,
         /// Handed to the group: names of the cases to run.
         cases: Vec<String>,
+        /// Of the group `kubernetes`: where it runs.
+        #[arg(long, value_enum, default_value = "own")]
+        cluster: e2e::On,
     },
     /// A Kubernetes cluster on this machine, without a container engine. Needs root.
     #[command(subcommand)]
@@ -85,9 +88,11 @@ fn run(task: Task) -> anyhow::Result<bool> {
     let (steps, tools) = (Steps::new(workspace)?, Tools::new()?);
     match task {
         Task::Test => return check::run(workspace, &steps, &tools),
-        Task::E2e { group, cases } => {
-            let tally = e2e::run(group, workspace, &steps, &tools, &cases)?;
-            println!("{} passed, {} failed", tally.passed, tally.failed);
+        Task::E2e { group, cases, cluster } => {
+            let tally = e2e::run(group, cluster, workspace, &steps, &tools, &cases)?;
+            let skipped =
+                if tally.skipped > 0 { format!(", {} skipped", tally.skipped) } else { String::new() };
+            println!("{} passed, {} failed{skipped}", tally.passed, tally.failed);
             return Ok(tally.failed == 0);
         }
         Task::Cluster(task) => return cluster::run(&task, workspace, &steps, &tools),

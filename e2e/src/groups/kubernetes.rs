@@ -1,5 +1,6 @@
 //! A real cluster: what runs in its pods is judged by what clients see.
 
+mod anywhere;
 mod gateways;
 mod ingress;
 mod inject;
@@ -10,23 +11,66 @@ mod side_by_side;
 mod smoke;
 mod validate;
 
+use anyhow::ensure;
 use pontoon_e2e::kubernetes::Cluster;
 use pontoon_e2e::report::{Report, fresh_folder};
+
+/// What a case needs of a cluster.
+#[derive(Debug, Clone, Copy)]
+enum Needs {
+    /// That it is reached.
+    ApiServer,
+    /// That pods and Services are reached from here too, and nodes have the image `hello`.
+    Pods,
+    /// All that is ours: images, addresses of the machine, programs that may be killed.
+    Ours,
+}
+
+impl Needs {
+    /// Why a case does not run elsewhere.
+    fn why(self) -> &'static str {
+        match self {
+            Needs::ApiServer => "",
+            Needs::Pods => {
+                "pods are to be reached from here, with the image pontoon.test/hello:1; say its name if so"
+            }
+            Needs::Ours => "it needs a cluster that cargo xtask has started",
+        }
+    }
+}
 
 /// Runs the group. True: all cases passed.
 pub(crate) async fn run(arguments: Vec<String>) -> anyhow::Result<bool> {
     let folder = fresh_folder("kubernetes")?;
     let cluster = Cluster::from_environment()?;
     let mut report = Report::default();
+    let is_named = |name: &str| arguments.iter().any(|wanted| name.contains(wanted.as_str()));
+    let is_asked_for = |name: &str| arguments.is_empty() || is_named(name);
     macro_rules! case {
         ($name:literal, $case:expr) => {
-            if arguments.is_empty() || arguments.iter().any(|wanted| $name.contains(wanted.as_str())) {
-                report.case($name, $case).await;
+            case!($name, Needs::Ours, $case)
+        };
+        ($name:literal, $needs:expr, $case:expr) => {
+            if is_asked_for($name) {
+                match ($needs, cluster.is_ours()) {
+                    (_, true) | (Needs::ApiServer, false) => drop(report.case($name, $case).await),
+                    (Needs::Pods, false) if is_named($name) => drop(report.case($name, $case).await),
+                    (Needs::Pods | Needs::Ours, false) => report.skip($name, $needs.why()),
+                }
             }
         };
     }
-    case!("cluster: the custom resources of the Gateway API are known", smoke::gateway_api(&cluster));
-    case!("cluster: pods, Services and names work", smoke::pods(&cluster));
+    case!(
+        "cluster: the custom resources of the Gateway API are known",
+        Needs::ApiServer,
+        smoke::gateway_api(&cluster)
+    );
+    case!(
+        "smoke: beside any cluster a service moves, and the leader is killed",
+        Needs::ApiServer,
+        anywhere::moved(&cluster, &folder)
+    );
+    case!("cluster: pods, Services and names work", Needs::Pods, smoke::pods(&cluster));
     case!("cluster: its API server stops and comes back", smoke::api_server(&cluster));
     case!("plane: a route to a Service follows its pods, and says so", plane::route(&cluster, &folder));
     case!("plane: a service moves from Eureka onto pods", plane::migration(&cluster, &folder));
@@ -37,8 +81,9 @@ pub(crate) async fn run(arguments: Vec<String>) -> anyhow::Result<bool> {
     let chart = install::Chart::new(&cluster, &folder)?;
     case!("install: by the chart, checked before, after and with one thing broken", chart.installed());
     case!("install: two replicas know what is registered with one", chart.registered());
-    let of_moves = |wanted: &String| moves::NAME.contains(wanted.as_str());
-    if arguments.is_empty() || arguments.iter().any(of_moves) {
+    if is_asked_for(moves::NAME) && !cluster.is_ours() {
+        report.skip(moves::NAME, Needs::Ours.why());
+    } else if is_asked_for(moves::NAME) {
         Box::pin(moves::cases(&mut report, &cluster, &chart, &folder)).await;
     }
     case!("install: an upgrade under load", chart.upgraded());
@@ -72,5 +117,10 @@ pub(crate) async fn run(arguments: Vec<String>) -> anyhow::Result<bool> {
     case!("install: uninstalled, nothing is left", chart.uninstalled());
     // The last one: the API server that comes back is this case's own, and goes with it.
     case!("plane: an API server that is killed and comes back", plane::outage(&cluster, &folder));
+    ensure!(!report.is_empty(), "no case's name has one of {arguments:?} in it");
+    if !cluster.is_ours() {
+        let left = async { Ok(format!("{} taken away", cluster.leave().await?)) };
+        report.case("what was made in the cluster has gone", left).await;
+    }
     report.finish(&folder)
 }

@@ -20,7 +20,7 @@ use super::super::place;
 use super::smoke::hello;
 
 /// A leader that is killed is followed within this.
-const FAILOVER: Duration = Duration::from_secs(15);
+pub(super) const FAILOVER: Duration = Duration::from_secs(15);
 /// Between requests of the steady load.
 const EVERY: Duration = Duration::from_millis(10);
 
@@ -88,13 +88,10 @@ pub(crate) async fn install(cluster: &Cluster, channel: &str) -> anyhow::Result<
     cluster.install_gateway_api(channel).await?;
     let pontoon = place("PONTOON_E2E_PONTOON")?;
     let crds = tokio::process::Command::new(&pontoon).arg("crds").output().await?;
-    cluster.apply(&String::from_utf8(crds.stdout)?).await?;
-    let ours =
-        ["customresourcedefinition/migrations.pontoon.dev", "customresourcedefinition/pools.pontoon.dev"];
-    cluster.wait_for("condition=Established", &ours).await
+    cluster.define(&["-f", "-"], &String::from_utf8(crds.stdout)?).await.map(drop)
 }
 
-fn plane(cluster: &Cluster, folder: &Path, namespace: &str) -> anyhow::Result<ControlPlane> {
+pub(super) fn plane(cluster: &Cluster, folder: &Path, namespace: &str) -> anyhow::Result<ControlPlane> {
     let plane = ControlPlane::prepare(&place("PONTOON_E2E_PONTOON")?, folder, "")?;
     Ok(plane.on_kubernetes(&cluster.kubeconfig(), namespace))
 }
