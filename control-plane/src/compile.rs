@@ -116,6 +116,13 @@ pub fn is_gateway(view: &str) -> bool {
     view.contains('/')
 }
 
+/// Whether there can be a view of this name: `NAMESPACE` of sidecars (none: of names that are in no namespace), or
+/// `NAMESPACE/NAME` of a gateway.
+pub fn is_view(name: &str) -> bool {
+    let is_one = |part: &str| !part.is_empty() && !part.contains('/');
+    name.split_once('/').is_none_or(|(namespace, name)| is_one(namespace) && is_one(name))
+}
+
 /// Compiles a model from nothing.
 pub fn compile(model: &Model) -> Compiled {
     Compiler::default().compile(model)

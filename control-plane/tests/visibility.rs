@@ -164,6 +164,23 @@ async fn what_is_not_to_be_seen_is_answered_as_what_is_not_there() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cluster_that_can_be_no_view_is_refused_with_what_would_be_one() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir(dir.path().join("objects")).unwrap();
+    std::fs::write(dir.path().join("objects/shop.yaml"), OBJECTS).unwrap();
+    let any = "127.0.0.1:0";
+    let served = Served::with(dir, &["--eureka-listen", any, "--xds-listen", any]).await;
+    for cluster in ["/", "a/", "/edge", "a/edge/b"] {
+        let (_, mut status) = ask(&served, cluster, Variant::Delta, &[(ResourceType::Listener, "orders")]);
+        let refused = status.wait_for(|status| {
+            let error = status.last_error.as_deref().unwrap_or_default();
+            error.contains("PermissionDenied") && error.contains("expected NAMESPACE/NAME of a Gateway")
+        });
+        tokio::time::timeout(PATIENCE, refused).await.expect(cluster).unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_namespace_is_for_its_tenants_networks() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::create_dir(dir.path().join("objects")).unwrap();

@@ -23,7 +23,7 @@ use super::tenants::{Tenants, TenantsError, Visibility};
 use super::world::{Proxies, World};
 use crate::addresses::plan::Slots;
 use crate::addresses::store::{Store as AddressStore, StoreError as AddressError};
-use crate::compile::{NO_NAMESPACE, is_gateway};
+use crate::compile::{NO_NAMESPACE, is_gateway, is_view};
 use crate::infrastructure::provision::Settings;
 use crate::kubernetes::gateways::Provisioner;
 use crate::kubernetes::handover::Handover;
@@ -289,6 +289,12 @@ pub async fn start(options: Options) -> Result<Running, StartError> {
     };
     let view_of = XdsOptions::by_caller(move |caller| {
         let view = &caller.node.cluster;
+        // It would wait for ever, and nobody would know for what.
+        if !is_view(view) {
+            return Err(format!(
+                "node.cluster is {view:?}, expected NAMESPACE/NAME of a Gateway, or the NAMESPACE of a sidecar"
+            ));
+        }
         visibility.check(view, caller.address).map(|()| view.clone())
     });
     let stand_in = |view: &str| (!is_gateway(view)).then_some(NO_NAMESPACE);
