@@ -100,6 +100,7 @@ pub(crate) async fn run(arguments: Vec<String>) -> anyhow::Result<bool> {
     }
     injected!("inject: by the webhook, what comes in and goes out passes the sidecar", lab.webhook());
     injected!("inject: offline gives the same", lab.offline(&folder));
+    injected!("inject: a pod that names another namespace is told nothing", lab.namespaces());
     injected!("inject: a Job completes, and its init containers are served", lab.job());
     injected!("inject: a CronJob's run by its schedule completes", lab.cron_job());
     injected!("inject: a TCP probe sees the application and not the sidecar", lab.tcp_probes());

@@ -11,7 +11,8 @@ use pontoon_e2e::load::{Load, Plan, Sample};
 use pontoon_e2e::wait::until;
 use serde_json::Value;
 
-use super::install::without_webhook;
+use super::gateways::PROXY;
+use super::install::{SYSTEM, without_webhook};
 use super::smoke::hello;
 use crate::groups::place;
 
@@ -99,6 +100,42 @@ impl Lab {
         };
         let (offline, online) = (containers(&namespace).await?, containers(&by_webhook).await?);
         ensure!(offline == online, "offline {offline:?}, by the webhook {online:?}");
+        Ok(String::new())
+    }
+
+    /// A pod that says that it is of another namespace is told nothing, and goes on asking.
+    pub(super) async fn namespaces(&self) -> anyhow::Result<String> {
+        let namespace = self.cluster.namespace("injected-stranger", &[]).await?;
+        for (name, says) in [("own", namespace.name.as_str()), ("stranger", "injected")] {
+            let pod = format!(
+                "
+apiVersion: v1
+kind: Pod
+metadata: {{name: {name}}}
+spec:
+  terminationGracePeriodSeconds: 1
+  containers:
+  - name: pontoon-proxy
+    image: {PROXY}
+    env:
+    - {{name: PONTOON_PROXY_CLUSTER, value: {says}}}
+    - {{name: PONTOON_PROXY_XDS_SERVER, value: 'http://pontoon.{SYSTEM}.svc:18000'}}
+    - {{name: PONTOON_PROXY_OUTBOUND, value: '127.0.0.1:15001'}}
+    - {{name: PONTOON_PROXY_HEALTH, value: '[::]:15021'}}
+    readinessProbe: {{httpGet: {{path: /ready, port: 15021}}, periodSeconds: 1}}
+"
+            );
+            namespace.apply(&pod).await?;
+        }
+        namespace.wait_for("condition=Ready", &["pod/own"]).await?;
+        until("the stranger to be refused", PATIENCE, async || {
+            let log = namespace.kubectl(&["logs", "stranger"]).await?;
+            ensure!(log.contains("is told of its own namespace"), "{log}");
+            Ok(())
+        })
+        .await?;
+        let stranger = namespace.get(&["pod", "stranger"]).await?;
+        ensure!(stranger["status"]["containerStatuses"][0]["ready"] == false, "the stranger was told");
         Ok(String::new())
     }
 

@@ -20,7 +20,7 @@ use crate::groups::place;
 
 /// Release and namespace, as the guide has them.
 const RELEASE: &str = "pontoon";
-const SYSTEM: &str = "pontoon-system";
+pub(super) const SYSTEM: &str = "pontoon-system";
 /// The version before, which is this one with other names and older definitions.
 const BEFORE: &str = "0.0.9";
 const IMAGES: [&str; 2] = ["pontoon.dev/pontoon", "pontoon.dev/pontoon-proxy"];
