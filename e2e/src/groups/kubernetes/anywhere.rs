@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use anyhow::ensure;
+use anyhow::{Context, ensure};
 use pontoon_e2e::inventory::Instance;
 use pontoon_e2e::kubernetes::{Cluster, Namespace, PATIENCE};
 use pontoon_e2e::pontoon::Gateway;
@@ -36,6 +36,7 @@ pub(super) async fn moved(cluster: &Cluster, folder: &Path) -> anyhow::Result<St
     let first = plane(cluster, &folder.join("first"), NAME)?.called(CONTROLLER);
     let mut leading = first.start().await?;
     legacy.register(first.eureka).await?;
+    let nobody = until("one to lead", PATIENCE, async || left_to_the_next(&namespace).await).await?;
     let (proxy, view) = (place("PONTOON_E2E_PROXY")?, format!("{NAME}/edge"));
     let gateway = Gateway::start(&proxy, &folder, &view, first.xds, 1).await?;
     let url = format!("http://127.0.0.1:{port}/");
@@ -50,6 +51,11 @@ pub(super) async fn moved(cluster: &Cluster, folder: &Path) -> anyhow::Result<St
     let _second = second.start().await?;
     legacy.register(second.eureka).await?;
     in_force(&namespace, "True", "").await?;
+    until("the gateway to be on the Lease", PATIENCE, async || {
+        ensure!(left_to_the_next(&namespace).await? != nobody, "nobody is");
+        Ok(())
+    })
+    .await?;
     leading.kill()?;
     let killed = Instant::now();
     let patch = r#"{"spec":{"stage":"split","weight":0}}"#;
@@ -68,6 +74,13 @@ pub(super) async fn moved(cluster: &Cluster, folder: &Path) -> anyhow::Result<St
     answers(&url, "legacy").await?;
     in_force(&namespace, "True", "").await?;
     Ok(format!("another leads after {:.1} s", after.as_secs_f64()))
+}
+
+/// Which proxies the leader has written on its Lease, packed.
+async fn left_to_the_next(namespace: &Namespace) -> anyhow::Result<String> {
+    let leases = namespace.get(&["leases"]).await?;
+    let written = &leases["items"][0]["metadata"]["annotations"]["pontoon.dev/proxies"];
+    written.as_str().map(str::to_owned).context("no Lease says so")
 }
 
 async fn answers(url: &str, side: &str) -> anyhow::Result<()> {

@@ -298,10 +298,11 @@ impl Chart {
     }
 
     /// The one pod that says that it leads.
+    /// A pod that has ended keeps its label until it is gone.
     async fn leader(&self) -> anyhow::Result<String> {
         let pods = self.cluster.get(&["-n", SYSTEM, "pods", "-l", "pontoon.dev/role=leader"]).await?;
-        let names = pods["items"].as_array().into_iter().flatten().map(|pod| &pod["metadata"]["name"]);
-        match names.filter_map(Value::as_str).collect::<Vec<_>>().as_slice() {
+        let names = ready(&pods).filter_map(|pod| pod["metadata"]["name"].as_str());
+        match names.collect::<Vec<_>>().as_slice() {
             [leader] => Ok((*leader).to_owned()),
             others => anyhow::bail!("these say that they lead: {others:?}"),
         }
