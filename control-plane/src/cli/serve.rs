@@ -121,8 +121,8 @@ pub(super) struct ServeArgs {
 /// What a program that runs on says about itself.
 #[derive(Debug, Args)]
 pub(super) struct LogArgs {
-    /// What to log: a level, or `target=level,...`.
-    #[arg(long, env = "PONTOON_LOG", value_name = "FILTER", default_value = "info")]
+    /// What to log: a level, or `target=level,...`. What fails at the API server is told by who asked.
+    #[arg(long, env = "PONTOON_LOG", value_name = "FILTER", default_value = "info,kube_client=error")]
     log: String,
     /// How to log.
     #[arg(long, env = "PONTOON_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
