@@ -22,12 +22,24 @@ const CONTROLLER: &str = "e2e.pontoon.dev/gateway-controller";
 
 /// From an instance of Eureka's to one of a pool, by a command and by the object, over the leader's death.
 pub(super) async fn moved(cluster: &Cluster, folder: &Path) -> anyhow::Result<String> {
-    let folder = folder.join(NAME);
     install(cluster, "standard").await?;
+    forget_class(cluster).await?;
+    cluster.create(&class()).await?;
+    let moved = moves(cluster, folder).await;
+    forget_class(cluster).await?;
+    moved
+}
+
+/// Somebody else's cluster is left as a whole, and one of ours is used again.
+async fn forget_class(cluster: &Cluster) -> anyhow::Result<()> {
     if cluster.is_ours() {
         cluster.kubectl(&["delete", "gatewayclass", NAME, "--ignore-not-found"]).await?;
     }
-    cluster.create(&class()).await?;
+    Ok(())
+}
+
+async fn moves(cluster: &Cluster, folder: &Path) -> anyhow::Result<String> {
+    let folder = folder.join(NAME);
     let namespace = cluster.namespace(NAME, &[]).await?;
     let (legacy, modern) = (Instance::start("legacy").await?, Instance::start("modern").await?);
     let port = ports::free()?;
