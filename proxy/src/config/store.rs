@@ -42,7 +42,7 @@ use crate::upstream::cluster::{Cluster, ClusterSettings, EndpointHealth, Endpoin
 pub use dump::OwnEndpoints;
 pub use fixed::Changed;
 use secrets::Waiting;
-use warming::Pending;
+use warming::{Pending, WARM_TIMEOUT};
 
 /// All configuration of the process. It lives on the control side; the path sees only the handles.
 #[derive(Debug, Default)]
@@ -69,6 +69,9 @@ pub struct Store {
     refused: BTreeMap<(ResourceType, Arc<str>), Refused>,
     differing: Differing,
     seen: BTreeSet<ResourceType>,
+    /// Clusters that the control plane has taken away while something in force leads to them, and until when they are
+    /// kept.
+    outgoing: BTreeMap<Arc<str>, Instant>,
     /// A cluster that went is still held; then is looked again.
     leaving: Option<Instant>,
     /// Something else than endpoints changed since it was last settled.
@@ -168,7 +171,7 @@ impl Store {
             }
             self.refused.remove(&(ty, name.clone()));
             self.differing.put(ty, &name, Met::new());
-            self.remove(ty, &name);
+            self.remove(ty, &name, now);
         }
         self.settle(now);
         rejected
@@ -204,6 +207,7 @@ impl Store {
         let message: ClusterMessage = decode(&resource)?;
         named(&resource, &message.name)?;
         let compiled = cds::compile(&message)?;
+        self.outgoing.remove(&resource.name);
         let references = compiled.tls.as_ref().map(Upstream::references).unwrap_or_default();
         if self.waits(ResourceType::Cluster, &resource, references, now) {
             return Ok(());
@@ -471,7 +475,7 @@ impl Store {
         }
     }
 
-    fn remove(&mut self, ty: ResourceType, name: &str) {
+    fn remove(&mut self, ty: ResourceType, name: &str, now: Instant) {
         self.note(ty);
         self.waiting.remove(&(ty, name.into()));
         match ty {
@@ -479,9 +483,8 @@ impl Store {
             ResourceType::Secret => {}
             ResourceType::Cluster => {
                 self.forget_alias(&name.into());
-                self.clusters.remove(name);
-                if let Some(handle) = self.handles.get(name) {
-                    handle.settings.store(None);
+                if let Some((name, _)) = self.clusters.remove_entry(name) {
+                    self.outgoing.insert(name, now + WARM_TIMEOUT);
                 }
             }
             ResourceType::Endpoint => {

@@ -106,7 +106,7 @@ impl Store {
             for key in gone.iter().filter(|(of, _)| *of == ty) {
                 self.refused.remove(key);
                 self.differing.put(ty, &key.1, Met::new());
-                self.remove(ty, &key.1);
+                self.remove(ty, &key.1, now);
                 changed.removed.push(told(ty, &key.1));
             }
         }

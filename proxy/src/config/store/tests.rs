@@ -122,6 +122,12 @@ impl Given {
         assert_eq!(self.store.apply(update, self.now), []);
     }
 
+    /// So many seconds pass.
+    fn later(&mut self, seconds: u64) {
+        self.now += std::time::Duration::from_secs(seconds);
+        self.store.settle(self.now);
+    }
+
     fn table(&self) -> Option<Arc<crate::route::RouteTable>> {
         self.store.listeners.get("l")?.value.handle.route_handles()[0].table.load_full()
     }
@@ -326,12 +332,49 @@ fn a_cluster_that_only_a_request_holds_leaves_with_it() {
 fn a_cluster_that_is_gone_keeps_its_handle_while_a_route_names_it() {
     let mut given = Given::serving();
     given.remove(ResourceType::Cluster, "a");
+    given.later(15);
     assert!(given.cluster("a").settings.load().is_none());
     given.put(&cluster("a"));
     assert!(given.cluster("a").settings.load().is_some(), "the same handle, in the table in force");
     given.put(&cluster("b")).put(&assignment("b", &[1])).put(&routes("b"));
     given.remove(ResourceType::Cluster, "a");
     assert!(!given.store.handles.contains_key("a"));
+}
+
+#[test]
+fn a_cluster_that_is_gone_serves_on_until_routes_lead_elsewhere() {
+    let mut given = Given::serving();
+    let serves = |given: &Given| given.cluster("a").settings.load().is_some();
+    given.remove(ResourceType::Cluster, "a");
+    given.put(&cluster("b")).put(&routes("b"));
+    assert!(serves(&given), "routes that lead elsewhere wait for its endpoints");
+    given.put(&assignment("b", &[3]));
+    assert!(!given.store.handles.contains_key("a"));
+
+    // One that comes again in time has not gone.
+    let mut given = Given::serving();
+    given.remove(ResourceType::Cluster, "a");
+    given.later(14);
+    given.put(&cluster("a"));
+    given.later(14);
+    assert!(serves(&given));
+    assert_eq!(given.store.deadline(), None);
+}
+
+#[test]
+fn what_earlier_routes_lead_to_serves_on_while_later_ones_stand_refused() {
+    let mut given = Given::serving();
+    let serves = |given: &Given| given.cluster("a").settings.load().is_some();
+    given.remove(ResourceType::Cluster, "a");
+    let mut bad = routes("b");
+    bad.virtual_hosts[0].routes[0].r#match.as_mut().unwrap().grpc = Some(Default::default());
+    assert_eq!(given.try_put(&bad).len(), 1);
+    given.later(60);
+    assert!(serves(&given));
+    given.put(&routes("a"));
+    assert!(serves(&given), "who takes it away may put it right");
+    given.later(15);
+    assert!(!serves(&given));
 }
 
 #[test]

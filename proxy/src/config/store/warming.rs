@@ -22,7 +22,7 @@ const LEAVING: Duration = Duration::from_secs(1);
 const FIRST_WARM_TIMEOUT: Duration = Duration::from_secs(5);
 /// So long another serves on in the place of one that waits. It is Envoy's initial fetch timeout; for ever would let one
 /// pool whose name does not resolve hold up every later change of a gateway's routes.
-const WARM_TIMEOUT: Duration = Duration::from_secs(15);
+pub(super) const WARM_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// A table that waits for its clusters.
 #[derive(Debug)]
@@ -44,7 +44,9 @@ impl Store {
         }
         self.waiting.values_mut().for_each(|waiting| waiting.settle(now));
         // Who changes endpoints all day does not pay for looking at everything.
-        if touched || self.leaving.is_some_and(|leaving| now >= leaving) {
+        let is_over = |until: &Instant| now >= *until;
+        if touched || self.leaving.as_ref().is_some_and(is_over) || self.outgoing.values().any(is_over) {
+            self.take_away(now);
             self.drop_unused();
             self.leaving = self.is_any_leaving().then(|| now + LEAVING);
         }
@@ -54,6 +56,25 @@ impl Store {
             && self.waiting.values().all(|waiting| waiting.deadline().is_none())
             && self.listeners.values().all(|e| e.value.handle.is_complete());
         self.was_ready |= complete;
+    }
+
+    /// Takes what the control plane has taken away out of use, once nothing in force leads to it or what leads elsewhere
+    /// has not come in time: on a new stream in state of the world, clusters go before routes are told of. While routes or
+    /// listeners stand refused those before go on, with what they lead to.
+    fn take_away(&mut self, now: Instant) {
+        let stand_refused = |(ty, _): &(_, _)| matches!(ty, ResourceType::Route | ResourceType::Listener);
+        if !self.outgoing.is_empty() && self.refused.keys().any(stand_refused) {
+            self.outgoing.values_mut().for_each(|until| *until = now + WARM_TIMEOUT);
+        }
+        let handles = &self.handles;
+        self.outgoing.retain(|name, until| {
+            let Some(handle) = handles.get(name) else { return false };
+            let is_kept = Arc::strong_count(handle) > 1 && now < *until;
+            if !is_kept {
+                handle.settings.store(None);
+            }
+            is_kept
+        });
     }
 
     fn drop_unused(&mut self) {
@@ -91,7 +112,8 @@ impl Store {
     /// When [`Store::settle`] should be called again although nothing arrived.
     pub fn deadline(&self) -> Option<Instant> {
         let of_routes = self.routes.values().filter_map(|entry| Some(entry.pending.as_ref()?.deadline));
-        of_routes.chain(self.waiting.values().filter_map(Waiting::deadline)).chain(self.leaving).min()
+        let of_secrets = self.waiting.values().filter_map(Waiting::deadline);
+        of_routes.chain(of_secrets).chain(self.outgoing.values().copied()).chain(self.leaving).min()
     }
 
     /// Whether a cluster is held only by requests: nothing tells when the last of them ends.
