@@ -3,6 +3,7 @@
 
 pub mod cors;
 mod decide;
+pub mod expression;
 pub mod filters;
 mod hash;
 pub mod matching;
@@ -17,6 +18,7 @@ use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri};
 
+use self::expression::Expression;
 pub use self::table::DuplicateDomain;
 pub use self::trace::{Recorded, Step, Trace};
 use crate::upstream::cluster::Cluster;
@@ -116,7 +118,7 @@ pub struct Forward {
 #[derive(Debug)]
 pub struct RegexRewrite {
     /// What is replaced, wherever it is.
-    pub pattern: regex::Regex,
+    pub pattern: Expression,
     /// By what; `$1` stands for the first group.
     pub substitution: Box<str>,
 }

@@ -1,5 +1,11 @@
 //! `RouteMatch` and what it is made of.
 
+use super::lds::unpack;
+use super::problem::{Problem, Under, each};
+use super::rds;
+use super::support::{Message, support};
+use crate::route::expression::Expression;
+use crate::route::matching as compiled;
 use envoy_types::pb::envoy::config::route::v3::header_matcher::HeaderMatchSpecifier;
 use envoy_types::pb::envoy::config::route::v3::query_parameter_matcher::QueryParameterMatchSpecifier;
 use envoy_types::pb::envoy::config::route::v3::route_match::PathSpecifier;
@@ -8,13 +14,6 @@ use envoy_types::pb::envoy::extensions::path::r#match::uri_template::v3::UriTemp
 use envoy_types::pb::envoy::r#type::matcher::v3::string_matcher::MatchPattern;
 use envoy_types::pb::envoy::r#type::matcher::v3::{RegexMatcher, StringMatcher};
 use http::HeaderName;
-use regex::{Regex, RegexBuilder};
-
-use super::lds::unpack;
-use super::problem::{Problem, Under, each};
-use super::rds;
-use super::support::{Message, support};
-use crate::route::matching as compiled;
 
 pub(super) const MESSAGES: &[Message] =
     &[ROUTE_MATCH, HEADER_MATCHER, QUERY_MATCHER, STRING_MATCHER, REGEX_MATCHER, URI_TEMPLATE];
@@ -61,9 +60,6 @@ support! {
         engine_type => "there is one engine, with RE2’s syntax";
     refused: ;
 }
-
-/// A compiled expression may use so much memory; `regex` matches in time linear in the text.
-const REGEX_BYTES: usize = 1024 * 1024;
 
 pub(super) fn compile(message: &RouteMatch) -> Result<compiled::RouteMatcher, Problem> {
     route_match(message)?;
@@ -116,25 +112,25 @@ fn path(message: &RouteMatch) -> Result<compiled::PathMatcher, Problem> {
 /// Envoy's URI templates: `*` is one segment, `**` any number of them at the end, `{name}` and `{name=*}` capture.
 fn template(text: &str) -> Result<compiled::PathMatcher, Problem> {
     let wrong = |what: &str| Problem::new("", format!("is {text:?}: {what}"));
-    let mut expression = String::new();
+    let mut pattern = String::new();
     let segments: Vec<&str> =
         text.strip_prefix('/').ok_or_else(|| wrong("must begin with a slash"))?.split('/').collect();
     for (position, segment) in segments.iter().enumerate() {
         let inner = segment.strip_prefix('{').and_then(|s| s.strip_suffix('}'));
-        let pattern =
+        let segment =
             inner.map_or(*segment, |inner| inner.split_once('=').map_or("*", |(_, pattern)| pattern));
-        expression.push('/');
-        match pattern {
-            "*" => expression.push_str("[^/]+"),
-            "**" if position + 1 == segments.len() => expression.push_str(".*"),
+        pattern.push('/');
+        match segment {
+            "*" => pattern.push_str("[^/]+"),
+            "**" if position + 1 == segments.len() => pattern.push_str(".*"),
             "**" => return Err(wrong("`**` must be the last segment")),
             literal if literal.contains(['*', '{', '}']) => {
                 return Err(wrong("a segment is a literal, `*`, `**` or `{name}`"));
             }
-            literal => expression.push_str(&regex::escape(literal)),
+            literal => pattern.push_str(&regex::escape(literal)),
         }
     }
-    full_match(&expression).map(compiled::PathMatcher::Regex).map_err(|e| wrong(&e.to_string()))
+    Expression::whole(&pattern).map(compiled::PathMatcher::Regex).map_err(|e| wrong(&e))
 }
 
 fn header(message: &HeaderMatcher) -> Result<compiled::HeaderMatcher, Problem> {
@@ -233,23 +229,22 @@ pub(super) fn string(message: &StringMatcher) -> Result<compiled::ValueMatcher, 
     Ok(if message.ignore_case { ValueMatcher::IgnoreCase(Box::new(matcher)) } else { matcher })
 }
 
-fn regex(message: &RegexMatcher) -> Result<Regex, Problem> {
+fn regex(message: &RegexMatcher) -> Result<Expression, Problem> {
     regex_matcher(message)?;
-    full_match(&message.regex).map_err(|e| Problem::new("regex", format!("is {:?}: {e}", message.regex)))
+    built(message, Expression::whole)
 }
 
 /// An expression that may match any part of a text.
-pub(super) fn part(message: &RegexMatcher) -> Result<Regex, Problem> {
+pub(super) fn part(message: &RegexMatcher) -> Result<Expression, Problem> {
     regex_matcher(message)?;
-    let built = RegexBuilder::new(&message.regex).size_limit(REGEX_BYTES).build();
-    built.map_err(|e| Problem::new("regex", format!("is {:?}: {e}", message.regex)))
+    built(message, Expression::part)
 }
 
-/// Envoy matches the whole text.
-fn full_match(expression: &str) -> Result<Regex, regex::Error> {
-    // First alone, so that unbalanced brackets cannot escape from the group.
-    RegexBuilder::new(expression).size_limit(REGEX_BYTES).build()?;
-    RegexBuilder::new(&format!("^(?:{expression})$")).size_limit(REGEX_BYTES).build()
+fn built(
+    message: &RegexMatcher,
+    build: fn(&str) -> Result<Expression, String>,
+) -> Result<Expression, Problem> {
+    build(&message.regex).map_err(|error| Problem::new("regex", format!("is {:?}: {error}", message.regex)))
 }
 
 /// A header's name.

@@ -426,7 +426,7 @@ fn regex_rewrite(message: &RouteAction) -> Result<Option<Box<compiled::RegexRewr
         substitute(rewrite)?;
         let pattern = rewrite.pattern.as_ref().ok_or_else(|| Problem::new("pattern", "is missing"))?;
         let pattern = matching::part(pattern).under(|| "pattern".into())?;
-        let substitution = substitution(&rewrite.substitution, pattern.captures_len());
+        let substitution = substitution(&rewrite.substitution, pattern.groups());
         let substitution = substitution.map_err(|reason| Problem::new("substitution", reason))?;
         Ok(Some(Box::new(compiled::RegexRewrite { pattern, substitution: substitution.into() })))
     };
@@ -736,6 +736,9 @@ fn mutation(message: &HeaderValueOption) -> Result<Option<HeaderMutation>, Probl
     let given = message.header.as_ref().ok_or_else(|| Problem::new("header", "is missing"))?;
     header(given).under(|| "header".into())?;
     let name = header_name("header.key", &given.key)?;
+    if name == HOST {
+        return Err(Problem::new("header.key", "is \"host\", which is changed by host_rewrite_literal only"));
+    }
     if given.value.replace("%%", "").contains('%') {
         let reason = format!(
             "is {:?}; commands (%...%) are not supported, and a literal % is written %%",

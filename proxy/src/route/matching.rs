@@ -3,8 +3,8 @@
 
 use std::borrow::Cow;
 
+use super::expression::Expression;
 use http::HeaderName;
-use regex::Regex;
 
 use super::RequestHead;
 
@@ -35,7 +35,7 @@ pub enum PathMatcher {
     /// Equal, or begins with it and a slash.
     SeparatedPrefix(Box<str>),
     /// The expression matches the whole path.
-    Regex(Regex),
+    Regex(Expression),
     /// A CONNECT, which has no path.
     Connect,
 }
@@ -87,7 +87,7 @@ pub enum ValueMatcher {
     /// Holds it.
     Contains(Box<str>),
     /// The expression matches all of it.
-    Regex(Regex),
+    Regex(Expression),
     /// A decimal number from the first to before the second.
     Range(i64, i64),
     /// One of the first four, without regard to ASCII case. What is inside is in lower case.

@@ -329,7 +329,7 @@ proptest! {
             0 => PathMatcher::Exact(text.as_str().into()),
             1 => PathMatcher::Prefix(text.as_str().into()),
             2 => PathMatcher::SeparatedPrefix(text.as_str().into()),
-            _ => PathMatcher::Regex(regex::Regex::new(&format!("^(?:{text}.)$")).unwrap()),
+            _ => PathMatcher::Regex(Expression::whole(&format!("{text}.")).unwrap()),
         };
         let made = routes.iter().enumerate().map(|(i, r)| route(&i.to_string(), on_path(matcher(r))));
         let table = table(vec![(&["*"], made.collect())]);

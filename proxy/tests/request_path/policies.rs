@@ -9,6 +9,7 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use http::{HeaderValue, Request, Response, StatusCode};
 use pontoon_proxy::resilience::breakers::Breakers;
 use pontoon_proxy::route::cors::Cors;
+use pontoon_proxy::route::expression::Expression;
 use pontoon_proxy::route::matching::ValueMatcher;
 use pontoon_proxy::route::{Mirror, RegexRewrite};
 use pontoon_proxy::upstream::cluster::{BalancePolicy, Cluster, ClusterSettings, EndpointSource};
@@ -145,7 +146,7 @@ on_all_protocols! {
         let setup = Setup {
             protocol: back.upstream(),
             forward: Box::new(|forward| forward.regex_rewrite = Some(Box::new(RegexRewrite {
-                pattern: regex::Regex::new("^/shop/([^/]+)/.*$").unwrap(),
+                pattern: Expression::part("^/shop/([^/]+)/.*$").unwrap(),
                 substitution: "/v2/${1}".into(),
             }))),
             ..Setup::default()

@@ -1,11 +1,10 @@
 //! Which part of a dump is wanted: `resource` (one list of it), `mask` (fields), `name_regex` (resources by name) and
 //! `include_eds`, as Envoy's admin port takes them.
 
-use regex::{Regex, RegexBuilder};
 use serde_json::{Map, Value};
 
-/// A compiled expression may use so much memory.
-const REGEX_BYTES: usize = 1024 * 1024;
+use crate::route::expression::Expression;
+
 /// The lists, with the type of what is in them.
 const LISTS: [(&str, &str); 12] = [
     ("static_clusters", "ClustersConfigDump.StaticCluster"),
@@ -36,7 +35,7 @@ pub(in crate::admin) struct Wanted {
     pub(super) include_eds: bool,
     resource: Option<String>,
     mask: Vec<Vec<String>>,
-    name: Option<Regex>,
+    name: Option<Expression>,
 }
 
 /// Why there is no such dump.
@@ -47,7 +46,7 @@ pub(in crate::admin) enum Unusable {
     #[error("no part of the dump has all the fields of the mask")]
     Mask,
     #[error("name_regex: {0}")]
-    Regex(regex::Error),
+    Regex(String),
 }
 
 impl Wanted {
@@ -58,17 +57,16 @@ impl Wanted {
         name: Option<&str>,
         include_eds: bool,
     ) -> Result<Wanted, Unusable> {
-        let full = |text: &str| {
-            // First alone, so that unbalanced brackets cannot escape from the group.
-            RegexBuilder::new(text).size_limit(REGEX_BYTES).build()?;
-            RegexBuilder::new(&format!("^(?:{text})$")).size_limit(REGEX_BYTES).build()
-        };
         let paths = mask.unwrap_or_default().split(',').filter(|path| !path.is_empty());
         Ok(Wanted {
             include_eds,
             resource: resource.filter(|name| !name.is_empty()),
             mask: paths.map(|path| path.split('.').map(str::to_owned).collect()).collect(),
-            name: name.filter(|text| !text.is_empty()).map(full).transpose().map_err(Unusable::Regex)?,
+            name: name
+                .filter(|text| !text.is_empty())
+                .map(Expression::whole)
+                .transpose()
+                .map_err(Unusable::Regex)?,
         })
     }
 

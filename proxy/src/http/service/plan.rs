@@ -517,7 +517,7 @@ fn rewrite(parts: &mut request::Parts, action: &Forward, matched: usize) -> Resu
         let path = respond::replace_prefix(parts.uri.path(), matched, prefix);
         parts.uri = origin_form(&path, parts.uri.query())?;
     } else if let Some(RegexRewrite { pattern, substitution }) = action.regex_rewrite.as_deref() {
-        let path = pattern.replace_all(parts.uri.path(), &**substitution);
+        let path = pattern.replaced(parts.uri.path(), substitution);
         if !path.starts_with('/') {
             return Err(Error::BadPath);
         }
