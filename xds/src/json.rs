@@ -2,6 +2,7 @@
 //! proto files, as in Envoy's own dumps; what the proto files mark as sensitive is `[redacted]`. Costs eight
 //! megabytes from the first use until it is told to [`forget`].
 
+mod constraints;
 mod mistake;
 mod typed_struct;
 
@@ -87,7 +88,7 @@ pub fn redacted(type_url: &str, bytes: &Bytes) -> Bytes {
 /// `xds.type.v3.TypedStruct`: whoever reads it decides whether one may go without it.
 ///
 /// # Errors
-/// What is wrong: a field or a value that is not known here.
+/// What is wrong: a field or a value that is not known here, or one that breaks a constraint of the proto files.
 pub fn from_json(type_url: &str, value: &Value) -> Result<Vec<u8>, Mistake> {
     let all = |reason| Mistake { path: String::new(), reason };
     let pool = pool().map_err(all)?;
@@ -97,9 +98,10 @@ pub fn from_json(type_url: &str, value: &Value) -> Result<Vec<u8>, Mistake> {
     let mut value = value.clone();
     wrap_unknown(&pool, &descriptor, &mut value);
     let options = DeserializeOptions::new().deny_unknown_fields(true);
-    DynamicMessage::deserialize_with_options(descriptor.clone(), &value, &options)
-        .map(|message| message.encode_to_vec())
-        .map_err(|error| mistake::find(&descriptor, &value, error.to_string()))
+    let message = DynamicMessage::deserialize_with_options(descriptor.clone(), &value, &options)
+        .map_err(|error| mistake::find(&descriptor, &value, error.to_string()))?;
+    constraints::check(&message)?;
+    Ok(message.encode_to_vec())
 }
 
 /// The type of an extension, also where it is only told by its fields.

@@ -84,6 +84,38 @@ const CHANGED: &[(&str, &str, &str, bool)] = &[
     ("an empty stat_prefix", "stat_prefix: http", "stat_prefix: ''", false),
     ("a virtual host without a name", "{name: all, domains", "{domains", false),
     ("a router that is off", "{name: router, ", "{name: router, disabled: true, ", false),
+    ("a host that is added", "{name: all, ", "{name: all, request_headers_to_add: [{header: {key: host, value: b}}], ", false),
+    ("the same upgrade twice", "stat_prefix: http", "stat_prefix: http
+          upgrade_configs: [{upgrade_type: websocket}, {upgrade_type: WebSocket}]", false),
+    ("a rewrite of two lines", "{cluster: there", "{cluster: there, prefix_rewrite: \"/a\\nb\"", false),
+    ("a redirect to two lines", "route: {cluster: there}", "redirect: {host_redirect: \"a\\nb\"}", false),
+    ("no expression", "{prefix: /}", "{safe_regex: {regex: ''}}", false),
+    ("a query parameter without a name", "{prefix: /}", "{prefix: /, query_parameters: [{name: '', present_match: true}]}", false),
+    ("a share of nothing", "{prefix: /}", "{prefix: /, runtime_fraction: {}}", false),
+    ("a filter without a name", "{name: router, ", "{", false),
+    ("a small window", "stat_prefix: http", "stat_prefix: http
+          http2_protocol_options: {initial_stream_window_size: 65534}", false),
+    ("no streams", "stat_prefix: http", "stat_prefix: http
+          http2_protocol_options: {max_concurrent_streams: 0}", false),
+    ("no headers", "stat_prefix: http", "stat_prefix: http
+          common_http_protocol_options: {max_headers_count: 0}", false),
+    ("no port to match", "    - filters:", "    - filter_chain_match: {destination_port: 0}
+      filters:", false),
+    ("no time between two looks", "type: STATIC}", "type: STATIC, dns_refresh_rate: 0s}", false),
+    ("no time until idle clusters go", "type: STATIC}", "type: STATIC, cleanup_interval: 0s}", false),
+    (
+        "a locality without weight",
+        "type: STATIC}",
+        "type: STATIC, load_assignment: {cluster_name: there, endpoints: [{load_balancing_weight: 0}]}}",
+        false,
+    ),
+    (
+        "no overprovisioning",
+        "type: STATIC}",
+        "type: STATIC, load_assignment: {cluster_name: there, policy: {overprovisioning_factor: 0}}}",
+        false,
+    ),
+    ("a check that never ends", "type: STATIC}", "type: STATIC, health_checks: [{timeout: 1s}]}", false),
     ("a removed host", "{name: all, ", "{name: all, request_headers_to_remove: [Host], ", false),
     (
         "append, twice",

@@ -1,5 +1,6 @@
 //! `HttpConnectionManager`: what is done with the requests of a listener.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use envoy_types::pb::envoy::config::accesslog::v3::{AccessLog as AccessLogMessage, access_log};
@@ -433,8 +434,12 @@ fn escaped_slashes(message: &HttpConnectionManager) -> Result<bool, Problem> {
 }
 
 fn upgrades(message: &HttpConnectionManager) -> Result<Vec<Box<str>>, Problem> {
+    let mut seen = BTreeSet::new();
     let types = each("upgrade_configs", &message.upgrade_configs, |config| {
         upgrade(config)?;
+        if !seen.insert(config.upgrade_type.to_ascii_lowercase()) {
+            return Err(Problem::new("upgrade_type", format!("is {:?}, as one before", config.upgrade_type)));
+        }
         let enabled = config.enabled.is_none_or(|b| b.value);
         Ok(enabled.then(|| config.upgrade_type.to_ascii_lowercase().into_boxed_str()))
     })?;

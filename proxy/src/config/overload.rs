@@ -192,7 +192,8 @@ mod tests {
     use super::*;
 
     fn read(value: &Value) -> Result<Overload, Problem> {
-        let bytes = json::from_json(&OverloadManager::type_url(), value).unwrap();
+        let bytes = json::from_json(&OverloadManager::type_url(), value);
+        let bytes = bytes.map_err(|mistake| Problem::new(mistake.path, mistake.reason))?;
         compile(&OverloadManager::decode(bytes.as_slice()).unwrap())
     }
 
@@ -250,6 +251,7 @@ mod tests {
         let problem = read(&json!({"resource_monitors": none})).unwrap_err();
         assert_eq!(problem.path, "resource_monitors[0].typed_config.max_heap_size_bytes");
         let points = json!([{"name": "envoy.load_shed_points.tcp_listener_accept", "triggers": [heap(0.9)]}]);
-        assert_eq!(read(&json!({"loadshed_points": points})).unwrap_err().path, "loadshed_points");
+        let shed = json!({"resource_monitors": monitors(), "loadshed_points": points});
+        assert_eq!(read(&shed).unwrap_err().path, "loadshed_points");
     }
 }

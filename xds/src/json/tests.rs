@@ -179,7 +179,8 @@ fn a_mistake_has_its_path_and_what_would_be_right() {
     };
     let manager = |field: &str| {
         let ty = "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
-        json!({"filter_chains": [{}, {"filters": [{"typed_config": {"@type": ty, field: "AUTO"}}]}]})
+        json!({"filter_chains": [{}, {"filters": [{"name": "m", "typed_config": {
+            "@type": ty, "stat_prefix": "m", "route_config": {}, field: "AUTO"}}]}]})
     };
     let port = json!({"address": {"socket_address": {"address": "::", "portValue": "8x"}}});
     for (value, right) in [
@@ -224,8 +225,8 @@ fn an_extension_of_an_unknown_type_is_kept_and_only_its_type_is_shown() {
         "inner": {"@type": "type.googleapis.com/shop.Other"}});
     let manager = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
     let manager = json!({"@type": format!("type.googleapis.com/{manager}"),
-        "httpFilters": [{"name": "shop", "typed_config": unknown}]});
-    let per_route = json!({"typed_per_filter_config": {"shop": unknown}});
+        "stat_prefix": "m", "route_config": {}, "httpFilters": [{"name": "shop", "typed_config": unknown}]});
+    let per_route = json!({"name": "v", "domains": ["*"], "typed_per_filter_config": {"shop": unknown}});
     let written = json!({"name": "l", "filter_chains": [{"filters": [{"name": "m", "typed_config": manager}]}],
         // Not an `Any`: what it holds is the user's.
         "metadata": {"filter_metadata": {"shop": {"@type": "type.googleapis.com/shop.Unknown"}}}});
@@ -252,6 +253,7 @@ fn an_extension_that_is_told_by_its_fields_is_of_its_type() {
     let listener = |url: &str, more: Value| {
         let mut fields = json!({
             "stat_prefix": "m",
+            "route_config": {},
             "max_request_headers_kb": 60,
             "stream_idle_timeout": "1.5s",
             "http_filters": [
