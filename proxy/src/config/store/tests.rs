@@ -215,6 +215,19 @@ fn each_new_cluster_is_waited_for_in_full() {
 }
 
 #[test]
+fn one_new_cluster_after_another_holds_routes_up_for_a_minute() {
+    let mut given = Given::serving();
+    let before = given.table().unwrap();
+    let is_old = |given: &Given| Arc::ptr_eq(&before, &given.table().unwrap());
+    for number in 0..6 {
+        given.put(&routes(&format!("new-{number}")));
+        assert!(is_old(&given));
+        given.later(10);
+    }
+    assert!(!is_old(&given));
+}
+
+#[test]
 fn what_is_ignored_unlike_in_envoy_is_told_while_it_is_set() {
     use envoy_types::pb::envoy::config::route::v3::Decorator;
     use envoy_types::pb::google::protobuf::UInt32Value;

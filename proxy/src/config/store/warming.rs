@@ -24,6 +24,9 @@ const FIRST_WARM_TIMEOUT: Duration = Duration::from_secs(5);
 /// pool whose name does not resolve hold up every later change of a gateway's routes.
 pub(super) const WARM_TIMEOUT: Duration = Duration::from_secs(15);
 
+/// And so long it serves on at most, where what waits names one new cluster after another.
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
+
 /// A table that waits for its clusters.
 #[derive(Debug)]
 pub(super) struct Pending {
@@ -31,6 +34,8 @@ pub(super) struct Pending {
     /// Since when each is waited for, by this table or those that it took the place of: routes that change all the time
     /// come into force all the same.
     awaited: BTreeMap<Arc<str>, Instant>,
+    /// Since when this table or one that it took the place of waits.
+    since: Instant,
     /// Of all of them.
     deadline: Instant,
 }
@@ -193,8 +198,9 @@ impl Store {
 impl RouteEntry {
     /// Takes a table that is to be put in force as soon as it can.
     pub(super) fn pend(&mut self, table: RouteTable, now: Instant) {
-        let awaited = self.pending.take().map(|earlier| earlier.awaited).unwrap_or_default();
-        self.pending = Some(Pending { table: Arc::new(table), awaited, deadline: now });
+        let earlier = self.pending.take().map(|earlier| (earlier.awaited, earlier.since));
+        let (awaited, since) = earlier.unwrap_or((BTreeMap::new(), now));
+        self.pending = Some(Pending { table: Arc::new(table), awaited, since, deadline: now });
     }
 
     /// True: another table is in force.
@@ -215,7 +221,7 @@ impl RouteEntry {
             pending.awaited.entry(cluster.clone()).or_insert(now);
         }
         if let Some(last) = pending.awaited.values().max() {
-            pending.deadline = *last + timeout;
+            pending.deadline = (*last + timeout).min(pending.since + LONGEST_WAIT);
             if now < pending.deadline {
                 return false;
             }
