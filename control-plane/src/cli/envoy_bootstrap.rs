@@ -31,7 +31,7 @@ pub(super) struct EnvoyBootstrapArgs {
     #[arg(long, value_enum, default_value_t = Variant::Delta)]
     variant: Variant,
     /// How this Envoy is told from others. Without it: `envoy` and the Gateway's name. Two that run at once need two.
-    #[arg(long, value_name = "ID")]
+    #[arg(long, value_name = "ID", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     node_id: Option<String>,
     /// Where Envoy's admin port listens. It has no access control.
     #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:15000")]
