@@ -77,7 +77,7 @@ impl ControlPlane {
         ControlPlane { peer: Some(url.to_owned()), ..self }
     }
 
-    /// Starts it, and waits until it answers.
+    /// Starts it, and waits until it is ready.
     ///
     /// # Errors
     /// When it ends, or is not ready in time.
@@ -100,8 +100,8 @@ impl ControlPlane {
         command.arg(format!("--api-listen={}", self.api));
         command.arg(format!("--xds-listen={}", self.xds));
         let mut process = Process::start("pontoon", command, &self.folder)?;
-        let url = format!("http://{}/eureka/apps/", self.eureka);
-        until("the control plane to answer", START, async || {
+        let url = format!("http://{}/readyz", self.api);
+        until("the control plane to be ready", START, async || {
             if let Err(ended) = process.check_alive() {
                 return Ok(Err(ended));
             }

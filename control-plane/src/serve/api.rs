@@ -70,7 +70,7 @@ impl Api {
 
     /// All routes.
     pub fn router(self) -> Router {
-        let authenticated = Router::new()
+        let of_world = Router::new()
             .route("/migrations", get(migrations::list))
             .route("/migrations/{namespace}/{name}", get(migrations::show))
             .route("/migrations/{namespace}/{name}/stage", put(migrations::set))
@@ -78,6 +78,8 @@ impl Api {
             .route("/explain", post(explain::explain))
             .route("/proxies", get(look::proxies))
             .route("/objects", get(look::objects))
+            .layer(middleware::from_fn_with_state(self.clone(), loaded));
+        let authenticated = of_world
             .route("/registry", get(look::registry))
             .route("/audit", get(look::audit))
             .layer(middleware::from_fn_with_state(self.clone(), authenticate));
@@ -104,6 +106,15 @@ async fn authenticate(State(api): State<Api>, mut request: Request, next: Next) 
     let caller = api.inner.tokens.caller(request.headers())?;
     request.extensions_mut().insert(caller);
     Ok(next.run(request).await)
+}
+
+/// Says of nothing that it is not there before all that is there is known.
+async fn loaded(State(api): State<Api>, request: Request, next: Next) -> Result<Response, Problem> {
+    if *api.inner.ready.borrow() {
+        return Ok(next.run(request).await);
+    }
+    let detail = "the control plane is still loading, or stopping; try again";
+    Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "busy", detail))
 }
 
 /// Gives up on answers that do not come.

@@ -121,9 +121,6 @@ async fn change_it(api: &Api, name: ObjectName, order: Order, token: String) -> 
         return Err(Problem::bad_request(format!("the reason is longer than {LONGEST_REASON} characters")));
     }
     let busy = |detail| Problem::new(StatusCode::SERVICE_UNAVAILABLE, "busy", detail);
-    if !*api.inner.ready.borrow() {
-        return Err(busy("the control plane is still loading; try again"));
-    }
     let (reply, answer) = oneshot::channel();
     let command = Command { name: name.clone(), order, token: Some(token), at: Instant::now(), reply };
     api.inner.commands.try_send(command).map_err(|error| match error {

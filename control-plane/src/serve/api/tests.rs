@@ -426,12 +426,16 @@ async fn an_explanation_is_the_serving_codes_own() {
 }
 
 #[tokio::test]
-async fn before_everything_is_loaded_nothing_is_changed() {
+async fn before_everything_is_loaded_nothing_is_changed_or_said_not_to_be_there() {
     let rig = Rig::start().await;
     rig.ready.send_replace(false);
     assert_eq!(rig.request("GET", "/readyz").send().await.unwrap().status(), 503);
     let (status, problem) = rig.call("PUT", STAGE, json!({ "stage": "canary" })).await;
     assert_eq!((status, problem["reason"].as_str()), (503, Some("busy")));
+    for path in ["/api/v1/migrations/default/other", "/api/v1/objects", "/api/v1/proxies"] {
+        assert_eq!(rig.request("GET", path).send().await.unwrap().status(), 503, "{path}");
+    }
+    assert_eq!(rig.request("GET", "/api/v1/registry").send().await.unwrap().status(), 200);
     assert_eq!(rig.request("GET", "/healthz").send().await.unwrap().status(), 200);
 }
 
