@@ -27,6 +27,9 @@ pub(super) async fn cases(report: &mut Report, server: &mut Server, proxies: &mu
     }
     report.case("a server that restarts", restarted(server, proxies)).await;
     report
+        .case("a cluster that another takes the place of while there is no server", replaced(server, proxies))
+        .await;
+    report
         .case("a server that is another protocol's", broken(server, proxies, Mode::Nonsense, "last error: "))
         .await;
     // A server that does not answer a ping is left: after 20 s.
@@ -141,6 +144,40 @@ async fn restarted(server: &mut Server, proxies: &mut [Driven]) -> anyhow::Resul
         proxy.answered_by("modern", "/b").await?;
     }
     Ok(said)
+}
+
+/// In state of the world clusters go before routes are told of. What the new ones lead to is not warm for a while.
+async fn replaced(server: &mut Server, proxies: &mut [Driven]) -> anyhow::Result<String> {
+    server.kill()?;
+    server.restart().await?;
+    let mut requests = 0;
+    for proxy in &mut *proxies {
+        let whole = proxy.world.clone();
+        let ports = proxy.world.clusters.remove("a").unwrap_or_default();
+        proxy.world.clusters.insert("instead", ports);
+        proxy.world.routes[0].1 = "instead";
+        proxy.world.cold.insert("instead");
+        proxy.publish(server).await?;
+        until("the old cluster's end", PATIENCE, async || {
+            let dump = proxy.admin("config_dump?resource=dynamic_active_clusters").await?;
+            ensure!(!dump.to_string().contains("\"a\""), "it is there");
+            Ok(())
+        })
+        .await?;
+        requests += proxy.load.next(REQUESTS).await?.len();
+        proxy.world.cold.clear();
+        proxy.publish(server).await?;
+        until("the old cluster's last use", PATIENCE, async || {
+            let clusters = proxy.admin("clusters?format=json").await?;
+            ensure!(!clusters.to_string().contains("\"a\""), "it is used");
+            Ok(())
+        })
+        .await?;
+        proxy.world = whole;
+        proxy.publish(server).await?;
+        proxy.load.next(REQUESTS).await?;
+    }
+    Ok(format!("{requests} requests when it had gone"))
 }
 
 /// All proxies at once: that a server says nothing is found out after a while.
