@@ -10,6 +10,7 @@ pub mod inject;
 pub mod kubernetes;
 pub mod migration;
 pub mod model;
+mod news;
 pub mod objects;
 pub mod quickstart;
 pub mod registry;

@@ -33,6 +33,7 @@ use crate::infrastructure::provision::{
     CONTROLLER_NAME, GATEWAY_NAME, MANAGED_BY, Settings, asked, name_of, provision,
 };
 use crate::infrastructure::{Standings, parameters::Parameters};
+use crate::news::tell;
 use crate::objects::controller::CONTROLLER;
 use crate::objects::{Controller, Gateway, ObjectName, Objects};
 use crate::serve::world::World;
@@ -268,25 +269,12 @@ impl Provisioner {
         for (gateway, problem) in &self.problems {
             standings.entry(gateway.clone()).or_default().problem = Some(problem.clone());
         }
-        self.standings.send_if_modified(|before| {
-            let changed = **before != standings;
-            if changed {
-                *before = Arc::new(standings);
-            }
-            changed
-        });
+        tell(&self.standings, standings);
         let proxies = self.seen.proxies();
         if **self.proxies.load() != proxies {
             self.proxies.store(Arc::new(proxies));
         }
-        let clients = self.seen.clients();
-        self.clients.send_if_modified(|before| {
-            let changed = **before != clients;
-            if changed {
-                *before = Arc::new(clients);
-            }
-            changed
-        });
+        tell(&self.clients, self.seen.clients());
     }
 
     /// Gives when something is to be tried again.

@@ -9,6 +9,7 @@ use tokio::sync::watch;
 
 use super::roster::{PROXIES, Roster};
 use crate::addresses::plan::Aside;
+use crate::news::tell;
 
 /// The annotation of the Lease: JSON.
 pub const ADDRESSES: &str = "pontoon.dev/addresses";
@@ -52,21 +53,14 @@ impl Handover {
     pub fn read(&self, annotations: Option<&Annotations>) {
         let Some(text) = annotations.and_then(|annotations| annotations.get(ADDRESSES)) else { return };
         match serde_json::from_str::<Aside>(text) {
-            Ok(aside) => drop(self.heard.send_if_modified(|before| {
-                let changed = **before != aside;
-                if changed {
-                    *before = Arc::new(aside);
-                }
-                changed
-            })),
+            Ok(aside) => tell(&self.heard, aside),
             Err(error) => tracing::debug!(%error, "the Lease's annotation {ADDRESSES} cannot be read"),
         }
     }
 
     /// Takes over from the replica that led before.
-    pub fn take_over(&self, annotations: Option<&Annotations>) {
-        self.roster
-            .take_over(annotations.and_then(|annotations| annotations.get(PROXIES)).map(String::as_str));
+    pub fn take_over(&self, annotations: &Annotations) {
+        self.roster.take_over(annotations.get(PROXIES).map(String::as_str));
     }
 }
 

@@ -162,7 +162,7 @@ async fn turn(
         None => api.create(&parameters, &written).await?,
     };
     if is_new {
-        handover.take_over(Some(&annotations));
+        handover.take_over(&annotations);
     }
     election.written(asked);
     Ok(annotations.get(PROXIES).cloned().unwrap_or_default())

@@ -1,7 +1,7 @@
 //! Which proxies the replica that leads next has to hear of: those that follow routes here are written on the Lease with
-//! each renewal and when they change, and read from it by the one that takes it, before it leads. Until they have come to it, or have stayed
-//! away for too long, no change is in force that they may not have. Gateways' pods that are ready are known by the API
-//! server, too.
+//! each renewal and when they change, and read from it by the one that takes it, before it leads. Until they have come to
+//! it, or have stayed away for too long, no change is in force that they may not have. Gateways' pods that are ready are
+//! known by the API server, too.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};

@@ -113,8 +113,7 @@ async fn loaded(State(api): State<Api>, request: Request, next: Next) -> Result<
     if *api.inner.ready.borrow() {
         return Ok(next.run(request).await);
     }
-    let detail = "the control plane is still loading, or stopping; try again";
-    Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "busy", detail))
+    Err(Problem::busy("the control plane is still loading, or stopping; try again"))
 }
 
 /// Gives up on answers that do not come.

@@ -26,6 +26,7 @@ use crate::model::Model;
 use crate::model::addresses::Addresses;
 use crate::model::instance::{RegistryView, ServiceView};
 use crate::model::migration::MigrationState;
+use crate::news::tell;
 use crate::objects::{Kind, Loaded, ObjectName, ObjectRef, problems_of};
 
 /// A declared change that could not be written down is tried again after this, and after twice as long each time, up to
@@ -167,14 +168,7 @@ impl Assigner {
             return false;
         }
         self.slots.apply(&changes);
-        let aside = self.slots.aside();
-        self.aside.send_if_modified(|before| {
-            let changed = **before != aside;
-            if changed {
-                *before = Arc::new(aside);
-            }
-            changed
-        });
+        tell(&self.aside, self.slots.aside());
         true
     }
 

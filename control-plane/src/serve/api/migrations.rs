@@ -120,17 +120,18 @@ async fn change_it(api: &Api, name: ObjectName, order: Order, token: String) -> 
     if order.reason.as_ref().is_some_and(|reason| reason.chars().count() > LONGEST_REASON) {
         return Err(Problem::bad_request(format!("the reason is longer than {LONGEST_REASON} characters")));
     }
-    let busy = |detail| Problem::new(StatusCode::SERVICE_UNAVAILABLE, "busy", detail);
     let (reply, answer) = oneshot::channel();
     let command = Command { name: name.clone(), order, token: Some(token), at: Instant::now(), reply };
     api.inner.commands.try_send(command).map_err(|error| match error {
-        TrySendError::Full(_) => busy("too many changes wait; try again"),
-        TrySendError::Closed(_) => busy("the control plane is stopping"),
+        TrySendError::Full(_) => Problem::busy("too many changes wait; try again"),
+        TrySendError::Closed(_) => Problem::busy("the control plane is stopping"),
     })?;
     let done = tokio::time::timeout(ANSWER_TIMEOUT, answer)
         .await
-        .map_err(|_| busy("the change takes too long; look whether it was made before trying again"))?
-        .map_err(|_| busy("the control plane is stopping"))?
+        .map_err(|_| {
+            Problem::busy("the change takes too long; look whether it was made before trying again")
+        })?
+        .map_err(|_| Problem::busy("the control plane is stopping"))?
         .map_err(problem)?;
     let view = api.world().migration(&name, &api.inner.proxies).ok_or_else(|| unknown(&name))?;
     Ok(Json(Changed { changed: done.changed, warnings: done.warnings, migration: view }))

@@ -45,6 +45,11 @@ impl Problem {
         Problem::new(StatusCode::NOT_FOUND, reason, detail)
     }
 
+    /// It may be done later.
+    pub fn busy(detail: impl Into<String>) -> Problem {
+        Problem::new(StatusCode::SERVICE_UNAVAILABLE, "busy", detail)
+    }
+
     /// The request's fault.
     pub fn bad_request(detail: impl Into<String>) -> Problem {
         Problem::new(StatusCode::BAD_REQUEST, "bad_request", detail)
