@@ -1,11 +1,5 @@
 //! `RouteMatch` and what it is made of.
 
-use super::lds::unpack;
-use super::problem::{Problem, Under, each};
-use super::rds;
-use super::support::{Message, support};
-use crate::route::expression::Expression;
-use crate::route::matching as compiled;
 use envoy_types::pb::envoy::config::route::v3::header_matcher::HeaderMatchSpecifier;
 use envoy_types::pb::envoy::config::route::v3::query_parameter_matcher::QueryParameterMatchSpecifier;
 use envoy_types::pb::envoy::config::route::v3::route_match::PathSpecifier;
@@ -14,6 +8,13 @@ use envoy_types::pb::envoy::extensions::path::r#match::uri_template::v3::UriTemp
 use envoy_types::pb::envoy::r#type::matcher::v3::string_matcher::MatchPattern;
 use envoy_types::pb::envoy::r#type::matcher::v3::{RegexMatcher, StringMatcher};
 use http::HeaderName;
+
+use super::lds::unpack;
+use super::problem::{Problem, Under, each};
+use super::rds;
+use super::support::{Message, support};
+use crate::route::expression::Expression;
+use crate::route::matching as compiled;
 
 pub(super) const MESSAGES: &[Message] =
     &[ROUTE_MATCH, HEADER_MATCHER, QUERY_MATCHER, STRING_MATCHER, REGEX_MATCHER, URI_TEMPLATE];
@@ -230,13 +231,11 @@ pub(super) fn string(message: &StringMatcher) -> Result<compiled::ValueMatcher, 
 }
 
 fn regex(message: &RegexMatcher) -> Result<Expression, Problem> {
-    regex_matcher(message)?;
     built(message, Expression::whole)
 }
 
 /// An expression that may match any part of a text.
 pub(super) fn part(message: &RegexMatcher) -> Result<Expression, Problem> {
-    regex_matcher(message)?;
     built(message, Expression::part)
 }
 
@@ -244,6 +243,7 @@ fn built(
     message: &RegexMatcher,
     build: fn(&str) -> Result<Expression, String>,
 ) -> Result<Expression, Problem> {
+    regex_matcher(message)?;
     build(&message.regex).map_err(|error| Problem::new("regex", format!("is {:?}: {error}", message.regex)))
 }
 
