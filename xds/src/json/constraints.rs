@@ -17,6 +17,8 @@ use super::{ANY, Mistake, any_parts, decode, is_sensitive};
 const OF_FIELD: &str = "validate.rules";
 const OF_MESSAGE: &str = "validate.disabled";
 const OF_ONEOF: &str = "validate.required";
+/// Of a field's rules those that say whether its message is looked into; the others are of its type.
+const MESSAGE: &str = "message";
 
 /// Holds a message against the constraints of its fields, those of extensions in it too.
 ///
@@ -69,14 +71,11 @@ impl Checker {
         let rules = Rc::new(if is_set(&message.options(), &self.of_message) {
             Rules::default()
         } else {
-            let rules_of = |field: &FieldDescriptor| {
-                let options = field.options();
-                options
-                    .has_extension(&self.of_field)
-                    .then(|| options.get_extension(&self.of_field).into_owned())
-            };
             let of = |field: FieldDescriptor| {
-                let rules = rules_of(&field).and_then(|rules| rules.as_message().cloned());
+                let options = field.options();
+                let rules =
+                    options.has_extension(&self.of_field).then(|| options.get_extension(&self.of_field));
+                let rules = rules.and_then(|rules| rules.as_message().cloned());
                 let inner = if field.is_map() { map_value(&field) } else { Some(field.clone()) };
                 let has_fields = inner.is_some_and(|inner| matches!(inner.kind(), Kind::Message(_)));
                 (rules.is_some() || has_fields).then_some((field, rules))
@@ -138,13 +137,11 @@ impl Checker {
         field: &FieldDescriptor,
         rules: Option<&DynamicMessage>,
     ) -> Result<(), String> {
-        let of_type = rules.and_then(|rules| set_in(rules, |name| name != "message"));
-        let of_message = rules.and_then(|rules| set_in(rules, |name| name == "message"));
+        let of_type = rules.and_then(|rules| set_in(rules, |name| name != MESSAGE));
+        let of_message = rules.and_then(|rules| set_in(rules, |name| name == MESSAGE));
         if let Some((kind, constraints)) = &of_type {
-            match wrapped(value) {
-                Some(inner) => obeys(kind, constraints, &inner, field)?,
-                None => obeys(kind, constraints, value, field)?,
-            }
+            let inner = wrapped(value);
+            obeys(kind.name(), constraints, inner.as_ref().unwrap_or(value), field)?;
         }
         let part = |name| of_type.as_ref().and_then(|(_, of)| part(of, name));
         match value {
@@ -168,7 +165,7 @@ impl Checker {
                 self.each(entries, &of_values, values.as_ref())
             }
             Value::Message(inner) => {
-                let skips = of_message.is_some_and(|(_, of)| is_true(&of, "skip"));
+                let skips = of_message.is_some_and(|(_, of)| is_true(of, "skip"));
                 if skips { Ok(()) } else { self.message(inner) }
             }
             _ => Ok(()),
@@ -217,9 +214,12 @@ fn map_value(field: &FieldDescriptor) -> Option<FieldDescriptor> {
 }
 
 /// Of the rules of a field those of one type, with its name.
-fn set_in(rules: &DynamicMessage, is_wanted: impl Fn(&str) -> bool) -> Option<(String, DynamicMessage)> {
+fn set_in(
+    rules: &DynamicMessage,
+    is_wanted: impl Fn(&str) -> bool,
+) -> Option<(FieldDescriptor, &DynamicMessage)> {
     let mut of_types = rules.fields().filter(|(field, _)| is_wanted(field.name()));
-    of_types.find_map(|(field, of)| Some((field.name().to_owned(), of.as_message()?.clone())))
+    of_types.find_map(|(field, of)| Some((field, of.as_message()?)))
 }
 
 fn part(rules: &DynamicMessage, name: &str) -> Option<DynamicMessage> {
