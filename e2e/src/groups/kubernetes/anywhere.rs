@@ -12,7 +12,7 @@ use pontoon_e2e::wait::{get, until};
 use serde_json::Value;
 use tokio::time::Instant;
 
-use super::plane::{FAILOVER, condition, install, plane};
+use super::plane::{FAILOVER, condition, gateway_of, install, plane};
 use crate::groups::place;
 
 /// Of the namespace and the class.
@@ -128,23 +128,9 @@ spec: {{controllerName: {CONTROLLER}}}
 }
 
 fn objects(port: u16, modern: u16) -> String {
+    let gateway = gateway_of(NAME, port);
     format!(
-        "
-apiVersion: gateway.networking.k8s.io/v1
-kind: Gateway
-metadata: {{name: edge}}
-spec:
-  gatewayClassName: {NAME}
-  listeners:
-  - {{name: http, protocol: HTTP, port: {port}}}
----
-apiVersion: gateway.networking.k8s.io/v1
-kind: HTTPRoute
-metadata: {{name: hello}}
-spec:
-  parentRefs: [{{name: edge}}]
-  rules:
-  - backendRefs: [{{name: hello, port: 80}}]
+        "{gateway}\
 ---
 apiVersion: pontoon.dev/v1alpha1
 kind: Pool

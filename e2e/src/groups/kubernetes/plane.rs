@@ -293,13 +293,18 @@ spec:
 ";
 
 pub(super) fn gateway(port: u16) -> String {
+    gateway_of("pontoon", port)
+}
+
+/// A Gateway of a class, and the route to `hello`.
+pub(super) fn gateway_of(class: &str, port: u16) -> String {
     format!(
         "
 apiVersion: gateway.networking.k8s.io/v1
 kind: Gateway
 metadata: {{name: edge}}
 spec:
-  gatewayClassName: pontoon
+  gatewayClassName: {class}
   listeners:
   - {{name: http, protocol: HTTP, port: {port}}}
 ---
