@@ -7,8 +7,11 @@ use serde::Serialize;
 use tokio::time::Instant;
 
 /// The results of one group.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Report {
+    /// Said with each case: several groups may write to one terminal.
+    group: &'static str,
+    folder: PathBuf,
     passed: usize,
     failed: usize,
     skipped: usize,
@@ -25,6 +28,27 @@ struct Case {
 }
 
 impl Report {
+    /// Nothing yet, and an empty folder for what the group leaves behind.
+    ///
+    /// # Errors
+    /// When the folder cannot be made.
+    pub fn new(group: &'static str) -> anyhow::Result<Report> {
+        let root =
+            std::env::var_os("PONTOON_E2E_ARTIFACTS").map_or_else(|| "target/e2e".into(), PathBuf::from);
+        let folder = std::path::absolute(root.join(group))?;
+        match std::fs::remove_dir_all(&folder) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
+            _ => {}
+        }
+        std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+        Ok(Report { group, folder, passed: 0, failed: 0, skipped: 0, cases: Vec::new() })
+    }
+
+    /// Where the group's processes write, and what was seen goes.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     /// Runs one case. What it gives back is printed beside its name: the figures that it saw.
     pub async fn case(&mut self, name: &str, case: impl Future<Output = anyhow::Result<String>>) -> bool {
         let started = Instant::now();
@@ -35,15 +59,16 @@ impl Report {
     /// Notes a case that was run by somebody else.
     pub fn note(&mut self, name: &str, seconds: f64, result: anyhow::Result<String>) -> bool {
         let passed = result.is_ok();
+        let group = self.group;
         let said = match result {
             Ok(said) => {
-                println!("ok     {name} ({seconds:.1} s) {said}");
+                println!("ok     {group}: {name} ({seconds:.1} s) {said}");
                 self.passed += 1;
                 said
             }
             Err(error) => {
                 let said = format!("{error:#}");
-                println!("FAILED {name} ({seconds:.1} s) {said}");
+                println!("FAILED {group}: {name} ({seconds:.1} s) {said}");
                 self.failed += 1;
                 said
             }
@@ -54,7 +79,7 @@ impl Report {
 
     /// A case that cannot run here.
     pub fn skip(&mut self, name: &str, why: &str) {
-        println!("skipped {name}: {why}");
+        println!("skipped {}: {name}: {why}", self.group);
         self.skipped += 1;
     }
 
@@ -67,14 +92,13 @@ impl Report {
     ///
     /// # Errors
     /// When the file cannot be written.
-    pub fn finish(self, folder: &Path) -> anyhow::Result<bool> {
+    pub fn finish(self) -> anyhow::Result<bool> {
         let results = serde_json::json!({
             "passed": self.passed, "failed": self.failed, "skipped": self.skipped, "cases": self.cases,
         });
-        std::fs::create_dir_all(folder)?;
-        std::fs::write(folder.join("results.json"), serde_json::to_vec_pretty(&results)?)?;
+        std::fs::write(self.folder.join("results.json"), serde_json::to_vec_pretty(&results)?)?;
         if self.failed > 0 {
-            print_logs(folder)?;
+            print_logs(&self.folder)?;
         }
         Ok(self.failed == 0)
     }
@@ -88,27 +112,10 @@ fn print_logs(folder: &Path) -> anyhow::Result<()> {
     logs.retain(|path| path.extension().is_some_and(|extension| extension == "log"));
     logs.sort();
     for log in logs {
-        println!("---- {}", log.display());
         let text = String::from_utf8_lossy(&std::fs::read(&log)?).into_owned();
         let lines: Vec<&str> = text.lines().collect();
-        for line in &lines[lines.len().saturating_sub(LINES)..] {
-            println!("{line}");
-        }
+        let end = lines[lines.len().saturating_sub(LINES)..].join("\n");
+        println!("---- {}\n{end}", log.display());
     }
     Ok(())
-}
-
-/// An empty folder for what a group leaves behind.
-///
-/// # Errors
-/// When it cannot be made.
-pub fn fresh_folder(group: &str) -> anyhow::Result<PathBuf> {
-    let root = std::env::var_os("PONTOON_E2E_ARTIFACTS").map_or_else(|| "target/e2e".into(), PathBuf::from);
-    let folder = std::path::absolute(root.join(group))?;
-    match std::fs::remove_dir_all(&folder) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
-        _ => {}
-    }
-    std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
-    Ok(folder)
 }

@@ -144,13 +144,19 @@ impl ForGroup {
     }
 }
 
+/// Builds what a cluster of our own runs, or what groups need on somebody's: a client, which is there as a rule, and the
+/// custom resources.
+pub(crate) fn prepare(own: bool, workspace: &Path, steps: &Steps, tools: &Tools) -> anyhow::Result<()> {
+    let programs = Programs::new(workspace, tools)?;
+    let has_kubectl = crate::tools::on_path("kubectl") || programs.folder.join("kubectl").is_file();
+    if own || !has_kubectl || !programs.folder.join("gateway-api").is_dir() {
+        programs.build(steps, tools)?;
+    }
+    Ok(())
+}
+
 /// A command against the cluster that KUBECONFIG says, which is somebody's.
-pub(crate) fn existing(
-    program: &Path,
-    workspace: &Path,
-    steps: &Steps,
-    tools: &Tools,
-) -> anyhow::Result<Command> {
+pub(crate) fn existing(program: &Path, workspace: &Path, tools: &Tools) -> anyhow::Result<Command> {
     let kubeconfig = std::env::var_os("KUBECONFIG").filter(|path| !path.is_empty());
     let kubeconfig = kubeconfig.context("--cluster existing: KUBECONFIG does not say which")?;
     let kubeconfig = std::path::absolute(kubeconfig)?;
@@ -158,10 +164,6 @@ pub(crate) fn existing(
         bail!("KUBECONFIG is {}: expected one file", kubeconfig.display());
     }
     let programs = Programs::new(workspace, tools)?;
-    let has_kubectl = crate::tools::on_path("kubectl") || programs.folder.join("kubectl").is_file();
-    if !has_kubectl || !programs.folder.join("gateway-api").is_dir() {
-        programs.build(steps, tools)?;
-    }
     let mut command = Command::new(program);
     let path = std::env::var_os("PATH").unwrap_or_default();
     // The cluster's owner may have a kubectl that suits it.

@@ -54,6 +54,10 @@ impl Group {
             Group::Xds => "xds",
         }
     }
+
+    pub(crate) fn is_on_cluster(self) -> bool {
+        matches!(self, Group::Conformance | Group::Kubernetes)
+    }
 }
 
 /// On which cluster.
@@ -65,125 +69,151 @@ pub(crate) enum On {
     Existing,
 }
 
-/// Runs one group and counts its cases.
-pub(crate) fn run(
+/// A group whose programs are built and whose peers are there.
+#[derive(Debug)]
+pub(crate) struct Ready {
+    pub(crate) group: Group,
+    on: On,
+    /// What runs by `cargo test`, before the group's own program.
+    beside: Vec<Beside>,
+    /// Where the group finds what it runs.
+    places: Vec<(&'static str, PathBuf)>,
+    /// Images that its cluster has beside our own.
+    images: Vec<PathBuf>,
+}
+
+/// Builds the programs of ours that the groups run.
+pub(crate) fn build(workspace: &Path, steps: &Steps) -> anyhow::Result<()> {
+    let mut build = Command::new("cargo");
+    build.current_dir(workspace).args(["build", "--locked", "--bins"]);
+    build.args(["-p", "pontoon", "-p", "pontoon-proxy", "-p", "pontoon-e2e"]);
+    steps.run("build the programs", &mut build).map(drop)
+}
+
+/// Builds and fetches what a group runs beside them.
+pub(crate) fn prepare(
     group: Group,
     on: On,
     workspace: &Path,
     steps: &Steps,
     tools: &Tools,
-    passed_on: &[String],
-) -> anyhow::Result<Tally> {
+) -> anyhow::Result<Ready> {
     if on == On::Existing && group != Group::Kubernetes {
         bail!("--cluster existing: the group {} needs a cluster of its own, or none", group.name());
     }
-    let mut tally = Tally::default();
+    let mut ready = Ready { group, on, beside: Vec::new(), places: Vec::new(), images: Vec::new() };
+    if group == Group::Xds {
+        let place = ("PONTOON_E2E_GO_CONTROL_PLANE", tools.go_control_plane(steps, workspace)?);
+        ready.beside.push(Beside { tests: &["conformance", "conformance_go"], place });
+        return Ok(ready);
+    }
+    let places = &mut ready.places;
+    let built = workspace.join("target/debug");
+    places.push(("PONTOON_E2E_PONTOON", built.join("pontoon")));
+    places.push(("PONTOON_E2E_PROXY", built.join("pontoon-proxy")));
+    places.push(("PONTOON_E2E_ARTIFACTS", workspace.join("target/e2e")));
     match group {
+        Group::Equal => places.push(("PONTOON_E2E_ENVOY", tools.envoy(steps)?)),
+        Group::H2spec => places.push(("PONTOON_E2E_H2SPEC", tools.h2spec(steps)?)),
         Group::Envoy => {
-            for package in ["pontoon-xds", "pontoon"] {
-                let program = tools.envoy(steps)?;
-                let beside = Beside { package, tests: &["envoy"], variable: "PONTOON_E2E_ENVOY", program };
-                tally.add(beside.run(workspace, steps)?);
+            let place = ("PONTOON_E2E_ENVOY", tools.envoy(steps)?);
+            places.push(place.clone());
+            ready.beside.push(Beside { tests: &["envoy"], place });
+        }
+        Group::GoControlPlane => {
+            places.push(("PONTOON_E2E_GO_CONTROL_PLANE", tools.go_control_plane(steps, workspace)?));
+        }
+        Group::Grpc => {
+            places.push(("PONTOON_E2E_GRPC_GO", tools.grpc_go(steps, workspace)?));
+            places.push(("PONTOON_E2E_GRPC_JAVA", tools.grpc_java(steps, workspace)?));
+        }
+        Group::Kubernetes => {
+            places.push(("PONTOON_E2E_HELM", tools.helm(steps)?));
+            places.push(("PONTOON_E2E_CHART", chart::folder(workspace)));
+            if on == On::Own {
+                let spring = tools.spring(steps, workspace)?;
+                ready.images.push(java::image(&spring, steps, tools)?);
+                places.push(("PONTOON_E2E_SPRING", spring));
             }
         }
-        Group::Xds => {
-            let (package, tests) = ("pontoon-xds", &["conformance", "conformance_go"]);
-            let program = tools.go_control_plane(steps, workspace)?;
-            let variable = "PONTOON_E2E_GO_CONTROL_PLANE";
-            return Beside { package, tests, variable, program }.run(workspace, steps);
-        }
-        _ => {}
+        Group::Network => tools.network(steps)?,
+        Group::Spring => places.push(("PONTOON_E2E_SPRING", tools.spring(steps, workspace)?)),
+        Group::Conformance | Group::Xds => {}
     }
-    let target = workspace.join("target/debug");
-    let mut build = Command::new("cargo");
-    build.current_dir(workspace).args(["build", "--locked", "--bins"]);
-    build.args(["-p", "pontoon", "-p", "pontoon-proxy", "-p", "pontoon-e2e"]);
-    steps.run("build the programs", &mut build)?;
-
-    if group == Group::Network {
-        tools.network(steps)?;
+    if group.is_on_cluster() {
+        cluster::prepare(on == On::Own, workspace, steps, tools)?;
     }
-    let program = target.join("pontoon-e2e");
-    let spring = match group {
-        Group::Kubernetes if on == On::Existing => None,
-        Group::Kubernetes | Group::Spring => Some(tools.spring(steps, workspace)?),
-        _ => None,
-    };
-    let cluster = match (group, &spring) {
-        (Group::Kubernetes, Some(spring)) => {
-            let application = java::image(spring, steps, tools)?;
-            let cluster = ForGroup::up(workspace, steps, tools)?;
-            cluster.load(&[application])?;
-            Some(cluster)
-        }
-        (Group::Conformance, _) => Some(ForGroup::up(workspace, steps, tools)?),
-        _ => None,
-    };
-    let mut command = match &cluster {
-        Some(cluster) => cluster.command(&program)?,
-        None if on == On::Existing => cluster::existing(&program, workspace, steps, tools)?,
-        None => Command::new(&program),
-    };
-    command.current_dir(workspace).arg(group.name()).args(passed_on);
-    command.env("PONTOON_E2E_PONTOON", target.join("pontoon"));
-    command.env("PONTOON_E2E_PROXY", target.join("pontoon-proxy"));
-    command.env("PONTOON_E2E_ARTIFACTS", workspace.join("target/e2e"));
-    match group {
-        Group::Equal => command.env("PONTOON_E2E_ENVOY", tools.envoy(steps)?),
-        Group::H2spec => command.env("PONTOON_E2E_H2SPEC", tools.h2spec(steps)?),
-        Group::Envoy => command.env("PONTOON_E2E_ENVOY", tools.envoy(steps)?),
-        Group::GoControlPlane => {
-            command.env("PONTOON_E2E_GO_CONTROL_PLANE", tools.go_control_plane(steps, workspace)?)
-        }
-        Group::Grpc => command
-            .env("PONTOON_E2E_GRPC_GO", tools.grpc_go(steps, workspace)?)
-            .env("PONTOON_E2E_GRPC_JAVA", tools.grpc_java(steps, workspace)?),
-        Group::Kubernetes => command
-            .env("PONTOON_E2E_HELM", tools.helm(steps)?)
-            .env("PONTOON_E2E_CHART", chart::folder(workspace)),
-        Group::Conformance | Group::Network | Group::Spring | Group::Xds => &mut command,
-    };
-    if let Some(spring) = &spring {
-        command.env("PONTOON_E2E_SPRING", spring);
+    for beside in &ready.beside {
+        steps.run(&format!("build {}", beside.name()), beside.command(workspace).arg("--no-run"))?;
     }
-    // A person follows the cases as they end; the results come by a file.
-    let status = command.status().context("pontoon-e2e does not start")?;
-    if let Some(cluster) = cluster {
-        cluster.down()?;
-    }
-    let results = workspace.join("target/e2e").join(group.name()).join("results.json");
-    let text = std::fs::read_to_string(&results)
-        .with_context(|| format!("the group ended ({status}) without {}", results.display()))?;
-    let of_group: Tally = serde_json::from_str(&text)?;
-    if !status.success() && of_group.failed == 0 {
-        bail!("the group ended with {status}, and all of its cases passed");
-    }
-    tally.add(of_group);
-    Ok(tally)
+    Ok(ready)
 }
 
-/// Tests of a crate that have a real peer beside them: the wire (`pontoon-xds`), and what the compiler makes of golden
-/// objects (`pontoon`).
+impl Ready {
+    /// Runs the group, or those of its cases that `passed_on` names, and counts.
+    pub(crate) fn run(
+        &self,
+        workspace: &Path,
+        steps: &Steps,
+        tools: &Tools,
+        passed_on: &[String],
+    ) -> anyhow::Result<Tally> {
+        let mut tally = Tally::default();
+        for beside in &self.beside {
+            let output = steps.try_run(&beside.name(), &mut beside.command(workspace))?;
+            tally.add(Tally::of_step(&output));
+        }
+        if self.group == Group::Xds {
+            return Ok(tally);
+        }
+        let program = workspace.join("target/debug/pontoon-e2e");
+        let (mut command, cluster) = if self.on == On::Existing {
+            (cluster::existing(&program, workspace, tools)?, None)
+        } else if self.group.is_on_cluster() {
+            let cluster = ForGroup::up(workspace, steps, tools)?;
+            cluster.load(&self.images)?;
+            (cluster.command(&program)?, Some(cluster))
+        } else {
+            (Command::new(&program), None)
+        };
+        command.current_dir(workspace).arg(self.group.name()).args(passed_on);
+        command.envs(self.places.iter().map(|(name, place)| (name, place)));
+        // A person follows the cases as they end; the results come by a file.
+        let status = command.status().context("pontoon-e2e does not start")?;
+        if let Some(cluster) = cluster {
+            cluster.down()?;
+        }
+        let results = workspace.join("target/e2e").join(self.group.name()).join("results.json");
+        let text = std::fs::read_to_string(&results)
+            .with_context(|| format!("the group ended ({status}) without {}", results.display()))?;
+        let of_group: Tally = serde_json::from_str(&text)?;
+        if !status.success() && of_group.failed == 0 {
+            bail!("the group ended with {status}, and all of its cases passed");
+        }
+        tally.add(of_group);
+        Ok(tally)
+    }
+}
+
+/// Tests of our crates that have a real peer beside them: the wire (`pontoon-xds`), and what the compiler makes of
+/// golden objects (`pontoon`).
+#[derive(Debug)]
 struct Beside {
-    package: &'static str,
     tests: &'static [&'static str],
-    variable: &'static str,
-    program: PathBuf,
+    place: (&'static str, PathBuf),
 }
 
 impl Beside {
-    fn run(&self, workspace: &Path, steps: &Steps) -> anyhow::Result<Tally> {
+    fn name(&self) -> String {
+        format!("tests {}", self.tests.join(" "))
+    }
+
+    /// Of the whole workspace: what `cargo test` has built is not built again for other features.
+    fn command(&self, workspace: &Path) -> Command {
         let mut command = Command::new("cargo");
-        command.current_dir(workspace).args(["test", "--locked", "--no-fail-fast", "-p", self.package]);
-        for test in self.tests {
-            command.args(["--test", test]);
-        }
-        command.env(self.variable, &self.program);
-        let output = steps.try_run(&format!("e2e beside {}", self.package), &mut command)?;
-        let mut tally = Tally::of_cargo_test(&output.text);
-        if !output.success && tally.failed == 0 {
-            tally.failed = 1;
-        }
-        Ok(tally)
+        command.current_dir(workspace).args(["test", "--workspace", "--locked", "--no-fail-fast"]);
+        command.args(self.tests.iter().flat_map(|test| ["--test", test]));
+        command.env(self.place.0, &self.place.1);
+        command
     }
 }

@@ -89,7 +89,9 @@ fn run(task: Task) -> anyhow::Result<bool> {
     match task {
         Task::Test => return check::run(workspace, &steps, &tools),
         Task::E2e { group, cases, cluster } => {
-            let tally = e2e::run(group, cluster, workspace, &steps, &tools, &cases)?;
+            e2e::build(workspace, &steps)?;
+            let ready = e2e::prepare(group, cluster, workspace, &steps, &tools)?;
+            let tally = ready.run(workspace, &steps, &tools, &cases)?;
             let skipped =
                 if tally.skipped > 0 { format!(", {} skipped", tally.skipped) } else { String::new() };
             println!("{} passed, {} failed{skipped}", tally.passed, tally.failed);

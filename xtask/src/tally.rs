@@ -2,6 +2,8 @@
 
 use serde::Deserialize;
 
+use crate::step::Output;
+
 /// A count of tests.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 pub(crate) struct Tally {
@@ -32,6 +34,16 @@ impl Tally {
             tally.passed += count("passed");
             tally.failed += count("failed");
             tally.skipped += count("ignored");
+        }
+        tally
+    }
+
+    /// The same of a step that may not have come so far.
+    pub(crate) fn of_step(output: &Output) -> Tally {
+        let mut tally = Tally::of_cargo_test(&output.text);
+        if !output.success && tally.failed == 0 {
+            // It did not compile, or a test program died.
+            tally.failed = 1;
         }
         tally
     }

@@ -8,7 +8,7 @@ use std::process::Stdio;
 
 use anyhow::{Context, ensure};
 use pontoon_e2e::kubernetes::{Cluster, PATIENCE};
-use pontoon_e2e::report::{Report, fresh_folder};
+use pontoon_e2e::report::Report;
 use pontoon_e2e::wait::until;
 use serde::Deserialize;
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
@@ -73,9 +73,9 @@ struct Part {
 
 /// Runs the suite, or those of its tests that are named. True: all passed.
 pub(crate) async fn run(arguments: Vec<String>) -> anyhow::Result<bool> {
-    let folder = fresh_folder("conformance")?;
+    let mut report = Report::new("conformance")?;
+    let folder = report.folder().to_owned();
     let cluster = Cluster::from_environment()?;
-    let mut report = Report::default();
     if report.case("install: the control plane accepts its class", install(&cluster)).await {
         for run in &RUNS {
             let is_of = |test: &&String| test.starts_with(MESH) == (run.name == "mesh");
@@ -98,7 +98,7 @@ pub(crate) async fn run(arguments: Vec<String>) -> anyhow::Result<bool> {
     // A cluster that stays is another group's next.
     cluster.kubectl(&["delete", "gatewayclass/pontoon", "xmesh/pontoon", "--ignore-not-found"]).await?;
     cluster.kubectl_with(&["delete", "--ignore-not-found", "-f", "-"], MANIFEST).await?;
-    report.finish(&folder)
+    report.finish()
 }
 
 async fn install(cluster: &Cluster) -> anyhow::Result<String> {

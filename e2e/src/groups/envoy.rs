@@ -14,7 +14,7 @@ use anyhow::ensure;
 use pontoon_e2e::inventory::Instance;
 use pontoon_e2e::load::{Load, Plan, none_failed};
 use pontoon_e2e::pontoon::{ControlPlane, Gateway};
-use pontoon_e2e::report::{Report, fresh_folder};
+use pontoon_e2e::report::Report;
 use pontoon_e2e::wait::{get, until};
 
 use self::gateways::{Envoy, Ports, objects};
@@ -25,8 +25,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Runs the group. True: all cases passed.
 pub(crate) async fn run(_arguments: Vec<String>) -> anyhow::Result<bool> {
-    let folder = fresh_folder("envoy")?;
-    let mut report = Report::default();
+    let mut report = Report::new("envoy")?;
+    let folder = report.folder().to_owned();
     let ports = Ports::take()?;
     let certified = rcgen::generate_simple_self_signed(vec!["shop.example".to_owned()])?;
     let pontoon = place("PONTOON_E2E_PONTOON")?;
@@ -105,7 +105,7 @@ pub(crate) async fn run(_arguments: Vec<String>) -> anyhow::Result<bool> {
     for envoy in &mut envoys {
         envoy.process.check_alive()?;
     }
-    report.finish(&folder)
+    report.finish()
 }
 
 /// It says goodbye, then it is gone: nobody is sent there any more once all gateways have the change.

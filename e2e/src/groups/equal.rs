@@ -16,7 +16,7 @@ use std::time::Duration;
 use anyhow::{Context, bail, ensure};
 use pontoon_e2e::ports;
 use pontoon_e2e::process::Process;
-use pontoon_e2e::report::{Report, fresh_folder};
+use pontoon_e2e::report::Report;
 use pontoon_e2e::wait::{get, until};
 use serde_json::{Value, json};
 
@@ -142,8 +142,8 @@ const CHANGED: &[(&str, &str, &str, bool)] = &[
 
 /// Runs the group. True: all cases passed.
 pub(crate) async fn run(only: Vec<String>) -> anyhow::Result<bool> {
-    let folder = fresh_folder("equal")?;
-    let mut report = Report::default();
+    let mut report = Report::new("equal")?;
+    let folder = report.folder().to_owned();
     let keys = streams::Keys::new()?;
     let upstreams = Upstreams {
         a: Upstream::start("a").await?,
@@ -177,7 +177,7 @@ pub(crate) async fn run(only: Vec<String>) -> anyhow::Result<bool> {
         }
     }
     report.case("/config_dump", dump::same(&envoy, &ours)).await;
-    report.finish(&folder)
+    report.finish()
 }
 
 struct Upstreams {

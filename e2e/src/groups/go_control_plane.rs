@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use pontoon_e2e::inventory::Instance;
 use pontoon_e2e::load::none_failed;
-use pontoon_e2e::report::{Report, fresh_folder};
+use pontoon_e2e::report::Report;
 
 use self::driven::{Driven, VARIANTS};
 use self::server::Server;
@@ -26,8 +26,8 @@ const PINGS: Duration = Duration::from_secs(60);
 
 /// Runs the group. True: all cases passed.
 pub(crate) async fn run(_arguments: Vec<String>) -> anyhow::Result<bool> {
-    let folder = fresh_folder("go-control-plane")?;
-    let mut report = Report::default();
+    let mut report = Report::new("go-control-plane")?;
+    let folder = report.folder().to_owned();
     let mut server = Server::start(&place("PONTOON_E2E_GO_CONTROL_PLANE")?, &folder).await?;
     let program = place("PONTOON_E2E_PROXY")?;
     let instances = [Instance::start("legacy").await?, Instance::start("modern").await?];
@@ -51,5 +51,5 @@ pub(crate) async fn run(_arguments: Vec<String>) -> anyhow::Result<bool> {
             })
             .await;
     }
-    report.finish(&folder)
+    report.finish()
 }

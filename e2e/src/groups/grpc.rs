@@ -14,7 +14,7 @@ use pontoon_e2e::inventory::{cancel, register};
 use pontoon_e2e::pontoon::ControlPlane;
 use pontoon_e2e::ports;
 use pontoon_e2e::process::Process;
-use pontoon_e2e::report::{Report, fresh_folder};
+use pontoon_e2e::report::Report;
 use pontoon_e2e::wait::{get, until};
 
 use super::place;
@@ -61,9 +61,9 @@ struct Client {
 
 /// Runs the group. True: all cases passed.
 pub(crate) async fn run(_arguments: Vec<String>) -> anyhow::Result<bool> {
-    let folder = fresh_folder("grpc")?;
+    let mut report = Report::new("grpc")?;
+    let folder = report.folder().to_owned();
     let program = place("PONTOON_E2E_GRPC_GO")?;
-    let mut report = Report::default();
     let plane = ControlPlane::prepare(&place("PONTOON_E2E_PONTOON")?, &folder, OBJECTS)?;
     let _serving = plane.start().await?;
     let mut greeters = Vec::new();
@@ -112,7 +112,7 @@ pub(crate) async fn run(_arguments: Vec<String>) -> anyhow::Result<bool> {
     report
         .case("pontoon-proxy: what it says of itself, read by grpc-go", status(&plane, &program, &folder))
         .await;
-    report.finish(&folder)
+    report.finish()
 }
 
 /// Makes a change while every client calls.

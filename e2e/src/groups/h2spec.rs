@@ -14,7 +14,7 @@ use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use pontoon_e2e::pontoon::{ControlPlane, Gateway};
 use pontoon_e2e::ports;
-use pontoon_e2e::report::{Report, fresh_folder};
+use pontoon_e2e::report::Report;
 use pontoon_e2e::wait::{get, until};
 use tokio::net::TcpListener;
 
@@ -34,8 +34,8 @@ const TLS: &[&str] = &["--tls", "--insecure"];
 
 /// Runs the group. True: all cases passed.
 pub(crate) async fn run(arguments: Vec<String>) -> anyhow::Result<bool> {
-    let folder = fresh_folder("h2spec")?;
-    let mut report = Report::default();
+    let mut report = Report::new("h2spec")?;
+    let folder = report.folder().to_owned();
     let upstream = upstream().await?;
     let (plain, tls) = (ports::free()?, ports::free()?);
     let objects = objects(plain, tls, upstream)?;
@@ -68,7 +68,7 @@ pub(crate) async fn run(arguments: Vec<String>) -> anyhow::Result<bool> {
                 .await;
         }
     }
-    report.finish(&folder)
+    report.finish()
 }
 
 /// Runs it and gives its cases, each with what it said where it failed.

@@ -13,7 +13,7 @@ mod validate;
 
 use anyhow::ensure;
 use pontoon_e2e::kubernetes::Cluster;
-use pontoon_e2e::report::{Report, fresh_folder};
+use pontoon_e2e::report::Report;
 
 /// What a case needs of a cluster.
 #[derive(Debug, Clone, Copy)]
@@ -41,9 +41,9 @@ impl Needs {
 
 /// Runs the group. True: all cases passed.
 pub(crate) async fn run(arguments: Vec<String>) -> anyhow::Result<bool> {
-    let folder = fresh_folder("kubernetes")?;
+    let mut report = Report::new("kubernetes")?;
+    let folder = report.folder().to_owned();
     let cluster = Cluster::from_environment()?;
-    let mut report = Report::default();
     let is_named = |name: &str| arguments.iter().any(|wanted| name.contains(wanted.as_str()));
     let is_asked_for = |name: &str| arguments.is_empty() || is_named(name);
     macro_rules! case {
@@ -123,5 +123,5 @@ pub(crate) async fn run(arguments: Vec<String>) -> anyhow::Result<bool> {
         let left = async { Ok(format!("{} taken away", cluster.leave().await?)) };
         report.case("what was made in the cluster has gone", left).await;
     }
-    report.finish(&folder)
+    report.finish()
 }

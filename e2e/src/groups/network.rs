@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 use pontoon_e2e::process::Process;
-use pontoon_e2e::report::{Report, fresh_folder};
+use pontoon_e2e::report::Report;
 use pontoon_e2e::wait::until;
 
 use self::hosts::{Host, Network};
@@ -44,8 +44,8 @@ struct Lab {
 
 /// Runs the group. True: all cases passed.
 pub(crate) async fn run(arguments: Vec<String>) -> anyhow::Result<bool> {
-    let folder = fresh_folder("network")?;
-    let mut report = Report::default();
+    let mut report = Report::new("network")?;
+    let folder = report.folder().to_owned();
     let lab = Lab { network: Network::make()?, proxy: place("PONTOON_E2E_PROXY")?, folder: folder.clone() };
     let Network { a, b, c, .. } = &lab.network;
     for host in [a, b, c] {
@@ -84,7 +84,7 @@ pub(crate) async fn run(arguments: Vec<String>) -> anyhow::Result<bool> {
     case!("chaos: packets that are lost and late, and a network that is gone", lab.lost_and_late());
     case!("chaos: names that come and go", lab.names_flap());
     drop(lab);
-    report.finish(&folder)
+    report.finish()
 }
 
 impl Lab {

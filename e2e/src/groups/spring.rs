@@ -14,7 +14,7 @@ use std::path::Path;
 
 use pontoon_e2e::pontoon::{ControlPlane, Gateway};
 use pontoon_e2e::process::Process;
-use pontoon_e2e::report::{Report, fresh_folder};
+use pontoon_e2e::report::Report;
 use pontoon_e2e::spring::{App, Generation, Intervals};
 use pontoon_e2e::wait::{get, until};
 use pontoon_e2e::{load, ports};
@@ -24,9 +24,9 @@ use super::place;
 
 /// Runs the group. True: all cases passed.
 pub(crate) async fn run(arguments: Vec<String>) -> anyhow::Result<bool> {
-    let folder = fresh_folder("spring")?;
+    let mut report = Report::new("spring")?;
+    let folder = report.folder().to_owned();
     let jars = place("PONTOON_E2E_SPRING")?;
-    let mut report = Report::default();
     let asked = |what: &str| arguments.iter().any(|argument| argument == what);
     if asked("netflix") {
         with_netflix(&mut report, &jars, &folder).await?;
@@ -36,7 +36,7 @@ pub(crate) async fn run(arguments: Vec<String>) -> anyhow::Result<bool> {
         with_pontoon(&mut report, &jars, &folder).await?;
         peering::cases(&mut report, &jars, &folder).await;
     }
-    report.finish(&folder)
+    report.finish()
 }
 
 async fn with_netflix(report: &mut Report, jars: &Path, folder: &Path) -> anyhow::Result<()> {
