@@ -41,6 +41,8 @@ pub(crate) struct Found {
     transfer_encoding: bool,
     upgrade: bool,
     underscore: bool,
+    /// `Content-Length` is there more than once, or with a zero in front.
+    odd_length: bool,
     /// A header that [`remove_envoys`] is about.
     pub(crate) envoy: bool,
     /// `Expect` is there.
@@ -78,6 +80,7 @@ pub(crate) fn scan(
         bytes += text.len() + value.len() + 4;
         padded |= may_be_padded && is_padded(value);
         match text.as_bytes()[0] {
+            b'c' if *name == CONTENT_LENGTH => found.odd_length = is_odd_length(headers),
             b'c' if *name == CONNECTION => found.connection = true,
             b'c' if *name == CONTENT_TYPE => {
                 found.grpc = grpc::is_grpc(value);
@@ -193,6 +196,9 @@ pub(crate) fn remove_hop(headers: &mut HeaderMap, found: &Found, underscores: Un
     if found.transfer_encoding {
         headers.remove(TRANSFER_ENCODING);
     }
+    if found.odd_length {
+        write_length_once(headers);
+    }
     if found.underscore && underscores == Underscores::Drop {
         let names: Vec<HeaderName> =
             headers.keys().filter(|name| name.as_str().contains('_')).cloned().collect();
@@ -201,6 +207,22 @@ pub(crate) fn remove_hop(headers: &mut HeaderMap, found: &Found, underscores: Un
         }
     }
     hop
+}
+
+fn is_odd_length(headers: &HeaderMap) -> bool {
+    let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
+    let first = lengths.next().is_some_and(|length| length.len() > 1 && length.as_bytes()[0] == b'0');
+    first || lengths.next().is_some()
+}
+
+/// RFC 9110, 8.6: lengths that agree become one, as the number that it is. hyper and h2 have compared numbers, and the next
+/// reader may compare texts, or take `010` for eight.
+fn write_length_once(headers: &mut HeaderMap) {
+    let length = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    match length {
+        Some(length) => drop(headers.insert(CONTENT_LENGTH, length.into())),
+        None => drop(headers.remove(CONTENT_LENGTH)),
+    }
 }
 
 fn remove_listed(headers: &mut HeaderMap, hop: &mut Hop, upgrade: Option<HeaderValue>) {
@@ -268,6 +290,7 @@ pub(crate) fn remove_response_hop(headers: &mut HeaderMap) -> Result<(), Error> 
     let mut found = Found::default();
     for name in headers.keys() {
         match name.as_str().as_bytes()[0] {
+            b'c' if *name == CONTENT_LENGTH => found.odd_length = is_odd_length(headers),
             b'c' if *name == CONNECTION => found.connection = true,
             b'k' if *name == KEEP_ALIVE => found.keep_alive = true,
             b'p' if *name == PROXY_CONNECTION => found.proxy_connection = true,
@@ -278,6 +301,7 @@ pub(crate) fn remove_response_hop(headers: &mut HeaderMap) -> Result<(), Error> 
         }
     }
     if found.connection
+        || found.odd_length
         || found.keep_alive
         || found.proxy_connection
         || found.te

@@ -196,6 +196,24 @@ async fn content_length_and_data() {
     check("right", &of(&[(b"content-length", b"3")]), Some(b"abc"), Passed("POST /p", "a", "abc")).await;
 }
 
+/// Lengths of one number reach the upstream as one, written as everybody reads it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn lengths_that_agree_become_one() {
+    for lengths in [&["3", "3"][..], &["3", "03"], &["003"]] {
+        let (upstream, recorded) = recorder(OK).await;
+        let proxy = Proxy::start(&[upstream]).await;
+        let mut client = Raw::connect(proxy.address, &[]).await;
+        let mut block = request("POST", "/p");
+        block.extend(lengths.iter().flat_map(|length| literal(b"content-length", length.as_bytes())));
+        let mut bytes = frame(HEADERS, END_HEADERS, 1, &block);
+        bytes.extend(frame(DATA, END_STREAM, 1, b"abc"));
+        client.send(&bytes).await;
+        assert_eq!(client.outcome(1).await, Outcome::Status(200), "{lengths:?}");
+        let messages = recorded.messages();
+        assert_eq!((messages[0].values("content-length"), &messages[0].body[..]), (vec!["3"], &b"abc"[..]));
+    }
+}
+
 /// A trailer whose value differs by who trims it: the request ends before the upstream has all of it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn white_space_around_a_trailers_value() {
