@@ -505,25 +505,36 @@ impl<'a> Clock<'a> {
 
 /// Ends a connection after hyper.
 async fn finish(conn: &ConnState, mut io: Box<Io>, result: hyper::Result<()>) {
-    let withheld = conn.withheld.take();
+    let mut answers = conn.withheld.take();
     let unparsed = result.as_ref().is_err_and(hyper::Error::is_parse);
+    // Of a head that our own guard refuses hyper knows nothing.
+    let own = if unparsed { answers.split_off(last_word(&answers)) } else { Vec::new() };
     let cause = match conn.refused.take() {
         Some(refused) => Some(refused),
         None if !unparsed => None,
-        None if withheld[..].get(9..12) == Some(b"414") => Some(Error::UriTooLong),
+        None if own.get(9..12) == Some(b"414") => Some(Error::UriTooLong),
         None if result.is_err_and(|error| error.is_parse_too_large()) => Some(Error::HeadersTooLarge),
         None => Some(Error::Malformed),
     };
-    match cause {
-        Some(cause) => refuse(conn, &mut io, cause).await,
-        // Whether the client still takes it does not matter: the connection ends.
-        None => drop(timeout(LINGER, io.stream.write_all(&withheld)).await),
+    // Whether the client still takes it does not matter: the connection ends.
+    let _ = timeout(LINGER, io.stream.write_all(&answers)).await;
+    if let Some(cause) = cause {
+        refuse(conn, &mut io, cause).await;
     }
     // Where we end it while the client still sends, an early close would reset the answer on its way: our side
     // is shut, and a little more is read. Through TLS, to shut is to write, which a client can hold up.
     if let Ok(Ok(())) = timeout(LINGER, io.stream.shutdown()).await {
         linger(&mut io).await;
     }
+}
+
+/// Where hyper's answer to what it cannot parse begins, behind those to the requests before: the last one, and it ends the
+/// connection.
+fn last_word(answers: &[u8]) -> usize {
+    let begins = |start: &[u8]| answers.windows(start.len()).rposition(|window| window == start);
+    let last = begins(b"HTTP/1.1 4").max(begins(b"HTTP/1.0 4")).unwrap_or(answers.len());
+    let closes = answers[last..].windows(17).any(|window| window == b"connection: close");
+    if closes { last } else { answers.len() }
 }
 
 async fn linger(io: &mut Io) {

@@ -135,6 +135,12 @@ impl Io {
         Some(length)
     }
 
+    /// What something follows was not hyper's last word.
+    fn poll_before_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.conn.release.set(!self.conn.withheld.borrow().is_empty());
+        self.poll_release(cx)
+    }
+
     /// Writes what was withheld and is hyper's to say.
     fn poll_release(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.conn.release.get() {
@@ -219,7 +225,7 @@ impl AsyncRead for Io {
 impl AsyncWrite for Io {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        ready!(this.poll_release(cx))?;
+        ready!(this.poll_before_write(cx))?;
         if let Some(length) = this.withhold(&[IoSlice::new(buf)]) {
             return Poll::Ready(Ok(length));
         }
@@ -233,7 +239,7 @@ impl AsyncWrite for Io {
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        ready!(this.poll_release(cx))?;
+        ready!(this.poll_before_write(cx))?;
         if let Some(length) = this.withhold(bufs) {
             return Poll::Ready(Ok(length));
         }

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use http::Response;
 use http_body_util::BodyExt;
+use pontoon_proxy::route::Action;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -132,4 +133,50 @@ async fn trailers_of_chunks() {
         assert!(!answer.contains(" 200 "), "{answer}");
         assert!(!recorded.text().contains("/next"), "{}", recorded.text());
     }
+}
+
+/// What was asked before a head that cannot be read is answered, and in order: short refusals of the upstream's look like
+/// hyper's own answer to such a head.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn refusals_are_not_taken_for_the_answer_to_a_bad_head() {
+    let upstream = Upstream::serving(Http::One, Default::default(), |request| async move {
+        let status = if request.uri().path() == "/missing" { 404 } else { 200 };
+        Ok(Response::builder().status(status).body(full(String::new())).unwrap())
+    })
+    .await;
+    let proxy = Proxy::start(&[upstream.address]).await;
+    let get = |path: &str| format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n");
+    let (missing, found) = (get("/missing"), get("/"));
+    let both_lengths =
+        "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n";
+    for (bytes, expected) in [
+        (format!("{missing}GARB AGE\r\n\r\n"), &["404", "400"][..]),
+        (format!("{missing}{missing}{missing}GARB AGE\r\n\r\n"), &["404", "404", "404", "400"]),
+        (format!("{missing}{found}{missing}GARB AGE\r\n\r\n"), &["404", "200", "404", "400"]),
+        (format!("{missing}{both_lengths}"), &["404", "400"]),
+        (format!("{missing}{missing}{NEXT}"), &["404", "404", "200"]),
+    ] {
+        let answer = answers(proxy.address, &bytes).await;
+        assert_eq!(statuses(&answer), expected, "{bytes:?}: {answer}");
+    }
+}
+
+/// The same where nothing is waited for: a refusal is not overtaken by what follows it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn answers_of_our_own_come_in_order() {
+    let upstream = Upstream::echo(Http::One).await;
+    let route = |route: &mut pontoon_proxy::route::Route| {
+        route.action = Action::Direct { status: http::StatusCode::NOT_FOUND, body: Default::default() };
+    };
+    let setup = Setup { route: Box::new(route), ..Setup::default() };
+    let proxy = Proxy::with(&[upstream.address], setup).await;
+    let plain = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+    // Its answer is a 200, with the status in another header.
+    let grpc = "POST / HTTP/1.1\r\nHost: a\r\nContent-Type: application/grpc\r\nContent-Length: 0\r\n\r\n";
+    let answer = answers(proxy.address, &format!("{plain}{grpc}{plain}{plain}{grpc}{NEXT}")).await;
+    assert_eq!(statuses(&answer), ["404", "200", "404", "404", "200", "404"], "{answer}");
+}
+
+fn statuses(answers: &str) -> Vec<&str> {
+    answers.split("HTTP/1.1 ").skip(1).filter_map(|answer| answer.split(' ').next()).collect()
 }
