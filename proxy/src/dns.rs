@@ -14,12 +14,14 @@ mod serve;
 mod upstreams;
 
 use std::fmt::Write as _;
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_proto::rr::{DNSClass, RecordType};
+use tokio::net::{TcpListener, UdpSocket};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -28,6 +30,7 @@ use crate::discovery::Shared;
 use forward::{Forwarder, Wants};
 use mesh::{Mesh, Verdict};
 use metrics::{Counters, Outcome};
+pub use serve::Sockets;
 
 /// What we take in one UDP datagram, and the most that we send in one: it is over loopback.
 const UDP_BYTES: u16 = 4_096;
@@ -128,15 +131,14 @@ impl Dns {
         }))
     }
 
-    /// Binds its sockets and answers on them. Where `beside` another process that still serves, the sockets are shared
-    /// with it.
+    /// Answers on these sockets.
     ///
     /// # Errors
-    /// When an address cannot be had; the message says which, and what to do.
-    pub fn serve(self: &Arc<Self>, addresses: &[SocketAddr], beside: bool) -> anyhow::Result<Serving> {
+    /// When one is none of these.
+    pub fn serve(self: &Arc<Self>, sockets: Vec<Sockets>) -> io::Result<Serving> {
         let (mut at, mut tasks) = (Vec::new(), Vec::new());
-        for address in addresses {
-            let (udp, tcp) = serve::bind(*address, beside)?;
+        for Sockets { tcp, udp } in sockets {
+            let (tcp, udp) = (TcpListener::from_std(tcp)?, UdpSocket::from_std(udp)?);
             let address = udp.local_addr()?;
             tracing::info!(%address, "DNS is served");
             at.push(address);
@@ -252,6 +254,14 @@ impl Drop for Serving {
     fn drop(&mut self) {
         self.tasks.iter().for_each(JoinHandle::abort);
     }
+}
+
+/// Binds the sockets of addresses. Where `beside` another process that still serves, they are shared with it.
+///
+/// # Errors
+/// When an address cannot be had; the message says which, and what to do.
+pub fn bind(addresses: &[SocketAddr], beside: bool) -> anyhow::Result<Vec<Sockets>> {
+    addresses.iter().map(|address| serve::bind(*address, beside)).collect()
 }
 
 /// What a client says beside its question, as far as it makes another answer.

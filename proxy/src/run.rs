@@ -3,6 +3,7 @@
 mod renew;
 pub(crate) mod systemd;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -25,7 +26,7 @@ use crate::discovery::Sidecar;
 use crate::dns::{self, Dns, Serving};
 use crate::upgrade::{Predecessor, Takeover};
 use crate::upstream::dial::Dialer;
-use crate::worker::sockets::{HEALTH, Sockets};
+use crate::worker::sockets::{DNS, HEALTH, Sockets};
 use crate::worker::{Options, Workers};
 use crate::{admin, allocator, discovery, overload, upgrade};
 
@@ -118,7 +119,7 @@ async fn serve(bootstrap: Bootstrap, logging: LogFilter) -> anyhow::Result<()> {
         sockets: sockets.clone(),
         gate: gate.subscribe(),
     };
-    tokio::spawn(watch_memory(admission));
+    tokio::spawn(watch_memory(admission.clone()));
     let workers =
         Arc::new(Workers::start(options, discovery.listeners()).context("cannot start the workers")?);
     let admin_socket = Arc::new(admin_socket(&bootstrap, predecessor.as_ref(), &sockets).await?);
@@ -135,7 +136,7 @@ async fn serve(bootstrap: Bootstrap, logging: LogFilter) -> anyhow::Result<()> {
     let replaces = predecessor.is_some();
     // Beside a process that still serves not before this one knows as much.
     let mut serving_dns = match &dns {
-        Some(dns) if !replaces => Some(dns.serve(&dns_at, false)?),
+        Some(dns) if !replaces => Some(dns.serve(dns_sockets(&dns_at, None, &sockets).await?)?),
         _ => None,
     };
     let phase = Arc::new(watch::Sender::new(Phase::Serving));
@@ -150,6 +151,7 @@ async fn serve(bootstrap: Bootstrap, logging: LogFilter) -> anyhow::Result<()> {
         workers: workers.clone(),
         phase: phase.clone(),
         logging,
+        admission,
     });
     let mut signals = Signals::new()?;
     let mut hangup = signal(SignalKind::hangup())?;
@@ -167,7 +169,7 @@ async fn serve(bootstrap: Bootstrap, logging: LogFilter) -> anyhow::Result<()> {
             () = signals.end() => anyhow::bail!("told to end before it was ready; the process before serves on"),
         }
         if let Some(dns) = &dns {
-            serving_dns = Some(dns.serve(&dns_at, true)?);
+            serving_dns = Some(dns.serve(dns_sockets(&dns_at, Some(&predecessor), &sockets).await?)?);
         }
         if !predecessor.ready().await {
             tracing::warn!("the process before has ended by itself");
@@ -223,6 +225,29 @@ async fn serve(bootstrap: Bootstrap, logging: LogFilter) -> anyhow::Result<()> {
     }
     admin.discovery.leave().await;
     Ok(())
+}
+
+/// Those of the process before, else new ones; both are the next process's to ask for.
+async fn dns_sockets(
+    addresses: &[SocketAddr],
+    predecessor: Option<&Predecessor>,
+    sockets: &Sockets,
+) -> anyhow::Result<Vec<dns::Sockets>> {
+    let mut bound = Vec::new();
+    for address in addresses {
+        let passed = match predecessor {
+            Some(predecessor) => dns::Sockets::passed(predecessor.sockets(DNS, *address).await),
+            None => None,
+        };
+        match passed {
+            Some(passed) => bound.push(passed),
+            None => bound.extend(dns::bind(&[*address], predecessor.is_some())?),
+        }
+    }
+    for (address, of_address) in addresses.iter().zip(&bound) {
+        sockets.keep_dns(*address, of_address.for_successor()?);
+    }
+    Ok(bound)
 }
 
 /// Another process has taken over: this one finishes what it has.

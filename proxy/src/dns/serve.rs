@@ -2,6 +2,7 @@
 //! query, how long a connection is idle.
 
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,8 +29,28 @@ const BACKLOG: i32 = 128;
 /// After a failure that does not go away by itself, such as too many open files.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Both sockets of an address. `beside` another process that serves it, they are shared.
-pub(super) fn bind(address: SocketAddr, beside: bool) -> anyhow::Result<(UdpSocket, TcpListener)> {
+/// Both sockets of an address.
+#[derive(Debug)]
+pub struct Sockets {
+    pub(super) tcp: std::net::TcpListener,
+    pub(super) udp: std::net::UdpSocket,
+}
+
+impl Sockets {
+    /// Those that a process hands over, as [`for_successor`](Self::for_successor) gives them.
+    pub(crate) fn passed(sockets: Vec<std::net::TcpListener>) -> Option<Sockets> {
+        let [tcp, udp] = <[_; 2]>::try_from(sockets).ok()?;
+        Some(Sockets { tcp, udp: OwnedFd::from(udp).into() })
+    }
+
+    /// TCP's, and UDP's as what sockets are handed over as: with it go the queries that wait in it.
+    pub(crate) fn for_successor(&self) -> std::io::Result<Vec<std::net::TcpListener>> {
+        Ok(vec![self.tcp.try_clone()?, OwnedFd::from(self.udp.try_clone()?).into()])
+    }
+}
+
+/// Binds an address. `beside` another process that serves it, the sockets are shared.
+pub(super) fn bind(address: SocketAddr, beside: bool) -> anyhow::Result<Sockets> {
     let hint = "is another resolver there? Say another address with --dns";
     if !beside {
         // Sockets that can be shared with the process that replaces this one can be shared with any, and would be
@@ -43,7 +64,7 @@ pub(super) fn bind(address: SocketAddr, beside: bool) -> anyhow::Result<(UdpSock
     let address = tcp.local_addr()?.as_socket().unwrap_or(address);
     let udp = socket(address, Type::DGRAM, true)
         .with_context(|| format!("cannot answer DNS by UDP on {address}; {hint}"))?;
-    Ok((UdpSocket::from_std(udp.into())?, TcpListener::from_std(tcp.into())?))
+    Ok(Sockets { tcp: tcp.into(), udp: udp.into() })
 }
 
 fn socket(address: SocketAddr, ty: Type, shared: bool) -> std::io::Result<Socket> {

@@ -39,8 +39,9 @@ impl Rig {
         let sidecar = Sidecar { naming, ..Sidecar::default() };
         let discovery = discovery::start(Some(config), Some(sidecar), Vec::new()).unwrap();
         let dns = Dns::new(&settings, &discovery).unwrap();
-        let serving =
-            dns.serve(&["127.0.0.1:0".parse().unwrap(), "[::1]:0".parse().unwrap()], false).unwrap();
+        let serving = dns
+            .serve(bind(&["127.0.0.1:0".parse().unwrap(), "[::1]:0".parse().unwrap()], false).unwrap())
+            .unwrap();
         Rig { dns, discovery, serving }
     }
 
@@ -309,11 +310,11 @@ async fn what_is_not_served_is_said_and_what_is_no_query_is_dropped() {
 async fn an_address_that_is_taken_is_said_unless_it_is_taken_over() {
     let upstream = Upstream::start().await;
     let rig = Rig::start(&upstream, &[]);
-    let error = rig.dns.serve(&[rig.udp()], false).unwrap_err();
+    let error = bind(&[rig.udp()], false).unwrap_err();
     let said = format!("{error:#}");
     assert!(said.contains(&rig.udp().to_string()) && said.contains("--dns"), "{said}");
 
-    let next = rig.dns.serve(&[rig.udp()], true).unwrap();
+    let next = rig.dns.serve(bind(&[rig.udp()], true).unwrap()).unwrap();
     let address = rig.udp();
     let Rig { serving, discovery, .. } = rig;
     // As many as there may be, none of which says anything.
@@ -325,10 +326,50 @@ async fn an_address_that_is_taken_is_said_unless_it_is_taken_over() {
     // The resolver of the process that takes over is one of its own.
     drop(next);
     let other = Dns::new(&settings, &discovery).unwrap();
-    let next = other.serve(&[address], true).unwrap();
+    let next = other.serve(bind(&[address], true).unwrap()).unwrap();
     tokio::time::timeout(PATIENCE, serving.stop()).await.expect("it never stops");
     for _ in 0..20 {
         assert_eq!(by_udp(address, &query("a.example.", RecordType::A)).await.answers.len(), 1);
     }
     drop(next);
+}
+
+/// What waits in a socket when its process is replaced is answered by the next one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_takeover_loses_no_query() {
+    const MORE: usize = 200;
+    let upstream = Upstream::start().await;
+    let rig = Rig::start(&upstream, &[]);
+    let held = bind(&["127.0.0.1:0".parse().unwrap()], false).unwrap().pop().unwrap();
+    let serve = || {
+        let settings = Settings { upstreams: vec![upstream.address], ..Settings::default() };
+        let dns = Dns::new(&settings, &rig.discovery).unwrap();
+        dns.serve(vec![Sockets::passed(held.for_successor().unwrap()).unwrap()]).unwrap()
+    };
+    let mut serving = serve();
+    let address = serving.addresses()[0];
+    let (answered, mut answers) = watch::channel(0);
+    let clients: Vec<_> = (0..8)
+        .map(|_| {
+            let answered = answered.clone();
+            tokio::spawn(async move {
+                loop {
+                    let answer = by_udp(address, &query("a.example.", RecordType::A)).await;
+                    assert_eq!(answer.answers.len(), 1);
+                    answered.send_modify(|answered| *answered += 1);
+                }
+            })
+        })
+        .collect();
+    for _ in 0..10 {
+        let until = *answers.borrow() + MORE;
+        tokio::time::timeout(PATIENCE, answers.wait_for(|answered| *answered >= until))
+            .await
+            .unwrap()
+            .unwrap();
+        let before = std::mem::replace(&mut serving, serve());
+        tokio::time::timeout(PATIENCE, before.stop()).await.expect("it never stops");
+    }
+    assert!(clients.iter().all(|client| !client.is_finished()), "one had no answer");
+    clients.iter().for_each(JoinHandle::abort);
 }

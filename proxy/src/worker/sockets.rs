@@ -18,6 +18,8 @@ type Key = (Arc<str>, SocketAddr);
 
 /// The name that the health port goes by among them.
 pub(crate) const HEALTH: &str = "bootstrap/health";
+/// The same for DNS.
+pub(crate) const DNS: &str = "bootstrap/dns";
 
 /// The listening sockets of the process.
 #[derive(Debug, Default)]
@@ -81,6 +83,11 @@ impl Sockets {
         socket.set_nonblocking(true)?;
         lock(&self.held).insert((HEALTH.into(), address), vec![socket.try_clone()?]);
         Ok(socket)
+    }
+
+    /// Keeps what serves DNS for the process that replaces this one, beside the listeners'.
+    pub(crate) fn keep_dns(&self, address: SocketAddr, sockets: Vec<TcpListener>) {
+        lock(&self.held).insert((DNS.into(), address), sockets);
     }
 
     /// Those that systemd has bound to an address.
