@@ -19,6 +19,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hickory_proto::ProtoError;
 use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_proto::rr::{DNSClass, RecordType};
 use tokio::net::{TcpListener, UdpSocket};
@@ -308,14 +309,32 @@ fn limit(query: &Message, transport: Transport) -> usize {
     }
 }
 
-/// A response that is too long for the transport says so, and its client comes back by TCP.
+/// A response that is too long for the transport says so, and its client comes back by TCP. It has as many of the answers
+/// as fit, for clients that do not come back (musl before 1.2.4).
 fn encode(response: &Message, limit: usize) -> Option<Vec<u8>> {
     let encoded = match response.to_vec() {
         Ok(bytes) if bytes.len() <= limit => Ok(bytes),
-        Ok(_) => response.truncate().to_vec(),
+        Ok(_) => truncated(response, limit),
         Err(error) => Err(error),
     };
     encoded.inspect_err(|error| tracing::debug!(%error, "a DNS response cannot be written")).ok()
+}
+
+fn truncated(response: &Message, limit: usize) -> Result<Vec<u8>, ProtoError> {
+    let mut part = response.truncate();
+    let mut bytes = part.to_vec()?;
+    let (mut fit, mut most) = (0, response.answers.len());
+    while fit < most {
+        let count = (fit + most).div_ceil(2);
+        part.answers = response.answers[..count].to_vec();
+        let longer = part.to_vec()?;
+        if longer.len() <= limit {
+            (fit, bytes) = (count, longer);
+        } else {
+            most = count - 1;
+        }
+    }
+    Ok(bytes)
 }
 
 /// FORMERR where there is a header to answer to; an answer to what may be an answer could go on for ever.
