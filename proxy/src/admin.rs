@@ -32,6 +32,7 @@ use crate::config::listener::Listener;
 use crate::discovery::Shared;
 use crate::dns::Dns;
 use crate::explain;
+use crate::overload::{Admission, Pressure};
 use crate::run::LogFilter;
 use crate::run::systemd::STUCK;
 use crate::telemetry::metrics::Metrics;
@@ -88,6 +89,7 @@ pub(crate) struct Admin {
     pub(crate) workers: Arc<Workers>,
     pub(crate) phase: Arc<watch::Sender<Phase>>,
     pub(crate) logging: LogFilter,
+    pub(crate) admission: Arc<Admission>,
 }
 
 type Answer = Response<Full<Bytes>>;
@@ -269,7 +271,9 @@ impl Admin {
         let waiting = self.waiting();
         let phase = *self.phase.borrow();
         let serving = self.is_ready();
+        let overloaded = self.admission.pressure() == Pressure::Shed;
         let (status, word) = match (phase, serving) {
+            (Phase::Serving, true) if overloaded => (StatusCode::SERVICE_UNAVAILABLE, "OVERLOADED"),
             (Phase::Serving, true) => (StatusCode::OK, "READY"),
             (Phase::Serving, false) => (StatusCode::SERVICE_UNAVAILABLE, "NOT READY"),
             (Phase::Draining | Phase::Replaced | Phase::Quit, _) => {
@@ -303,6 +307,12 @@ impl Admin {
                 let _ = writeln!(body, "last refused: {} ago, {reason}", age(at));
             }
             let _ = writeln!(body, "clusters emptied: {emptied}");
+            let (pressure, mib) = (self.admission.pressure(), self.admission.memory() >> 20);
+            if pressure > Pressure::None {
+                let limit = self.admission.limits().memory >> 20;
+                let _ =
+                    writeln!(body, "memory is scarce: {mib} of {limit} MiB are used, {}", pressure.means());
+            }
             for line in waiting {
                 let _ = writeln!(body, "waiting: {line}");
             }

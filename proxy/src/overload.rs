@@ -100,6 +100,17 @@ pub enum Pressure {
     Shed,
 }
 
+impl Pressure {
+    /// What it does, in words.
+    pub(crate) fn means(self) -> &'static str {
+        match self {
+            Pressure::None => "nothing is refused",
+            Pressure::NoKeepAlive => "each answer closes its connection",
+            Pressure::Shed => "nothing new is taken",
+        }
+    }
+}
+
 /// What all workers ask.
 #[derive(Debug)]
 pub struct Admission {
