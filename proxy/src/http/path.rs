@@ -11,7 +11,8 @@ pub fn normalise(path: &str, options: PathOptions) -> Result<Option<String>, Err
     if !path.starts_with('/') {
         return Err(Error::BadPath);
     }
-    if is_plain(bytes, options) {
+    let as_it_came = !options.normalize && !options.merge_slashes && !options.reject_escaped_slashes;
+    if as_it_came || is_plain(bytes, options) {
         return Ok(None);
     }
     let decoded = undo_escapes(bytes, options)?;
