@@ -41,7 +41,7 @@ pub(crate) struct Found {
     transfer_encoding: bool,
     upgrade: bool,
     underscore: bool,
-    /// `Content-Length` is there more than once, or with a zero in front.
+    /// `Content-Length` is there more than once, as a list, or with a zero in front.
     odd_length: bool,
     /// A header that [`remove_envoys`] is about.
     pub(crate) envoy: bool,
@@ -211,15 +211,16 @@ pub(crate) fn remove_hop(headers: &mut HeaderMap, found: &Found, underscores: Un
 
 fn is_odd_length(headers: &HeaderMap) -> bool {
     let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
-    let first = lengths.next().is_some_and(|length| length.len() > 1 && length.as_bytes()[0] == b'0');
-    first || lengths.next().is_some()
+    let is_odd =
+        |length: &[u8]| length.len() > 1 && length[0] == b'0' || !length.iter().all(u8::is_ascii_digit);
+    lengths.next().is_some_and(|length| is_odd(length.as_bytes())) || lengths.next().is_some()
 }
 
 /// RFC 9110, 8.6: lengths that agree become one, as the number that it is. hyper and h2 have compared numbers, and the next
 /// reader may compare texts, or take `010` for eight.
 fn write_length_once(headers: &mut HeaderMap) {
-    let length = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
-    match length {
+    let first = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.split(',').next());
+    match first.and_then(|length| length.trim().parse::<u64>().ok()) {
         Some(length) => drop(headers.insert(CONTENT_LENGTH, length.into())),
         None => drop(headers.remove(CONTENT_LENGTH)),
     }

@@ -214,6 +214,20 @@ async fn lengths_that_agree_become_one() {
     }
 }
 
+/// The same of an answer.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answers_lengths_that_agree_become_one() {
+    for length in ["2, 2", "02"] {
+        let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\nok");
+        let (upstream, _recorded) = recorder(Box::leak(answer.into_boxed_str()).as_bytes()).await;
+        let proxy = Proxy::start(&[upstream]).await;
+        let mut client = Client::connect(proxy.address, Http::One).await;
+        let response = client.get("/").await;
+        let lengths: Vec<_> = response.headers().get_all("content-length").iter().collect();
+        assert_eq!(lengths, ["2"], "{length}");
+    }
+}
+
 /// A trailer whose value differs by who trims it: the request ends before the upstream has all of it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn white_space_around_a_trailers_value() {
