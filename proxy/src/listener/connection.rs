@@ -4,6 +4,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
+use std::io::{self, ErrorKind};
 use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
@@ -16,7 +17,7 @@ use http::HeaderValue;
 use hyper::server::conn::{http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use socket2::SockRef;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, timeout};
 
@@ -253,22 +254,20 @@ pub(super) async fn serve(conn: Rc<ConnState>, mut io: Box<Io>) {
             tls.get_ref().1.alpn_protocol().map(|protocol| protocol == b"h2")
         }
     };
+    // Through TLS, what comes first may have come with the handshake.
+    let is_plain = matches!(io.stream, Transport::Plain(_)) && io.prefix.is_empty();
+    if http2 != Some(true) && is_plain && !Parked::new(&conn, io.stream.socket()).await {
+        return;
+    }
     let http2 = match http2 {
         Some(http2) => http2,
-        None => {
-            // Through TLS, what comes first may have come with the handshake.
-            let is_plain = matches!(io.stream, Transport::Plain(_)) && io.prefix.is_empty();
-            if is_plain && !Parked::new(&conn, io.stream.socket()).await {
-                return;
+        None => match Box::pin(detect(&conn, io)).await {
+            Some((detected, http2)) => {
+                io = detected;
+                http2
             }
-            match Box::pin(detect(&conn, io)).await {
-                Some((detected, http2)) => {
-                    io = detected;
-                    http2
-                }
-                None => return,
-            }
-        }
+            None => return,
+        },
     };
     if http2 {
         return Box::pin(serve_http2(&conn, io)).await;
@@ -340,8 +339,12 @@ impl Future for Parked<'_> {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<bool> {
         let mut this = self.project();
         let conn = *this.conn;
-        if this.socket.poll_read_ready(cx).is_ready() {
-            return Poll::Ready(true);
+        while this.socket.poll_read_ready(cx).is_ready() {
+            // A new connection is taken for ready until somebody has looked.
+            let looked = this.socket.try_io(Interest::READABLE, || peek(this.socket));
+            if !looked.is_err_and(|error| error.kind() == ErrorKind::WouldBlock) {
+                return Poll::Ready(true);
+            }
         }
         if !*this.drains && conn.poll_phase(Phase::Leaving, cx).is_ready() {
             *this.drains = true;
@@ -360,8 +363,11 @@ impl Future for Parked<'_> {
 
 /// Whether the kernel has bytes that the runtime has not heard of yet.
 fn has_arrived(socket: &TcpStream) -> bool {
-    let mut byte = [MaybeUninit::uninit()];
-    SockRef::from(socket).peek(&mut byte).is_ok_and(|length| length > 0)
+    peek(socket).is_ok_and(|length| length > 0)
+}
+
+fn peek(socket: &TcpStream) -> io::Result<usize> {
+    SockRef::from(socket).peek(&mut [MaybeUninit::uninit()])
 }
 
 /// Why an HTTP/1.1 connection stopped being driven.

@@ -7,6 +7,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use http::Request;
+use pontoon_proxy::config::listener::HttpSettings;
 use pontoon_proxy::overload::{Admission, Limits, Pressure};
 use pontoon_proxy::worker::Options;
 
@@ -19,8 +20,7 @@ const GET: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 /// A proxy of two workers with these limits.
 async fn limited(upstream: SocketAddr, limits: Limits, of_listener: usize) -> Proxy {
     let options = Options { workers: 2, admission: Admission::new(limits), ..Setup::default().options };
-    let http =
-        move |http: &mut pontoon_proxy::config::listener::HttpSettings| http.max_connections = of_listener;
+    let http = move |http: &mut HttpSettings| http.max_connections = of_listener;
     Proxy::with(&[upstream], Setup { options, http: Box::new(http), ..Setup::default() }).await
 }
 
@@ -71,6 +71,38 @@ async fn idle_connections_make_room() {
         assert!(proxy.metric(closed) >= 1, "{}", proxy.metrics());
         assert_eq!(idle.pop().unwrap().get("/").await.status(), 200, "the last is not the first to go");
     }
+}
+
+/// Nor do those that have never said a word, which are not closed for it either.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn silent_connections_make_room() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let (upstream, _) = recorder(OK).await;
+    let admission = Admission::new(Limits { connections: 4, ..Limits::default() });
+    let options = Options { workers: 1, admission, ..Setup::default().options };
+    let http = |http: &mut HttpSettings| http.timeouts.request_headers = Duration::from_millis(50);
+    let proxy = Proxy::with(&[upstream], Setup { options, http: Box::new(http), ..Setup::default() }).await;
+    let mut silent = Vec::new();
+    for _ in 0..4 {
+        silent.push(tokio::net::TcpStream::connect(proxy.address).await.unwrap());
+    }
+    let idle = r#"pontoon_idle_connections_closed_total{listener="edge"}"#;
+    let open_now = r#"pontoon_downstream_connections{listener="edge"}"#;
+    // One may have made room by then.
+    let accepted = r#"pontoon_downstream_connections_total{listener="edge"}"#;
+    until("all are taken", || proxy.metric(accepted) == 4).await;
+    let served = async {
+        while open(proxy.address, 1).await.is_empty() {
+            until("room", || proxy.metric(idle) == 0 || proxy.metric(open_now) < 4).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, served).await.expect("room");
+    assert!(proxy.metric(idle) >= 1, "{}", proxy.metrics());
+    let mut last = silent.pop().unwrap();
+    last.write_all(GET).await.unwrap();
+    let mut answer = [0; 12];
+    last.read_exact(&mut answer).await.expect("the last is not the first to go");
+    assert!(answer.starts_with(b"HTTP/1.1 200"), "{answer:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -290,6 +322,9 @@ static_resources:
         // Closed at once, or with a reset.
         assert!(ask(listener, "/").map_or(true, |answer| answer.is_empty()));
         assert!(ask(admin, "/live").unwrap().starts_with("HTTP/1.1 200 "));
+        let ready = ask(admin, "/ready?verbose").unwrap();
+        assert!(ready.starts_with("HTTP/1.1 503 ") && ready.contains("OVERLOADED\n"), "{ready}");
+        assert!(ready.contains("of 1 MiB are used, nothing new is taken"), "{ready}");
     }
     let metrics = ask(admin, "/metrics").unwrap();
     assert!(metrics.contains(r#"flag="OM",reason="overload"} "#), "{metrics}");
