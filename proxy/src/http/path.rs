@@ -103,6 +103,11 @@ fn remove_dots(path: &[u8]) -> Result<Vec<u8>, Error> {
     Ok(out)
 }
 
+/// Whether some reader finds a dot segment in a path.
+pub(crate) fn has_dot_segment(path: &str) -> bool {
+    path.split('/').any(|segment| hides_dots(segment.as_bytes()))
+}
+
 /// A segment that we keep and another reader takes for dot segments: Tomcat drops path parameters (`..;x`) before
 /// it looks, others decode slashes (`..%2fx`).
 fn hides_dots(segment: &[u8]) -> bool {
@@ -141,6 +146,8 @@ mod tests {
 
     const EDGE: PathOptions =
         PathOptions { normalize: true, merge_slashes: false, reject_escaped_slashes: false };
+    const AS_IT_CAME: PathOptions =
+        PathOptions { normalize: false, merge_slashes: false, reject_escaped_slashes: false };
     const MERGE: PathOptions = PathOptions { merge_slashes: true, ..EDGE };
 
     fn normal(path: &str, options: PathOptions) -> Result<String, Error> {
@@ -171,6 +178,9 @@ mod tests {
             ("/%252e%252e/a", "/%252e%252e/a"),
         ] {
             assert_eq!(normal(path, EDGE).as_deref(), Ok(expected), "{path}");
+        }
+        for path in ["/100%", "/a%0Ab/../c", "/a%zz"] {
+            assert_eq!(normalise(path, AS_IT_CAME), Ok(None), "{path}");
         }
         for (path, expected) in [("//a///b", "/a/b"), ("/", "/"), ("//", "/"), ("/a/./../b//", "/b/")] {
             assert_eq!(normal(path, MERGE).as_deref(), Ok(expected), "{path}");

@@ -1,6 +1,7 @@
 //! Requests that two readers may take for different ones. Each has one expected answer: refused with a status and
 //! a reason, before a byte reaches the upstream, or passed on in the one form that has one reading.
 
+use pontoon_proxy::route::matching::PathMatcher;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -309,6 +310,27 @@ table! {
         "GET / HTTP/1.1\r\nHost: a\r\n\r\nnonsense\r\n\r\n"
             => PassedThenRefused(&[("GET /", "a", "")], 400, "malformed_request"),
     ]
+}
+
+/// What a rewrite leaves is as normal as what was matched: `/api../admin` without its `/api` is refused.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn path_normalise_once_more_after_a_rewrite() {
+    let (upstream, recorded) = recorder(OK).await;
+    let setup = Setup {
+        forward: Box::new(|forward| forward.prefix_rewrite = Some("/public/".into())),
+        route: Box::new(|route| route.matcher.path = PathMatcher::Prefix("/api".into())),
+        ..Setup::default()
+    };
+    let proxy = Proxy::with(&[upstream], setup).await;
+    for path in ["/api../admin", "/api%2e%2e/admin", "/api..;/admin", "/api..", "/api."] {
+        let request = format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n");
+        let (answer, _) = exchange(proxy.address, request.as_bytes()).await;
+        assert!(answer.starts_with("HTTP/1.1 400 ") && answer.contains("bad_path"), "{path}: {answer}");
+    }
+    assert!(recorded.messages().is_empty(), "{}", recorded.text());
+    let (answer, _) = exchange(proxy.address, b"GET /api/..x/y HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    assert!(recorded.text().starts_with("GET /public/..x/y HTTP/1.1"), "{}", recorded.text());
 }
 
 /// Chunks that are malformed end the connection; a piece of them never becomes a request, here or upstream.

@@ -1,6 +1,7 @@
 //! From a request's head to what is done with it. Nothing here waits but for a name on demand, and the order is the point: refuse what is
 //! malformed, normalise, learn the client, drop the hop's headers, set our own, and only then match.
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -312,7 +313,7 @@ pub(super) fn plan(
             }
             headers::mutate(&mut parts.headers, &route.request_headers);
             if !whole_server {
-                rewrite(&mut parts, action, matched)?;
+                rewrite(&mut parts, action, matched, settings.path.normalize)?;
             }
             let host = action.host_rewrite.as_ref().unwrap_or(&host);
             let mirrors = match connect || wanted.is_some() || action.mirrors.is_empty() {
@@ -512,17 +513,24 @@ fn upgrade(
     passes.then(|| asked.clone())
 }
 
-fn rewrite(parts: &mut request::Parts, action: &Forward, matched: usize) -> Result<(), Error> {
-    if let Some(prefix) = &action.prefix_rewrite {
-        let path = respond::replace_prefix(parts.uri.path(), matched, prefix);
-        parts.uri = origin_form(&path, parts.uri.query())?;
+/// What comes of a normal path must have no dot segment either: `/api../admin` without its `/api` has one.
+fn rewrite(
+    parts: &mut request::Parts,
+    action: &Forward,
+    matched: usize,
+    normalize: bool,
+) -> Result<(), Error> {
+    let path: Cow<'_, str> = if let Some(prefix) = &action.prefix_rewrite {
+        respond::replace_prefix(parts.uri.path(), matched, prefix).into()
     } else if let Some(RegexRewrite { pattern, substitution }) = action.regex_rewrite.as_deref() {
-        let path = pattern.replaced(parts.uri.path(), substitution);
-        if !path.starts_with('/') {
-            return Err(Error::BadPath);
-        }
-        parts.uri = origin_form(&path, parts.uri.query())?;
+        pattern.replaced(parts.uri.path(), substitution)
+    } else {
+        return Ok(());
+    };
+    if !path.starts_with('/') || normalize && path::has_dot_segment(&path) {
+        return Err(Error::BadPath);
     }
+    parts.uri = origin_form(&path, parts.uri.query())?;
     Ok(())
 }
 
