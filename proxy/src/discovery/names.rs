@@ -30,6 +30,8 @@ pub(crate) enum Lookup {
 pub(super) struct Names {
     shared: Arc<OnDemand>,
     entries: HashMap<Arc<str>, Entry>,
+    /// When there was last no control plane that could have told a name again: idle time begins then.
+    away: u32,
 }
 
 #[derive(Debug)]
@@ -42,7 +44,7 @@ enum Entry {
 
 impl Names {
     pub(super) fn new(shared: Arc<OnDemand>) -> Self {
-        Self { shared, entries: HashMap::new() }
+        Self { shared, entries: HashMap::new(), away: 0 }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -157,11 +159,15 @@ impl Names {
         *exists = Some(name);
     }
 
-    /// Drops what nobody has asked for in a while; gives those names.
+    /// Drops what nobody has asked for in a while; gives those names. While there is no control plane all that is known
+    /// stays.
     pub(super) fn sweep(&mut self, now: Instant) -> Vec<Arc<str>> {
         let limits = self.shared.limits();
         let second = self.shared.second(now);
-        let age = |name: &Name| Duration::from_secs(second.saturating_sub(name.used()).into());
+        if !self.shared.is_connected() {
+            self.away = second;
+        }
+        let age = |name: &Name| Duration::from_secs(second.saturating_sub(name.used().max(self.away)).into());
         let is_over = |entry: &Entry| match entry {
             Entry::Known(name) => match name.state {
                 State::Routes(_) | State::Arriving => age(name) >= limits.idle,

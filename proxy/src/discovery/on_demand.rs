@@ -253,7 +253,7 @@ impl OnDemand {
             return Err(Error::NameTimeout);
         }
         let found = self.wait(destination.to_string().into(), LONGEST, Reply::Table).await;
-        if matches!(found, Err(Error::NameTimeout)) && self.status.borrow().connected {
+        if matches!(found, Err(Error::NameTimeout)) && self.is_connected() {
             self.tells_absence.store(false, Relaxed);
         }
         found
@@ -357,6 +357,11 @@ impl OnDemand {
             Ok(Ok(answer)) => answer,
             Ok(Err(_)) | Err(_) => Err(Error::NameTimeout),
         }
+    }
+
+    /// Whether there is a control plane.
+    pub(super) fn is_connected(&self) -> bool {
+        self.status.borrow().connected
     }
 
     /// How long a control plane is waited for: no longer than it takes to come back from a restart, counted from when it

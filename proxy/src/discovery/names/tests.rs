@@ -17,17 +17,24 @@ struct Rig {
     shared: Arc<OnDemand>,
     has: RefCell<HashMap<String, Lookup>>,
     now: Instant,
+    status: watch::Sender<Status>,
 }
 
 /// To a control plane that is there, or that has been gone since long ago.
 fn connection(connected: bool) -> watch::Receiver<Status> {
-    watch::channel(Status { connected, since: SystemTime::UNIX_EPOCH, ..Status::default() }).1
+    watch::channel(status(connected)).1
+}
+
+fn status(connected: bool) -> Status {
+    Status { connected, since: SystemTime::UNIX_EPOCH, ..Status::default() }
 }
 
 impl Rig {
     fn new(limits: Limits) -> Rig {
-        let (shared, _asked) = OnDemand::new(limits, Naming::default(), connection(true));
-        Rig { names: Names::new(shared.clone()), shared, has: RefCell::default(), now: Instant::now() }
+        let (sender, status) = watch::channel(status(true));
+        let (shared, _asked) = OnDemand::new(limits, Naming::default(), status);
+        let names = Names::new(shared.clone());
+        Rig { names, shared, has: RefCell::default(), now: Instant::now(), status: sender }
     }
 
     fn ask(&mut self, name: &str) -> Answer {
@@ -139,6 +146,22 @@ async fn idle_names_are_dropped_and_used_ones_are_not() {
     assert_eq!(rig.passes(10), ["orders"]);
     assert_eq!(rig.wanted(), ["stock"]);
     assert_eq!(rig.passes(50), ["stock"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_known_stays_while_there_is_no_control_plane() {
+    let limits =
+        Limits { idle: Duration::from_secs(60), absent: Duration::from_secs(10), ..Limits::default() };
+    let mut rig = Rig::new(limits);
+    let _asked = [rig.ask("orders"), rig.ask("nobody")];
+    rig.arrives("orders");
+    rig.goes("nobody");
+    rig.status.send_replace(status(false));
+    assert_eq!(rig.passes(3600), [""; 0]);
+    rig.status.send_replace(status(true));
+    assert_eq!(rig.passes(9), [""; 0], "the time begins when it is back");
+    assert_eq!(rig.passes(1), ["nobody"]);
+    assert_eq!(rig.passes(50), ["orders"]);
 }
 
 #[tokio::test(start_paused = true)]
