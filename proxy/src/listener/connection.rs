@@ -39,7 +39,7 @@ use crate::upstream::original::Own;
 use crate::worker::idle::Place;
 
 /// The connection's clock. Idle for one whole tick: parked.
-const TICK: Duration = Duration::from_millis(500);
+pub(crate) const TICK: Duration = Duration::from_millis(500);
 pub(super) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// HTTP/2 flow control: the connection's window is what bounds memory, as in Envoy's edge settings; a stream may
 /// use a quarter of it, so that one upload is not held to 64 KiB a round trip.

@@ -1,12 +1,12 @@
-//! Reads along an HTTP/2 client's frame headers before h2 does, and counts the frames that carry nothing of a
-//! request: SETTINGS, PING, PRIORITY, WINDOW_UPDATE, RST_STREAM, and types that nobody knows. h2 answers or forgets
-//! them in constant memory, but for as long as they come.
+//! Reads along an HTTP/2 peer's frame headers before h2 does, and counts the frames that carry nothing of a message:
+//! SETTINGS, PING, PRIORITY, WINDOW_UPDATE, RST_STREAM, and types that nobody knows. h2 answers or forgets them in
+//! constant memory, but for as long as they come.
 
 use std::cell::Cell;
 
 use super::connection::PREFACE;
 
-/// How many such frames a client may send within a tick of its connection's clock: without doing anything, which is
+/// How many such frames a peer may send within a tick of its connection's clock: without doing anything, which is
 /// Envoy's `max_outbound_control_frames`, and for each request or piece of a body. Envoy's ten WINDOW_UPDATE a DATA
 /// frame, where a piece may be sent on in several.
 const IDLE_CONTROL: u64 = 1_000;
@@ -14,8 +14,8 @@ const WORKING_CONTROL: u64 = 100;
 
 /// Length, type, flags and stream (RFC 9113, 4.1).
 const HEADER: usize = 9;
-const DATA: u8 = 0;
-const HEADERS: u8 = 1;
+pub(crate) const DATA: u8 = 0;
+pub(crate) const HEADERS: u8 = 1;
 const CONTINUATION: u8 = 9;
 
 /// One connection's reader.
@@ -29,13 +29,24 @@ pub(crate) struct Frames {
 
 impl Frames {
     /// From the client's preface on.
-    pub(crate) fn new() -> Self {
-        Self { skip: PREFACE.len(), header: [0; HEADER], have: 0 }
+    pub(crate) fn of_client() -> Self {
+        Self { skip: PREFACE.len(), ..Self::of_server() }
+    }
+
+    /// From the first frame on.
+    pub(crate) fn of_server() -> Self {
+        Self { skip: 0, header: [0; HEADER], have: 0 }
     }
 
     /// Reads the next bytes. Gives how many such frames have begun in them.
-    pub(crate) fn read(&mut self, mut bytes: &[u8]) -> u32 {
+    pub(crate) fn read(&mut self, bytes: &[u8]) -> u32 {
         let mut control = 0;
+        self.each(bytes, |kind, _| control += u32::from(!matches!(kind, DATA | HEADERS | CONTINUATION)));
+        control
+    }
+
+    /// Reads the next bytes. Gives the type and the length of each frame that has begun in them.
+    pub(crate) fn each(&mut self, mut bytes: &[u8], mut frame: impl FnMut(u8, usize)) {
         while !bytes.is_empty() {
             if self.skip > 0 {
                 let skipped = self.skip.min(bytes.len());
@@ -51,10 +62,9 @@ impl Frames {
                 let [a, b, c, kind, ..] = self.header;
                 self.skip = u32::from_be_bytes([0, a, b, c]) as usize;
                 self.have = 0;
-                control += u32::from(!matches!(kind, DATA | HEADERS | CONTINUATION));
+                frame(kind, self.skip);
             }
         }
-        control
     }
 }
 
@@ -71,7 +81,7 @@ impl Flood {
         self.control.set(self.control.get() + u64::from(control));
     }
 
-    /// Whether there are more than a client needs that has come to do so much `work`.
+    /// Whether there are more than a peer needs that has come to do so much `work`.
     pub(crate) fn is_one(&self, work: u64) -> bool {
         self.control.get() > IDLE_CONTROL + WORKING_CONTROL * (work - self.work.get())
     }
@@ -102,7 +112,7 @@ mod tests {
         ) {
             let mut bytes = PREFACE.to_vec();
             frames.iter().for_each(|(kind, payload)| bytes.extend(frame(*kind, payload)));
-            let mut reader = Frames::new();
+            let mut reader = Frames::of_client();
             let counted: u32 = bytes.chunks(piece).map(|piece| reader.read(piece)).sum();
             let control = frames.iter().filter(|(kind, _)| ![0, 1, 9].contains(kind)).count();
             prop_assert_eq!(counted as usize, control);

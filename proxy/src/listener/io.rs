@@ -72,7 +72,7 @@ impl Io {
 
     /// Counts the frames of all bytes from here on, which begin with HTTP/2's preface.
     pub(crate) fn count_frames(&mut self) {
-        let mut frames = Frames::new();
+        let mut frames = Frames::of_client();
         self.conn.flood.add(frames.read(&self.prefix));
         self.reader = Reader::Http2(Box::new(frames));
     }

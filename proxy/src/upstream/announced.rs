@@ -1,5 +1,6 @@
-//! How many streams an HTTP/2 server takes at once, read along from its first frame, which has to be SETTINGS (RFC 9113,
-//! 3.4): hyper does not tell, and a stream too many would wait for another's end instead of getting a connection.
+//! What hyper does not tell of an HTTP/2 server, read along: how many streams it takes at once, from its first frame, which
+//! has to be SETTINGS (RFC 9113, 3.4), since a stream too many would wait for another's end instead of getting a connection;
+//! and a flood of frames that carry nothing, interim answers (1xx) among them, which h2 would read without end.
 
 use std::cell::Cell;
 use std::io;
@@ -8,8 +9,12 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Instant;
 
 use super::connect::MAX_STREAMS;
+use crate::error::Error;
+use crate::listener::connection::TICK;
+use crate::listener::frames::{DATA, Flood, Frames, HEADERS};
 
 const FRAME_HEADER: usize = 9;
 /// Of the first frame; forty settings. There are eight that are known.
@@ -21,17 +26,60 @@ const MAX_CONCURRENT_STREAMS: [u8; 2] = [0, 3];
 /// Streams that may be open at once. What changes later on is not seen: h2 holds those too many back.
 pub(crate) type StreamLimit = Rc<Cell<usize>>;
 
-/// A connection whose first frame is read along.
+/// A connection whose frames are read along.
 pub(super) struct Announced<S> {
     stream: S,
     start: Vec<u8>,
     limit: Option<StreamLimit>,
+    came: Frames,
+    went: Frames,
+    flood: Flood,
+    /// Since when the flood is counted.
+    since: Instant,
+    /// Heads and pieces of bodies that went, and pieces that came.
+    work: u64,
 }
 
 impl<S> Announced<S> {
     pub(super) fn new(stream: S) -> (Self, StreamLimit) {
         let limit = Rc::new(Cell::new(MAX_STREAMS));
-        (Self { stream, start: Vec::new(), limit: Some(Rc::clone(&limit)) }, limit)
+        let announced = Self {
+            stream,
+            start: Vec::new(),
+            limit: Some(Rc::clone(&limit)),
+            came: Frames::of_server(),
+            went: Frames::of_client(),
+            flood: Flood::default(),
+            since: Instant::now(),
+            work: 0,
+        };
+        (announced, limit)
+    }
+
+    /// Fails where the server sends more than what it was asked can call for.
+    fn count(&mut self, read: &[u8]) -> io::Result<()> {
+        let (mut control, mut data) = (0, 0);
+        self.came.each(read, |kind, length| match kind {
+            // One without a byte may end a body, and h2 bounds those that do not.
+            DATA => data += u64::from(length > 0),
+            _ => control += 1,
+        });
+        self.flood.add(control);
+        self.work += data;
+        if self.flood.is_one(self.work) {
+            let now = Instant::now();
+            if now - self.since < TICK {
+                return Err(io::Error::other(Error::UpstreamProtocol));
+            }
+            self.since = now;
+            self.flood.forget(self.work);
+        }
+        Ok(())
+    }
+
+    fn wrote(&mut self, bytes: &[u8]) {
+        let work = &mut self.work;
+        self.went.each(bytes, |kind, _| *work += u64::from(matches!(kind, DATA | HEADERS)));
     }
 
     fn look(&mut self, read: &[u8]) {
@@ -62,16 +110,20 @@ impl<S: AsyncRead + Unpin> AsyncRead for Announced<S> {
         let this = self.get_mut();
         let before = buf.filled().len();
         ready!(Pin::new(&mut this.stream).poll_read(cx, buf))?;
+        let read = &buf.filled()[before..];
         if this.limit.is_some() {
-            this.look(&buf.filled()[before..]);
+            this.look(read);
         }
-        Poll::Ready(Ok(()))
+        Poll::Ready(this.count(read))
     }
 }
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Announced<S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().stream).poll_write(cx, buf)
+        let this = self.get_mut();
+        let written = ready!(Pin::new(&mut this.stream).poll_write(cx, buf))?;
+        this.wrote(&buf[..written]);
+        Poll::Ready(Ok(written))
     }
 
     fn poll_write_vectored(
@@ -79,7 +131,15 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Announced<S> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().stream).poll_write_vectored(cx, bufs)
+        let this = self.get_mut();
+        let written = ready!(Pin::new(&mut this.stream).poll_write_vectored(cx, bufs))?;
+        let mut left = written;
+        for buf in bufs {
+            let of_buf = left.min(buf.len());
+            this.wrote(&buf[..of_buf]);
+            left -= of_buf;
+        }
+        Poll::Ready(Ok(written))
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -29,6 +29,8 @@ enum Act {
     GoAwayAfter,
     /// The connection is closed without a word.
     Close,
+    /// Frames of this type and payload come without end.
+    Flood(u8, &'static [u8]),
 }
 
 /// Does with its first stream what `first` says, and answers all others. Counts the streams it has seen.
@@ -64,6 +66,12 @@ async fn origin(first: Act) -> (SocketAddr, Arc<AtomicUsize>) {
                         Act::GoAwayBefore => raw.send(&goaway(0)).await,
                         Act::GoAwayAfter => raw.send(&[goaway(id), ok].concat()).await,
                         Act::Close => return,
+                        Act::Flood(kind, payload) => {
+                            let stream = if matches!(kind, HEADERS | WINDOW_UPDATE) { id } else { 0 };
+                            let some = crate::frames::frame(kind, END_HEADERS, stream, payload).repeat(500);
+                            while raw.send(&some).await {}
+                            return;
+                        }
                     };
                 }
             });
@@ -104,6 +112,17 @@ async fn what_may_have_been_done_is_not_done_again() {
     assert_eq!(one(Act::Reset(INTERNAL_ERROR), Method::POST, "").await, (502, 1));
     assert_eq!(one(Act::Close, Method::POST, "").await, (502, 1));
     assert_eq!(one(Act::Close, Method::GET, "").await, (200, 2));
+}
+
+/// What carries nothing of an answer is not read for ever.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn floods_of_an_upstream_end_its_connection() {
+    // `:status: 103`, by the name's index.
+    let interim = Act::Flood(HEADERS, b"\x08\x03103");
+    for flood in [interim, Act::Flood(WINDOW_UPDATE, &[0, 0, 0, 1]), Act::Flood(0xee, b"nothing")] {
+        let (status, streams) = one(flood, Method::POST, "").await;
+        assert_eq!((status, streams), (502, 1), "{flood:?}");
+    }
 }
 
 /// After a GOAWAY the next request takes a new connection, and none is lost.
