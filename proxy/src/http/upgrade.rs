@@ -106,8 +106,11 @@ impl Change {
             }
             UpstreamProtocol::Http2 => {
                 parts.method = Method::CONNECT;
+                // It would be the length of a body, which a tunnel has not (RFC 9113, 8.5).
+                parts.headers.remove(CONTENT_LENGTH);
                 if let Ok(text) = protocol.to_str() {
-                    parts.extensions.insert(h2::ext::Protocol::from(text));
+                    // As it is registered: who compares bytes does not know `WebSocket`.
+                    parts.extensions.insert(h2::ext::Protocol::from(text.to_ascii_lowercase().as_str()));
                 }
                 if websocket {
                     key = parts.headers.remove(SEC_WEBSOCKET_KEY);

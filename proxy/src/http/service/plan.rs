@@ -324,6 +324,14 @@ pub(super) fn plan(
                 Some(Change::connect(near))
             } else {
                 address(&mut parts, host, &cluster_settings, &hop, found.cookies > 1)?;
+                // Its body would be the first of the tunnel's bytes.
+                if !tunnel
+                    && wanted.is_some()
+                    && !body.is_end_stream()
+                    && cluster_settings.protocol == UpstreamProtocol::Http2
+                {
+                    return Err(Error::Malformed);
+                }
                 wanted.map(|protocol| Change::ask(&mut parts, protocol, near, cluster_settings.protocol))
             };
             let gate = gate(&mut parts, &body, found.expect, &cluster_settings);
