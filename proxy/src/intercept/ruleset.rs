@@ -3,8 +3,9 @@
 //! is what goes to this machine itself, which is how the proxy reaches the application.
 
 use std::fmt;
+use std::net::Ipv6Addr;
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv6Net};
 
 use super::options::{Exclusions, Mode, Options, Ports, REPLY_MARK};
 
@@ -46,6 +47,8 @@ pub(super) enum Hook {
 }
 
 /// `dstnat` and `mangle` in the language of nft.
+/// Means nothing without the interface, which the kernel does not tell of where a connection was going (RFC 4007).
+const LINK_LOCAL: IpNet = IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0), 10));
 const DSTNAT: i32 = -100;
 const MANGLE: i32 = -150;
 
@@ -132,6 +135,7 @@ fn outbound(options: &Options) -> Chain {
     }
     if let Some(port) = options.outbound {
         rules.push(alone(Match::LocalDestination));
+        rules.push(alone(Match::To(LINK_LOCAL)));
         rules.push(rule([Match::Syn], Verdict::Redirect(port)));
     }
     Chain { name: "outbound", kind: Kind::Nat, hook: Hook::Output, priority: DSTNAT, rules }
@@ -142,6 +146,7 @@ fn inbound(options: &Options, port: u16) -> Chain {
     if options.ipv4_only {
         rules.push(alone(Match::Ipv6));
     }
+    rules.push(alone(Match::To(LINK_LOCAL)));
     let Exclusions { ports, networks, interfaces } = &options.not_inbound;
     rules.extend(interfaces.iter().map(|name| alone(Match::InInterface(name.clone()))));
     rules.extend(networks.iter().map(|network| alone(Match::From(*network))));
