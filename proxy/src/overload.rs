@@ -21,6 +21,8 @@ const SHARDS: usize = 32;
 /// Of all connections, one in so many is kept free where it can be: with less room than that, nobody may hold more
 /// than a share, and idle connections make room.
 const KEPT_FREE: usize = 10;
+/// One in so many is not for a source that is alone.
+const LEFT_FREE: usize = 100;
 /// Of handshakes, in nanoseconds of their rate.
 const BURST: u64 = 100_000_000;
 
@@ -196,8 +198,12 @@ impl Admission {
     fn is_unfair(&self, has: usize) -> bool {
         let most = self.limits.connections;
         let sources = self.sources.load(Relaxed).max(1) + usize::from(has == 0);
-        // Alone, a source may have all of it.
-        sources > 1 && self.is_nearly_full(self.open.load(Relaxed) - 1) && has >= (most / sources).max(1)
+        let open = self.open.load(Relaxed) - 1;
+        if sources == 1 {
+            // Alone, it may have all but what the next one needs to come in and have a share.
+            return most > 0 && open + most / LEFT_FREE >= most;
+        }
+        self.is_nearly_full(open) && has >= (most / sources).max(1)
     }
 
     fn is_nearly_full(&self, open: usize) -> bool {
@@ -470,11 +476,15 @@ mod tests {
     }
 
     #[test]
-    fn alone_a_source_may_have_all() {
-        let (admission, edge) = limited(10, 0);
-        let held: Vec<_> = (0..10).map(|_| admission.admit(ip(1), &edge, 0).unwrap()).collect();
-        assert!(admission.admit(ip(1), &edge, 0).is_err());
-        assert_eq!(held.len(), 10);
+    fn who_is_alone_leaves_room_for_another() {
+        let (admission, edge) = limited(200, 0);
+        let mut held: Vec<_> = (0..198).map(|_| admission.admit(ip(1), &edge, 0).unwrap()).collect();
+        assert_eq!(admission.admit(ip(1), &edge, 0).unwrap_err(), Error::ConnectionLimit);
+        held.push(admission.admit(ip(2), &edge, 0).unwrap());
+        // What the first one lets go of is the other's up to a share, and not its own again.
+        held.drain(..10);
+        assert_eq!(admission.admit(ip(1), &edge, 0).unwrap_err(), Error::ConnectionLimit);
+        held.extend((0..11).map(|_| admission.admit(ip(2), &edge, 0).unwrap()));
     }
 
     #[test]
