@@ -84,6 +84,8 @@ async fn ask(client: &mut Client, path: &str) -> Response<Incoming> {
             .header("connection", "Upgrade")
             .header("upgrade", "websocket")
             .header("sec-websocket-key", KEY)
+            // As some clients send.
+            .header("content-length", "0")
             .body(empty()),
         Client::Two(_) => {
             request.method(Method::CONNECT).extension(Protocol::from_static("websocket")).body(empty())
@@ -144,6 +146,7 @@ on_all_protocols! {
                 assert_eq!(seen.method, Method::CONNECT);
                 assert_eq!(seen.extensions.get::<Protocol>().unwrap().as_str(), "websocket");
                 assert!(!seen.headers.contains_key("sec-websocket-key"));
+                assert!(!seen.headers.contains_key("content-length"), "a tunnel has no body");
             }
         }
         assert_echoes(&mut upgraded(response).await).await;
