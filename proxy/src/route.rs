@@ -46,10 +46,11 @@ pub struct VirtualHost {
     pub(crate) domains: Box<[Arc<str>]>,
     /// In order: the first match wins.
     pub routes: Vec<Arc<Route>>,
-    pub(crate) paths: table::PathIndex,
+    /// Where there are so many that it is worth having.
+    pub(crate) paths: Option<Box<table::PathIndex>>,
 }
 
-/// A compiled `Route`.
+/// A compiled `Route`. There are thousands: what is rare in one is apart, and lists are as long as what they hold.
 #[derive(Debug)]
 pub struct Route {
     /// For logs and `explain`; made from the position where the resource gives none.
@@ -59,9 +60,9 @@ pub struct Route {
     /// What to do with a request that matches.
     pub action: Action,
     /// Applied to the request before it is sent.
-    pub request_headers: Vec<HeaderMutation>,
+    pub request_headers: Box<[HeaderMutation]>,
     /// Applied to the response before it is returned.
-    pub response_headers: Vec<HeaderMutation>,
+    pub response_headers: Box<[HeaderMutation]>,
     /// Which other sites' pages may ask.
     pub cors: filters::ByFilter<Arc<cors::Cors>>,
 }
@@ -89,7 +90,7 @@ pub struct Forward {
     /// One cluster or a weighted choice.
     pub targets: Targets,
     /// Feeds the weighted choice (and hash-based balancing); combined in order as Envoy does.
-    pub hash: Vec<HashPolicy>,
+    pub hash: Box<[HashPolicy]>,
     /// The whole exchange; default 15 s (Envoy's); `None` is off.
     pub timeout: Option<Duration>,
     /// No bytes either way; overrides the listener's `stream_idle`. Zero is none at all.
@@ -103,13 +104,13 @@ pub struct Forward {
     /// Replaces what it matches of the path; not together with `prefix_rewrite`.
     pub regex_rewrite: Option<Box<RegexRewrite>>,
     /// Replaces `Host`/`:authority`.
-    pub host_rewrite: Option<HeaderValue>,
+    pub host_rewrite: Option<Box<HeaderValue>>,
     /// It takes CONNECT, and nothing else: bytes both ways over a connection of its own.
     pub connect: bool,
     /// What it says of the listener's buffer filters; see [`filters::longest_body`].
     pub max_body_bytes: filters::ByFilter<Option<u64>>,
     /// Where copies go, whose answers nobody reads.
-    pub mirrors: Vec<Mirror>,
+    pub mirrors: Box<[Mirror]>,
     /// Its requests count against the cluster's circuit breakers of high priority.
     pub high_priority: bool,
 }
@@ -158,9 +159,9 @@ pub struct WeightedCluster {
     /// Its share of the total.
     pub weight: u32,
     /// Applied to the request when this arm is taken.
-    pub request_headers: Vec<HeaderMutation>,
+    pub request_headers: Box<[HeaderMutation]>,
     /// Applied to the response when this arm is taken.
-    pub response_headers: Vec<HeaderMutation>,
+    pub response_headers: Box<[HeaderMutation]>,
 }
 
 /// Where the number for a weighted choice comes from.
@@ -171,7 +172,7 @@ pub enum WeightedBy {
     /// `use_hash_policy`: the hash of [`Forward::hash`]; random where no policy yields one (as Envoy).
     Hash,
     /// `header_name`: the header's decimal value.
-    Header(HeaderName),
+    Header(Box<HeaderName>),
 }
 
 /// One `HashPolicy`.
@@ -218,8 +219,8 @@ pub struct RetryPolicy {
     /// `retriable-status-codes`: answers that are not the last word, of requests without a body.
     pub on_status: Option<Arc<[StatusCode]>>,
     /// What is waited for before a try after such an answer: at random, up to the first at first, twice as long each
-    /// time, up to the second.
-    pub back_off: (Duration, Duration),
+    /// time, up to the second. `None`: Envoy's default.
+    pub back_off: Option<Arc<(Duration, Duration)>>,
 }
 
 /// Envoy's default for what is waited for before a further try.

@@ -68,8 +68,8 @@ pub(super) fn compile(message: &RouteMatch) -> Result<compiled::RouteMatcher, Pr
     let fraction = fraction.map(|of| rds::millionths(of).under(|| "runtime_fraction".into()));
     Ok(compiled::RouteMatcher {
         path: path(message)?,
-        headers: each("headers", &message.headers, header)?,
-        query: each("query_parameters", &message.query_parameters, query)?,
+        headers: each("headers", &message.headers, header)?.into(),
+        query: each("query_parameters", &message.query_parameters, query)?.into(),
         fraction: fraction.transpose()?,
     })
 }

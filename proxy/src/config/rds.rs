@@ -330,8 +330,8 @@ fn compile_route(message: &Route, position: usize, around: &Around<'_>) -> Resul
         name: name.into(),
         matcher: matching::compile(matcher).under(|| "match".into())?,
         action,
-        request_headers: around.combine(&around.request, request),
-        response_headers: around.combine(&around.response, response),
+        request_headers: around.combine(&around.request, request).into(),
+        response_headers: around.combine(&around.response, response).into(),
         cors: of_filters.cors(),
     })
 }
@@ -353,13 +353,13 @@ fn forward(message: &RouteAction, around: &Around<'_>) -> Result<compiled::Forwa
     let host_rewrite = match &message.host_rewrite_specifier {
         None => None,
         Some(HostRewriteSpecifier::HostRewriteLiteral(host)) => {
-            Some(header_value("host_rewrite_literal", host)?)
+            Some(Box::new(header_value("host_rewrite_literal", host)?))
         }
         Some(_) => return Err(Problem::new("host_rewrite_specifier", "must be host_rewrite_literal")),
     };
     Ok(compiled::Forward {
         targets,
-        hash: each("hash_policy", &message.hash_policy, hash_policy)?,
+        hash: each("hash_policy", &message.hash_policy, hash_policy)?.into(),
         timeout: match duration("timeout", message.timeout)? {
             None => Some(DEFAULT_TIMEOUT),
             Some(off) if off.is_zero() => None,
@@ -378,7 +378,8 @@ fn forward(message: &RouteAction, around: &Around<'_>) -> Result<compiled::Forwa
         high_priority: message.priority() == RoutingPriority::High,
         mirrors: each("request_mirror_policies", &message.request_mirror_policies, |policy| {
             mirror(policy, around.clusters)
-        })?,
+        })?
+        .into(),
     })
 }
 
@@ -498,7 +499,7 @@ fn targets(message: &WeightedCluster, clusters: &Clusters<'_>) -> Result<compile
         Some(RandomValueSpecifier::UseHashPolicy(yes)) if yes.value => compiled::WeightedBy::Hash,
         Some(RandomValueSpecifier::UseHashPolicy(_)) => compiled::WeightedBy::Random,
         Some(RandomValueSpecifier::HeaderName(name)) => {
-            compiled::WeightedBy::Header(header_name("header_name", name)?)
+            compiled::WeightedBy::Header(Box::new(header_name("header_name", name)?))
         }
     };
     Ok(compiled::Targets::Weighted { clusters: arms, total, by })
@@ -513,12 +514,14 @@ fn arm_of(message: &ClusterWeight, clusters: &Clusters<'_>) -> Result<compiled::
             "request_headers",
             &message.request_headers_to_add,
             &message.request_headers_to_remove,
-        )?,
+        )?
+        .into(),
         response_headers: mutations(
             "response_headers",
             &message.response_headers_to_add,
             &message.response_headers_to_remove,
-        )?,
+        )?
+        .into(),
     })
 }
 
@@ -572,7 +575,7 @@ fn retry(message: Option<&RetryPolicy>) -> Result<compiled::RetryPolicy, Problem
             on_refused_stream: true,
             on_broken_connection: true,
             on_status: None,
-            back_off: compiled::BACK_OFF,
+            back_off: None,
         });
     };
     retry_policy(message)?;
@@ -585,8 +588,8 @@ fn retry(message: Option<&RetryPolicy>) -> Result<compiled::RetryPolicy, Problem
         on_broken_connection: false,
         on_status: None,
         back_off: match &message.retry_back_off {
-            None => compiled::BACK_OFF,
-            Some(given) => pauses(given).under(|| "retry_back_off".into())?,
+            None => None,
+            Some(given) => Some(Arc::new(pauses(given).under(|| "retry_back_off".into())?)),
         },
     };
     let status = |code: u32| {

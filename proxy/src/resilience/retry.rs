@@ -6,7 +6,7 @@ use std::time::Duration;
 use http::{Method, StatusCode};
 
 use crate::error::Error;
-use crate::route::RetryPolicy;
+use crate::route::{BACK_OFF, RetryPolicy};
 
 /// How a try failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,7 +56,7 @@ pub fn again_after(policy: &RetryPolicy, status: StatusCode, request: Repeatable
 
 /// What is waited for before the next try, after `tries` tries; `random` is of 0 to 1.
 pub fn pause(policy: &RetryPolicy, tries: u32, random: f64) -> Duration {
-    let (base, longest) = policy.back_off;
+    let (base, longest) = policy.back_off.as_deref().copied().unwrap_or(BACK_OFF);
     let doubled = base.saturating_mul(1_u32.checked_shl(tries.saturating_sub(1)).unwrap_or(u32::MAX));
     doubled.min(longest).mul_f64(random.clamp(0.0, 1.0))
 }
@@ -64,7 +64,6 @@ pub fn pause(policy: &RetryPolicy, tries: u32, random: f64) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::route::BACK_OFF;
 
     const ALL: RetryPolicy = RetryPolicy {
         max_retries: 1,
@@ -73,7 +72,7 @@ mod tests {
         on_refused_stream: true,
         on_broken_connection: true,
         on_status: None,
-        back_off: BACK_OFF,
+        back_off: None,
     };
 
     #[test]
@@ -118,7 +117,7 @@ mod tests {
         let policy = RetryPolicy {
             max_retries: 2,
             on_status: Some([StatusCode::BAD_GATEWAY].into()),
-            back_off: (Duration::from_millis(10), Duration::from_millis(30)),
+            back_off: Some(std::sync::Arc::new((Duration::from_millis(10), Duration::from_millis(30)))),
             ..ALL
         };
         let bodyless = Repeatable { safe: false, bodyless: true };

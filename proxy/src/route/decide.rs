@@ -42,9 +42,9 @@ impl VirtualHost {
     fn route(&self, head: &RequestHead<'_>, trace: &mut impl Trace) -> Option<&Arc<Route>> {
         let path = head.uri.path();
         if !TraceOn::of(trace) {
-            let found = self.paths.first(path, self.routes.len(), |position| {
-                self.routes.get(position).is_some_and(|route| route.matcher.mismatch(head).is_none())
-            });
+            let takes = |route: &&Arc<Route>| route.matcher.mismatch(head).is_none();
+            let Some(paths) = &self.paths else { return self.routes.iter().find(takes) };
+            let found = paths.first(path, |position| self.routes.get(position).as_ref().is_some_and(takes));
             return self.routes.get(found?);
         }
         // Every candidate's reason is wanted: a plain scan, which finds the same route.
@@ -98,7 +98,7 @@ impl<'t> Decision<'t> {
                     },
                     WeightedBy::Random => (head.random, "random"),
                     WeightedBy::Header(name) => {
-                        let sent = head.headers.get(name).and_then(|v| v.to_str().ok()?.parse().ok());
+                        let sent = head.headers.get(&**name).and_then(|v| v.to_str().ok()?.parse().ok());
                         (sent.unwrap_or(head.random), if sent.is_some() { "header" } else { "random" })
                     }
                 };

@@ -16,7 +16,7 @@ const BYTES: usize = 1024 * 1024;
 
 /// An expression to match texts by.
 #[derive(Debug)]
-pub struct Expression(Regex);
+pub struct Expression(Box<Regex>);
 
 impl Expression {
     /// Matches a text as a whole.
@@ -60,7 +60,7 @@ impl Expression {
 
 fn compile(expression: &str) -> Result<Expression, String> {
     let built = RegexBuilder::new(expression).size_limit(BYTES).build();
-    built.map(Expression).map_err(|error| error.to_string())
+    built.map(|regex| Expression(Box::new(regex))).map_err(|error| error.to_string())
 }
 
 /// Each byte as a character of its own.

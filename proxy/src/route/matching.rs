@@ -14,9 +14,9 @@ pub struct RouteMatcher {
     /// The path without its query.
     pub path: PathMatcher,
     /// Headers and pseudo-headers.
-    pub headers: Vec<HeaderMatcher>,
+    pub headers: Box<[HeaderMatcher]>,
     /// Query parameters.
-    pub query: Vec<QueryMatcher>,
+    pub query: Box<[QueryMatcher]>,
     /// Of the requests that fit, so many in a million, at random. `None`: all.
     pub fraction: Option<u32>,
 }

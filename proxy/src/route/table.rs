@@ -141,22 +141,27 @@ fn without_port(host: &str) -> &str {
 impl VirtualHost {
     /// Builds the look-up tables over the routes.
     pub fn new(name: Arc<str>, routes: Vec<Route>) -> VirtualHost {
-        let routes: Vec<Arc<Route>> = routes.into_iter().map(Arc::new).collect();
-        let paths = PathIndex::build(&routes);
+        let mut routes: Vec<Arc<Route>> = routes.into_iter().map(Arc::new).collect();
+        // They are collected where the routes themselves were.
+        routes.shrink_to_fit();
+        let paths = (routes.len() >= SCAN_BELOW).then(|| Box::new(PathIndex::build(&routes)));
         VirtualHost { name, domains: Box::default(), routes, paths }
     }
 
     /// The same for these hosts.
     pub(crate) fn with_domains(self, domains: &[String]) -> VirtualHost {
-        VirtualHost { domains: domains.iter().map(|domain| domain.as_str().into()).collect(), ..self }
+        // Where there is one, it is mostly the name too.
+        let shared = |domain: &String| match *domain == *self.name {
+            true => self.name.clone(),
+            false => domain.as_str().into(),
+        };
+        VirtualHost { domains: domains.iter().map(shared).collect(), ..self }
     }
 }
 
 /// Which routes of a virtual host can take a path. Each list is in resource order.
 #[derive(Debug, Default)]
 pub(crate) struct PathIndex {
-    /// Few routes, or none that the maps can hold: scan all.
-    scan: bool,
     exact: HashMap<Box<str>, Vec<u32>>,
     prefix: HashMap<Box<str>, Vec<u32>>,
     prefix_lengths: Vec<usize>,
@@ -165,7 +170,7 @@ pub(crate) struct PathIndex {
 
 impl PathIndex {
     fn build(routes: &[Arc<Route>]) -> PathIndex {
-        let mut index = PathIndex { scan: routes.len() < SCAN_BELOW, ..PathIndex::default() };
+        let mut index = PathIndex::default();
         for (position, route) in (0_u32..).zip(routes) {
             match &route.matcher.path {
                 PathMatcher::Exact(path) => index.exact.entry(path.clone()).or_default().push(position),
@@ -187,15 +192,7 @@ impl PathIndex {
     }
 
     /// The first position in resource order that `takes`. Only candidates are asked, each at most once.
-    pub(super) fn first(
-        &self,
-        path: &str,
-        routes: usize,
-        mut takes: impl FnMut(usize) -> bool,
-    ) -> Option<usize> {
-        if self.scan {
-            return (0..routes).find(|position| takes(*position));
-        }
+    pub(super) fn first(&self, path: &str, mut takes: impl FnMut(usize) -> bool) -> Option<usize> {
         let mut best: Option<u32> = None;
         let mut consider = |candidates: &[u32]| {
             let earlier =

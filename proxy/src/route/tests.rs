@@ -13,13 +13,13 @@ fn cluster(name: &str) -> Arc<Cluster> {
 }
 
 fn on_path(path: PathMatcher) -> RouteMatcher {
-    RouteMatcher { path, headers: Vec::new(), query: Vec::new(), fraction: None }
+    RouteMatcher { path, headers: Box::default(), query: Box::default(), fraction: None }
 }
 
 fn forward(targets: Targets, hash: Vec<HashPolicy>) -> Action {
     Action::Forward(Forward {
         targets,
-        hash,
+        hash: hash.into(),
         timeout: None,
         idle_timeout: None,
         longest_stream: None,
@@ -30,14 +30,14 @@ fn forward(targets: Targets, hash: Vec<HashPolicy>) -> Action {
             on_refused_stream: true,
             on_broken_connection: true,
             on_status: None,
-            back_off: BACK_OFF,
+            back_off: None,
         },
         prefix_rewrite: None,
         regex_rewrite: None,
         host_rewrite: None,
         connect: false,
         max_body_bytes: Default::default(),
-        mirrors: Vec::new(),
+        mirrors: Box::default(),
         high_priority: false,
     })
 }
@@ -48,8 +48,8 @@ fn route(name: &str, matcher: RouteMatcher) -> Route {
         name: name.into(),
         matcher,
         action,
-        request_headers: Vec::new(),
-        response_headers: Vec::new(),
+        request_headers: Box::default(),
+        response_headers: Box::default(),
         cors: Default::default(),
     }
 }
@@ -67,8 +67,8 @@ fn split(target: u32) -> RouteTable {
     let arm = |name: &str, weight| WeightedCluster {
         cluster: cluster(name),
         weight,
-        request_headers: Vec::new(),
-        response_headers: Vec::new(),
+        request_headers: Box::default(),
+        response_headers: Box::default(),
     };
     let targets = Targets::Weighted {
         clusters: vec![arm(TARGET, target), arm(LEGACY, 10_000 - target)],
@@ -82,8 +82,8 @@ fn split(target: u32) -> RouteTable {
         name: "split".into(),
         matcher,
         action,
-        request_headers: Vec::new(),
-        response_headers: Vec::new(),
+        request_headers: Box::default(),
+        response_headers: Box::default(),
         cors: Default::default(),
     };
     table(vec![(&["*"], vec![route])])
@@ -182,7 +182,7 @@ fn a_repeated_header_counts_by_value_and_a_missing_one_meets_nothing() {
             invert,
             missing_is_empty,
         };
-        let only = RouteMatcher { headers: vec![matcher], ..on_path(PathMatcher::Prefix("/".into())) };
+        let only = RouteMatcher { headers: [matcher].into(), ..on_path(PathMatcher::Prefix("/".into())) };
         let table = table(vec![(&["*"], vec![route("r", only)])]);
         let request = values.iter().fold(Request::get("h", "/"), |request, value| request.with("x", value));
         assert_eq!(decided(&table, &request).is_ok(), expected, "{invert} {missing_is_empty} {values:?}");
@@ -197,16 +197,17 @@ fn the_first_route_that_matches_wins() {
         invert: false,
         missing_is_empty: false,
     };
-    let staff = RouteMatcher { headers: vec![header("staff")], ..on_path(PathMatcher::Prefix("/".into())) };
+    let staff =
+        RouteMatcher { headers: [header("staff")].into(), ..on_path(PathMatcher::Prefix("/".into())) };
     let query = QueryMatcher { name: "debug".into(), value: None };
-    let debug = RouteMatcher { query: vec![query], ..on_path(PathMatcher::Exact("/a".into())) };
+    let debug = RouteMatcher { query: [query].into(), ..on_path(PathMatcher::Exact("/a".into())) };
     let method = HeaderMatcher {
         source: HeaderSource::Method,
         value: Some(ValueMatcher::Exact("POST".into())),
         invert: false,
         missing_is_empty: false,
     };
-    let post = RouteMatcher { headers: vec![method], ..on_path(PathMatcher::Exact("/a".into())) };
+    let post = RouteMatcher { headers: [method].into(), ..on_path(PathMatcher::Exact("/a".into())) };
     let table = table(vec![(
         &["*"],
         vec![
@@ -232,8 +233,8 @@ fn a_route_with_a_fraction_takes_that_share_and_leaves_the_rest() {
     let arm = |name: &str| WeightedCluster {
         cluster: cluster(name),
         weight: 1,
-        request_headers: Vec::new(),
-        response_headers: Vec::new(),
+        request_headers: Box::default(),
+        response_headers: Box::default(),
     };
     let targets =
         Targets::Weighted { clusters: vec![arm("one"), arm("other")], total: 2, by: WeightedBy::Random };
@@ -265,7 +266,7 @@ fn a_cookie_that_is_missing_is_made_and_then_keeps_its_user() {
     let host = Arc::get_mut(&mut table.virtual_hosts[0]).unwrap();
     let route = Arc::get_mut(&mut host.routes[0]).unwrap();
     let Action::Forward(forward) = &mut route.action else { panic!("a forward") };
-    forward.hash = vec![policy];
+    forward.hash = [policy].into();
 
     for random in 0..200_u64 {
         let first = Request { random: random.wrapping_mul(0x9E37_79B9_7F4A_7C15), ..Request::get("h", "/") };
@@ -336,4 +337,17 @@ proptest! {
         let scanned = routes.iter().position(|r| matcher(r).matches(&path)).map(|i| i.to_string());
         prop_assert_eq!(decided(&table, &Request::get("h", &path)).ok(), scanned);
     }
+}
+
+/// A gateway has thousands of them, each with a host and one or two routes.
+#[test]
+fn a_route_and_its_host_are_small() {
+    assert!(size_of::<Route>() <= 368, "{}", size_of::<Route>());
+    assert!(size_of::<VirtualHost>() <= 64, "{}", size_of::<VirtualHost>());
+    let of = |count| (0..count).map(|_| route("a", on_path(PathMatcher::Prefix("/".into())))).collect();
+    let host = VirtualHost::new("h".into(), of(2)).with_domains(&["h".to_owned(), "g".to_owned()]);
+    assert_eq!(host.routes.capacity(), 2);
+    assert!(host.paths.is_none(), "two are looked through");
+    assert!(std::sync::Arc::ptr_eq(&host.domains[0], &host.name));
+    assert!(VirtualHost::new("h".into(), of(20)).paths.is_some());
 }

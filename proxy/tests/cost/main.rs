@@ -120,13 +120,13 @@ fn many_routes(http: &mut pontoon_proxy::config::listener::HttpSettings) {
         name: format!("route-{number}").into(),
         matcher: RouteMatcher {
             path: PathMatcher::Prefix(format!("/route-{number}/").into()),
-            headers: vec![],
-            query: vec![],
+            headers: Box::default(),
+            query: Box::default(),
             fraction: None,
         },
         action: Action::Forward(pontoon_proxy::route::Forward {
             targets: pontoon_proxy::route::Targets::One(Arc::clone(cluster)),
-            hash: Vec::new(),
+            hash: Box::default(),
             timeout: forward.timeout,
             idle_timeout: None,
             longest_stream: None,
@@ -136,11 +136,11 @@ fn many_routes(http: &mut pontoon_proxy::config::listener::HttpSettings) {
             host_rewrite: None,
             connect: false,
             max_body_bytes: Default::default(),
-            mirrors: Vec::new(),
+            mirrors: Box::default(),
             high_priority: false,
         }),
-        request_headers: Vec::new(),
-        response_headers: Vec::new(),
+        request_headers: Box::default(),
+        response_headers: Box::default(),
         cors: Default::default(),
     };
     let host = VirtualHost::new("all".into(), (0..ROUTES).map(route).collect());

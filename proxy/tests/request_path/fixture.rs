@@ -136,7 +136,7 @@ impl Proxy {
         });
         let mut forward = Forward {
             targets: Targets::One(Arc::clone(&cluster)),
-            hash: Vec::new(),
+            hash: Box::default(),
             timeout: Some(Duration::from_secs(15)),
             idle_timeout: None,
             longest_stream: None,
@@ -147,14 +147,14 @@ impl Proxy {
                 on_refused_stream: true,
                 on_broken_connection: true,
                 on_status: None,
-                back_off: (Duration::from_millis(25), Duration::from_millis(250)),
+                back_off: None,
             },
             prefix_rewrite: None,
             regex_rewrite: None,
             host_rewrite: None,
             connect: false,
             max_body_bytes: Default::default(),
-            mirrors: Vec::new(),
+            mirrors: Box::default(),
             high_priority: false,
         };
         (setup.forward)(&mut forward);
@@ -162,13 +162,13 @@ impl Proxy {
             name: "all".into(),
             matcher: RouteMatcher {
                 path: PathMatcher::Prefix("/".into()),
-                headers: vec![],
-                query: vec![],
+                headers: Box::default(),
+                query: Box::default(),
                 fraction: None,
             },
             action: Action::Forward(forward),
-            request_headers: Vec::new(),
-            response_headers: Vec::new(),
+            request_headers: Box::default(),
+            response_headers: Box::default(),
             cors: Default::default(),
         };
         (setup.route)(&mut route);

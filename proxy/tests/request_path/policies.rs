@@ -45,7 +45,7 @@ on_all_protocols! {
         let (never, whole) = (mirror(&copied, back, 0, false), mirror(&copied, back, 1_000_000, false));
         let setup = Setup {
             protocol: back.upstream(),
-            forward: Box::new(move |forward| forward.mirrors = vec![never, whole]),
+            forward: Box::new(move |forward| forward.mirrors = [never, whole].into()),
             ..Setup::default()
         };
         let proxy = Proxy::with(&[served.address], setup).await;
@@ -78,7 +78,7 @@ on_all_protocols! {
             forward: Box::new(|forward| {
                 forward.retry.max_retries = 2;
                 forward.retry.on_status = Some([StatusCode::SERVICE_UNAVAILABLE].into());
-                forward.retry.back_off = (Duration::from_millis(1), Duration::from_millis(1));
+                forward.retry.back_off = Some(Arc::new((Duration::from_millis(1), Duration::from_millis(1))));
             }),
             ..Setup::default()
         };
@@ -167,7 +167,7 @@ async fn a_mirror_that_hangs_costs_nothing() {
     let address = listener.local_addr().unwrap();
     Arc::get_mut(&mut hanging.cluster).unwrap().endpoints.store(endpoints(&[address]));
     let setup =
-        Setup { forward: Box::new(move |forward| forward.mirrors = vec![hanging]), ..Setup::default() };
+        Setup { forward: Box::new(move |forward| forward.mirrors = [hanging].into()), ..Setup::default() };
     let proxy = Proxy::with(&[served.address], setup).await;
     let mut client = Client::connect(proxy.address, Http::One).await;
     let body = "x".repeat(4_000_000);

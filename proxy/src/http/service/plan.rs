@@ -315,7 +315,7 @@ pub(super) fn plan(
             if !whole_server {
                 rewrite(&mut parts, action, matched, settings.path.normalize)?;
             }
-            let host = action.host_rewrite.as_ref().unwrap_or(&host);
+            let host = action.host_rewrite.as_deref().unwrap_or(&host);
             let mirrors = match connect || wanted.is_some() || action.mirrors.is_empty() {
                 true => Vec::new(),
                 false => mirror::heads(exchange, &action.mirrors, &parts, host, &hop, found.cookies > 1),
