@@ -216,7 +216,7 @@ fn endpoints(cluster: &Cluster) -> Vec<EndpointView> {
                 EndpointHealth::Draining => Some("draining"),
                 EndpointHealth::Unhealthy => Some("unhealthy"),
             };
-            let (address, weight) = (endpoint.address, endpoint.weight);
+            let (address, weight) = (endpoint.address(), endpoint.weight);
             EndpointView { address, weight, eligible: reason.is_none(), reason }
         })
         .collect()

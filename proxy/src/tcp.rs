@@ -157,7 +157,7 @@ async fn carry(
     };
     let opened = open::open(worker, target, |endpoint| {
         course.attempts += 1;
-        course.endpoint = Some(endpoint.address);
+        course.endpoint = Some(endpoint.address());
     });
     // A client that waits is not read; its listener may end all the same.
     let opened = connection.slot.until(opened, Phase::Closed).await.ok_or(Error::Drained)?;

@@ -16,7 +16,7 @@ pub(super) fn text(store: &Store) -> String {
         let known = cluster.settings.load().is_some();
         let _ = writeln!(out, "{name}::known::{known}\n{name}::endpoints_version::{}", endpoints.version);
         for endpoint in &endpoints.endpoints {
-            let at = endpoint.address;
+            let at = endpoint.address();
             let _ = writeln!(
                 out,
                 "{name}::{at}::health::{}\n{name}::{at}::weight::{}\n{name}::{at}::rq_active::{}\n{name}::{at}::rq_total::{}",
@@ -42,7 +42,7 @@ fn one(cluster: &Cluster) -> Value {
         .iter()
         .map(|e| {
             json!({
-                "address": e.address.to_string(),
+                "address": e.address().to_string(),
                 "health": health(e),
                 "weight": e.weight,
                 "active": e.active.load(Relaxed),

@@ -21,7 +21,7 @@ fn counts(balancer: &mut Balancer, picks: usize, rng: &mut fastrand::Rng) -> Has
     let mut counts = HashMap::new();
     for _ in 0..picks {
         let random = rng.u64(..);
-        *counts.entry(balancer.pick(1, &[], || random).unwrap().address.port()).or_default() += 1;
+        *counts.entry(balancer.pick(1, &[], || random).unwrap().address().port()).or_default() += 1;
     }
     counts
 }
@@ -52,7 +52,7 @@ fn draining_ones_are_the_last_resort_and_unhealthy_ones_never() {
     let down = endpoint(3, 1, EndpointHealth::Unhealthy);
     let pick = |endpoints: Vec<Arc<Endpoint>>| {
         let mut balancer = Balancer::new(set(endpoints), BalancePolicy::RoundRobin, 0);
-        balancer.pick(1, &[], || 0).map(|endpoint| endpoint.address.port())
+        balancer.pick(1, &[], || 0).map(|endpoint| endpoint.address().port())
     };
     assert_eq!(pick(vec![down.clone(), draining.clone(), up]), Some(1));
     assert_eq!(pick(vec![down.clone(), draining]), Some(2));
@@ -66,7 +66,7 @@ fn a_retry_goes_elsewhere_where_it_can() {
     let mut balancer = Balancer::new(set.clone(), BalancePolicy::RoundRobin, 0);
     for _ in 0..4 {
         let picked = balancer.pick(1, std::slice::from_ref(&set.endpoints[0]), || 0).unwrap();
-        assert_eq!(picked.address.port(), 2);
+        assert_eq!(picked.address().port(), 2);
     }
     assert!(balancer.pick(1, &set.endpoints, || 0).is_some(), "nothing else is left");
 }

@@ -1,6 +1,6 @@
 //! `envoy.config.cluster.v3.Cluster`.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use envoy_types::pb::envoy::config::cluster::v3::circuit_breakers::Thresholds;
@@ -27,9 +27,9 @@ use super::{proxy_protocol, tls_upstream};
 use crate::proxy_protocol::Version;
 use crate::resilience::breakers::{self, Breaker, Breakers, Load};
 use crate::upstream::cluster::{
-    BalancePolicy, ConnectionLimits, EndpointSource, LookupFamily, UpstreamProtocol,
+    BalancePolicy, ConnectionLimits, EndpointSource, LookupFamily, Names, UpstreamProtocol,
 };
-use crate::upstream::connect::{MAX_STREAMS, PING_INTERVAL};
+use crate::upstream::connect::{MAX_STREAMS, PING_SECONDS};
 
 pub(super) const MESSAGES: &[Message] =
     &[CLUSTER, CONNECTION_OPTIONS, UPSTREAM_OPTIONS, BREAKERS, THRESHOLDS, COMMON_LB];
@@ -126,9 +126,11 @@ pub(super) struct Limits([Option<breakers::Thresholds>; 2]);
 
 impl Limits {
     /// With what is held already.
-    pub(super) fn of(self, load: &[Arc<Load>; 2]) -> Breakers {
+    pub(super) fn of(self, load: &OnceLock<[Arc<Load>; 2]>) -> Breakers {
         let breaker = |at: usize| {
-            self.0[at].map(|thresholds| Arc::new(Breaker { thresholds, load: Arc::clone(&load[at]) }))
+            let thresholds = self.0[at]?;
+            let load = Arc::clone(&load.get_or_init(Default::default)[at]);
+            Some(Arc::new(Breaker { thresholds, load }))
         };
         Breakers { default: breaker(0), high: breaker(1) }
     }
@@ -261,7 +263,7 @@ fn probes(message: Option<&UpstreamConnectionOptions>) -> Result<Option<Keepaliv
     }
     match message.and_then(|message| message.tcp_keepalive.as_ref()) {
         Some(said) => keepalive::compile(said).under(|| "tcp_keepalive".into()),
-        None => Ok(Some(Keepalive { time: Some(PING_INTERVAL), ..Keepalive::default() })),
+        None => Ok(Some(Keepalive { time: Some(PING_SECONDS), ..Keepalive::default() })),
     }
 }
 
@@ -369,7 +371,7 @@ fn source(message: &Cluster) -> Result<(EndpointSource, Option<Vec<eds::Compiled
                 DnsLookupFamily::V6Only => LookupFamily::V6Only,
                 DnsLookupFamily::V4Preferred => LookupFamily::V4Preferred,
             };
-            Ok((EndpointSource::Dns { targets, refresh, family }, None))
+            Ok((EndpointSource::Dns(Box::new(Names { targets, refresh, family })), None))
         }
         DiscoveryType::OriginalDst => {
             if message.load_assignment.is_some() {

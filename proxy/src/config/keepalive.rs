@@ -19,18 +19,18 @@ support! {
 }
 
 /// Linux takes no more seconds, and no more probes.
-const MOST_SECONDS: u32 = 32_767;
-const MOST_PROBES: u32 = 127;
+const MOST_SECONDS: u16 = 32_767;
+const MOST_PROBES: u8 = 127;
 
 /// When a connection is probed. What is not said is as the system has it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Keepalive {
-    /// How long nothing has come before the first probe.
-    pub time: Option<Duration>,
-    /// Between two probes.
-    pub interval: Option<Duration>,
+    /// So many seconds nothing has come before the first probe.
+    pub time: Option<u16>,
+    /// Between two probes, in seconds.
+    pub interval: Option<u16>,
     /// So many without an answer, and the connection is broken.
-    pub probes: Option<u32>,
+    pub probes: Option<u8>,
 }
 
 /// What a listener says of its clients.
@@ -48,11 +48,7 @@ pub enum Clients {
 
 /// As listening sockets have it. A client that has gone without a word is found within ten minutes, also where no idle time ends what it has: without
 /// it a stream that waits for an event would wait for ever.
-pub(crate) const CLIENTS: Keepalive = Keepalive {
-    time: Some(Duration::from_secs(300)),
-    interval: Some(Duration::from_secs(60)),
-    probes: Some(5),
-};
+pub(crate) const CLIENTS: Keepalive = Keepalive { time: Some(300), interval: Some(60), probes: Some(5) };
 
 /// Of a listener.
 pub(super) fn clients(message: Option<&TcpKeepalive>) -> Result<Clients, Problem> {
@@ -78,20 +74,21 @@ impl Clients {
 /// `None`: there are to be no probes, as Envoy has it where one of the numbers is 0.
 pub(super) fn compile(message: &TcpKeepalive) -> Result<Option<Keepalive>, Problem> {
     keepalive(message)?;
-    let number = |field: &str, value: Option<UInt32Value>, most: u32| match value.map(|value| value.value) {
-        Some(number) if number > most => {
-            Err(Problem::new(field, format!("is {number}; must be at most {most}")))
-        }
-        number => Ok(number),
-    };
     let time = number("keepalive_time", message.keepalive_time, MOST_SECONDS)?;
     let interval = number("keepalive_interval", message.keepalive_interval, MOST_SECONDS)?;
     let probes = number("keepalive_probes", message.keepalive_probes, MOST_PROBES)?;
-    if [time, interval, probes].contains(&Some(0)) {
-        return Ok(None);
-    }
-    let seconds = |number: Option<u32>| number.map(|number| Duration::from_secs(number.into()));
-    Ok(Some(Keepalive { time: seconds(time), interval: seconds(interval), probes }))
+    let is_off = time == Some(0) || interval == Some(0) || probes == Some(0);
+    Ok((!is_off).then_some(Keepalive { time, interval, probes }))
+}
+
+fn number<N>(field: &str, value: Option<UInt32Value>, most: N) -> Result<Option<N>, Problem>
+where
+    N: TryFrom<u32> + PartialOrd + std::fmt::Display,
+{
+    let Some(UInt32Value { value, .. }) = value else { return Ok(None) };
+    let number = N::try_from(value).ok().filter(|number| *number <= most);
+    let number = number.ok_or_else(|| Problem::new(field, format!("is {value}; must be at most {most}")))?;
+    Ok(Some(number))
 }
 
 impl Keepalive {
@@ -102,13 +99,13 @@ impl Keepalive {
     {
         let mut options = socket2::TcpKeepalive::new();
         if let Some(time) = self.time {
-            options = options.with_time(time);
+            options = options.with_time(Duration::from_secs(time.into()));
         }
         if let Some(interval) = self.interval {
-            options = options.with_interval(interval);
+            options = options.with_interval(Duration::from_secs(interval.into()));
         }
         if let Some(probes) = self.probes {
-            options = options.with_retries(probes);
+            options = options.with_retries(probes.into());
         }
         let socket = SockRef::from(socket);
         let _ = socket.set_keepalive(true);

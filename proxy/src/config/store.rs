@@ -50,8 +50,9 @@ pub struct Store {
     handles: HashMap<Arc<str>, Arc<Cluster>>,
     /// Clusters whose endpoints go by another name than theirs: that name, and theirs.
     aliases: BTreeSet<(Arc<str>, Arc<str>)>,
-    clusters: BTreeMap<Arc<str>, Entry<Option<Upstream>>>,
-    assignments: BTreeMap<Arc<str>, Entry<Vec<eds::Compiled>>>,
+    clusters: BTreeMap<Arc<str>, Entry<Option<Box<Upstream>>>>,
+    /// What is compiled of them is in the clusters.
+    assignments: BTreeMap<Arc<str>, Entry<()>>,
     /// Where this proxy is: endpoints that are meant for it go first.
     zone: Option<Arc<str>>,
     routes: BTreeMap<Arc<str>, RouteEntry>,
@@ -206,7 +207,13 @@ impl Store {
     fn put_cluster(&mut self, resource: Resource, now: Instant) -> Result<(), Problem> {
         let message: ClusterMessage = decode(&resource)?;
         named(&resource, &message.name)?;
-        let compiled = cds::compile(&message)?;
+        let mut compiled = cds::compile(&message)?;
+        // Of thousands of clusters nearly all call their endpoints so.
+        if let EndpointSource::Eds(service) = &mut compiled.source
+            && *service == resource.name
+        {
+            service.clone_from(&resource.name);
+        }
         self.outgoing.remove(&resource.name);
         let references = compiled.tls.as_ref().map(Upstream::references).unwrap_or_default();
         if self.waits(ResourceType::Cluster, &resource, references, now) {
@@ -233,7 +240,8 @@ impl Store {
         } else if let EndpointSource::Eds(service) = &settings.source
             && let Some(entry) = self.assignments.get(service)
         {
-            endpoints::swap(&handle, entry.resource.version.clone(), &entry.value);
+            let endpoints = self.endpoints_of(&entry.resource)?;
+            endpoints::swap(&handle, entry.resource.version.clone(), &endpoints);
         }
         self.forget_alias(&resource.name);
         if let EndpointSource::Eds(service) = &settings.source
@@ -243,14 +251,12 @@ impl Store {
         }
         handle.settings.store(Some(Arc::new(settings)));
         self.waiting.remove(&(ResourceType::Cluster, resource.name.clone()));
-        self.clusters.insert(resource.name.clone(), Entry::new(resource, compiled.tls));
+        self.clusters.insert(resource.name.clone(), Entry::new(resource, compiled.tls.map(Box::new)));
         Ok(())
     }
 
     fn put_assignment(&mut self, resource: Resource) -> Result<(), Problem> {
-        let message: ClusterLoadAssignment = decode(&resource)?;
-        named(&resource, &message.cluster_name)?;
-        let compiled = eds::compile(&message, self.zone.as_deref())?;
+        let compiled = self.endpoints_of(&resource)?;
         for handle in self.clusters_of(&resource.name) {
             if compiled.is_empty() && !handle.endpoints.load().endpoints.is_empty() {
                 tracing::warn!(cluster = %handle.name, "the control plane took the last endpoint of a cluster");
@@ -258,8 +264,14 @@ impl Store {
             }
             endpoints::swap(&handle, resource.version.clone(), &compiled);
         }
-        self.assignments.insert(resource.name.clone(), Entry::new(resource, compiled));
+        self.assignments.insert(resource.name.clone(), Entry::new(resource, ()));
         Ok(())
+    }
+
+    fn endpoints_of(&self, resource: &Resource) -> Result<Vec<eds::Compiled>, Problem> {
+        let message: ClusterLoadAssignment = decode(resource)?;
+        named(resource, &message.cluster_name)?;
+        eds::compile(&message, self.zone.as_deref())
     }
 
     fn clusters_of(&self, service: &Arc<str>) -> Vec<Arc<Cluster>> {
@@ -533,7 +545,7 @@ impl Store {
                 .keys()
                 .filter_map(|name| match &self.handles.get(name)?.settings.load().as_ref()?.source {
                     EndpointSource::Eds(service) => Some(service.clone()),
-                    EndpointSource::Static | EndpointSource::Dns { .. } | EndpointSource::OriginalDst => None,
+                    EndpointSource::Static | EndpointSource::Dns(_) | EndpointSource::OriginalDst => None,
                 })
                 .collect(),
             ResourceType::Route => self.route_names().filter(|name| !is_inline(name)).collect(),
@@ -545,7 +557,7 @@ impl Store {
     /// Clusters whose endpoints are looked up by name.
     pub fn dns_clusters(&self) -> Vec<Arc<Cluster>> {
         let is_dns = |handle: &&Arc<Cluster>| {
-            handle.settings.load().as_ref().is_some_and(|s| matches!(s.source, EndpointSource::Dns { .. }))
+            handle.settings.load().as_ref().is_some_and(|s| matches!(s.source, EndpointSource::Dns(_)))
         };
         self.clusters.keys().filter_map(|name| self.handles.get(name)).filter(is_dns).cloned().collect()
     }
@@ -553,7 +565,7 @@ impl Store {
     /// Puts in force what the names of a cluster resolve to; says whether that changed anything.
     pub fn put_resolved(&mut self, cluster: &Arc<Cluster>, found: &BTreeSet<SocketAddr>) -> bool {
         let before = cluster.endpoints.load();
-        let same = before.endpoints.iter().map(|e| e.address).eq(found.iter().copied());
+        let same = before.endpoints.iter().map(|e| e.address()).eq(found.iter().copied());
         if same && !before.version.is_empty() {
             return false;
         }

@@ -14,7 +14,7 @@ use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use super::Shared;
-use crate::upstream::cluster::{Cluster, EndpointSource};
+use crate::upstream::cluster::{Cluster, EndpointSource, Names};
 
 /// No name is asked for more often.
 const SHORTEST: Duration = Duration::from_secs(1);
@@ -54,7 +54,8 @@ pub(super) async fn resolve(shared: Shared) {
 }
 
 async fn follow(shared: Shared, turns: Arc<Semaphore>, cluster: Arc<Cluster>, source: EndpointSource) {
-    let EndpointSource::Dns { targets, refresh, family } = source else { return };
+    let EndpointSource::Dns(names) = source else { return };
+    let Names { targets, refresh, family } = *names;
     let mut found: Vec<Vec<SocketAddr>> = vec![Vec::new(); targets.len()];
     loop {
         for (at, (name, port)) in targets.iter().enumerate() {
@@ -68,7 +69,7 @@ async fn follow(shared: Shared, turns: Arc<Semaphore>, cluster: Arc<Cluster>, so
             let mut all: BTreeSet<SocketAddr> = found.iter().flatten().copied().collect();
             if all.is_empty() {
                 // What was known before stays; and who waits for the cluster has its answer.
-                all = cluster.endpoints.load().endpoints.iter().map(|endpoint| endpoint.address).collect();
+                all = cluster.endpoints.load().endpoints.iter().map(|endpoint| endpoint.address()).collect();
             }
             if shared.store().put_resolved(&cluster, &all) {
                 shared.follow(Instant::now());
@@ -131,7 +132,7 @@ mod tests {
             changes.changed().await.unwrap();
         }
         for endpoint in &handle.endpoints.load().endpoints {
-            assert!(endpoint.address.ip().is_loopback() && endpoint.address.port() == 80);
+            assert!(endpoint.address().ip().is_loopback() && endpoint.address().port() == 80);
         }
     }
 }

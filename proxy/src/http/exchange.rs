@@ -240,7 +240,7 @@ impl Drop for Exchange {
                 error,
                 route: log.route,
                 cluster: cluster.map(|cluster| Arc::clone(&cluster.name)),
-                endpoint: log.endpoint.map(|endpoint| endpoint.address),
+                endpoint: log.endpoint.map(|endpoint| endpoint.address()),
                 attempts: self.attempts.get(),
                 received: self.received.get(),
                 sent: self.sent.get(),

@@ -2,8 +2,8 @@
 //! route names it; its settings and its endpoints are swapped apart, so churn costs what changed.
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -23,8 +23,8 @@ pub struct Cluster {
     pub settings: ArcSwapOption<ClusterSettings>,
     /// The endpoints in force.
     pub endpoints: ArcSwap<EndpointSet>,
-    /// What is held by requests of routes of default and of high priority, where there are circuit breakers.
-    pub load: [Arc<Load>; 2],
+    /// What is held by requests of routes of default and of high priority, once there are circuit breakers.
+    pub load: OnceLock<[Arc<Load>; 2]>,
 }
 
 impl Cluster {
@@ -39,7 +39,7 @@ impl Cluster {
     }
 }
 
-/// What a `Cluster` resource says.
+/// What a `Cluster` resource says. There are thousands.
 #[derive(Debug, Clone)]
 pub struct ClusterSettings {
     /// The resource's version as the control plane gave it.
@@ -104,15 +104,19 @@ pub enum EndpointSource {
     Static,
     /// Nowhere: a connection goes on to where it was going to when it was intercepted.
     OriginalDst,
-    /// A name that is looked up again and again.
-    Dns {
-        /// The names and ports to resolve.
-        targets: Vec<(Box<str>, u16)>,
-        /// Between look-ups.
-        refresh: Duration,
-        /// Which of their addresses count.
-        family: LookupFamily,
-    },
+    /// Names that are looked up again and again.
+    Dns(Box<Names>),
+}
+
+/// Names that stand for endpoints.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Names {
+    /// They and the ports.
+    pub targets: Vec<(Box<str>, u16)>,
+    /// Between look-ups.
+    pub refresh: Duration,
+    /// Which of their addresses count.
+    pub family: LookupFamily,
 }
 
 /// Which of a name's addresses count.
@@ -149,13 +153,13 @@ pub struct EndpointSet {
     pub endpoints: Vec<Arc<Endpoint>>,
 }
 
-/// One endpoint. Shared by all workers; what is global about it is atomic.
+/// One endpoint. Shared by all workers; what is global about it is atomic. There are tens of thousands: each takes 80
+/// bytes, with its counts of references.
 #[derive(Debug)]
 pub struct Endpoint {
-    /// Where it is.
-    pub address: SocketAddr,
-    /// The address that connections to it are made from, though it is not this machine's: an intercepted client's.
-    pub source: Option<IpAddr>,
+    ip: IpAddr,
+    port: u16,
+    special: Option<Box<Special>>,
     /// Its weight, at least 1.
     pub weight: u32,
     /// `HEALTHY`, `UNKNOWN` and `DEGRADED` take traffic; `DRAINING` finishes what it has; others get none.
@@ -168,18 +172,49 @@ pub struct Endpoint {
     pub outlier: Outlier,
 }
 
+/// What few endpoints have.
+#[derive(Debug)]
+struct Special {
+    /// With an interface (of a link-local one) or a flow.
+    address: SocketAddr,
+    source: Option<IpAddr>,
+}
+
 impl Endpoint {
     /// A new endpoint with its counters at zero.
     pub fn new(address: SocketAddr, weight: u32, health: EndpointHealth) -> Self {
+        Self::from_source(None, address, weight, health)
+    }
+
+    /// The same, to which connections are made from `source`, though it is not this machine's: an intercepted client's.
+    pub(crate) fn from_source(
+        source: Option<IpAddr>,
+        address: SocketAddr,
+        weight: u32,
+        health: EndpointHealth,
+    ) -> Self {
+        let (ip, port) = (address.ip(), address.port());
+        let is_special = source.is_some() || address != SocketAddr::new(ip, port);
         Self {
-            address,
-            source: None,
+            ip,
+            port,
+            special: is_special.then(|| Box::new(Special { address, source })),
             weight: weight.max(1),
             health,
             active: AtomicU32::new(0),
             requests: AtomicU64::new(0),
             outlier: Outlier::default(),
         }
+    }
+
+    /// Where it is.
+    pub fn address(&self) -> SocketAddr {
+        self.special.as_ref().map_or_else(|| SocketAddr::new(self.ip, self.port), |special| special.address)
+    }
+
+    /// The address that connections to it are made from, where it is not this machine's.
+    pub(crate) fn source(&self) -> Option<IpAddr> {
+        self.special.as_ref()?.source
     }
 }
 
@@ -209,5 +244,22 @@ mod tests {
         assert_eq!(LookupFamily::V4Preferred.of(both()), [v4]);
         assert_eq!(LookupFamily::V4Preferred.of(vec![v6]), [v6]);
         assert!(LookupFamily::V4Only.of(vec![v6]).is_empty());
+    }
+
+    #[test]
+    fn settings_are_small() {
+        assert!(size_of::<ClusterSettings>() <= 144, "{}", size_of::<ClusterSettings>());
+    }
+
+    #[test]
+    fn an_endpoint_is_small_and_knows_the_whole_of_its_address() {
+        assert!(size_of::<Endpoint>() <= 64, "{}", size_of::<Endpoint>());
+        let linked = std::net::SocketAddrV6::new("fe80::1".parse().unwrap(), 80, 0, 7);
+        for address in ["10.0.0.1:1".parse().unwrap(), "[fd00::1]:2".parse().unwrap(), linked.into()] {
+            assert_eq!(Endpoint::new(address, 1, EndpointHealth::Healthy).address(), address);
+            let source = Some(IpAddr::from([10, 0, 0, 9]));
+            let intercepted = Endpoint::from_source(source, address, 1, EndpointHealth::Healthy);
+            assert_eq!((intercepted.address(), intercepted.source()), (address, source));
+        }
     }
 }

@@ -34,7 +34,8 @@ const MAX_FRAME: u32 = 16 * 1024;
 /// Streams that we have reset and of which frames may still come. Above: the connection ends.
 const MAX_RESET_STREAMS: usize = 100;
 /// A peer that is gone without a word is found within the sum of the two.
-pub(crate) const PING_INTERVAL: Duration = Duration::from_secs(30);
+pub(crate) const PING_SECONDS: u16 = 30;
+const PING_INTERVAL: Duration = Duration::from_secs(PING_SECONDS as u64);
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Spawns onto the worker's own thread.
@@ -68,9 +69,9 @@ pub(crate) async fn stream(
     settings: &ClusterSettings,
     client: Option<Addresses>,
 ) -> Result<Stream, Error> {
-    let address = endpoint.address;
+    let address = endpoint.address();
     let opening = async {
-        let mut stream = dialer.tcp(address, endpoint.source, settings.keepalive).await?;
+        let mut stream = dialer.tcp(address, endpoint.source(), settings.keepalive).await?;
         if let Some(version) = settings.proxy_protocol {
             let header = proxy_protocol::header(version, client);
             stream.write_all(&header).await.map_err(|error| classify(&error))?;

@@ -18,8 +18,7 @@ pub(crate) struct Original {
 
 impl Original {
     pub(crate) fn endpoint(self) -> Arc<Endpoint> {
-        let endpoint = Endpoint::new(self.destination, 1, EndpointHealth::Healthy);
-        Arc::new(Endpoint { source: self.source, ..endpoint })
+        Arc::new(Endpoint::from_source(self.source, self.destination, 1, EndpointHealth::Healthy))
     }
 }
 

@@ -208,6 +208,12 @@ impl<'k> Session<'k> {
             if !held.wanted.takes(&resource.name) {
                 continue;
             }
+            // A name is in memory once, however often what it stands for is sent.
+            let named = held.wanted.names.get_key_value(&resource.name).map(|(name, _)| name);
+            let known = named.or_else(|| held.resources.get_key_value(&resource.name).map(|(name, _)| name));
+            if let Some(name) = known {
+                resource.name.clone_from(name);
+            }
             let mut content = 0;
             if self.variant == Variant::Sotw {
                 content = XxHash64::oneshot(0, &resource.body);

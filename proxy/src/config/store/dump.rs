@@ -45,7 +45,7 @@ impl Store {
                 return None;
             }
             let set = handle.endpoints.load();
-            let endpoints = set.endpoints.iter().map(|e| (e.address, e.weight, e.health)).collect();
+            let endpoints = set.endpoints.iter().map(|e| (e.address(), e.weight, e.health)).collect();
             Some(OwnEndpoints { cluster: handle.name.clone(), endpoints })
         };
         self.clusters.keys().filter_map(|name| of(self.handles.get(name)?)).collect()

@@ -9,7 +9,7 @@ use crate::upstream::cluster::{Cluster, Endpoint, EndpointHealth, EndpointSet};
 pub(super) fn swap(cluster: &Cluster, version: Arc<str>, endpoints: &[(SocketAddr, u32, EndpointHealth)]) {
     let before = cluster.endpoints.load_full();
     let known: HashMap<SocketAddr, &Arc<Endpoint>> =
-        before.endpoints.iter().map(|e| (e.address, e)).collect();
+        before.endpoints.iter().map(|e| (e.address(), e)).collect();
     let endpoints = endpoints.iter().map(|&(address, weight, health)| match known.get(&address) {
         Some(same) if same.weight == weight && same.health == health => Arc::clone(same),
         _ => Arc::new(Endpoint::new(address, weight, health)),

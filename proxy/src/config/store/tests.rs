@@ -468,7 +468,14 @@ fn endpoints_that_are_meant_for_its_zone_go_first() {
         Resource::of_body("a", bytes).decode::<ClusterLoadAssignment>().unwrap()
     };
     let ports = |given: &Given| -> Vec<u16> {
-        given.cluster("a").endpoints.load().endpoints.iter().map(|endpoint| endpoint.address.port()).collect()
+        given
+            .cluster("a")
+            .endpoints
+            .load()
+            .endpoints
+            .iter()
+            .map(|endpoint| endpoint.address().port())
+            .collect()
     };
     let in_zone = |zone: Option<&str>| {
         let mut given = Given::nothing();

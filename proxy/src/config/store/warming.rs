@@ -274,8 +274,6 @@ fn is_warm(cluster: &Cluster) -> bool {
     match cluster.settings.load().as_ref().map(|s| &s.source) {
         None => false,
         Some(EndpointSource::Static | EndpointSource::OriginalDst) => true,
-        Some(EndpointSource::Eds(_) | EndpointSource::Dns { .. }) => {
-            !cluster.endpoints.load().version.is_empty()
-        }
+        Some(EndpointSource::Eds(_) | EndpointSource::Dns(_)) => !cluster.endpoints.load().version.is_empty(),
     }
 }

@@ -151,6 +151,9 @@ fn sotw_what_is_missing_of_the_endpoints_stays() {
     open.on_sotw(EDS, "1", vec![endpoints("a"), endpoints("b"), endpoints("c")]);
     open.on_sotw(EDS, "2", vec![endpoints("b")]);
     assert_eq!(open.kept.held(), ["a@1", "b@1"], "and nobody asked for c");
+    let wanted = open.subscriptions.names(EDS);
+    let is_shared = |name: &Arc<str>| Arc::ptr_eq(name, wanted.get(name).unwrap());
+    assert!(open.kept.held.keys().all(is_shared), "a name is in memory once");
 }
 
 #[test]
