@@ -35,8 +35,11 @@ const PROXIES: Duration = Duration::from_secs(1);
 /// After writes that failed; and twice as long each time that one fails, up to [`MAX_RETRY`].
 const RETRY: Duration = Duration::from_secs(2);
 const MAX_RETRY: Duration = Duration::from_secs(120);
-/// Writes at a time. The API server limits us beyond.
+/// Writes at a time, where many wait. The API server limits us beyond.
 const AT_ONCE: usize = 8;
+/// So many wait for each that is written at a time: a few are written one after another. Eight at once are milliseconds
+/// of work for the API server, behind which the routes wait that somebody is making, and the news of them.
+const FOR_EACH: usize = 25;
 /// For one write.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -144,9 +147,14 @@ impl Reporter {
                 write(writer, self.leads.clone(), object, observation, status).boxed()
             })
             .collect();
-        let written: Vec<bool> = stream::iter(writes).buffer_unordered(AT_ONCE).collect().await;
+        let at_once = at_once(writes.len());
+        let written: Vec<bool> = stream::iter(writes).buffer_unordered(at_once).collect().await;
         written.iter().filter(|written| !**written).count()
     }
+}
+
+fn at_once(waiting: usize) -> usize {
+    (waiting / FOR_EACH).clamp(1, AT_ONCE)
 }
 
 /// When what failed is tried again, and how long that was waited for.
@@ -301,5 +309,10 @@ mod tests {
             waited.push(before.elapsed().as_secs());
         }
         assert_eq!(waited, [2, 4, 8, 16, 32, 64, 120, 120]);
+    }
+
+    #[test]
+    fn only_of_many_are_several_written_at_once() {
+        assert_eq!([0, 1, 10, 49, 50, 199, 200, 5_000].map(at_once), [1, 1, 1, 1, 2, 7, 8, 8]);
     }
 }
