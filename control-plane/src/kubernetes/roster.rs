@@ -15,6 +15,7 @@ use flate2::write::GzEncoder;
 use pontoon_xds::ResourceType;
 use pontoon_xds::server::{Client, Server};
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::gateways::Clients;
@@ -27,8 +28,13 @@ const MAX_BYTES: usize = 128 * 1024;
 /// What it may say when it is unpacked: who may write the Lease must not fill our memory.
 const MAX_UNPACKED: u64 = 16 * 1024 * 1024;
 
-/// Proxies that come together are written together.
-const SETTLE: Duration = Duration::from_millis(300);
+/// Between two writes: proxies that come together are written together. One that comes alone is written at once, so that
+/// a leader which is killed then has told of it.
+const SETTLE: Duration = Duration::from_millis(100);
+/// Between two looks, and so many times what a look takes: with thousands of proxies acknowledgements come faster than
+/// who sent them could be listed.
+const LOOK: Duration = Duration::from_millis(10);
+const RARELY: u32 = 20;
 
 /// Who follows routes, and who is expected to.
 #[derive(Debug, Clone)]
@@ -59,14 +65,17 @@ impl Roster {
     /// Waits until another text than `last` is to be written.
     pub async fn changed(&self, last: &str) {
         let mut changes = self.server.changes();
+        tokio::time::sleep(SETTLE).await;
         loop {
-            tokio::time::sleep(SETTLE).await;
+            let begun = Instant::now();
             if self.written() != last {
                 return;
             }
+            let pause = (begun.elapsed() * RARELY).max(LOOK);
             if changes.changed().await.is_err() {
                 std::future::pending::<()>().await;
             }
+            tokio::time::sleep(pause).await;
         }
     }
 
@@ -194,6 +203,21 @@ mod tests {
         roster.server.expect(all);
         let written = roster.written();
         assert_eq!(unpack(&written).unwrap().len(), 10_000, "{} bytes", written.len());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_comes_alone_is_written_at_once() {
+        let (roster, _pods) = roster(&[]);
+        let (edge, other) = (client("shop/edge", "shop/edge-1"), client("shop/edge", "shop/edge-2"));
+        roster.server.expect([edge, other.clone()]);
+        let last = roster.written();
+        let following = roster.clone();
+        let told = tokio::spawn(async move { following.changed(&last).await });
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        let since = Instant::now();
+        roster.server.forget(&BTreeSet::from([other]));
+        told.await.unwrap();
+        assert!(since.elapsed() <= 2 * LOOK, "{:?}", since.elapsed());
     }
 
     #[tokio::test]
