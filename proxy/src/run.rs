@@ -369,6 +369,8 @@ async fn watch_memory(admission: Arc<overload::Admission>) {
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         interval.tick().await;
+        // What a large configuration took while it was read; workers do it for themselves.
+        allocator::collect();
         let Some(used) = overload::resident_memory() else {
             tracing::warn!("the system does not say how much memory is used; there is no limit of it");
             return;
