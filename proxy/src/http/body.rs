@@ -3,6 +3,7 @@
 //! stream ends.
 
 use std::cell::Cell;
+use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -197,8 +198,8 @@ impl Stream {
                 let exchange = &self.exchange;
                 Poll::Ready(Some(frame.ok_or_else(|| exchange.fail(Error::BadBody))))
             }
-            Some(Err(_)) => {
-                let cause = exchange.conn.refused_body.get().unwrap_or(Error::ClientGone);
+            Some(Err(error)) => {
+                let cause = exchange.conn.refused_body.get().unwrap_or_else(|| cause(&error));
                 Poll::Ready(Some(Err(exchange.fail(cause))))
             }
             None => {
@@ -216,6 +217,15 @@ impl Stream {
         for mirror in self.mirrors.drain(..) {
             mirror.whole.set(true);
         }
+    }
+}
+
+/// Why a body did not come whole. hyper says so of chunks that it cannot read.
+fn cause(error: &hyper::Error) -> Error {
+    let source = std::error::Error::source(error).and_then(|source| source.downcast_ref::<io::Error>());
+    match source.map(io::Error::kind) {
+        Some(io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData) => Error::Malformed,
+        _ => Error::ClientGone,
     }
 }
 

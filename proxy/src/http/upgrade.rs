@@ -120,13 +120,18 @@ impl Change {
         Self { kind: Kind::Upgrade { protocol, key, upstream }, near }
     }
 
-    /// Whether the upstream has granted it.
-    pub(crate) fn is_granted(&self, status: StatusCode) -> bool {
+    /// Whether the upstream has granted it, and no other protocol.
+    pub(crate) fn is_granted(&self, parts: &response::Parts) -> bool {
         match &self.kind {
-            Kind::Upgrade { upstream: UpstreamProtocol::Http1, .. } => {
-                status == StatusCode::SWITCHING_PROTOCOLS
+            Kind::Upgrade { protocol, upstream: UpstreamProtocol::Http1, .. } => {
+                let is_asked =
+                    |granted: &HeaderValue| granted.as_bytes().eq_ignore_ascii_case(protocol.as_bytes());
+                parts.status == StatusCode::SWITCHING_PROTOCOLS
+                    && parts.headers.get_all(UPGRADE).iter().all(is_asked)
             }
-            Kind::Upgrade { upstream: UpstreamProtocol::Http2, .. } | Kind::Connect => status.is_success(),
+            Kind::Upgrade { upstream: UpstreamProtocol::Http2, .. } | Kind::Connect => {
+                parts.status.is_success()
+            }
         }
     }
 

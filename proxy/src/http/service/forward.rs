@@ -329,7 +329,7 @@ fn answer(
     let Answer { response, first, lease } = received;
     let (mut parts, incoming) = response.into_parts();
     parts.version = Version::HTTP_11;
-    let granted = plan.change.as_ref().is_some_and(|change| change.is_granted(parts.status));
+    let granted = plan.change.as_ref().is_some_and(|change| change.is_granted(&parts));
     if parts.status == StatusCode::SWITCHING_PROTOCOLS && !granted {
         return Err(Error::UpstreamProtocol);
     }
