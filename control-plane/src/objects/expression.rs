@@ -3,14 +3,13 @@
 
 use std::convert::Infallible;
 
+use pontoon_proxy::route::expression::Expression;
 use regex_syntax::ast::{
     AssertionKind, Ast, ClassSetBinaryOp, ClassSetItem, ClassUnicode, ClassUnicodeKind, Flag, Flags,
     FlagsItemKind, GroupKind, HexLiteralKind, Literal, LiteralKind, RepetitionKind, RepetitionOp,
     RepetitionRange, Span, Visitor, parse::Parser, visit,
 };
 
-/// A compiled expression may use so much memory; the proxy has the same limit.
-const BYTES: usize = 1024 * 1024;
 /// As often RE2 repeats, all levels of repetition multiplied.
 const REPETITIONS: u32 = 1000;
 const CATEGORIES: &[&str] = &[
@@ -38,13 +37,12 @@ pub(crate) fn check(text: &str) -> Result<(), String> {
         let last = error.lines().last().unwrap_or_default().trim_start_matches("error: ");
         format!("expected a regular expression in RE2 syntax: {last}")
     };
-    regex::RegexBuilder::new(text).size_limit(BYTES).build().map_err(|error| wrong(&error))?;
     let ast = Parser::new().parse(text).map_err(|error| wrong(&error))?;
     let found = visit(&ast, Walk { text, times: Vec::new(), found: None });
-    match found.unwrap_or_else(|never| match never {}) {
-        Some((part, problem)) => Err(wrong(&format!("`{part}`: {problem}"))),
-        None => Ok(()),
+    if let Some((part, problem)) = found.unwrap_or_else(|never| match never {}) {
+        return Err(wrong(&format!("`{part}`: {problem}")));
     }
+    Expression::whole(text).map(drop).map_err(|error| wrong(&error))
 }
 
 /// Goes through an expression.

@@ -12,6 +12,7 @@ use envoy_types::pb::envoy::extensions::filters::http::buffer::v3::{
 use envoy_types::pb::envoy::r#type::matcher::v3::RegexMatchAndSubstitute;
 use envoy_types::util::pack_any;
 use k8s_openapi::api::networking::v1::{HTTPIngressPath, IngressBackend};
+use pontoon_proxy::route::expression::Expression;
 use serde_json::{Value as Json, json};
 
 use super::annotations::{Annotations, Canary, HeaderIs};
@@ -372,7 +373,7 @@ impl<'i> Host<'i> {
         let (Some(target), Some(pattern)) = (&self.annotations.rewrite, self.rewritten(&rule.path)) else {
             return;
         };
-        let groups = regex::Regex::new(&pattern).map_or(1, |regex| regex.captures_len());
+        let groups = Expression::part(&pattern).map_or(1, |pattern| pattern.groups());
         action.regex_rewrite = Some(RegexMatchAndSubstitute {
             pattern: Some(wire::regex(pattern)),
             substitution: substitution(target, groups),
