@@ -82,11 +82,12 @@ pub(crate) struct Ready {
     images: Vec<PathBuf>,
 }
 
-/// Builds the programs of ours that the groups run.
+/// Builds the programs of ours that the groups run, with the features that they have among all of the workspace: as
+/// `cargo test` has built them.
 pub(crate) fn build(workspace: &Path, steps: &Steps) -> anyhow::Result<()> {
     let mut build = Command::new("cargo");
-    build.current_dir(workspace).args(["build", "--locked", "--bins"]);
-    build.args(["-p", "pontoon", "-p", "pontoon-proxy", "-p", "pontoon-e2e"]);
+    build.current_dir(workspace).args(["build", "--locked", "--workspace"]);
+    build.args(["--bin", "pontoon", "--bin", "pontoon-proxy", "--bin", "pontoon-e2e"]);
     steps.run("build the programs", &mut build).map(drop)
 }
 
