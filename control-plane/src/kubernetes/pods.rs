@@ -103,6 +103,17 @@ impl Pods {
         having.map(|(pod, _)| pod.namespace.clone()).collect()
     }
 
+    /// Whether a pod has an address of the same network: of 256 of IPv4, or of a /64 of IPv6, which is the least that a node is
+    /// given for its pods.
+    pub fn are_beside(&self, address: IpAddr) -> bool {
+        let is_near = |other: &IpAddr| match (address, other) {
+            (IpAddr::V4(one), IpAddr::V4(other)) => one.octets()[..3] == other.octets()[..3],
+            (IpAddr::V6(one), IpAddr::V6(other)) => one.segments()[..4] == other.segments()[..4],
+            _ => false,
+        };
+        self.known().iter().any(|(_, addresses)| addresses.iter().any(is_near))
+    }
+
     fn known(&self) -> MutexGuard<'_, Mirror<ObjectName, Vec<IpAddr>>> {
         self.0.known.lock().unwrap_or_else(PoisonError::into_inner)
     }

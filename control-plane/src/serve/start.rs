@@ -19,7 +19,7 @@ use super::api::auth::{DEFAULT_FILE, TokenError, Tokens};
 use super::bridge::{Assigner, Bridge, QUEUE, Sources};
 use super::http::{Limits, serve};
 use super::roster::Roster;
-use super::tenants::{Tenants, TenantsError, Visibility};
+use super::tenants::{Newcomers, Tenants, TenantsError, Visibility};
 use super::world::{Proxies, World};
 use crate::addresses::plan::Slots;
 use crate::addresses::store::{Store as AddressStore, StoreError as AddressError};
@@ -286,6 +286,7 @@ pub async fn start(options: Options) -> Result<Running, StartError> {
         tenants,
         pods: gateways.map(|gateways| gateways.proxies()),
         namespaces: namespaces.clone(),
+        newcomers: Newcomers::default(),
     };
     let view_of = XdsOptions::by_caller(move |caller| {
         let view = &caller.node.cluster;

@@ -2,15 +2,27 @@
 //! is decided whether it may name that one. Until clients have certificates, what can be checked of one is the address
 //! that it comes from.
 
+use std::collections::HashMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use ipnet::IpNet;
 use serde::Deserialize;
+use tokio::time::Instant;
 
 use crate::compile::is_gateway;
 use crate::kubernetes::gateways::Proxies;
 use crate::kubernetes::pods::Pods;
+
+/// How long an address beside those of pods may be that of a pod which is not known yet: a kubelet says which one it has
+/// when its containers run already.
+const SETTLES: Duration = Duration::from_secs(10);
+/// After that who asks is let in for so long; later it is a newcomer again, as the address may be another's.
+const REMEMBERED: Duration = Duration::from_secs(60);
+/// Newcomers at a time.
+const NEWCOMERS: usize = 4096;
 
 /// What a file of tenants says.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -106,6 +118,29 @@ pub struct Visibility {
     pub pods: Option<Proxies>,
     /// Of which namespace each pod is; `None`: there are no pods.
     pub namespaces: Option<Pods>,
+    /// Addresses beside those of pods that no pod is known to have.
+    pub newcomers: Newcomers,
+}
+
+/// Since when they have asked.
+#[derive(Debug, Default)]
+pub struct Newcomers(Mutex<HashMap<IpAddr, Instant>>);
+
+impl Newcomers {
+    /// Whether one has asked for so long that it can be no pod's.
+    fn has_settled(&self, address: IpAddr, now: Instant) -> bool {
+        let mut since = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        since.retain(|_, since| now.duration_since(*since) < SETTLES + REMEMBERED);
+        if since.len() >= NEWCOMERS && !since.contains_key(&address) {
+            return false;
+        }
+        now.duration_since(*since.entry(address).or_insert(now)) >= SETTLES
+    }
+
+    /// It is a pod's.
+    fn is_known(&self, address: IpAddr) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&address);
+    }
 }
 
 impl Visibility {
@@ -132,15 +167,30 @@ impl Visibility {
     }
 
     /// Of other namespaces than a pod's own, and of an address that is no pod's (a VM's, a node's, a NAT's), the operator
-    /// decides; who says nothing lets everybody in but pods.
+    /// decides; who says nothing lets everybody in but pods, and what may be one.
     fn check_namespace(&self, view: &str, address: Option<IpAddr>) -> Result<(), String> {
         let asked = view.split('/').next().unwrap_or_default();
         let pods = self.namespaces.as_ref().zip(address);
         let own = pods.map(|(pods, address)| pods.namespaces_of(address)).unwrap_or_default();
+        if let Some(address) = address.filter(|_| !own.is_empty()) {
+            self.newcomers.is_known(address);
+        }
         match &self.tenants {
             _ if own.contains(asked) => Ok(()),
             Some(tenants) => tenants.check(view, address),
-            None if own.is_empty() => Ok(()),
+            None if own.is_empty() => match pods {
+                Some((pods, address))
+                    if pods.are_beside(address) && !self.newcomers.has_settled(address, Instant::now()) =>
+                {
+                    Err(format!(
+                        "no pod is known that has {address}, which is beside the addresses of pods: one that has just \
+                         been given it has to ask again, and what is none is let in after {} s, or at once by the \
+                         control plane's --xds-tenants",
+                        SETTLES.as_secs()
+                    ))
+                }
+                _ => Ok(()),
+            },
             None => Err(format!(
                 "a pod is told of its own namespace, and this one is not in {asked:?}; look at node.cluster and, for one \
                  that is to be told of others, at the control plane's --xds-tenants; a pod that has just been given its \
@@ -226,12 +276,13 @@ tenants:
             ("nowhere", 1, false),
             ("", 1, false),
             ("bank", 2, true),
-            ("shop", 3, true),
-            ("bank/edge", 3, true),
         ] {
             assert_eq!(check(&visibility, view, last).is_ok(), expected, "{view} {last}");
         }
         assert!(visibility.check("bank", Some("::ffff:10.1.0.1".parse().unwrap())).is_err());
+        let vm = Some("10.1.1.1".parse().unwrap());
+        assert!(visibility.check("bank", vm).is_ok() && visibility.check("shop/edge", vm).is_ok());
+        assert!(check(&visibility, "shop", 3).is_err(), "it may be a pod's that is not known yet");
         let told = |view: &str| check(&visibility, view, 1).unwrap_err().replace(view, "?");
         assert_eq!(told("bank"), told("nowhere"), "it does not learn which there are");
 
@@ -252,6 +303,19 @@ tenants:
         visibility.tenants = Some(Tenants::parse(FILE).unwrap());
         assert!(check(&visibility, "common", 1).is_ok(), "the operator lets its network in");
         assert!(check(&visibility, "bank", 1).is_ok() && check(&visibility, "nowhere", 1).is_err());
+    }
+
+    #[test]
+    fn what_is_beside_pods_and_stays_unknown_is_let_in() {
+        let newcomers = Newcomers::default();
+        let (one, other) = (IpAddr::from([10, 1, 0, 3]), IpAddr::from([10, 1, 0, 4]));
+        let begin = Instant::now();
+        let at = |address, seconds| newcomers.has_settled(address, begin + Duration::from_secs(seconds));
+        assert_eq!([at(one, 0), at(one, 9), at(one, 10), at(one, 69)], [false, false, true, true]);
+        assert!(!at(one, 70), "it may be another's by then");
+        assert!(at(one, 80) && !at(other, 80));
+        newcomers.is_known(one);
+        assert!(!at(one, 81));
     }
 
     #[test]
