@@ -74,7 +74,10 @@ impl Predecessor {
 
     /// Says that this process is ready; on return the other one accepts no more. False: it has ended.
     pub(crate) async fn ready(&self) -> bool {
-        self.ask("ready".into()).await.is_some_and(|(answer, _)| answer == "done")
+        let done = self.ask("ready".into()).await.is_some_and(|(answer, _)| answer == "done");
+        // What comes to be bound later it does not have.
+        *self.channel.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        done
     }
 
     async fn ask(&self, question: String) -> Option<(String, Vec<TcpListener>)> {
