@@ -9,8 +9,9 @@ use std::time::Duration;
 use anyhow::Context as _;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::tcp::ReadHalf;
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::time::timeout;
 
 use super::metrics::Outcome;
@@ -20,6 +21,8 @@ use super::{Dns, Transport};
 const MOST_QUERIES: usize = 1_024;
 /// Connections at a time on one socket; more wait to be accepted.
 const MOST_CONNECTIONS: usize = 128;
+/// Queries at a time on one connection; the next is read when one has been answered.
+const MOST_ON_CONNECTION: usize = 16;
 /// A query with one question and EDNS has at most 300 bytes; room for options.
 const MOST_BYTES: usize = 4_096;
 /// For the next query on a connection, and for an answer to be taken (RFC 7766 says a few seconds).
@@ -92,6 +95,8 @@ pub(super) async fn udp(dns: Arc<Dns>, socket: UdpSocket) {
     let mut stop = dns.stop.subscribe();
     let mut buffer = [0_u8; MOST_BYTES];
     let mut failures = 0_u32;
+    // Of a socket that another process has, too, more may come for ever.
+    let mut last = MOST_QUERIES;
     loop {
         let received = tokio::select! {
             // What is there goes before the end.
@@ -112,6 +117,12 @@ pub(super) async fn udp(dns: Arc<Dns>, socket: UdpSocket) {
             }
         };
         failures = 0;
+        if *stop.borrow() {
+            last -= 1;
+            if last == 0 {
+                break;
+            }
+        }
         let Ok(permit) = permits.clone().try_acquire_owned() else {
             dns.counters.count(Outcome::Overload);
             continue;
@@ -168,35 +179,43 @@ pub(super) async fn tcp(dns: Arc<Dns>, listener: TcpListener) {
     }
 }
 
-/// The queries of one connection, one after another.
-async fn connected(dns: &Dns, mut connection: TcpStream) -> std::io::Result<()> {
-    let mut buffer = Vec::new();
-    loop {
-        let query = timeout(IDLE, read(&mut connection, &mut buffer)).await;
-        match query {
-            // Idle, or at its end.
-            Err(_) | Ok(Ok(false)) => return Ok(()),
-            Ok(Err(error)) => return Err(error),
-            Ok(Ok(true)) => {}
+/// The queries of one connection, each answered when its answer is there (RFC 7766, 6.2.1.1).
+async fn connected(dns: &Arc<Dns>, mut connection: TcpStream) -> std::io::Result<()> {
+    let (mut from, mut to) = connection.split();
+    let (answers, mut answered) = mpsc::channel(MOST_ON_CONNECTION);
+    let asked = async move {
+        // Until it is idle, or at its end.
+        while let Ok(query) = timeout(IDLE, read(&mut from)).await {
+            let Some(query) = query? else { break };
+            let Ok(room) = answers.clone().reserve_owned().await else { break };
+            let dns = dns.clone();
+            tokio::spawn(async move { room.send(dns.answer(&query, Transport::Tcp).await) });
         }
-        let Some(answer) = dns.answer(&buffer, Transport::Tcp).await else { return Ok(()) };
-        let length = u16::try_from(answer.len()).map_err(std::io::Error::other)?;
-        let framed = [&length.to_be_bytes(), answer.as_slice()].concat();
-        timeout(IDLE, connection.write_all(&framed)).await??;
-    }
+        Ok(())
+    };
+    let told = async {
+        while let Some(answer) = answered.recv().await {
+            let answer = answer.ok_or_else(|| std::io::Error::other("what came is no query"))?;
+            let length = u16::try_from(answer.len()).map_err(std::io::Error::other)?;
+            let framed = [&length.to_be_bytes(), answer.as_slice()].concat();
+            timeout(IDLE, to.write_all(&framed)).await??;
+        }
+        Ok(())
+    };
+    tokio::try_join!(asked, told).map(|_| ())
 }
 
-/// One query; `false`: there is none any more.
-async fn read(connection: &mut TcpStream, buffer: &mut Vec<u8>) -> std::io::Result<bool> {
-    let length = match connection.read_u16().await {
+/// One query; none: the connection is at its end.
+async fn read(from: &mut ReadHalf<'_>) -> std::io::Result<Option<Box<[u8]>>> {
+    let length = match from.read_u16().await {
         Ok(length) => usize::from(length),
-        Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => return Ok(false),
+        Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => return Ok(None),
         Err(error) => return Err(error),
     };
     if length > MOST_BYTES {
         return Err(std::io::Error::other(format!("a query of {length} bytes; {MOST_BYTES} are the most")));
     }
-    buffer.resize(length, 0);
-    connection.read_exact(buffer).await?;
-    Ok(true)
+    let mut query = vec![0; length].into_boxed_slice();
+    from.read_exact(&mut query).await?;
+    Ok(Some(query))
 }

@@ -311,6 +311,32 @@ async fn what_is_not_served_is_said_and_what_is_no_query_is_dropped() {
     assert!(!matches!(stream.read(&mut [0; 1]).await, Ok(1..)), "a query of 64 KiB ends the connection");
 }
 
+/// Who asks several questions on a connection has each answer when it is there (RFC 7766, 6.2.1.1).
+#[tokio::test]
+async fn a_slow_answer_by_tcp_holds_up_no_other() {
+    let upstream = Upstream::start().await;
+    let rig = Rig::start(&upstream, &[]);
+    let mut stream = TcpStream::connect(rig.udp()).await.unwrap();
+    let [slow, quick] = ["silent.example.", "a.example."].map(|name| query(name, RecordType::A));
+    stream.write_all(&[framed(&slow), framed(&quick)].concat()).await.unwrap();
+    stream.shutdown().await.unwrap();
+    assert_eq!(read(&mut stream).await.queries, quick.queries);
+    let late = read(&mut stream).await;
+    assert_eq!(
+        (&late.queries, code(&late)),
+        (&slow.queries, ResponseCode::ServFail),
+        "after our own end, too"
+    );
+    assert_eq!(stream.read(&mut [0; 1]).await.unwrap(), 0);
+
+    // More than are read at once.
+    let mut stream = TcpStream::connect(rig.udp()).await.unwrap();
+    stream.write_all(&framed(&quick).repeat(100)).await.unwrap();
+    for _ in 0..100 {
+        assert_eq!(read(&mut stream).await.answers.len(), 1);
+    }
+}
+
 #[tokio::test]
 async fn an_address_that_is_taken_is_said_unless_it_is_taken_over() {
     let upstream = Upstream::start().await;
