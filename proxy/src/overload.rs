@@ -21,7 +21,7 @@ const SHARDS: usize = 32;
 /// Of all connections, one in so many is kept free where it can be: with less room than that, nobody may hold more
 /// than a share, and idle connections make room.
 const KEPT_FREE: usize = 10;
-/// One in so many is not for a source that is alone.
+/// One in so many is for sources that have few.
 const LEFT_FREE: usize = 100;
 /// Of handshakes, in nanoseconds of their rate.
 const BURST: u64 = 100_000_000;
@@ -199,11 +199,10 @@ impl Admission {
         let most = self.limits.connections;
         let sources = self.sources.load(Relaxed).max(1) + usize::from(has == 0);
         let open = self.open.load(Relaxed) - 1;
-        if sources == 1 {
-            // Alone, it may have all but what the next one needs to come in and have a share.
-            return most > 0 && open + most / LEFT_FREE >= most;
-        }
-        self.is_nearly_full(open) && has >= (most / sources).max(1)
+        // What a new one needs to come in, however few have all the rest.
+        let left_free = most / LEFT_FREE;
+        let is_left = left_free > 0 && open + left_free >= most && has >= left_free;
+        is_left || sources > 1 && self.is_nearly_full(open) && has >= (most / sources).max(1)
     }
 
     fn is_nearly_full(&self, open: usize) -> bool {
@@ -471,7 +470,7 @@ mod tests {
         let mut held: Vec<_> = (0..90).map(|_| admission.admit(ip(1), &edge, 0).unwrap()).collect();
         held.push(admission.admit(ip(2), &edge, 0).unwrap());
         assert_eq!(admission.admit(ip(1), &edge, 0).unwrap_err(), Error::ConnectionLimit);
-        held.extend((0..9).map(|_| admission.admit(ip(2), &edge, 0).unwrap()));
+        held.extend((0..8).map(|_| admission.admit(ip(2), &edge, 0).unwrap()));
         assert_eq!(admission.admit(ip(2), &edge, 0).unwrap_err(), Error::ConnectionLimit);
     }
 
@@ -484,7 +483,17 @@ mod tests {
         // What the first one lets go of is the other's up to a share, and not its own again.
         held.drain(..10);
         assert_eq!(admission.admit(ip(1), &edge, 0).unwrap_err(), Error::ConnectionLimit);
-        held.extend((0..11).map(|_| admission.admit(ip(2), &edge, 0).unwrap()));
+        held.extend((0..9).map(|_| admission.admit(ip(2), &edge, 0).unwrap()));
+    }
+
+    #[test]
+    fn however_few_have_all_the_rest_there_is_room_for_another() {
+        let (admission, edge) = limited(200, 0);
+        let mut held: Vec<_> = (0..198).map(|n| admission.admit(ip(1 + n % 2), &edge, 0).unwrap()).collect();
+        for has_many in [1, 2] {
+            assert_eq!(admission.admit(ip(has_many), &edge, 0).unwrap_err(), Error::ConnectionLimit);
+        }
+        held.extend((0..2).map(|_| admission.admit(ip(3), &edge, 0).unwrap()));
     }
 
     #[test]
