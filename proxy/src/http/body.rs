@@ -58,19 +58,29 @@ enum Request {
 
 /// A mirror's end of a body.
 struct Copied {
-    frames: mpsc::Receiver<Frame<Bytes>>,
+    frames: mpsc::Receiver<(Frame<Bytes>, Waiting)>,
     /// Set when the whole body was handed over; else it broke off, and so does the copy.
     whole: Rc<Cell<bool>>,
 }
 
 /// The client's end: what passes is handed to a mirror that keeps up. One that does not gets no more.
 struct Tee {
-    frames: mpsc::Sender<Frame<Bytes>>,
+    frames: mpsc::Sender<(Frame<Bytes>, Waiting)>,
     whole: Rc<Cell<bool>>,
+    /// What waits on this worker for all mirrors.
+    waiting: Rc<Cell<usize>>,
 }
 
-/// Frames that wait for a mirror.
+/// Bytes that wait for a mirror, counted as long as they do.
+struct Waiting {
+    bytes: usize,
+    of: Rc<Cell<usize>>,
+}
+
+/// Frames that wait for a mirror, and bytes that wait on one worker for all of them. Whoever does not keep up loses the
+/// rest of its copy.
 const MIRROR_FRAMES: usize = 64;
+const MIRROR_BYTES: usize = 8 * 1024 * 1024;
 
 struct Stream {
     incoming: Incoming,
@@ -87,12 +97,30 @@ struct Stream {
 impl Tee {
     /// Whether the mirror keeps up.
     fn hand(&self, frame: &Frame<Bytes>) -> bool {
+        let bytes = frame.data_ref().map_or(0, Bytes::len);
+        if self.waiting.get() + bytes > MIRROR_BYTES {
+            return false;
+        }
         let copy = match (frame.data_ref(), frame.trailers_ref()) {
-            (Some(data), _) => Frame::data(data.clone()),
+            // A piece of what was read would keep all that was read with it.
+            (Some(data), _) => Frame::data(Bytes::copy_from_slice(data)),
             (None, Some(trailers)) => Frame::trailers(trailers.clone()),
             (None, None) => return true,
         };
-        self.frames.try_send(copy).is_ok()
+        self.frames.try_send((copy, Waiting::new(bytes, &self.waiting))).is_ok()
+    }
+}
+
+impl Waiting {
+    fn new(bytes: usize, of: &Rc<Cell<usize>>) -> Self {
+        of.set(of.get() + bytes);
+        Self { bytes, of: Rc::clone(of) }
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.of.set(self.of.get() - self.bytes);
     }
 }
 
@@ -101,12 +129,16 @@ impl RequestBody {
         Self { kind: Request::Empty }
     }
 
-    /// A body for a mirror, of what passes through this one.
-    pub(crate) fn copy(&mut self) -> Self {
+    /// A body for a mirror, of what passes through this one. `waiting` counts what waits for all mirrors.
+    pub(crate) fn copy(&mut self, waiting: &Rc<Cell<usize>>) -> Self {
         let Request::Client(stream) = &mut self.kind else { return Self::empty() };
         let (sender, frames) = mpsc::channel(MIRROR_FRAMES);
         let whole = Rc::new(Cell::new(false));
-        stream.mirrors.push(Tee { frames: sender, whole: Rc::clone(&whole) });
+        stream.mirrors.push(Tee {
+            frames: sender,
+            whole: Rc::clone(&whole),
+            waiting: Rc::clone(waiting),
+        });
         Self { kind: Request::Copied(Box::new(Copied { frames, whole })) }
     }
 
@@ -232,7 +264,7 @@ fn cause(error: &hyper::Error) -> Error {
 impl Copied {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         match ready!(self.frames.poll_recv(cx)) {
-            Some(frame) => Poll::Ready(Some(Ok(frame))),
+            Some((frame, _)) => Poll::Ready(Some(Ok(frame))),
             None if self.whole.get() => Poll::Ready(None),
             None => Poll::Ready(Some(Err(Error::ClientGone))),
         }

@@ -67,7 +67,7 @@ fn shadow(host: &HeaderValue) -> Option<HeaderValue> {
 /// Sends the copies, with what passes through `body`.
 pub(super) fn send(exchange: &Exchange, heads: Vec<Head>, body: &mut RequestBody, timeout: Option<Duration>) {
     for Head { parts, cluster, settings } in heads {
-        let request = Request::from_parts(parts, body.copy());
+        let request = Request::from_parts(parts, body.copy(&exchange.worker().mirrors));
         let worker = Rc::clone(exchange.worker());
         // Counts while it lives.
         let counted = Rc::clone(&worker.mirrors);

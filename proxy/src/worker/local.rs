@@ -36,8 +36,8 @@ pub(crate) struct Worker {
     pub(crate) clients: Clients,
     clusters: RefCell<HashMap<usize, Rc<ClusterLocal>, ByAddress>>,
     pools: RefCell<HashMap<usize, Rc<EndpointPool>, ByAddress>>,
-    /// Copies of requests in flight, counted by its clones.
-    pub(crate) mirrors: Rc<()>,
+    /// Copies of requests in flight, counted by its clones, and the bytes of their bodies that wait.
+    pub(crate) mirrors: Rc<Cell<usize>>,
     sleeps: RefCell<Vec<Pin<Box<Sleep>>>>,
     /// Set by the sweep: good enough for ages counted in seconds.
     coarse_now: Cell<Instant>,
@@ -71,7 +71,7 @@ impl Worker {
             clients: Clients::default(),
             clusters: RefCell::default(),
             pools: RefCell::default(),
-            mirrors: Rc::new(()),
+            mirrors: Rc::default(),
             sleeps: RefCell::default(),
             coarse_now: Cell::new(Instant::now()),
             lag: RefCell::default(),
