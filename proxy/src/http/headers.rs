@@ -317,6 +317,15 @@ pub(crate) fn remove_response_hop(headers: &mut HeaderMap) -> Result<(), Error> 
     Ok(())
 }
 
+/// Takes the white space off values' ends, as who reads them over HTTP/1.1 does. HTTP/2 forbids it, and h2 lets it pass.
+pub(crate) fn trim_values(headers: &mut HeaderMap) {
+    for value in headers.values_mut().filter(|value| is_padded(value)) {
+        if let Ok(trimmed) = HeaderValue::from_bytes(value.as_bytes().trim_ascii()) {
+            *value = trimmed;
+        }
+    }
+}
+
 /// A 204 has no body, and says nothing of one (RFC 9110, 8.6): a length that is not 0 may be that of a body which comes
 /// none the less, and over HTTP/2 it makes the answer malformed.
 pub(crate) fn remove_length_of_nothing(headers: &mut HeaderMap) -> Result<(), Error> {

@@ -120,14 +120,21 @@ impl Change {
         Self { kind: Kind::Upgrade { protocol, key, upstream }, near }
     }
 
-    /// Whether the upstream has granted it, and no other protocol.
-    pub(crate) fn is_granted(&self, parts: &response::Parts) -> bool {
-        match &self.kind {
+    /// Whether the upstream has granted it, and no other protocol. Of several that were asked for, it is the granted one from
+    /// then on.
+    pub(crate) fn is_granted(&mut self, parts: &response::Parts) -> bool {
+        match &mut self.kind {
             Kind::Upgrade { protocol, upstream: UpstreamProtocol::Http1, .. } => {
+                let granted = parts.headers.get_all(UPGRADE);
                 let is_asked =
-                    |granted: &HeaderValue| granted.as_bytes().eq_ignore_ascii_case(protocol.as_bytes());
-                parts.status == StatusCode::SWITCHING_PROTOCOLS
-                    && parts.headers.get_all(UPGRADE).iter().all(is_asked)
+                    |one: &HeaderValue| one.to_str().is_ok_and(|one| headers::has_token(protocol, one));
+                if parts.status != StatusCode::SWITCHING_PROTOCOLS || !granted.iter().all(is_asked) {
+                    return false;
+                }
+                if let Some(one) = granted.iter().next() {
+                    protocol.clone_from(one);
+                }
+                true
             }
             Kind::Upgrade { upstream: UpstreamProtocol::Http2, .. } | Kind::Connect => {
                 parts.status.is_success()
@@ -172,6 +179,27 @@ fn accept(key: &HeaderValue) -> Option<HeaderValue> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_several_protocols_one_is_granted() {
+        let granted = |asked: &'static str, granted: &[&'static str]| {
+            let (mut parts, ()) = http::Request::new(()).into_parts();
+            let asked = HeaderValue::from_static(asked);
+            let mut change = Change::ask(&mut parts, asked, None, UpstreamProtocol::Http1);
+            let mut answer = http::Response::builder().status(StatusCode::SWITCHING_PROTOCOLS);
+            for protocol in granted {
+                answer = answer.header(UPGRADE, *protocol);
+            }
+            let (mut parts, ()) = answer.body(()).unwrap().into_parts();
+            let is_granted = change.is_granted(&parts);
+            change.grant(&mut parts);
+            is_granted.then(|| parts.headers[UPGRADE].to_str().unwrap().to_owned())
+        };
+        assert_eq!(granted("websocket, spdy/3", &["WebSocket"]).as_deref(), Some("WebSocket"));
+        assert_eq!(granted("websocket", &[]).as_deref(), Some("websocket"));
+        assert_eq!(granted("websocket, spdy/3", &["smtp"]), None);
+        assert_eq!(granted("websocket", &["websocket", "smtp"]), None);
+    }
 
     #[test]
     fn the_example_of_rfc_6455() {

@@ -21,6 +21,8 @@ const NO_ERROR: u32 = 0;
 enum Act {
     /// Answered 200.
     Answer,
+    /// Answered 200 with a value that has white space around it.
+    Padded,
     /// Reset with this code.
     Reset(u32),
     /// The connection ends, and no stream of it was looked at.
@@ -60,6 +62,11 @@ async fn origin(first: Act) -> (SocketAddr, Arc<AtomicUsize>) {
                     };
                     match act {
                         Act::Answer => raw.send(&ok).await,
+                        Act::Padded => {
+                            let head = [&[0x88], &literal(b"x-role", b" \tan admin ")[..]].concat();
+                            raw.send(&crate::frames::frame(HEADERS, END_HEADERS | END_STREAM, id, &head))
+                                .await
+                        }
                         Act::Reset(code) => {
                             raw.send(&crate::frames::frame(RST_STREAM, 0, id, &code.to_be_bytes())).await
                         }
@@ -122,6 +129,18 @@ async fn floods_of_an_upstream_end_its_connection() {
     for flood in [interim, Act::Flood(WINDOW_UPDATE, &[0, 0, 0, 1]), Act::Flood(0xee, b"nothing")] {
         let (status, streams) = one(flood, Method::POST, "").await;
         assert_eq!((status, streams), (502, 1), "{flood:?}");
+    }
+}
+
+/// Who trims a value and who does not read the same one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn white_space_around_an_answers_values_goes() {
+    for http in [Http::One, Http::Two] {
+        let (address, _) = origin(Act::Padded).await;
+        let setup = Setup { protocol: Http::Two.upstream(), ..Setup::default() };
+        let proxy = Proxy::with(&[address], setup).await;
+        let answer = Client::connect(proxy.address, http).await.get("/").await;
+        assert_eq!(answer.headers()["x-role"].as_bytes(), b"an admin");
     }
 }
 

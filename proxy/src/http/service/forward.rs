@@ -319,7 +319,7 @@ where
 
 fn answer(
     exchange: &Rc<Exchange>,
-    plan: ForwardPlan,
+    mut plan: ForwardPlan,
     received: Answer,
     bounds: Bounds,
     timer: Timer,
@@ -328,8 +328,10 @@ fn answer(
     exchange.note_first_byte();
     let Answer { response, first, lease } = received;
     let (mut parts, incoming) = response.into_parts();
-    parts.version = Version::HTTP_11;
-    let granted = plan.change.as_ref().is_some_and(|change| change.is_granted(&parts));
+    if std::mem::replace(&mut parts.version, Version::HTTP_11) == Version::HTTP_2 {
+        headers::trim_values(&mut parts.headers);
+    }
+    let granted = plan.change.as_mut().is_some_and(|change| change.is_granted(&parts));
     if parts.status == StatusCode::SWITCHING_PROTOCOLS && !granted {
         return Err(Error::UpstreamProtocol);
     }
