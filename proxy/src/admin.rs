@@ -90,6 +90,8 @@ pub(crate) struct Admin {
     pub(crate) phase: Arc<watch::Sender<Phase>>,
     pub(crate) logging: LogFilter,
     pub(crate) admission: Arc<Admission>,
+    /// When the file was read again last, and what was wrong with it.
+    pub(crate) reread: watch::Sender<Option<(SystemTime, Result<(), String>)>>,
 }
 
 type Answer = Response<Full<Bytes>>;
@@ -305,6 +307,12 @@ impl Admin {
             let _ = writeln!(body, "updates refused: {}", xds.nacks);
             if let Some((at, reason)) = xds.last_refusal {
                 let _ = writeln!(body, "last refused: {} ago, {reason}", age(at));
+            }
+            if let Some((at, result)) = &*self.reread.borrow() {
+                let _ = match result {
+                    Ok(()) => writeln!(body, "file read again: {} ago", age(*at)),
+                    Err(error) => writeln!(body, "file refused: {} ago, {error}", age(*at)),
+                };
             }
             let _ = writeln!(body, "clusters emptied: {emptied}");
             let (pressure, mib) = (self.admission.pressure(), self.admission.memory() >> 20);

@@ -152,6 +152,7 @@ async fn serve(bootstrap: Bootstrap, logging: LogFilter) -> anyhow::Result<()> {
         phase: phase.clone(),
         logging,
         admission,
+        reread: watch::Sender::new(None),
     });
     let mut signals = Signals::new()?;
     let mut hangup = signal(SignalKind::hangup())?;

@@ -4,6 +4,7 @@
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use tracing_subscriber::filter::Targets;
 
@@ -22,9 +23,11 @@ pub(super) fn reload(admin: &Arc<Admin>) {
             set_upstreams(admin, None);
         }
         Some(file) => {
-            if let Err(error) = take_up(admin, file) {
+            let taken = take_up(admin, file);
+            if let Err(error) = &taken {
                 tracing::error!(%error, "the file cannot be used; nothing has changed");
             }
+            admin.reread.send_replace(Some((SystemTime::now(), taken)));
         }
     }
     systemd::ready();

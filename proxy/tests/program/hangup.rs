@@ -74,6 +74,8 @@ fn sighup_reads_the_log_again() {
     // A file that cannot be used changes nothing.
     process.reloads("log: error\nworkers: many\n");
     process.says("nothing has changed");
+    let (_, ready) = process.running.answer("/ready?verbose").unwrap();
+    assert!(ready.contains("\nfile refused: ") && ready.contains("workers"), "{ready}");
     process.provoke();
     process.says(DETAIL);
     // What else it says takes an upgrade, also where it could not be had with the flags of this process.
@@ -90,6 +92,8 @@ fn sighup_reads_the_log_again() {
     // Without a word on it, the default.
     process.reloads("workers: 1\n");
     process.says("log=\"info\"");
+    let (_, ready) = process.running.answer("/ready?verbose").unwrap();
+    assert!(ready.contains("\nfile read again: ") && !ready.contains("file refused"), "{ready}");
 }
 
 /// The file's resolvers, for questions to come.

@@ -56,13 +56,19 @@ impl Running {
 
     /// What the admin port answers; `None`: not with 200.
     pub(crate) fn ask(&self, path: &str) -> Option<String> {
+        let (head, body) = self.answer(path)?;
+        head.starts_with("HTTP/1.1 200 ").then_some(body)
+    }
+
+    /// The head and the body of an answer, whatever its status.
+    pub(crate) fn answer(&self, path: &str) -> Option<(String, String)> {
         let mut stream = TcpStream::connect(self.admin).ok()?;
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         write!(stream, "GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").ok()?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer).ok()?;
         let (head, body) = answer.split_once("\r\n\r\n")?;
-        head.starts_with("HTTP/1.1 200 ").then(|| body.to_owned())
+        Some((head.to_owned(), body.to_owned()))
     }
 
     pub(crate) fn until_ready(&self) {
