@@ -254,9 +254,8 @@ pub(super) async fn serve(conn: Rc<ConnState>, mut io: Box<Io>) {
             tls.get_ref().1.alpn_protocol().map(|protocol| protocol == b"h2")
         }
     };
-    // Through TLS, what comes first may have come with the handshake.
-    let is_plain = matches!(io.stream, Transport::Plain(_)) && io.prefix.is_empty();
-    if http2 != Some(true) && is_plain && !Parked::new(&conn, io.stream.socket()).await {
+    let is_silent = io.prefix.is_empty() && io.stream.has_nothing();
+    if http2 != Some(true) && is_silent && !Parked::new(&conn, io.stream.socket()).await {
         return;
     }
     let http2 = match http2 {
@@ -414,11 +413,12 @@ async fn drive_http1(conn: &Rc<ConnState>, io: Box<Io>, settings: &Settings) -> 
         if conn.listener.phase() == Phase::Closed {
             return Poll::Ready(End::Closed);
         }
-        let mut polled = http.poll_without_shutdown(cx);
+        // To its shutdown: without, it can be done with an answer of which the client has not taken all.
+        let mut polled = Pin::new(&mut http).poll(cx);
         if polled.is_pending() && !conn.withheld.borrow().is_empty() {
             // Not hyper's last word, so an upstream's answer that looks like it.
             conn.release.set(true);
-            polled = http.poll_without_shutdown(cx);
+            polled = Pin::new(&mut http).poll(cx);
         }
         if let Poll::Ready(result) = polled {
             return Poll::Ready(End::Done(result));
@@ -539,7 +539,12 @@ async fn finish(conn: &ConnState, mut io: Box<Io>, result: hyper::Result<()>) {
 fn last_word(answers: &[u8]) -> usize {
     let begins = |start: &[u8]| answers.windows(start.len()).rposition(|window| window == start);
     let last = begins(b"HTTP/1.1 4").max(begins(b"HTTP/1.0 4")).unwrap_or(answers.len());
-    let closes = answers[last..].windows(17).any(|window| window == b"connection: close");
+    let says = |word: &[u8]| answers[last..].windows(word.len()).any(|window| window == word);
+    // Of HTTP/1.0 it goes without saying.
+    let closes = match answers[last..].starts_with(b"HTTP/1.0") {
+        true => !says(b"connection: keep-alive"),
+        false => says(b"connection: close"),
+    };
     if closes { last } else { answers.len() }
 }
 
@@ -615,7 +620,7 @@ async fn serve_http2(conn: &Rc<ConnState>, mut io: Box<Io>) {
     let mut busy = (conn.started.get(), Instant::now());
     let mut progress = (conn.work(), Instant::now());
     let mut moved = (conn.progress(), Instant::now());
-    let mut closing = false;
+    let mut closing = None;
     let mut place = None;
     poll_fn(|cx| {
         conn.watch(cx);
@@ -635,8 +640,8 @@ async fn serve_http2(conn: &Rc<ConnState>, mut io: Box<Io>) {
         let leaving = listener_leaves
             || limits.max_requests > 0 && conn.started.get() >= limits.max_requests.into()
             || place.as_ref().is_some_and(|place: &Place<'_>| place.is_lost(cx));
-        if leaving && !closing {
-            closing = true;
+        if leaving && closing.is_none() {
+            closing = Some(Instant::now());
             http.as_mut().graceful_shutdown();
         }
         if http.as_mut().poll(cx).is_ready() {
@@ -657,7 +662,7 @@ async fn serve_http2(conn: &Rc<ConnState>, mut io: Box<Io>) {
                 moved = (conn.progress(), now);
             }
             // What a client does not read may be no answer, and nothing else ends then: not even by a GOAWAY.
-            let patience = if closing { LINGER } else { conn.stalled_after(timeouts) };
+            let patience = if closing.is_some() { LINGER } else { conn.stalled_after(timeouts) };
             if conn.in_flight.get() == 0 && conn.write_blocked.get() && now - moved.1 >= patience {
                 return Poll::Ready(());
             }
@@ -672,10 +677,14 @@ async fn serve_http2(conn: &Rc<ConnState>, mut io: Box<Io>) {
             }
             let rested = conn.in_flight.get() == 0 && now - busy.1 >= timeouts.idle;
             let is_old = timeouts.longest_connection.is_some_and(|longest| now >= conn.born + longest);
-            if (rested || is_old) && !closing {
-                closing = true;
+            if (rested || is_old) && closing.is_none() {
+                closing = Some(now);
                 http.as_mut().graceful_shutdown();
                 cx.waker().wake_by_ref();
+            }
+            // Without the client's preface hyper does not end.
+            if closing.is_some_and(|since| conn.started.get() == 0 && now - since >= LINGER) {
+                return Poll::Ready(());
             }
         }
         Poll::Pending

@@ -95,9 +95,10 @@ impl Io {
         }
     }
 
-    /// Refuses, once the request before it has been answered.
+    /// Refuses, once the request before it has been answered, and the client has the answer: until then the connection's clock
+    /// has it asked again.
     fn poll_refused(&self, refusal: Refusal, cx: &Context<'_>) -> Poll<io::Result<()>> {
-        if !refusal.in_body && self.conn.in_flight.get() > 0 {
+        if !refusal.in_body && (self.conn.in_flight.get() > 0 || self.conn.write_blocked.get()) {
             self.conn.refusal_waker.replace(Some(cx.waker().clone()));
             return Poll::Pending;
         }
@@ -149,8 +150,10 @@ impl Io {
                 self.conn.release.set(false);
                 break;
             }
-            let written = ready!(Pin::new(&mut self.stream).poll_write(cx, &withheld))?;
-            withheld.drain(..written);
+            let result = Pin::new(&mut self.stream).poll_write(cx, &withheld);
+            // Its connection is not idle as long as it waits.
+            self.conn.write_blocked.set(result.is_pending());
+            withheld.drain(..ready!(result)?);
         }
         Poll::Ready(Ok(()))
     }
@@ -263,6 +266,10 @@ impl AsyncWrite for Io {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
+        match self.reader {
+            // hyper's end is not the connection's: there may be a refusal to write.
+            Reader::Http1(_) => self.poll_flush(cx),
+            _ => Pin::new(&mut self.get_mut().stream).poll_shutdown(cx),
+        }
     }
 }

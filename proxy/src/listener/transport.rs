@@ -27,6 +27,18 @@ impl Transport {
             Transport::Tls(tls) => &tls.get_ref().0.socket,
         }
     }
+
+    /// Whether all that was taken from the socket has been read, and all that is for it is in it. A client's first bytes may
+    /// come with the end of its handshake.
+    pub(super) fn has_nothing(&self) -> bool {
+        match self {
+            Transport::Plain(_) => true,
+            Transport::Tls(tls) => {
+                let (rewound, session) = tls.get_ref();
+                rewound.prefix.is_empty() && session.wants_read() && !session.wants_write()
+            }
+        }
+    }
 }
 
 impl AsyncRead for Rewound {

@@ -3,12 +3,13 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use http::Response;
 use http_body_util::BodyExt;
 use pontoon_proxy::route::Action;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 
 use crate::fixture::*;
 use crate::recorder::{OK, recorder};
@@ -179,4 +180,45 @@ async fn answers_of_our_own_come_in_order() {
 
 fn statuses(answers: &str) -> Vec<&str> {
     answers.split("HTTP/1.1 ").skip(1).filter_map(|answer| answer.split(' ').next()).collect()
+}
+
+/// What is said to a client that takes its time with an answer comes behind it, and the answer comes whole: to a request
+/// whose body is not all there, before a head that cannot be read, and before a short refusal.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn answers_reach_who_reads_late() {
+    const BODY: usize = 300_000;
+    let get = |path: &str| format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n");
+    let early = "POST /big HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\nabc".to_owned();
+    let unread = get("/big") + "GET /next HTTP/1.1\nHost: a\r\n\r\n";
+    let refused = get("/big") + &get("/missing") + &get("/big") + NEXT;
+    let cases = [(early, &[200][..]), (unread, &[200, 400]), (refused, &[200, 404, 200, 200])];
+    let cases = cases.iter().map(async |(bytes, statuses)| {
+        let upstream = Upstream::serving(Http::One, Default::default(), |request| async move {
+            let (status, length) = match request.uri().path() {
+                "/big" => (200, BODY),
+                "/missing" => (404, 0),
+                _ => (200, 0),
+            };
+            Ok(Response::builder().status(status).body(full("~".repeat(length))).unwrap())
+        })
+        .await;
+        let proxy = Proxy::start(&[upstream.address]).await;
+        // Small windows and segments, so that the kernel takes little.
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(4_096).unwrap();
+        socket2::SockRef::from(&socket).set_tcp_mss(536).unwrap();
+        let mut stream = socket.connect(proxy.address).await.unwrap();
+        stream.write_all(bytes.as_bytes()).await.unwrap();
+        // Longer than a connection takes to be parked.
+        tokio::time::sleep(Duration::from_millis(1_600)).await;
+        let mut answer = Vec::new();
+        let read = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut answer)).await;
+        read.expect("an end").unwrap();
+        let answer = String::from_utf8_lossy(&answer);
+        let got: Vec<u16> =
+            answer.split("HTTP/1.1 ").skip(1).map(|answer| answer[..3].parse().unwrap()).collect();
+        assert_eq!(got, *statuses, "{bytes:?}");
+        assert_eq!(answer.matches('~').count(), bytes.matches("/big").count() * BODY, "{bytes:?}");
+    });
+    futures_util::future::join_all(cases).await;
 }

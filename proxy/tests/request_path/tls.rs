@@ -8,7 +8,8 @@ use std::time::Duration;
 use http::Request;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use pontoon_proxy::config::Store;
-use pontoon_proxy::worker::Workers;
+use pontoon_proxy::overload::{Admission, Limits};
+use pontoon_proxy::worker::{Options, Workers};
 use pontoon_xds::client::{Rejected, Update};
 use pontoon_xds::pb::envoy::config::cluster::v3::Cluster;
 use pontoon_xds::pb::envoy::config::core::v3::address::Address as AddressKind;
@@ -202,8 +203,11 @@ impl Edge {
     }
 
     pub(crate) async fn over(clusters: &[Cluster], listener: &Listener) -> Self {
+        Self::with(Setup::default().options, clusters, listener).await
+    }
+
+    async fn with(options: Options, clusters: &[Cluster], listener: &Listener) -> Self {
         let (listeners, watched) = watch::channel(Vec::new());
-        let options = Setup::default().options;
         let workers = Workers::start(options, watched).unwrap();
         let unset = SocketAddr::from(([0, 0, 0, 0], 0));
         let mut edge = Self { store: Store::default(), listeners, workers, address: unset };
@@ -593,6 +597,50 @@ async fn garbage_and_silence_end_a_handshake() {
     assert_eq!(silent.read(&mut [0; 64]).await.unwrap_or(0), 0);
     until("both are counted", || edge.metric("pontoon_tls_handshake_failures_total") == 2).await;
     until("both have gone", || edge.metric("pontoon_downstream_connections") == 0).await;
+}
+
+/// Who has shaken hands and says nothing is idle: not closed for it, and the first to make room.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn silent_connections_make_room() {
+    let authority = Authority::new();
+    let tls = context(vec![certificate(&authority.sign(&["shop.test"]))]);
+    let mut chain = chain("here", &[], Some(tls));
+    let Some(filter::ConfigType::TypedConfig(http)) = &mut chain.filters[0].config_type else {
+        unreachable!()
+    };
+    let mut manager = HttpConnectionManager::decode(&http.value[..]).unwrap();
+    manager.request_headers_timeout = Some(ProtoDuration { seconds: 0, nanos: 50_000_000 });
+    *http = any(&manager);
+    let listener = listener(vec![chain]);
+    let admission = Admission::new(Limits { connections: 4, ..Limits::default() });
+    let options = Options { workers: 1, admission, ..Setup::default().options };
+    let edge = Edge::with(options, &[], &listener).await;
+    for protocols in [&["http/1.1"][..], &[]] {
+        let config = client(&authority, None, protocols);
+        let closed = || edge.metric("pontoon_idle_connections_closed_total");
+        let before = closed();
+        let mut silent = Vec::new();
+        for _ in 0..4 {
+            silent.push(connect(edge.address, &config, "shop.test").await.unwrap());
+        }
+        // Who ends another comes before there is room.
+        let served = async {
+            loop {
+                if let Ok(stream) = connect(edge.address, &config, "shop.test").await {
+                    return ask(stream).await;
+                }
+                let open = || edge.metric("pontoon_downstream_connections");
+                until("room", || closed() == before || open() < 4).await;
+            }
+        };
+        let served = tokio::time::timeout(PATIENCE, served).await.expect("room");
+        assert_eq!(served.unwrap(), "here");
+        assert!(closed() > before, "{}", edge.metrics());
+        let last = silent.pop().unwrap();
+        assert_eq!(ask(last).await.expect("the last is not the first to go"), "here");
+        drop(silent);
+        until("all have gone", || edge.metric("pontoon_downstream_connections") == 0).await;
+    }
 }
 
 /// TLS takes bytes that the socket does not: a connection whose last answer is there is not idle.
