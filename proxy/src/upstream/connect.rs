@@ -8,6 +8,7 @@ use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
+use tokio::task::AbortHandle;
 use tokio::time::{Instant, timeout};
 use tokio_rustls::client::TlsStream;
 
@@ -119,11 +120,13 @@ pub(crate) struct Http1 {
     pub(crate) sender: http1::SendRequest<RequestBody>,
     pub(crate) ahead: Ahead,
     pub(crate) wear: Wear,
+    /// Runs until the sender is dropped and all is written, or the peer closes.
+    pub(super) driver: AbortHandle,
     /// Counts while it lives, where the cluster has circuit breakers.
     pub(super) open: Option<Box<Open>>,
 }
 
-/// An HTTP/1.1 connection; its driver runs until the sender is dropped or the peer closes.
+/// An HTTP/1.1 connection.
 pub(crate) async fn http1(
     dialer: &Dialer,
     endpoint: &Endpoint,
@@ -137,8 +140,9 @@ pub(crate) async fn http1(
         .await
         .map_err(|_| Error::ConnectFailure)?;
     // How it ends is told to the request in flight; an idle one has nobody to tell.
-    tokio::task::spawn_local(async move { drop(connection.with_upgrades().await) });
-    Ok(Http1 { sender, ahead, wear: Wear::new(settings.connections), open: None })
+    let driver = tokio::task::spawn_local(async move { drop(connection.with_upgrades().await) });
+    let wear = Wear::new(settings.connections);
+    Ok(Http1 { sender, ahead, wear, driver: driver.abort_handle(), open: None })
 }
 
 /// What streams are opened on, over HTTP/2.

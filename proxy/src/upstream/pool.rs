@@ -401,16 +401,21 @@ impl Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         self.endpoint.active.fetch_sub(1, Relaxed);
-        if let Some(Connection::Http2(shared)) = &self.connection {
-            shared.streams.set(shared.streams.get() - 1);
-            let now = Instant::now();
-            shared.idle_since.set(now);
-            if shared.connection.open.is_some() {
-                if shared.is_spent(now) {
-                    self.pool.drop_spent(now);
+        match &self.connection {
+            // Not given back: to an endpoint that does not read its driver would hold the request for ever.
+            Some(Connection::Http1(one)) => one.driver.abort(),
+            Some(Connection::Http2(shared)) => {
+                shared.streams.set(shared.streams.get() - 1);
+                let now = Instant::now();
+                shared.idle_since.set(now);
+                if shared.connection.open.is_some() {
+                    if shared.is_spent(now) {
+                        self.pool.drop_spent(now);
+                    }
+                    self.pool.held.freed.notify_one();
                 }
-                self.pool.held.freed.notify_one();
             }
+            None => {}
         }
     }
 }

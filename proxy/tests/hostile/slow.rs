@@ -143,3 +143,43 @@ async fn slow_reader_of_frames_that_carry_nothing() {
     until("its end", || proxy.metric(open) == 0).await;
     assert!(!proxy.metrics().contains(r#"reason="control_flood""#), "{}", proxy.metrics());
 }
+
+/// An endpoint that does not read holds a request no longer than its route says, and nothing of it is left then.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn deaf_endpoints_keep_nothing() {
+    for back in [Http::One, Http::Two] {
+        let deaf = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = deaf.local_addr().unwrap();
+        let held = tokio::spawn(async move {
+            let mut held = Vec::new();
+            while let Ok((stream, _)) = deaf.accept().await {
+                held.push(stream);
+            }
+        });
+        let setup = Setup {
+            protocol: back.upstream(),
+            forward: Box::new(|forward| forward.timeout = Some(LIMIT)),
+            ..Setup::default()
+        };
+        let proxy = Proxy::with(&[address], setup).await;
+        let head = format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n", 1 << 30);
+        let mut clients = Vec::new();
+        for waits in [true, false] {
+            let mut stream = TcpStream::connect(proxy.address).await.unwrap();
+            stream.write_all(head.as_bytes()).await.unwrap();
+            // As much as anybody takes.
+            let part = [b'x'; 64 * 1024];
+            while let Ok(Ok(_)) = tokio::time::timeout(LIMIT / 4, stream.write_all(&part)).await {}
+            if waits {
+                clients.push(stream);
+            }
+        }
+        for mut stream in clients {
+            let answer = rest(&mut stream).await;
+            assert!(answer.starts_with("HTTP/1.1 504 "), "{back:?}: {answer}");
+        }
+        let open = r#"pontoon_downstream_connections{listener="edge"}"#;
+        until("nothing is left", || proxy.metric(open) == 0).await;
+        held.abort();
+    }
+}
