@@ -117,7 +117,7 @@ pub fn beginning(pieces: &[&[u8]]) -> (String, Vec<u8>) {
 
 /// How many frames of an HTTP/2 client, from its preface on, carry nothing of a request; read in these pieces.
 pub fn frames(pieces: &[&[u8]]) -> u32 {
-    let mut frames = Frames::new();
+    let mut frames = Frames::of_client();
     pieces.iter().map(|piece| frames.read(piece)).sum()
 }
 

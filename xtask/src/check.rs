@@ -18,6 +18,7 @@ use crate::tally::Tally;
 use crate::tools::Tools;
 
 const TESTS: [&str; 4] = ["test", "--workspace", "--locked", "--no-fail-fast"];
+const FUZZING: &str = "pontoon/fuzzing,pontoon-proxy/fuzzing";
 /// What a request costs, and an idle connection: by the code that is shipped.
 const RELEASE_TESTS: [&str; 6] = ["test", "--release", "--locked", "--no-fail-fast", "-p", "pontoon-proxy"];
 const COST: [&str; 2] = ["--test", "cost"];
@@ -77,7 +78,9 @@ impl Check<'_> {
         check("deny", deny.map(drop));
         check("book", book::build(workspace, steps, tools));
         check("chart", chart::check(workspace, steps, tools));
-        let clippy = ["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"];
+        // What only the fuzz targets see is compiled by nothing else of this.
+        let all = ["clippy", "--workspace", "--all-targets", "--locked", "--features"];
+        let clippy = [&all[..], &[FUZZING, "--", "-D", "warnings"]].concat();
         check("clippy", self.cargo("clippy", &clippy));
         tally
     }
