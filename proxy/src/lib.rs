@@ -5,6 +5,7 @@
 pub mod admin;
 mod allocator;
 pub mod balance;
+mod batch;
 pub mod bootstrap;
 pub mod cli;
 pub mod config;

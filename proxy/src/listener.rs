@@ -6,6 +6,7 @@ pub(crate) mod chain;
 pub(crate) mod connection;
 pub(crate) mod frames;
 pub(crate) mod guard;
+mod http2_io;
 pub(crate) mod inspect;
 pub(crate) mod io;
 pub(crate) mod original;

@@ -24,6 +24,7 @@ use tokio::time::{Instant, Sleep, timeout};
 use super::arrival::Slot;
 use super::chain::{Local, Settings};
 use super::frames::Flood;
+use super::http2_io::Http2Io;
 use super::io::Io;
 use super::original::Way;
 use super::streams::{StreamExec, Streams};
@@ -593,8 +594,8 @@ async fn refuse(conn: &ConnState, io: &mut Io, error: Error) {
     let _ = timeout(LINGER, io.stream.write_all(answer.as_bytes())).await;
 }
 
-async fn serve_http2(conn: &Rc<ConnState>, mut io: Box<Io>) {
-    io.count_frames();
+async fn serve_http2(conn: &Rc<ConnState>, io: Box<Io>) {
+    let (io, sends) = Http2Io::new(*io, conn);
     let settings = conn.settings();
     let (limits, timeouts) = (&settings.http.limits, &settings.http.timeouts);
     let mut builder = http2::Builder::new(StreamExec(Rc::clone(conn)));
@@ -620,6 +621,7 @@ async fn serve_http2(conn: &Rc<ConnState>, mut io: Box<Io>) {
     let mut busy = (conn.started.get(), Instant::now());
     let mut progress = (conn.work(), Instant::now());
     let mut moved = (conn.progress(), Instant::now());
+    let mut sent = 0;
     let mut closing = None;
     let mut place = None;
     poll_fn(|cx| {
@@ -644,7 +646,13 @@ async fn serve_http2(conn: &Rc<ConnState>, mut io: Box<Io>) {
             closing = Some(Instant::now());
             http.as_mut().graceful_shutdown();
         }
-        if http.as_mut().poll(cx).is_ready() {
+        let polled = http.as_mut().poll(cx);
+        conn.write_blocked.set(sends.poll_send(cx).is_pending());
+        if sends.sent() != sent {
+            sent = sends.sent();
+            conn.progressed();
+        }
+        if polled.is_ready() {
             if let Some(error) = conn.refused.take() {
                 note_refused(conn, 0, error);
             }

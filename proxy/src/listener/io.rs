@@ -10,29 +10,19 @@ use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::connection::ConnState;
-use super::frames::Frames;
 use super::guard::{Guard, Refusal};
 use super::transport::Transport;
-use crate::error::Error;
 
 /// hyper's own answer to a head that it cannot parse is not longer.
 const REFUSAL_BYTES: usize = 200;
-/// GOAWAY with ENHANCE_YOUR_CALM. Which streams were looked at is h2's to know: any may have been.
-const CALM_DOWN: [u8; 17] = [0, 0, 8, 7, 0, 0, 0, 0, 0, 0x7f, 0xff, 0xff, 0xff, 0, 0, 0, 0x0b];
 
 pub(crate) struct Io {
     pub(crate) stream: Transport,
     /// Served before the socket's own bytes. A reader has read them.
     pub(crate) prefix: Bytes,
     conn: Rc<ConnState>,
-    reader: Reader,
-}
-
-/// What a connection is read through, as long as it is busy.
-enum Reader {
-    None,
-    Http1(Box<Guarded>),
-    Http2(Box<Frames>),
+    /// As long as an HTTP/1 connection is busy.
+    guarded: Option<Box<Guarded>>,
 }
 
 /// What an HTTP/1 connection is read through.
@@ -45,43 +35,30 @@ struct Guarded {
 
 impl Io {
     pub(crate) fn new(stream: Transport, prefix: Bytes, conn: Rc<ConnState>) -> Self {
-        Self { stream, prefix, conn, reader: Reader::None }
+        Self { stream, prefix, conn, guarded: None }
     }
 
     /// Reads all bytes from here on as HTTP/1 messages, where that has not begun.
     pub(crate) fn guard(&mut self) {
-        if let Reader::Http1(_) = self.reader {
+        if self.guarded.is_some() {
             return;
         }
         let mut guarded = Guarded { guard: Guard::new(), refusal: None, held: Bytes::new() };
         let passed = guarded.read(&self.prefix);
         self.prefix.truncate(passed);
-        self.reader = Reader::Http1(Box::new(guarded));
+        self.guarded = Some(Box::new(guarded));
     }
 
     /// The stream alone, where nothing of a next message has come. Between two messages the next is read as the first
     /// was.
     pub(crate) fn unused(self: Box<Self>) -> Result<Transport, Box<Io>> {
-        let is_between = match &self.reader {
-            Reader::None => true,
-            Reader::Http1(guarded) => guarded.is_between(),
-            Reader::Http2(_) => false,
-        };
+        let is_between = self.guarded.as_ref().is_none_or(|guarded| guarded.is_between());
         if is_between && self.prefix.is_empty() { Ok(self.stream) } else { Err(self) }
-    }
-
-    /// Counts the frames of all bytes from here on, which begin with HTTP/2's preface.
-    pub(crate) fn count_frames(&mut self) {
-        let mut frames = Frames::of_client();
-        self.conn.flood.add(frames.read(&self.prefix));
-        self.reader = Reader::Http2(Box::new(frames));
     }
 
     /// Passes all bytes from here on as they are.
     pub(crate) fn unguard(&mut self) {
-        if let Reader::Http1(guarded) = std::mem::replace(&mut self.reader, Reader::None)
-            && !guarded.held.is_empty()
-        {
+        if let Some(guarded) = self.guarded.take().filter(|guarded| !guarded.held.is_empty()) {
             self.prefix = [&self.prefix[..], &guarded.held[..]].concat().into();
         }
     }
@@ -107,22 +84,11 @@ impl Io {
         Poll::Ready(Err(io::Error::other(refusal.error)))
     }
 
-    /// Ends an HTTP/2 connection that costs more than it asks for.
-    fn calm_down(&mut self, error: Error, cx: &mut Context<'_>) -> io::Error {
-        self.conn.refused.set(Some(error));
-        // Between two frames only. Whether the client still takes it does not matter.
-        if !self.conn.write_blocked.get() {
-            let _ = Pin::new(&mut self.stream).poll_write(cx, &CALM_DOWN);
-            let _ = Pin::new(&mut self.stream).poll_flush(cx);
-        }
-        io::Error::other(error)
-    }
-
     /// Keeps back what looks like hyper's own answer to a head that it cannot parse: where it is, the connection
     /// ends with an answer that has a reason; where it is not, it is written after all.
     fn withhold(&self, bufs: &[IoSlice<'_>]) -> Option<usize> {
         let length = bufs.iter().map(|buf| buf.len()).sum();
-        let looks = matches!(self.reader, Reader::Http1(_))
+        let looks = self.guarded.is_some()
             && self.conn.in_flight.get() == 0
             && length <= REFUSAL_BYTES
             && bufs
@@ -194,32 +160,18 @@ impl AsyncRead for Io {
             this.prefix.advance(length);
             return Poll::Ready(Ok(()));
         }
-        match &this.reader {
-            Reader::None => {}
-            Reader::Http1(guarded) => {
-                if let Some(refusal) = guarded.refusal {
-                    return this.poll_refused(refusal, cx);
-                }
-            }
-            Reader::Http2(_) => {
-                if let Some(error) = this.conn.abuse() {
-                    return Poll::Ready(Err(this.calm_down(error, cx)));
-                }
-            }
+        if let Some(refusal) = this.guarded.as_ref().and_then(|guarded| guarded.refusal) {
+            return this.poll_refused(refusal, cx);
         }
         let before = buf.filled().len();
         ready!(Pin::new(&mut this.stream).poll_read(cx, buf))?;
         this.conn.progressed();
-        match &mut this.reader {
-            Reader::None => {}
-            Reader::Http1(guarded) => {
-                let passed = guarded.read(&buf.filled()[before..]);
-                buf.set_filled(before + passed);
-                if let (0, Some(refusal)) = (passed, guarded.refusal) {
-                    return this.poll_refused(refusal, cx);
-                }
+        if let Some(guarded) = &mut this.guarded {
+            let passed = guarded.read(&buf.filled()[before..]);
+            buf.set_filled(before + passed);
+            if let (0, Some(refusal)) = (passed, guarded.refusal) {
+                return this.poll_refused(refusal, cx);
             }
-            Reader::Http2(frames) => this.conn.flood.add(frames.read(&buf.filled()[before..])),
         }
         Poll::Ready(Ok(()))
     }
@@ -266,10 +218,10 @@ impl AsyncWrite for Io {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.reader {
+        match self.guarded {
             // hyper's end is not the connection's: there may be a refusal to write.
-            Reader::Http1(_) => self.poll_flush(cx),
-            _ => Pin::new(&mut self.get_mut().stream).poll_shutdown(cx),
+            Some(_) => self.poll_flush(cx),
+            None => Pin::new(&mut self.get_mut().stream).poll_shutdown(cx),
         }
     }
 }

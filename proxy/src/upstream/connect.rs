@@ -12,6 +12,7 @@ use tokio::task::AbortHandle;
 use tokio::time::{Instant, timeout};
 use tokio_rustls::client::TlsStream;
 
+use crate::batch::{Batched, Driven};
 use crate::error::Error;
 use crate::gather::Wire;
 use crate::http::body::RequestBody;
@@ -39,16 +40,6 @@ pub(crate) const PING_SECONDS: u16 = 30;
 const PING_INTERVAL: Duration = Duration::from_secs(PING_SECONDS as u64);
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Spawns onto the worker's own thread.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct LocalExec;
-
-impl<F: Future + 'static> hyper::rt::Executor<F> for LocalExec {
-    fn execute(&self, future: F) {
-        tokio::task::spawn_local(future);
-    }
-}
-
 /// What is spoken under HTTP, or under whatever else.
 pub(crate) type Stream = Wire<TlsStream<TcpStream>>;
 
@@ -59,6 +50,16 @@ impl Stream {
             Stream::Plain(stream) => stream,
             Stream::Tls(stream) => stream.get_ref().0,
         }
+    }
+}
+
+/// Spawns a connection's tasks onto the worker's own thread. One of them, which hyper does not tell from the others, drives it.
+#[derive(Clone)]
+struct LocalExec(Batched<Stream>);
+
+impl<F: Future + 'static> hyper::rt::Executor<F> for LocalExec {
+    fn execute(&self, future: F) {
+        tokio::task::spawn_local(Driven::new(future, self.0.clone()));
     }
 }
 
@@ -168,8 +169,10 @@ pub(crate) async fn http2(
     {
         return Err(Error::UpstreamTlsProtocol);
     }
+    let stream = Batched::new(stream);
+    let exec = LocalExec(stream.clone());
     let (stream, limit) = Announced::new(stream);
-    let (sender, connection) = http2::Builder::new(LocalExec)
+    let (sender, connection) = http2::Builder::new(exec)
         .timer(TokioTimer::new())
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
