@@ -13,6 +13,7 @@ use crate::error::Error;
 use crate::http::grpc_web::Web;
 use crate::listener::chain::Settings;
 use crate::listener::connection::ConnState;
+use crate::listener::streams::Seat;
 use crate::route::Route;
 use crate::telemetry::access_log::{Entry, RequestLine};
 use crate::upstream::cluster::Endpoint;
@@ -53,6 +54,8 @@ pub(crate) struct Exchange {
     pub(crate) abandoned: Cell<bool>,
     /// When it ends whatever happens, and the time without progress, as far as there are such.
     pub(crate) bounds: Cell<(Option<Deadline>, Option<Duration>)>,
+    /// Over HTTP/2, among the connection's streams.
+    pub(crate) seat: Seat,
     /// Of whoever waits for the request's body.
     pub(crate) body_waker: RefCell<Option<Waker>>,
     log: RefCell<Option<Box<LogHead>>>,
@@ -115,6 +118,7 @@ impl Exchange {
             progress: Cell::new(0),
             abandoned: Cell::new(false),
             bounds: Cell::new((None, idle)),
+            seat: Seat::default(),
             body_waker: RefCell::new(None),
             log: RefCell::new(log),
         })
@@ -248,6 +252,7 @@ impl Drop for Exchange {
                 first_byte: log.first_byte.map(|at| at - self.start),
             });
         }
+        self.conn.streams.ends(&self.seat);
         self.conn.ended_one(error == Some(Error::ClientGone), elapsed);
     }
 }
