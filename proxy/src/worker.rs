@@ -123,7 +123,12 @@ impl Workers {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             threads.push(std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
                 let worker = Rc::new(Worker::new(epoch, shard, sinks, admission, dialer));
-                LocalSet::new().block_on(&runtime, run(worker, commands, gate, &beats[number]));
+                let heart = Heart { beats, number };
+                LocalSet::new().block_on(&runtime, async move {
+                    // A task of its own is polled when it has something to do, and this one at each turn. Its failure is
+                    // the worker's end.
+                    let _ = tokio::task::spawn_local(run(worker, commands, gate, heart)).await;
+                });
             })?);
             queues.push(queue);
         }
@@ -322,7 +327,7 @@ async fn run(
     worker: Rc<Worker>,
     mut commands: mpsc::Receiver<Command>,
     gate: watch::Receiver<bool>,
-    heart: &AtomicU64,
+    heart: Heart,
 ) {
     let mut listeners: HashMap<u64, Rc<ListenerLocal>> = HashMap::new();
     // Those that were removed and still have connections.
@@ -336,7 +341,7 @@ async fn run(
             due = pulse.tick() => {
                 let now = Instant::now();
                 worker.note_lag(now.saturating_duration_since(due));
-                heart.store(beat(worker.epoch(), now), Relaxed);
+                heart.beat(worker.epoch(), now);
                 continue;
             }
         };
@@ -386,7 +391,7 @@ async fn run(
                         local.empty().await;
                     }
                 };
-                let limited = pulsing(tokio::time::timeout(limit, empty), &worker, heart).await;
+                let limited = pulsing(tokio::time::timeout(limit, empty), &worker, &heart).await;
                 let mut forced = 0;
                 if limited.is_err() {
                     forced = all.iter().map(|local| local.open()).sum();
@@ -404,7 +409,7 @@ async fn run(
                 let ends: Vec<_> = all.map(|local| tokio::task::spawn_local(end(local, limit))).collect();
                 let mut forced = 0;
                 for end in ends {
-                    forced += pulsing(end, &worker, heart).await.unwrap_or(0);
+                    forced += pulsing(end, &worker, &heart).await.unwrap_or(0);
                 }
                 // Whoever asked may have gone.
                 let _ = done.send(forced);
@@ -419,18 +424,30 @@ fn inbound(listeners: &HashMap<u64, Rc<ListenerLocal>>) -> impl Iterator<Item = 
     listeners.values().filter(|local| is_inbound(&local.listener.name))
 }
 
+/// Where a worker shows that it lives.
+struct Heart {
+    beats: Arc<[AtomicU64]>,
+    number: usize,
+}
+
+impl Heart {
+    fn beat(&self, epoch: Instant, now: Instant) {
+        self.beats[self.number].store(beat(epoch, now), Relaxed);
+    }
+}
+
 /// What the heart shows at a moment: milliseconds.
 fn beat(epoch: Instant, now: Instant) -> u64 {
     now.saturating_duration_since(epoch).as_millis() as u64
 }
 
 /// Waits with a beating heart.
-async fn pulsing<T>(what: impl Future<Output = T>, worker: &Worker, heart: &AtomicU64) -> T {
+async fn pulsing<T>(what: impl Future<Output = T>, worker: &Worker, heart: &Heart) -> T {
     let mut what = pin!(what);
     loop {
         match tokio::time::timeout(SWEEP, what.as_mut()).await {
             Ok(done) => return done,
-            Err(_) => heart.store(beat(worker.epoch(), Instant::now()), Relaxed),
+            Err(_) => heart.beat(worker.epoch(), Instant::now()),
         }
     }
 }

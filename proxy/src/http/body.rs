@@ -51,7 +51,7 @@ pub(crate) struct RequestBody {
 
 enum Request {
     Empty,
-    Client(Stream),
+    Client(Box<Stream>),
     /// What of the client's body was handed to a mirror.
     Copied(Box<Copied>),
 }
@@ -134,11 +134,7 @@ impl RequestBody {
         let Request::Client(stream) = &mut self.kind else { return Self::empty() };
         let (sender, frames) = mpsc::channel(MIRROR_FRAMES);
         let whole = Rc::new(Cell::new(false));
-        stream.mirrors.push(Tee {
-            frames: sender,
-            whole: Rc::clone(&whole),
-            waiting: Rc::clone(waiting),
-        });
+        stream.mirrors.push(Tee { frames: sender, whole: Rc::clone(&whole), waiting: Rc::clone(waiting) });
         Self { kind: Request::Copied(Box::new(Copied { frames, whole })) }
     }
 
@@ -161,8 +157,9 @@ impl RequestBody {
         let streams = exchange.grpc.get() && web.is_none() && incoming.size_hint().exact().is_none();
         let messages = streams.then(Messages::default);
         let mirrors = Vec::new();
-        let stream = Stream { incoming, exchange: Rc::clone(exchange), left, gate, text, messages, mirrors };
-        Self { kind: Request::Client(stream) }
+        let exchange = Rc::clone(exchange);
+        let stream = Stream { incoming, exchange, left, gate, text, messages, mirrors };
+        Self { kind: Request::Client(Box::new(stream)) }
     }
 }
 
@@ -303,8 +300,8 @@ impl Body for RequestBody {
     fn size_hint(&self) -> SizeHint {
         match &self.kind {
             Request::Empty => SizeHint::with_exact(0),
-            Request::Client(Stream { text: Some(_), .. }) | Request::Copied(_) => SizeHint::default(),
-            Request::Client(stream) => stream.incoming.size_hint(),
+            Request::Client(stream) if stream.text.is_none() => stream.incoming.size_hint(),
+            Request::Client(_) | Request::Copied(_) => SizeHint::default(),
         }
     }
 }

@@ -406,6 +406,9 @@ impl Drop for Lease {
             Some(Connection::Http1(one)) => one.driver.abort(),
             Some(Connection::Http2(shared)) => {
                 shared.streams.set(shared.streams.get() - 1);
+                if shared.streams.get() > 0 && shared.connection.open.is_none() {
+                    return;
+                }
                 let now = Instant::now();
                 shared.idle_since.set(now);
                 if shared.connection.open.is_some() {
