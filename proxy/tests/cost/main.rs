@@ -2,8 +2,8 @@
 //! that a test can hold them. Valgrind counts. Only a release build says anything, so that in any other there is
 //! nothing here: `cargo test --release -p pontoon-proxy --test cost`, which `cargo xtask test` runs too.
 //!
-//! `UPDATE=1` writes the new figures. A commit that raises them says why. `KEEP=FILE` keeps what valgrind wrote, for
-//! `callgrind_annotate`.
+//! `UPDATE=1` writes the new figures. A commit that raises them says why. `KEEP=FILE` keeps what valgrind wrote, as
+//! `FILE.http1` and so on, for `callgrind_annotate`.
 #![cfg(not(debug_assertions))]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // clippy.toml exempts #[test] functions, not their helpers
 
@@ -11,21 +11,23 @@
 #[allow(dead_code, reason = "shared with the request path's tests")]
 mod fixture;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
+use http::{HeaderMap, HeaderValue, Request, Response};
+use http_body_util::BodyExt as _;
 use pontoon_proxy::route::matching::{PathMatcher, RouteMatcher};
 use pontoon_proxy::route::{Action, Route, RouteTable, VirtualHost};
 use serde::{Deserialize, Serialize};
 
 use fixture::*;
 
-/// Says that a process is the one that is counted, and where its upstream is.
-const UPSTREAM: &str = "PONTOON_TEST_COST_UPSTREAM";
+/// Says that a process is the one that is counted: what it is asked, and where its upstream is.
+const COUNTED: &str = "PONTOON_TEST_COST";
 /// Requests of two runs: what they differ by is what so many requests cost, without the start and the end.
 const RUNS: [u64; 2] = [500, 2_500];
 const ROUTES: usize = 100;
@@ -40,75 +42,148 @@ struct Cost {
     allocations: u64,
 }
 
+/// What is asked, one after the other on one connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Asked {
+    /// GETs over HTTP/1.1, on both sides.
+    Http1,
+    /// GETs over HTTP/2, on both sides.
+    Http2,
+    /// Calls with a message each way.
+    Grpc,
+}
+
+impl Asked {
+    const ALL: [Asked; 3] = [Asked::Http1, Asked::Http2, Asked::Grpc];
+
+    fn name(self) -> String {
+        format!("{self:?}").to_lowercase()
+    }
+
+    fn http(self) -> Http {
+        if self == Asked::Http1 { Http::One } else { Http::Two }
+    }
+}
+
 #[test]
 fn a_request_costs_what_it_did() {
-    if let Some(upstream) = std::env::var_os(UPSTREAM) {
-        return counted(upstream.to_str().unwrap().parse().unwrap());
+    if let Ok(counts) = std::env::var(COUNTED) {
+        let (asked, upstream) = counts.split_once(' ').unwrap();
+        let asked = Asked::ALL.into_iter().find(|one| one.name() == asked).unwrap();
+        return counted(asked, upstream.parse().unwrap());
     }
-    let [less, more] = RUNS.map(run);
-    let requests = RUNS[1] - RUNS[0];
-    let each = |less: u64, more: u64| (more - less + requests / 2) / requests;
-    let now = Cost {
-        instructions: each(less.instructions, more.instructions),
-        allocations: each(less.allocations, more.allocations),
-    };
+    let now: BTreeMap<Asked, Cost> = Asked::ALL.into_iter().map(|asked| (asked, cost(asked))).collect();
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cost/kept.json");
     if std::env::var_os("UPDATE").is_some() {
         std::fs::write(&path, serde_json::to_string_pretty(&now).unwrap() + "\n").unwrap();
     }
-    let kept: Cost = serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
+    let kept: BTreeMap<Asked, Cost> = serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
     println!("{now:?}; kept: {kept:?}");
-    for (what, now, kept) in [
-        ("instructions", now.instructions, kept.instructions),
-        ("allocations", now.allocations, kept.allocations),
-    ] {
-        assert!(
-            now * 100 <= kept * (100 + TOLERANCE),
-            "a request takes {now} {what}, and took {kept}; if that has a reason, say it, and run with UPDATE=1"
-        );
-        assert!(
-            now * 100 >= kept * (100 - TOLERANCE),
-            "a request takes {now} {what} only, and took {kept}: run with UPDATE=1, so that it stays so"
-        );
+    for (asked, now) in now {
+        let kept = kept[&asked];
+        for (what, now, kept) in [
+            ("instructions", now.instructions, kept.instructions),
+            ("allocations", now.allocations, kept.allocations),
+        ] {
+            let asked = asked.name();
+            assert!(
+                now * 100 <= kept * (100 + TOLERANCE),
+                "{asked}: a request takes {now} {what}, and took {kept}; if that has a reason, say it, and run with UPDATE=1"
+            );
+            assert!(
+                now * 100 >= kept * (100 - TOLERANCE),
+                "{asked}: a request takes {now} {what} only, and took {kept}: run with UPDATE=1, so that it stays so"
+            );
+        }
+    }
+}
+
+fn cost(asked: Asked) -> Cost {
+    let [less, more] = RUNS.map(|requests| run(asked, requests));
+    let requests = RUNS[1] - RUNS[0];
+    let each = |less: u64, more: u64| (more - less + requests / 2) / requests;
+    Cost {
+        instructions: each(less.instructions, more.instructions),
+        allocations: each(less.allocations, more.allocations),
     }
 }
 
 /// One run of a counted process.
-fn run(requests: u64) -> Cost {
-    let upstream = upstream();
+fn run(asked: Asked, requests: u64) -> Cost {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    // It ends when it is dropped.
+    let other = runtime.block_on(Upstream::answering(Http::Two, move |_| said(asked)));
+    let upstream = if asked == Asked::Http1 { upstream() } else { other.address };
     let file = tempfile::NamedTempFile::new().unwrap();
     let mut child = Command::new("valgrind")
         .args(["--tool=callgrind", "--quiet", "--combine-dumps=yes"])
         .arg(format!("--callgrind-out-file={}", file.path().display()))
         .arg(std::env::current_exe().unwrap())
         .args(["a_request_costs_what_it_did", "--exact", "--nocapture"])
-        .env(UPSTREAM, upstream.to_string())
+        .env(COUNTED, format!("{} {upstream}", asked.name()))
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
         .expect("valgrind is installed");
-    let mut said = BufReader::new(child.stdout.take().unwrap()).lines();
-    let address = said.by_ref().find_map(|line| Some(line.unwrap().split_once("listens on ")?.1.to_owned()));
-    ask(address.expect("the proxy listens").parse().unwrap(), requests);
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let address = lines.by_ref().find_map(|line| Some(line.unwrap().split_once("listens on ")?.1.to_owned()));
+    let address = address.expect("the proxy listens").parse().unwrap();
+    match asked {
+        Asked::Http1 => ask(address, requests),
+        Asked::Http2 | Asked::Grpc => runtime.block_on(call(asked, address, requests)),
+    }
     drop(child.stdin.take());
-    said.for_each(drop);
+    lines.for_each(drop);
     assert!(child.wait().unwrap().success());
-    if let Some(kept) = std::env::var_os("KEEP") {
-        std::fs::copy(file.path(), kept).unwrap();
+    if let Ok(kept) = std::env::var("KEEP") {
+        std::fs::copy(file.path(), format!("{kept}.{}", asked.name())).unwrap();
     }
     read(file.path())
 }
 
 /// The process that is counted: a proxy of one worker and a hundred routes, until its input ends.
-fn counted(upstream: SocketAddr) {
+fn counted(asked: Asked, upstream: SocketAddr) {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     runtime.block_on(async {
-        let setup = Setup { http: Box::new(many_routes), ..Setup::default() };
+        let protocol = asked.http().upstream();
+        let setup = Setup { protocol, http: Box::new(many_routes), ..Setup::default() };
         let proxy = Proxy::with(&[upstream], setup).await;
         println!("listens on {}", proxy.address);
         tokio::task::spawn_blocking(|| std::io::stdin().read_to_end(&mut Vec::new())).await.unwrap().unwrap();
         proxy.drain().await;
     });
+}
+
+/// An upstream's answer over HTTP/2.
+fn said(asked: Asked) -> Response<Body> {
+    let message = full(vec![0; 1024]);
+    match asked {
+        Asked::Grpc => {
+            let trailers = HeaderMap::from_iter([("grpc-status".parse().unwrap(), HeaderValue::from(0))]);
+            let body = message.with_trailers(std::future::ready(Some(Ok(trailers)))).boxed_unsync();
+            Response::builder().header("content-type", "application/grpc").body(body).unwrap()
+        }
+        _ => Response::new(message),
+    }
+}
+
+/// As [`ask`], over HTTP/2.
+async fn call(asked: Asked, address: SocketAddr, requests: u64) {
+    let mut client = Client::connect(address, Http::Two).await;
+    let path = format!("/route-{}/item?page=2", ROUTES / 2);
+    for _ in 0..requests {
+        let request = Request::builder().uri(&path).header("user-agent", "cost/1").header("te", "trailers");
+        let request = match asked {
+            Asked::Grpc => {
+                request.method("POST").header("content-type", "application/grpc").body(full(vec![0; 1024]))
+            }
+            _ => request.body(empty()),
+        };
+        let answer = client.send(request.unwrap()).await;
+        assert_eq!(answer.status(), 200);
+        assert_eq!(answer.into_body().collect().await.unwrap().to_bytes().len(), 1024);
+    }
 }
 
 /// Puts the fixture's route, under other prefixes, before and after the one that the requests take.
