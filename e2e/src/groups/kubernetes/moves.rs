@@ -83,7 +83,10 @@ pub(super) async fn cases(report: &mut Report, cluster: &Cluster, chart: &Chart,
     report.case("moves: a rolling update costs no request", world.during(HALF, world.rolled())).await;
     let victim = world.legacy.pop();
     report
-        .case("moves: an application that is stopped costs no request", world.during(HALF, stopped(victim)))
+        .case(
+            "moves: an application that is stopped costs no request",
+            world.during(HALF, world.stopped(victim)),
+        )
         .await;
     report.case("moves: a restart of the control planes costs no request", world.restarted()).await;
     report.case("moves: a control plane that is killed costs no request", world.leader_killed()).await;
@@ -227,6 +230,19 @@ impl<'c> World<'c> {
         Ok(format!("{name} starts again, killed in {cut} answers"))
     }
 
+    /// SIGTERM: it says goodbye to the registry.
+    async fn stopped(&self, application: Option<App>) -> anyhow::Result<String> {
+        let mut application = application.context("no application is left")?;
+        let from = Instant::now();
+        application.process.terminate()?;
+        application.process.ended(Duration::from_secs(60)).await?;
+        let unread = self.load.forget_unread(from)?;
+        Ok(format!(
+            "{} has ended, {unread} answers without a look at the request",
+            application.process.name()
+        ))
+    }
+
     /// With another template, as a release does it.
     async fn rolled(&self) -> anyhow::Result<String> {
         let before = self.answered_by(2).await?;
@@ -262,7 +278,7 @@ impl<'c> World<'c> {
             Ok(())
         })
         .await?;
-        let said = stopped(last).await?;
+        let said = self.stopped(last).await?;
         // What is new is found by the Service alone now.
         self.scaled(3).await?;
         Ok(said)
@@ -303,12 +319,4 @@ impl<'c> World<'c> {
         .await?;
         Ok(format!("{name} is gone"))
     }
-}
-
-/// SIGTERM: it says goodbye to the registry.
-async fn stopped(application: Option<App>) -> anyhow::Result<String> {
-    let mut application = application.context("no application is left")?;
-    application.process.terminate()?;
-    application.process.ended(Duration::from_secs(60)).await?;
-    Ok(format!("{} has ended", application.process.name()))
 }

@@ -55,7 +55,13 @@ async fn stopped(apps: &mut Apps, load: &Load) -> anyhow::Result<String> {
     let ended = from.elapsed();
     load.next(200).await?;
     ensure!(victim.tap.count(|e| e.is_cancel()) > 0, "it did not deregister");
-    summary(load, from, &port, &format!("ended after {} ms", ended.as_millis()))
+    let (ended, unread) = (ended.as_millis(), load.forget_unread(from)?);
+    summary(
+        load,
+        from,
+        &port,
+        &format!("ended after {ended} ms, {unread} answers without a look at the request"),
+    )
 }
 
 async fn killed(apps: &mut Apps, load: &Load) -> anyhow::Result<String> {
