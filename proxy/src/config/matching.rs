@@ -140,6 +140,8 @@ fn header(message: &HeaderMatcher) -> Result<compiled::HeaderMatcher, Problem> {
     let source = match message.name.as_str() {
         ":method" => HeaderSource::Method,
         ":authority" => HeaderSource::Authority,
+        // As in Envoy: HTTP/2 has none beside it, and what an absolute target says goes before it.
+        name if name.eq_ignore_ascii_case("host") => HeaderSource::Authority,
         ":path" => HeaderSource::Path,
         name => HeaderSource::Named(header_name("name", name)?),
     };
@@ -250,4 +252,21 @@ fn built(
 /// A header's name.
 pub(super) fn header_name(field: &str, name: &str) -> Result<HeaderName, Problem> {
     name.parse().map_err(|_| Problem::new(field, format!("is {name:?}, which is not a header name")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_host_is_one_in_all_versions_of_http() {
+        for (name, expected) in [
+            (":authority", compiled::HeaderSource::Authority),
+            ("Host", compiled::HeaderSource::Authority),
+            ("hosts", compiled::HeaderSource::Named(HeaderName::from_static("hosts"))),
+        ] {
+            let message = HeaderMatcher { name: name.into(), ..HeaderMatcher::default() };
+            assert_eq!(header(&message).unwrap().source, expected);
+        }
+    }
 }

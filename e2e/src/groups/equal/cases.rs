@@ -151,6 +151,7 @@ pub(super) const SETUPS: &[Setup] = &[
             {"match": {"prefix": "/not", "headers": [{"name": "x-not", "string_match": {"exact": "v"}, "invert_match": true}]}, "direct_response": {"status": 212}},
             {"match": {"prefix": "/post", "headers": [{"name": ":method", "string_match": {"exact": "POST"}}]}, "direct_response": {"status": 213}},
             {"match": {"prefix": "/empty", "headers": [{"name": "x-missing", "string_match": {"exact": "v"}, "invert_match": true, "treat_missing_header_as_empty": true}]}, "direct_response": {"status": 215}},
+            {"match": {"prefix": "/host", "headers": [{"name": "host", "string_match": {"exact": "headers.test"}}]}, "direct_response": {"status": 219}},
             {"match": {"prefix": "/absent", "headers": [{"name": "x-any", "present_match": false}]}, "direct_response": {"status": 214}}]"#,
         "{}",
         &[
@@ -201,6 +202,7 @@ pub(super) const SETUPS: &[Setup] = &[
             "GET /post",
             "GET /absent",
             "GET /absent | x-any: 1",
+            "GET http://headers.test/host | Host: other.test",
             "GET /",
         ],
     ),
