@@ -48,6 +48,10 @@ macro_rules! errors {
 
             /// The answer's body.
             pub fn body(self) -> &'static str {
+                // Envoy's, which clients know.
+                if self == Error::RbacDenied {
+                    return "RBAC: access denied";
+                }
                 match self { $( Error::$name => concat!($reason, ": ", $message, "\n"), )+ }
             }
         }
@@ -113,6 +117,8 @@ errors! {
     HeadersTooLarge: Downstream, REQUEST_HEADER_FIELDS_TOO_LARGE, "DPE", "headers_too_large", "the request has more header bytes or fields than the listener allows";
     /// The body is larger than allowed.
     BodyTooLarge: Downstream, PAYLOAD_TOO_LARGE, "DPE", "body_too_large", "the request's body is larger than the listener allows";
+    /// An RBAC filter says no.
+    RbacDenied: Downstream, FORBIDDEN, "-", "rbac_access_denied", "the RBAC rules of the listener or the route keep the request out; `explain` shows which";
     /// The client went away before the answer was complete.
     ClientGone: Downstream, BAD_REQUEST, "DC", "client_gone", "the client closed the connection before the answer was complete";
     /// No virtual host.

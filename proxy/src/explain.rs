@@ -12,8 +12,9 @@ use serde::Serialize;
 use tokio::time::Instant;
 
 use crate::config::Store;
-use crate::config::chains::{Seen, Transport};
+use crate::config::chains::{Seen, Serves, Transport};
 use crate::config::listener::Listener;
+use crate::route::rbac::{self, Denied};
 use crate::route::{Action, Decision, NoRoute, Recorded, RequestHead, Route, Step};
 use crate::upstream::cluster::{Cluster, EndpointHealth};
 
@@ -152,24 +153,38 @@ fn on_listener(listener: &Listener, request: &Request) -> Explanation {
     };
     let mut steps = Recorded::default();
     let decided = table.decide(&head, &mut steps);
+    let http = match &chain.serves {
+        Serves::Http(settings) => Some(settings.load()),
+        Serves::Tcp(_) => None,
+    };
+    let filters = http.as_deref().map_or(&[][..], |http| &http.rbac);
+    let of_route = decided.as_ref().ok().map(|decision| &decision.route.rbac);
+    let denied = rbac::denied(filters, of_route, rbac::Asked { head: &head, source: client, peer: client });
+    let denied = denied.map(|Denied { filter, policy }| match policy {
+        Some(policy) => {
+            format!("403 rbac_access_denied: policy {policy:?} of the filter {} keeps it out", filter.name)
+        }
+        None => format!("403 rbac_access_denied: no policy of the filter {} lets it in", filter.name),
+    });
     let mut explanation = Explanation {
         listener: Some(listener.name.to_string()),
         route_configuration: Some(table.name.to_string()),
         version: Some(table.version.to_string()),
         ..nothing("")
     };
-    match &decided {
-        Ok(decision) => explanation.fill(decision),
-        Err(NoRoute::VirtualHost) => {
+    match (&decided, denied) {
+        (Ok(decision), denied) => explanation.fill(decision, denied),
+        (Err(_), Some(denied)) => explanation.outcome = denied,
+        (Err(NoRoute::VirtualHost), None) => {
             explanation.outcome = format!("404 no_route: no virtual host takes the host {:?}", head.host);
         }
-        Err(NoRoute::Route) => {
+        (Err(NoRoute::Route), None) => {
             explanation.outcome =
                 String::from("404 no_route: no route of the virtual host takes the request");
         }
     }
     explanation.random = steps.steps.iter().any(|step| match step {
-        Step::Weighted { by, .. } => by.starts_with("random"),
+        Step::Weighted { by, .. } => explanation.cluster.is_some() && by.starts_with("random"),
         Step::Lot { .. } => true,
         _ => false,
     });
@@ -178,9 +193,13 @@ fn on_listener(listener: &Listener, request: &Request) -> Explanation {
 }
 
 impl Explanation {
-    fn fill(&mut self, decision: &Decision<'_>) {
+    fn fill(&mut self, decision: &Decision<'_>, denied: Option<String>) {
         self.virtual_host = Some(decision.virtual_host.name.to_string());
         self.route = Some(decision.route.name.to_string());
+        if let Some(denied) = denied {
+            self.outcome = denied;
+            return;
+        }
         self.outcome = outcome(decision.route);
         let Some(target) = &decision.target else { return };
         self.bucket = target.bucket;

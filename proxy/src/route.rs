@@ -7,6 +7,7 @@ pub mod expression;
 pub mod filters;
 mod hash;
 pub mod matching;
+pub mod rbac;
 mod table;
 pub mod trace;
 
@@ -65,6 +66,8 @@ pub struct Route {
     pub response_headers: Box<[HeaderMutation]>,
     /// Which other sites' pages may ask.
     pub cors: filters::ByFilter<Arc<cors::Cors>>,
+    /// Who may ask, where it says other than the listener.
+    pub rbac: filters::ByFilter<rbac::Override>,
 }
 
 /// What a route does.

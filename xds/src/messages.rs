@@ -16,6 +16,7 @@ use crate::pb::envoy::extensions::access_loggers::file::v3::FileAccessLog;
 use crate::pb::envoy::extensions::access_loggers::stream::v3::{StderrAccessLog, StdoutAccessLog};
 use crate::pb::envoy::extensions::filters::http::buffer::v3::{Buffer, BufferPerRoute};
 use crate::pb::envoy::extensions::filters::http::cors::v3::CorsPolicy;
+use crate::pb::envoy::extensions::filters::http::rbac::v3::{Rbac, RbacPerRoute};
 use crate::pb::envoy::extensions::filters::http::router::v3::Router;
 use crate::pb::envoy::extensions::filters::listener::http_inspector::v3::HttpInspector;
 use crate::pb::envoy::extensions::filters::listener::original_dst::v3::OriginalDst;
@@ -97,6 +98,8 @@ coded! {
     OriginalDst,
     ProxyProtocol,
     ProxyProtocolUpstreamTransport,
+    Rbac,
+    RbacPerRoute,
     RouteConfiguration,
     Router,
     RoutesConfigDump,

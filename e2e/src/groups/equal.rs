@@ -30,6 +30,7 @@ const HTTP_MANAGER: &str =
     "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
 const ROUTER: &str = "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router";
 const CORS: &str = "type.googleapis.com/envoy.extensions.filters.http.cors.v3.Cors";
+const RBAC: &str = "type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBAC";
 const BUFFER: &str = "type.googleapis.com/envoy.extensions.filters.http.buffer.v3.Buffer";
 const TCP_PROXY: &str = "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy";
 
@@ -275,6 +276,11 @@ fn bootstrap(ports: &[u16], upstreams: &Upstreams) -> anyhow::Result<Value> {
     let buffer = |name: &str, most: u32, disabled: bool| json!({"name": name, "disabled": disabled, "typed_config": {"@type": BUFFER, "max_request_bytes": most}});
     filtered["http_filters"] = json!([
         {"name": "envoy.filters.http.cors", "disabled": true, "typed_config": {"@type": CORS}},
+        {"name": "envoy.filters.http.rbac", "disabled": true, "typed_config": {"@type": RBAC}},
+        {"name": "against", "typed_config": {"@type": RBAC, "rules": {"action": "DENY", "policies": {"bad": {
+            "permissions": [{"and_rules": {"rules": [{"header": {"name": "x-bad", "present_match": true}},
+                {"not_rule": {"url_path": {"path": {"exact": "/good"}}}}]}}],
+            "principals": [{"direct_remote_ip": {"address_prefix": "127.0.0.0", "prefix_len": 8}}]}}}}},
         buffer("first", 20, false), buffer("second", 10, false), buffer("envoy.filters.http.buffer", 3, true),
         bare["http_filters"][1]]);
     let mut telling = normal.clone();

@@ -41,5 +41,37 @@ fn manager(message: &HttpConnectionManager) -> Result<Routes, Problem> {
         let reason = "says more than routes and http_filters, which only a listener with a socket could do";
         return Err(Problem::new("", reason));
     }
-    hcm::compile(message).map(|manager| manager.routes)
+    let manager = hcm::compile(message)?;
+    if !manager.rbac.is_empty() {
+        let reason =
+            "has an RBAC filter; the sidecar's own listener, which serves the requests, would not ask it";
+        return Err(Problem::new("http_filters", reason));
+    }
+    Ok(manager.routes)
+}
+
+#[cfg(test)]
+mod tests {
+    use envoy_types::pb::envoy::config::route::v3::RouteConfiguration;
+    use envoy_types::pb::envoy::extensions::filters::http::{rbac::v3::Rbac, router::v3::Router};
+    use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::{
+        HttpFilter, http_connection_manager::RouteSpecifier, http_filter::ConfigType,
+    };
+    use pontoon_xds::messages::pack;
+
+    use super::*;
+
+    #[test]
+    fn a_filter_that_nobody_would_ask_is_refused() {
+        let filter =
+            |config| HttpFilter { config_type: Some(ConfigType::TypedConfig(config)), ..Default::default() };
+        let mut message = HttpConnectionManager {
+            http_filters: vec![filter(pack(&Router::default()))],
+            route_specifier: Some(RouteSpecifier::RouteConfig(RouteConfiguration::default())),
+            ..HttpConnectionManager::default()
+        };
+        assert!(manager(&message).is_ok());
+        message.http_filters.insert(0, filter(pack(&Rbac::default())));
+        assert_eq!(manager(&message).unwrap_err().path, "http_filters");
+    }
 }

@@ -11,6 +11,7 @@ use envoy_types::pb::envoy::extensions::filters::http::buffer::v3::{
 };
 use envoy_types::pb::envoy::extensions::filters::http::cors::v3::{Cors, CorsPolicy};
 use envoy_types::pb::envoy::extensions::filters::http::grpc_web::v3::GrpcWeb;
+use envoy_types::pb::envoy::extensions::filters::http::rbac::v3::{Rbac, RbacPerRoute};
 use envoy_types::pb::envoy::extensions::filters::http::router::v3::Router;
 use envoy_types::pb::envoy::extensions::filters::network::connection_limit::v3::ConnectionLimit;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::{
@@ -24,9 +25,11 @@ use prost::Name as _;
 use super::lds::unpack;
 use super::matching;
 use super::problem::{Problem, Under, each};
+use super::rbac;
 use super::support::{Message, support};
 use crate::route::cors;
 use crate::route::filters::{Buffer, ByFilter};
+use crate::route::rbac::{Filter, Override};
 
 pub(super) const MESSAGES: &[Message] = &[
     HTTP_FILTER,
@@ -113,7 +116,8 @@ support! {
 
 /// The filters that a route can say are on, without another word, by the names that they have everywhere: by another
 /// it may be one that this proxy does not have.
-const ENABLED: [&str; 2] = ["envoy.filters.http.buffer", "envoy.filters.http.cors"];
+const ENABLED: [&str; 3] =
+    ["envoy.filters.http.buffer", "envoy.filters.http.cors", "envoy.filters.http.rbac"];
 
 /// What the filters before the router say.
 #[derive(Debug, Default)]
@@ -124,6 +128,8 @@ pub(super) struct Filters {
     pub(super) grpc_web: bool,
     /// The names under which what routes say of CORS counts.
     pub(super) cors: Vec<Box<str>>,
+    /// Who may ask.
+    pub(super) rbac: Vec<Filter>,
 }
 
 /// What a route, and what is around it, says about the filters, by their names.
@@ -131,6 +137,7 @@ pub(super) struct Filters {
 pub(super) struct OfRoute {
     bodies: BTreeMap<Box<str>, Option<u64>>,
     cors: BTreeMap<Box<str>, Arc<cors::Cors>>,
+    rbac: BTreeMap<Box<str>, Override>,
 }
 
 impl OfRoute {
@@ -141,6 +148,10 @@ impl OfRoute {
 
     pub(super) fn cors(&self) -> ByFilter<Arc<cors::Cors>> {
         self.cors.iter().map(|(name, policy)| (name.clone(), Arc::clone(policy))).collect()
+    }
+
+    pub(super) fn rbac(&self) -> ByFilter<Override> {
+        self.rbac.iter().map(|(name, said)| (name.clone(), said.clone())).collect()
     }
 }
 
@@ -161,6 +172,11 @@ pub(super) fn compile(filters: &[HttpFilter]) -> Result<Filters, Problem> {
             // It does nothing of itself, and what a route says of it enables it there.
             Some(http_filter::ConfigType::TypedConfig(any)) if any.type_url == Cors::type_url() => {
                 compiled.cors.push(name());
+            }
+            Some(http_filter::ConfigType::TypedConfig(any)) if any.type_url == Rbac::type_url() => {
+                let rules = rbac::compile(&unpack(any)?).under(|| "typed_config".into())?;
+                let behind_cors = !compiled.cors.is_empty();
+                compiled.rbac.push(Filter { name: name(), rules, disabled: filter.disabled, behind_cors });
             }
             _ if filter.disabled => {}
             Some(http_filter::ConfigType::TypedConfig(any)) if any.type_url == GrpcWeb::type_url() => {
@@ -209,6 +225,7 @@ pub(super) fn of_route(configs: &HashMap<String, Any>, around: &OfRoute) -> Resu
             Said::Enabled => {
                 // What a policy does not do around it, it does not do for being enabled.
                 of.bodies.entry(name.as_str().into()).or_default();
+                of.rbac.entry(name.as_str().into()).or_default();
                 continue;
             }
             Said::This(any) => any,
@@ -216,6 +233,11 @@ pub(super) fn of_route(configs: &HashMap<String, Any>, around: &OfRoute) -> Resu
         if any.type_url == CorsPolicy::type_url() {
             let message: CorsPolicy = unpack(&any).under(at)?;
             of.cors.insert(name.as_str().into(), Arc::new(cors_of(&message).under(at)?));
+            continue;
+        }
+        if any.type_url == RbacPerRoute::type_url() {
+            let rules = rbac::of_route(&unpack(&any).under(at)?).under(at)?;
+            of.rbac.insert(name.as_str().into(), Some(rules));
             continue;
         }
         let message: BufferPerRoute = unpack(&any).under(at)?;
@@ -271,13 +293,16 @@ fn said<'a>(name: &str, any: &'a Any) -> Result<Said<'a>, Problem> {
     let message: FilterConfig = unpack(any)?;
     filter_config(&message)?;
     let reason = match message.config {
-        Some(inner) if [BufferPerRoute::type_url(), CorsPolicy::type_url()].contains(&inner.type_url) => {
+        Some(inner)
+            if [BufferPerRoute::type_url(), CorsPolicy::type_url(), RbacPerRoute::type_url()]
+                .contains(&inner.type_url) =>
+        {
             return Ok(Said::This(Cow::Owned(inner)));
         }
         Some(inner) if is_empty(&inner) && ENABLED.contains(&name) => return Ok(Said::Enabled),
         _ if message.is_optional => return Ok(Said::Nothing),
         Some(inner) if is_empty(&inner) => {
-            format!("is empty, which enables the filter; this proxy does that for {}", ENABLED.join(" and "))
+            format!("is empty, which enables the filter; this proxy does that for {}", ENABLED.join(", "))
         }
         inner => {
             let of = inner.map_or(String::from("nothing"), |inner| type_of(&inner));
@@ -343,6 +368,14 @@ mod tests {
             compile(&[router.clone(), filter(any(&bytes(1)))]).unwrap_err().path,
             "http_filters[0].name"
         );
+        let filters = [
+            filter(any(&Rbac::default())),
+            filter(any(&Cors {})),
+            filter(any(&Rbac::default())),
+            router.clone(),
+        ];
+        let of: Vec<bool> = compile(&filters).unwrap().rbac.iter().map(|filter| filter.behind_cors).collect();
+        assert_eq!(of, [false, true]);
         // Off, but for the routes that say something of them; what cannot be done by route is off.
         let off = |config| HttpFilter { disabled: true, ..filter(config) };
         let filters = [off(any(&Cors {})), off(any(&bytes(5))), off(any(&GrpcWeb {})), router.clone()];
@@ -388,6 +421,24 @@ mod tests {
         assert_eq!(bodies(of(buffer, &on, &OfRoute::default()).unwrap()).of(buffer), Some(&None));
         let refused = of("shop.auth", &on, &around).unwrap_err();
         assert!(refused.reason.contains("enables the filter"), "{refused}");
+    }
+
+    #[test]
+    fn a_route_has_rules_of_its_own_or_none_or_those_of_the_filter() {
+        let wrapped = |config| any(&FilterConfig { config: Some(config), ..FilterConfig::default() });
+        let own = |rules| any(&RbacPerRoute { rbac: Some(Rbac { rules, ..Rbac::default() }) });
+        let allows = |config: Any| {
+            let name = "envoy.filters.http.rbac";
+            let of = of_route(&HashMap::from([(name.to_owned(), config)]), &OfRoute::default()).unwrap();
+            of.rbac().of(name).unwrap().as_ref().map(|rules| rules.allow)
+        };
+        for config in [own(Some(Default::default())), wrapped(own(Some(Default::default())))] {
+            assert_eq!(allows(config), Some(true), "nobody");
+        }
+        for config in [own(None), any(&RbacPerRoute::default()), wrapped(any(&RbacPerRoute::default()))] {
+            assert_eq!(allows(config), Some(false), "everybody");
+        }
+        assert_eq!(allows(wrapped(Any::default())), None, "as the filter says");
     }
 
     #[test]

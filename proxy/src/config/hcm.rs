@@ -29,6 +29,7 @@ use super::problem::{Problem, Under, each};
 use super::stream_log;
 use super::support::{Message, from_ads, support};
 use crate::route::filters::{Buffer, ByFilter, longest_body};
+use crate::route::rbac::Filter;
 
 pub(super) const MESSAGES: &[Message] = &[
     MANAGER,
@@ -215,6 +216,7 @@ pub(super) struct Manager {
     pub(super) underscores: Underscores,
     pub(super) grpc_web: bool,
     pub(super) cors: Vec<Box<str>>,
+    pub(super) rbac: Vec<Filter>,
     pub(super) buffers: Vec<Buffer>,
     pub(super) upgrades: Vec<Box<str>>,
     pub(super) codec: Codec,
@@ -278,6 +280,7 @@ pub(super) fn compile(message: &HttpConnectionManager) -> Result<Manager, Proble
         underscores: underscores(message, common.headers_with_underscores_action())?,
         grpc_web: filters.grpc_web,
         cors: filters.cors,
+        rbac: filters.rbac,
         buffers: filters.buffers,
         upgrades: upgrades(message)?,
         codec,

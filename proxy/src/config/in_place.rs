@@ -85,6 +85,10 @@ pub(super) const MESSAGES: &[Message] = &[
     message("envoy.config.core.v3.TypedExtensionConfig", &["typed_config"], &[("name", BY_TYPE)], &[]),
     message("envoy.config.listener.v3.ApiListener", &["api_listener"], &[], &[]),
     message("envoy.config.listener.v3.Filter", &["config_type"], &[("name", BY_TYPE)], &[]),
+    message("envoy.config.rbac.v3.Permission", &["rule"], &[], &[]),
+    message("envoy.config.rbac.v3.Permission.Set", &["rules"], &[], &[]),
+    message("envoy.config.rbac.v3.Principal", &["identifier"], &[], &[]),
+    message("envoy.config.rbac.v3.Principal.Set", &["ids"], &[], &[]),
     message("envoy.config.route.v3.RouteAction.HashPolicy.Header", &["header_name"], &[], &["regex_rewrite"]),
     message(
         "envoy.config.route.v3.RouteAction.HashPolicy.Cookie",
@@ -118,6 +122,8 @@ pub(super) const MESSAGES: &[Message] = &[
         &[],
         &[],
     ),
+    message("envoy.extensions.filters.http.rbac.v3.RBACPerRoute", &["rbac"], &[], &[]),
+    message("envoy.type.matcher.v3.PathMatcher", &["rule"], &[], &[]),
     message("envoy.type.v3.HashPolicy", &["policy_specifier"], &[], &[]),
     message("envoy.type.v3.HashPolicy.SourceIp", &[], &[], &[]),
     message(
@@ -145,6 +151,8 @@ pub(super) const REFUSED: &[&str] = &[
     "envoy.config.core.v3.Pipe",
     "envoy.config.core.v3.PathConfigSource",
     "envoy.config.core.v3.GrpcService.GoogleGrpc",
+    "envoy.config.rbac.v3.Principal.Authenticated",
+    "envoy.config.rbac.v3.SourcedMetadata",
     "envoy.config.route.v3.ClusterSpecifierPlugin",
     "envoy.config.route.v3.FilterAction",
     "envoy.config.route.v3.NonForwardingAction",
@@ -159,7 +167,10 @@ pub(super) const REFUSED: &[&str] = &[
     "envoy.extensions.upstreams.http.v3.HttpProtocolOptions.AutoHttpConfig",
     "envoy.extensions.upstreams.http.v3.HttpProtocolOptions.UseDownstreamHttpConfig",
     "envoy.config.core.v3.Http3ProtocolOptions",
+    "envoy.type.matcher.v3.FilterStateMatcher",
+    "envoy.type.matcher.v3.MetadataMatcher",
     "envoy.type.matcher.v3.RegexMatchAndSubstitute",
+    "envoy.type.v3.Int32Range",
     "xds.core.v3.TypedExtensionConfig",
 ];
 

@@ -10,8 +10,8 @@ use ipnet::IpNet;
 
 use super::chains::Chains;
 use crate::discovery::on_demand::OnDemand;
-use crate::route::RouteTable;
 use crate::route::filters::Buffer;
+use crate::route::{RouteTable, rbac};
 
 /// A listening socket. The address never changes during the handle's life: a resource with another address
 /// under the same name is a new handle, and the old one drains.
@@ -73,6 +73,8 @@ pub struct HttpSettings {
     pub grpc_web: bool,
     /// The names of the filters for CORS: what routes say of CORS counts under these.
     pub cors: Vec<Box<str>>,
+    /// The filters that say who may ask.
+    pub rbac: Vec<rbac::Filter>,
     /// The filters that limit bodies; [`Limits::max_body_bytes`] is what they say where a route says nothing of them.
     pub buffers: Vec<Buffer>,
     /// Whether `x-request-id` is made when absent.

@@ -134,7 +134,8 @@ fn template(text: &str) -> Result<compiled::PathMatcher, Problem> {
     Expression::whole(&pattern).map(compiled::PathMatcher::Regex).map_err(|e| wrong(&e))
 }
 
-fn header(message: &HeaderMatcher) -> Result<compiled::HeaderMatcher, Problem> {
+/// Compiles a predicate on a header.
+pub(super) fn header(message: &HeaderMatcher) -> Result<compiled::HeaderMatcher, Problem> {
     header_matcher(message)?;
     use compiled::{HeaderSource, ValueMatcher};
     let source = match message.name.as_str() {

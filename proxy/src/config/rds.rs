@@ -333,6 +333,7 @@ fn compile_route(message: &Route, position: usize, around: &Around<'_>) -> Resul
         request_headers: around.combine(&around.request, request).into(),
         response_headers: around.combine(&around.response, response).into(),
         cors: of_filters.cors(),
+        rbac: of_filters.rbac(),
     })
 }
 

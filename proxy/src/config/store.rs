@@ -631,6 +631,7 @@ fn http_settings(manager: Manager, routes: Arc<RouteHandle>) -> HttpSettings {
         codec: manager.codec,
         http10: manager.http10,
         cors: manager.cors,
+        rbac: manager.rbac,
         buffers: manager.buffers,
         extended_connect: manager.extended_connect,
         generate_request_id: manager.generate_request_id,

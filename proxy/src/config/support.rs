@@ -10,8 +10,8 @@ use envoy_types::pb::envoy::config::core::v3::config_source::ConfigSourceSpecifi
 
 use super::problem::Problem;
 use super::{
-    bootstrap, cds, eds, filters, hcm, in_place, keepalive, lds, matching, overload, proxy_protocol, rds,
-    secrets, stream_log, tcp_proxy, tls, tls_upstream,
+    bootstrap, cds, eds, filters, hcm, in_place, keepalive, lds, matching, overload, proxy_protocol, rbac,
+    rds, secrets, stream_log, tcp_proxy, tls, tls_upstream,
 };
 
 /// The treatment of one message's fields.
@@ -43,6 +43,7 @@ pub const MESSAGES: &[&[Message]] = &[
     hcm::MESSAGES,
     stream_log::MESSAGES,
     filters::MESSAGES,
+    rbac::MESSAGES,
     tcp_proxy::MESSAGES,
     proxy_protocol::MESSAGES,
     rds::MESSAGES,

@@ -3,7 +3,7 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -103,6 +103,7 @@ pub(super) fn serve(
         socket,
         prefix: Bytes::new(),
         source: peer,
+        direct: peer.ip(),
         destination: None,
         way: Way::Direct,
         undecided: None,
@@ -141,7 +142,7 @@ type Serving = Pin<Box<dyn Future<Output = Option<Box<Arrived>>>>>;
 
 /// Terminates TLS and chooses who serves the connection. `None`: it has ended.
 async fn begin(listener: &Rc<ListenerLocal>, arrived: Box<Arrived>) -> Option<Begun> {
-    let Arrived { slot, chain, socket, prefix, source: peer, destination, way, undecided } =
+    let Arrived { slot, chain, socket, prefix, source: peer, direct, destination, way, undecided } =
         arrived.unboxed();
     let Some(chain) = chain else {
         listener.cells.no_chain.add(1);
@@ -160,7 +161,7 @@ async fn begin(listener: &Rc<ListenerLocal>, arrived: Box<Arrived>) -> Option<Be
     let begun = match &chain.serves {
         ServesLocal::Http(http) => {
             let (listener, http) = (Rc::clone(listener), Rc::clone(http));
-            let conn = ConnState::new(slot, listener, http, peer, way, &transport, shown.clone());
+            let conn = ConnState::new(slot, listener, http, (peer, direct), way, &transport, shown.clone());
             let io = Box::new(Io::new(transport, prefix, Rc::clone(&conn)));
             Begun::Http(conn, io)
         }
@@ -176,7 +177,17 @@ async fn begin(listener: &Rc<ListenerLocal>, arrived: Box<Arrived>) -> Option<Be
                 let tcp::Others { slot, chain, socket, prefix } = *others;
                 let (source, destination) = (peer, Some(destination));
                 let undecided = None;
-                Some(Box::new(Arrived { slot, chain, socket, prefix, source, destination, way, undecided }))
+                Some(Box::new(Arrived {
+                    slot,
+                    chain,
+                    socket,
+                    prefix,
+                    source,
+                    direct,
+                    destination,
+                    way,
+                    undecided,
+                }))
             }))
         }
     };
@@ -231,6 +242,8 @@ struct Arrived {
     prefix: Bytes,
     /// The client, for whom the peer may stand.
     source: SocketAddr,
+    /// The peer itself.
+    direct: IpAddr,
     /// Where it wanted to go, where that is known to be elsewhere than here.
     destination: Option<SocketAddr>,
     /// How it came here.

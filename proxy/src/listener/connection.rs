@@ -6,7 +6,7 @@ use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::io::{self, ErrorKind};
 use std::mem::MaybeUninit;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
@@ -73,6 +73,8 @@ pub(crate) struct ConnState {
     /// `https` through TLS, else `http`.
     pub(crate) scheme: &'static str,
     pub(crate) peer: SocketAddr,
+    /// The socket's peer, who may have told by the PROXY protocol of `peer`.
+    pub(crate) direct: IpAddr,
     /// How the connection came here.
     pub(crate) way: Way,
     /// The peer's address as `X-Forwarded-For` has it, made when it is asked for and let go while the connection is
@@ -116,7 +118,7 @@ impl ConnState {
         slot: Slot,
         listener: Rc<ListenerLocal>,
         chain: Rc<Local<HttpSettings, Settings>>,
-        peer: SocketAddr,
+        (peer, direct): (SocketAddr, IpAddr),
         way: Way,
         transport: &Transport,
         shown: Option<Rc<Shown>>,
@@ -128,6 +130,7 @@ impl ConnState {
             chain,
             scheme,
             peer: SocketAddr::new(ip, peer.port()),
+            direct,
             way,
             peer_value: Cell::new(None),
             shown,

@@ -1,31 +1,34 @@
 //! What a route says of the filters of its listener, by their names, as Envoy looks it up: of a filter that the listener
 //! has not, or has under another name, nothing counts.
 
-/// What is said of filters of one kind. Mostly nothing.
+type Entries<T> = Box<[(Box<str>, T)]>;
+
+/// What is said of filters of one kind. Mostly nothing, and each route has several of these: one pointer is enough.
 #[derive(Debug, Clone)]
-pub struct ByFilter<T>(Box<[(Box<str>, T)]>);
+pub struct ByFilter<T>(Option<Box<Entries<T>>>);
 
 impl<T> Default for ByFilter<T> {
     fn default() -> Self {
-        Self(Box::default())
+        Self(None)
     }
 }
 
 impl<T> FromIterator<(Box<str>, T)> for ByFilter<T> {
     fn from_iter<I: IntoIterator<Item = (Box<str>, T)>>(entries: I) -> Self {
-        Self(entries.into_iter().collect())
+        let entries: Entries<T> = entries.into_iter().collect();
+        Self((!entries.is_empty()).then(|| Box::new(entries)))
     }
 }
 
 impl<T> ByFilter<T> {
     /// Whether nothing is said of any.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.0.is_none()
     }
 
     /// What is said of the filter of this name.
     pub fn of(&self, name: &str) -> Option<&T> {
-        self.0.iter().find(|(of, _)| **of == *name).map(|(_, said)| said)
+        self.0.as_ref()?.iter().find(|(of, _)| **of == *name).map(|(_, said)| said)
     }
 
     /// What is said of the first of these of which anything is.

@@ -165,7 +165,7 @@ impl PathMatcher {
 impl HeaderMatcher {
     /// As Envoy: of a header that is repeated, each value counts alone, so that none can hide behind another; one that
     /// is missing meets no predicate on its value, inverted or not.
-    fn matches(&self, head: &RequestHead<'_>) -> bool {
+    pub(super) fn matches(&self, head: &RequestHead<'_>) -> bool {
         let mut values = self.source.values(head).peekable();
         match &self.value {
             None => (values.peek().is_some() || self.missing_is_empty) != self.invert,

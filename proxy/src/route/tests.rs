@@ -51,6 +51,7 @@ fn route(name: &str, matcher: RouteMatcher) -> Route {
         request_headers: Box::default(),
         response_headers: Box::default(),
         cors: Default::default(),
+        rbac: Default::default(),
     }
 }
 
@@ -85,6 +86,7 @@ fn split(target: u32) -> RouteTable {
         request_headers: Box::default(),
         response_headers: Box::default(),
         cors: Default::default(),
+        rbac: Default::default(),
     };
     table(vec![(&["*"], vec![route])])
 }

@@ -170,6 +170,7 @@ impl Proxy {
             request_headers: Box::default(),
             response_headers: Box::default(),
             cors: Default::default(),
+            rbac: Default::default(),
         };
         (setup.route)(&mut route);
         let host = (vec!["*".to_owned()], VirtualHost::new("all".into(), vec![route]));
@@ -202,6 +203,7 @@ impl Proxy {
             codec: Codec::Auto,
             http10: true,
             cors: vec!["envoy.filters.http.cors".into()],
+            rbac: Vec::new(),
             buffers: vec![Buffer { name: "envoy.filters.http.buffer".into(), most: 1, disabled: true }],
             extended_connect: true,
             max_connections: 0,

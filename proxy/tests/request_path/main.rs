@@ -35,6 +35,7 @@ mod identity;
 mod intercepted;
 mod names;
 mod policies;
+mod rbac;
 mod scheme;
 mod sds;
 mod streaming;

@@ -640,6 +640,13 @@ pub(super) const SETUPS: &[Setup] = &[
                 "@type": "type.googleapis.com/envoy.extensions.filters.http.buffer.v3.BufferPerRoute", "buffer": {"max_request_bytes": 1}}}},
             {"match": {"prefix": "/on"}, "route": {"cluster": "a"}, "typed_per_filter_config": {"envoy.filters.http.buffer": {
                 "@type": "type.googleapis.com/envoy.config.route.v3.FilterConfig", "config": {}}}},
+            {"match": {"prefix": "/all"}, "route": {"cluster": "a"}, "typed_per_filter_config": {"against": {
+                "@type": "type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBACPerRoute"}}},
+            {"match": {"prefix": "/few"}, "redirect": {"path_redirect": "/"}, "typed_per_filter_config": {"envoy.filters.http.rbac": {
+                "@type": "type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBACPerRoute", "rbac": {"rules": {"policies": {"few": {
+                    "permissions": [{"any": true}], "principals": [{"and_ids": {"ids": [
+                        {"remote_ip": {"address_prefix": "198.51.100.0", "prefix_len": 24}},
+                        {"not_id": {"or_ids": {"ids": [{"remote_ip": {"address_prefix": "198.51.100.7", "prefix_len": 32}}]}}}]}}]}}}}}}},
             {"match": {"prefix": "/"}, "route": {"cluster": "a"}}]"#,
         r#"{"typed_per_filter_config": {"first": {
             "@type": "type.googleapis.com/envoy.extensions.filters.http.buffer.v3.BufferPerRoute", "buffer": {"max_request_bytes": 14}}}}"#,
@@ -656,6 +663,13 @@ pub(super) const SETUPS: &[Setup] = &[
             "POST /misnamed | = two",
             "POST /on | = one",
             "POST /on | = four",
+            "GET / | x-bad: 1",
+            "GET /good?a=b | x-bad: 1",
+            "GET /all | x-bad: 1",
+            "GET /few | x-forwarded-for: 198.51.100.1",
+            "GET /few | x-forwarded-for: 198.51.100.7",
+            "GET /few",
+            "GET /cors | Origin: https://shop.test | x-bad: 1",
         ],
     ),
     setup(

@@ -288,6 +288,11 @@ pub(super) const KNOWN: &[Known] = &[
         why: "what depends on the page that asks says so, for caches",
     },
     Known {
+        case: "filters: GET /cors | Origin: https://shop.test | x-bad: 1",
+        how: &["+vary: origin"],
+        why: "what depends on the page that asks says so, for caches",
+    },
+    Known {
         case: "methods: GET / HTTP/1.0",
         how: &["-connection: close"],
         why: "an answer over HTTP/1.0 ends its connection without a word about it",

@@ -31,6 +31,7 @@ fn http() -> HttpSettings {
         grpc_web: false,
         codec: Codec::Auto,
         cors: Vec::new(),
+        rbac: Vec::new(),
         buffers: Vec::new(),
         http10: false,
         extended_connect: false,

@@ -71,6 +71,15 @@ fn to(fields: Value) -> Value {
     route(json!({"route": action}))
 }
 
+/// A listener with a filter whose rules have such a permission and such a principal.
+fn guarded(permission: Value, principal: Value) -> Value {
+    let policy = json!({"permissions": [permission], "principals": [principal]});
+    let rbac = json!({"@type": of("filters.http.rbac.v3.RBAC"), "rules": {"policies": {"p": policy}}});
+    let router = json!({"name": "router", "typed_config": {"@type": of("filters.http.router.v3.Router")}});
+    manager(json!({"http_filters": [{"name": "rbac", "typed_config": rbac}, router],
+        "route_config": {"name": "r"}}))
+}
+
 fn hashed(policy: Value) -> Value {
     to(json!({"hash_policy": [policy]}))
 }
@@ -84,6 +93,8 @@ fn tried(statics: Value) -> Result<(), Problem> {
 fn cases() -> Vec<(&'static str, Value, &'static str)> {
     let template = json!({"pattern": {"regex": "a"}, "substitution": "b"});
     let ticket = json!({"keys": [{"inline_string": "k"}]});
+    let any = || json!({"any": true});
+    let metadata = json!({"filter": "f", "path": [{"key": "k"}], "value": {"present_match": true}});
     vec![
         (
             "envoy.config.cluster.v3.Cluster.CommonLbConfig.LocalityWeightedLbConfig",
@@ -120,6 +131,31 @@ fn cases() -> Vec<(&'static str, Value, &'static str)> {
             tls(json!({"tls_certificate_sds_secret_configs":
                 [{"name": "s", "sds_config": {"path_config_source": {"path": "/x"}}}]})),
             "sds_config",
+        ),
+        (
+            "envoy.config.rbac.v3.Principal.Authenticated",
+            guarded(any(), json!({"authenticated": {}})),
+            "policies[p].principals[0].authenticated",
+        ),
+        (
+            "envoy.config.rbac.v3.SourcedMetadata",
+            guarded(json!({"sourced_metadata": {"metadata_matcher": metadata.clone()}}), any()),
+            "policies[p].permissions[0].sourced_metadata",
+        ),
+        (
+            "envoy.type.matcher.v3.FilterStateMatcher",
+            guarded(any(), json!({"filter_state": {"key": "k", "string_match": {"exact": "x"}}})),
+            "policies[p].principals[0].filter_state",
+        ),
+        (
+            "envoy.type.matcher.v3.MetadataMatcher",
+            guarded(json!({"metadata": metadata}), any()),
+            "policies[p].permissions[0].metadata",
+        ),
+        (
+            "envoy.type.v3.Int32Range",
+            guarded(json!({"destination_port_range": {"start": 1, "end": 2}}), any()),
+            "policies[p].permissions[0].destination_port_range",
         ),
         (
             "envoy.config.route.v3.ClusterSpecifierPlugin",
@@ -246,7 +282,10 @@ fn what_is_listed_as_refused_is_refused() {
 /// What the cases are made of is taken where nothing of it is refused.
 #[test]
 fn the_rest_is_taken() {
-    for statics in [cluster(json!({})), to(json!({})), hashed(json!({"header": {"header_name": "x"}}))] {
+    let guarded = guarded(json!({"any": true}), json!({"any": true}));
+    for statics in
+        [cluster(json!({})), to(json!({})), hashed(json!({"header": {"header_name": "x"}})), guarded]
+    {
         assert_eq!(tried(statics), Ok(()));
     }
 }

@@ -25,7 +25,7 @@ use crate::resilience::breakers::Breaker;
 use crate::route::cors::Asked;
 use crate::route::filters::longest_body;
 use crate::route::{
-    Action, Forward, NoRoute, RegexRewrite, RequestHead, Route, RouteTable, Targets, WeightedCluster,
+    Action, Forward, NoRoute, RegexRewrite, RequestHead, Route, RouteTable, Targets, WeightedCluster, rbac,
 };
 use crate::upstream::cluster::{Cluster, ClusterSettings, UpstreamProtocol};
 
@@ -246,11 +246,19 @@ pub(super) fn plan(
         client: origin.client,
         random: fastrand::u64(..),
     };
-    let decision = table.decide(&head, &mut ()).map_err(|none| match none {
+    let decided = table.decide(&head, &mut ());
+    let of_route = decided.as_ref().ok().map(|decision| &decision.route.rbac);
+    let from = rbac::Asked { head: &head, source: conn.peer.ip(), peer: conn.direct };
+    let denied = rbac::denied(&settings.rbac, of_route, from);
+    let decision = decided.map_err(|none| match none {
+        _ if denied.is_some() => Error::RbacDenied,
         NoRoute::VirtualHost => Error::NoVirtualHost,
         NoRoute::Route => Error::NoRoute,
     })?;
     exchange.note_route(decision.route);
+    if denied.is_some_and(|denied| !denied.filter.behind_cors) {
+        return Err(Error::RbacDenied);
+    }
     let route = Arc::clone(decision.route);
     let matched = decision.matched_prefix;
     let policy = route.cors.of_any(&settings.cors).filter(|_| !connect);
@@ -270,6 +278,11 @@ pub(super) fn plan(
             policy.answer(origin.clone(), response.headers_mut());
         }
     };
+    if denied.is_some() {
+        let mut response = respond::error(exchange, Error::RbacDenied);
+        answer_origin(&mut response);
+        return Ok(Plan::Answer(response));
+    }
     match &route.action {
         Action::Forward(action) if action.connect != connect => Err(Error::ConnectRefused),
         Action::Redirect(_) if connect => Err(Error::ConnectRefused),
