@@ -10,6 +10,7 @@ use envoy_types::pb::envoy::config::core::v3::{
 use envoy_types::pb::envoy::config::listener::v3::{Filter, FilterChain, Listener, filter};
 use envoy_types::pb::envoy::extensions::filters::http::buffer::v3::Buffer;
 use envoy_types::pb::envoy::extensions::filters::http::cors::v3::Cors;
+use envoy_types::pb::envoy::extensions::filters::http::rbac::v3::Rbac;
 use envoy_types::pb::envoy::extensions::filters::http::router::v3::Router;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::{
     RouteSpecifier, UpgradeConfig,
@@ -34,6 +35,8 @@ use crate::model::upstream::Upstream;
 pub(super) const CORS: &str = "envoy.filters.http.cors";
 /// As [`CORS`].
 pub(super) const BUFFER: &str = "envoy.filters.http.buffer";
+/// As [`CORS`].
+pub(super) const RBAC: &str = "envoy.filters.http.rbac";
 /// For a connection that is passed on: an endpoint that cannot be reached is not the last word.
 const CONNECT_ATTEMPTS: u32 = 3;
 /// A keep-alive connection without a request is closed after this.
@@ -70,7 +73,7 @@ pub(super) fn http(listener: &str, routes: &str) -> FilterChain {
             config_source: Some(wire::ads()),
             route_config_name: routes.to_owned(),
         })),
-        http_filters: vec![cors(), buffer(), router()],
+        http_filters: vec![cors(), rbac(), buffer(), router()],
         access_log: vec![access_log()],
         common_http_protocol_options: Some(HttpProtocolOptions {
             idle_timeout: Some(wire::duration(IDLE)),
@@ -108,6 +111,16 @@ fn cors() -> HttpFilter {
         name: CORS.to_owned(),
         is_optional: true,
         config_type: Some(http_filter::ConfigType::TypedConfig(pack_any(Cors::default()))),
+        ..HttpFilter::default()
+    }
+}
+
+/// Who may ask is for routes to say, too. A proxy older than it refuses the routes that do.
+fn rbac() -> HttpFilter {
+    HttpFilter {
+        name: RBAC.to_owned(),
+        disabled: true,
+        config_type: Some(http_filter::ConfigType::TypedConfig(pack_any(Rbac::default()))),
         ..HttpFilter::default()
     }
 }

@@ -4,6 +4,7 @@
 
 mod annotations;
 mod paths;
+mod sources;
 
 use std::collections::BTreeMap;
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use k8s_openapi::api::networking::v1::Ingress;
 use serde_json::{Value as Json, json};
 
+use super::sources::Sources;
 use crate::compile::INVALID;
 use crate::compile::hostname::Hostname;
 use crate::compile::status::ConditionType;
@@ -17,16 +18,13 @@ use crate::objects::problem::FieldError;
 const PREFIX: &str = "nginx.ingress.kubernetes.io/";
 /// Without these somebody is let in whom the user keeps out.
 const GUARDS: &[&str] = &[
-    "allowlist-source-range",
     "auth-",
     "configuration-snippet",
-    "denylist-source-range",
     "enable-modsecurity",
     "enable-owasp-core-rules",
     "modsecurity-",
     "satisfy",
     "server-snippet",
-    "whitelist-source-range",
 ];
 /// What ingress-nginx answers to CORS where nothing else is said.
 const CORS_METHODS: &str = "GET, PUT, POST, DELETE, PATCH, OPTIONS";
@@ -54,13 +52,14 @@ pub(super) struct Annotations {
     pub(super) body_bytes: Option<u32>,
     /// A `cors` filter of the Gateway API.
     pub(super) cors: Option<Json>,
+    pub(super) sources: Sources,
     pub(super) protocol: Protocol,
     pub(super) host: Option<String>,
     pub(super) aliases: Vec<String>,
     pub(super) forwarded_prefix: Option<String>,
     /// Further tries.
     pub(super) retries: Option<u32>,
-    /// It is not served: what keeps somebody out is not supported.
+    /// It is not served: what keeps somebody out is not supported, or cannot be read.
     pub(super) is_closed: bool,
     pub(super) errors: Vec<(ConditionType, FieldError)>,
 }
@@ -151,6 +150,13 @@ impl Annotations {
             "proxy-send-timeout" => self.idle = self.idle.max(Some(seconds(value)?)),
             "proxy-body-size" => self.body_bytes = Some(size(value)?),
             "enable-cors" => self.cors = truth(value)?.then(|| cors(&of)).transpose()?,
+            "allowlist-source-range" | "whitelist-source-range" | "denylist-source-range" => {
+                if let Err(message) = self.sources.take(name, value) {
+                    self.is_closed = true;
+                    let message = format!("{PREFIX}{name}: {message}; the Ingress answers 500");
+                    self.say(ConditionType::Accepted, INVALID, message);
+                }
+            }
             "backend-protocol" => self.protocol = protocol(value)?,
             "upstream-vhost" => self.host = Some(host(value)?),
             "server-alias" => {

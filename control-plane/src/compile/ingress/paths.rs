@@ -19,7 +19,7 @@ use super::annotations::{Annotations, Canary, HeaderIs};
 use super::namespace_of;
 use crate::compile::INVALID;
 use crate::compile::backend::Splits;
-use crate::compile::chain::BUFFER;
+use crate::compile::chain::{BUFFER, RBAC};
 use crate::compile::policy;
 use crate::compile::route::{self, Compiled};
 use crate::compile::status::ConditionType;
@@ -355,6 +355,9 @@ impl<'i> Host<'i> {
             };
             let limit = BufferPerRoute { r#override: Some(limit) };
             route.typed_per_filter_config.insert(BUFFER.to_owned(), pack_any(limit));
+        }
+        if let Some(rules) = self.annotations.sources.rules() {
+            route.typed_per_filter_config.insert(RBAC.to_owned(), pack_any(rules));
         }
     }
 

@@ -218,6 +218,13 @@ fn each_annotation_does_what_the_table_says() {
         (&[("proxy-body-size", "8m")], ANY, "/", "service/default/shop/80 +envoy.filters.http.buffer"),
         (&[("enable-cors", "true")], ANY, "/", "service/default/shop/80 +envoy.filters.http.cors"),
         (&[("enable-cors", "false")], ANY, "/", SHOP),
+        (
+            &[("allowlist-source-range", "10.0.0.0/8")],
+            ANY,
+            "/",
+            "service/default/shop/80 +envoy.filters.http.rbac",
+        ),
+        (&[("whitelist-source-range", "10.0.0.0/8,")], ANY, "/", "500"),
         (&[("backend-protocol", "HTTP")], ANY, "/", SHOP),
         (&[("backend-protocol", "GRPC")], ANY, "/", "service/default/shop/80/h2"),
         (&[("backend-protocol", "HTTPS")], ANY, "/", "500"),
@@ -244,6 +251,59 @@ fn each_annotation_does_what_the_table_says() {
         };
         assert_eq!(outcome(&compiled, &url, &[]), *expected, "{annotations:?} {path:?} {request}");
     }
+}
+
+/// What a client is told, in short.
+fn told(compiled: &Compiled, client: &str, headers: &[(&'static str, &'static str)]) -> &'static str {
+    let pairs =
+        headers.iter().map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)));
+    let request = Request {
+        method: http::Method::GET,
+        uri: "http://shop.example.com/".parse().expect("a URL"),
+        headers: pairs.collect::<HeaderMap>(),
+        client: Some(client.parse().expect("an address")),
+    };
+    match explain(&compiled.views["default/edge"], &request) {
+        said if said.outcome.starts_with("403 rbac_access_denied") && said.cluster.is_none() => "403",
+        said if said.cluster.as_deref() == Some(SHOP) => "shop",
+        _ => "else",
+    }
+}
+
+#[test]
+fn clients_are_let_in_by_their_addresses() {
+    const PATH: (&str, &str) = ("Prefix", "/");
+    let both = ("allowlist-source-range", "192.0.2.0/24, 10.0.0.1");
+    for (annotations, client, expected) in [
+        (&[("whitelist-source-range", "10.0.0.0/8, 192.0.2.7")][..], "10.1.2.3", "shop"),
+        (&[("whitelist-source-range", "10.0.0.0/8, 192.0.2.7")], "192.0.2.7", "shop"),
+        (&[("whitelist-source-range", "10.0.0.0/8, 192.0.2.7")], "192.0.2.8", "403"),
+        (&[("whitelist-source-range", "10.0.0.0/8, 192.0.2.7")], "::ffff:10.1.2.3", "shop"),
+        (&[("whitelist-source-range", "::ffff:10.0.0.0/104")], "10.1.2.3", "shop"),
+        (&[("whitelist-source-range", "2001:db8::/32")], "2001:db8::1", "shop"),
+        (&[("whitelist-source-range", "2001:db8::/32")], "10.1.2.3", "403"),
+        (&[("denylist-source-range", "192.0.2.0/24")], "192.0.2.7", "403"),
+        (&[("denylist-source-range", "192.0.2.0/24")], "10.1.2.3", "shop"),
+        (&[both, ("denylist-source-range", "192.0.2.7")], "192.0.2.8", "shop"),
+        (&[both, ("denylist-source-range", "192.0.2.7")], "192.0.2.7", "403"),
+        (&[both, ("denylist-source-range", "192.0.2.7")], "198.51.100.1", "403"),
+        (&[both, ("whitelist-source-range", "198.51.100.1")], "198.51.100.1", "403"),
+        (&[both, ("whitelist-source-range", "198.51.100.1")], "10.0.0.1", "shop"),
+        // Before everything that the route does.
+        (&[both, ("force-ssl-redirect", "true")], "198.51.100.1", "403"),
+        (&[both, ("force-ssl-redirect", "true")], "10.0.0.1", "else"),
+    ] {
+        let compiled = compiled(&[ingress("shop", annotations, PATH, "shop")]);
+        assert_eq!(told(&compiled, client, &[]), expected, "{annotations:?} {client}");
+    }
+    // Of a canary those of what it is one of count.
+    let main = ingress("shop", &[("whitelist-source-range", "10.0.0.0/8")], PATH, "shop");
+    let annotations = [("canary", "true"), ("canary-by-header", "x"), ("denylist-source-range", "10.0.0.1")];
+    let compiled = compiled(&[main, ingress("new", &annotations, PATH, "new")]);
+    let always = [("x", "always")];
+    assert_eq!(told(&compiled, "10.0.0.1", &[]), "shop");
+    assert_eq!(told(&compiled, "10.0.0.1", &always), "else");
+    assert_eq!(told(&compiled, "192.0.2.1", &always), "403");
 }
 
 #[test]

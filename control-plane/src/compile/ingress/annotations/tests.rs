@@ -20,8 +20,6 @@ fn what_is_not_read_is_named() {
         ("unheard-of", false),
         ("auth-url", true),
         ("auth-tls-secret", true),
-        ("whitelist-source-range", true),
-        ("denylist-source-range", true),
         ("satisfy", true),
         ("server-snippet", true),
     ] {
@@ -74,6 +72,27 @@ fn values_that_cannot_be_read_are_named_and_passed_over() {
     ] {
         assert_eq!(of(&pairs).errors.len(), 1, "{pairs:?}");
     }
+}
+
+#[test]
+fn ranges_that_cannot_be_read_keep_everybody_out() {
+    for name in ["allowlist-source-range", "whitelist-source-range", "denylist-source-range"] {
+        for value in ["", "shop", "10.0.0.0/33", "10.0.0.0/8,", "10.0.0.0/8 192.0.2.1", "::1/129"] {
+            let read = of(&[(name, value)]);
+            assert!(read.is_closed, "{name}: {value}");
+            assert_eq!(read.errors.len(), 1, "{name}: {value}");
+            let (kind, error) = &read.errors[0];
+            assert_eq!((*kind, error.reason), (ConditionType::Accepted, INVALID), "{name}: {value}");
+            assert!(
+                error.message.contains(name) && error.message.ends_with("answers 500"),
+                "{}",
+                error.message
+            );
+        }
+        let read = of(&[(name, "10.0.0.1/8, 192.0.2.7,2001:db8::/32")]);
+        assert!(!read.is_closed && read.errors.is_empty() && read.sources.rules().is_some(), "{name}");
+    }
+    assert!(of(&[]).sources.rules().is_none());
 }
 
 #[test]
