@@ -2,12 +2,15 @@
 //! and random numbers in, an endpoint out. Each worker has its own; only load and ejection are shared.
 
 mod least_request;
+mod named;
 mod round_robin;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
-use crate::upstream::cluster::{BalancePolicy, Endpoint, EndpointHealth, EndpointSet};
+use crate::upstream::cluster::{BalancePolicy, Endpoint, EndpointHealth, EndpointSet, Nameable};
 
+use named::Named;
 use round_robin::RoundRobin;
 
 /// One worker's balancer of one cluster.
@@ -18,6 +21,7 @@ pub struct Balancer {
     /// Those that take requests: the healthy ones, or, where there is none, those that drain.
     eligible: Vec<Arc<Endpoint>>,
     turns: RoundRobin,
+    named: Named,
 }
 
 impl Balancer {
@@ -29,7 +33,7 @@ impl Balancer {
             eligible = with(EndpointHealth::Draining);
         }
         let turns = RoundRobin::new(eligible.iter().map(|endpoint| endpoint.weight), start);
-        Self { set, policy, eligible, turns }
+        Self { set, policy, eligible, turns, named: Named::default() }
     }
 
     /// Whether it still is the balancer of this set under this policy.
@@ -68,6 +72,14 @@ impl Balancer {
             })
             .or_else(|| rest.clone().next())
             .map(Arc::clone)
+    }
+
+    /// The endpoint at an address that a request asks for, where there is one and such a one is `nameable`. An ejected one
+    /// counts as unhealthy.
+    pub fn named(&mut self, now_ms: u64, address: SocketAddr, nameable: Nameable) -> Option<Arc<Endpoint>> {
+        let endpoint = self.named.find(&self.set, address)?;
+        let takes = nameable.takes(endpoint.health) && (nameable.unhealthy || endpoint.outlier.admit(now_ms));
+        takes.then(|| Arc::clone(endpoint))
     }
 
     fn propose(&mut self, random: impl Fn() -> u64) -> Option<&Arc<Endpoint>> {

@@ -20,6 +20,7 @@ mod proxy_protocol;
 mod rbac;
 mod rds;
 mod secrets;
+mod session;
 pub(crate) mod sidecar;
 pub mod store;
 mod stream_log;

@@ -13,9 +13,10 @@ use tokio::time::Instant;
 
 use crate::config::Store;
 use crate::config::chains::{Seen, Serves, Transport};
-use crate::config::listener::Listener;
+use crate::config::listener::{HttpSettings, Listener};
 use crate::route::rbac::{self, Denied};
-use crate::route::{Action, Decision, NoRoute, Recorded, RequestHead, Route, Step};
+use crate::route::session::{self, State};
+use crate::route::{Action, Decision, NoRoute, Recorded, RequestHead, Route, Step, Trace as _};
 use crate::upstream::cluster::{Cluster, EndpointHealth};
 
 /// A request to explain.
@@ -172,8 +173,14 @@ fn on_listener(listener: &Listener, request: &Request) -> Explanation {
         version: Some(table.version.to_string()),
         ..nothing("")
     };
+    let is_denied = denied.is_some();
     match (&decided, denied) {
-        (Ok(decision), denied) => explanation.fill(decision, denied),
+        (Ok(decision), denied) => {
+            explanation.fill(decision, denied);
+            if let Some(http) = http.as_deref().filter(|_| !is_denied) {
+                explanation.fill_session(decision, &head, http, &mut steps);
+            }
+        }
         (Err(_), Some(denied)) => explanation.outcome = denied,
         (Err(NoRoute::VirtualHost), None) => {
             explanation.outcome = format!("404 no_route: no virtual host takes the host {:?}", head.host);
@@ -214,6 +221,41 @@ impl Explanation {
                 ),
                 (true, true) => format!("sent to {}", target.cluster.name),
             };
+    }
+
+    fn fill_session(
+        &mut self,
+        decision: &Decision<'_>,
+        head: &RequestHead<'_>,
+        settings: &HttpSettings,
+        steps: &mut Recorded,
+    ) {
+        let (Action::Forward(forward), Some(target)) = (&decision.route.action, &decision.target) else {
+            return;
+        };
+        let session = session::of(&settings.sessions, &forward.sessions);
+        let asked = session.and_then(|session| session::Asked::of(session, head.uri.path(), head.headers));
+        let Some(asked) = asked else { return };
+        let nameable = target.cluster.settings.load().as_ref().map(|settings| settings.nameable);
+        let set = target.cluster.endpoints.load();
+        let is_there = set.endpoints.iter().any(|endpoint| {
+            Some(endpoint.address()) == asked.endpoint
+                && nameable.is_some_and(|nameable| nameable.takes(endpoint.health))
+        });
+        let by = match &asked.session.state {
+            State::None => return,
+            State::Cookie(cookie) => format!("cookie {}", cookie.name),
+            State::Header(name) => format!("header {name}"),
+        };
+        if let Some(endpoint) = asked.endpoint {
+            if is_there {
+                self.outcome = format!("sent to {endpoint} of {}", target.cluster.name);
+            } else if asked.session.strict {
+                self.outcome =
+                    format!("503 no_healthy_upstream: the session is with {endpoint} and no other");
+            }
+        }
+        steps.step(|| Step::Session { by, endpoint: asked.endpoint, is_there });
     }
 }
 

@@ -8,6 +8,7 @@ pub mod filters;
 mod hash;
 pub mod matching;
 pub mod rbac;
+pub mod session;
 mod table;
 pub mod trace;
 
@@ -112,6 +113,8 @@ pub struct Forward {
     pub connect: bool,
     /// What it says of the listener's buffer filters; see [`filters::longest_body`].
     pub max_body_bytes: filters::ByFilter<Option<u64>>,
+    /// What it says of the listener's sessions; see [`session::of`].
+    pub sessions: filters::ByFilter<Option<Arc<session::Session>>>,
     /// Where copies go, whose answers nobody reads.
     pub mirrors: Box<[Mirror]>,
     /// Its requests count against the cluster's circuit breakers of high priority.

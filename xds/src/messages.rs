@@ -18,6 +18,9 @@ use crate::pb::envoy::extensions::filters::http::buffer::v3::{Buffer, BufferPerR
 use crate::pb::envoy::extensions::filters::http::cors::v3::CorsPolicy;
 use crate::pb::envoy::extensions::filters::http::rbac::v3::{Rbac, RbacPerRoute};
 use crate::pb::envoy::extensions::filters::http::router::v3::Router;
+use crate::pb::envoy::extensions::filters::http::stateful_session::v3::{
+    StatefulSession, StatefulSessionPerRoute,
+};
 use crate::pb::envoy::extensions::filters::listener::http_inspector::v3::HttpInspector;
 use crate::pb::envoy::extensions::filters::listener::original_dst::v3::OriginalDst;
 use crate::pb::envoy::extensions::filters::listener::proxy_protocol::v3::ProxyProtocol;
@@ -26,6 +29,8 @@ use crate::pb::envoy::extensions::filters::network::connection_limit::v3::Connec
 use crate::pb::envoy::extensions::filters::network::http_connection_manager::v3::HttpConnectionManager;
 use crate::pb::envoy::extensions::filters::network::tcp_proxy::v3::TcpProxy;
 use crate::pb::envoy::extensions::http::header_validators::envoy_default::v3::HeaderValidatorConfig;
+use crate::pb::envoy::extensions::http::stateful_session::cookie::v3::CookieBasedSessionState;
+use crate::pb::envoy::extensions::http::stateful_session::header::v3::HeaderBasedSessionState;
 use crate::pb::envoy::extensions::path::r#match::uri_template::v3::UriTemplateMatchConfig;
 use crate::pb::envoy::extensions::resource_monitors::downstream_connections::v3::DownstreamConnectionsConfig;
 use crate::pb::envoy::extensions::resource_monitors::fixed_heap::v3::FixedHeapConfig;
@@ -82,6 +87,7 @@ coded! {
     ClusterLoadAssignment,
     ClustersConfigDump,
     ConnectionLimit,
+    CookieBasedSessionState,
     CorsPolicy,
     DownstreamConnectionsConfig,
     DownstreamTlsContext,
@@ -89,6 +95,7 @@ coded! {
     FileAccessLog,
     FilterConfig,
     FixedHeapConfig,
+    HeaderBasedSessionState,
     HeaderValidatorConfig,
     HttpConnectionManager,
     HttpInspector,
@@ -106,6 +113,8 @@ coded! {
     ScopedRoutesConfigDump,
     Secret,
     SecretsConfigDump,
+    StatefulSession,
+    StatefulSessionPerRoute,
     StderrAccessLog,
     StdoutAccessLog,
     TcpProxy,

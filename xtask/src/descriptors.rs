@@ -21,7 +21,7 @@ const OWN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/proto");
 
 /// The resources, and what may stand in an `Any` inside them. A type that is not listed (nor imported by one
 /// that is) is shown by its type URL and bytes.
-const ROOTS: [&str; 43] = [
+const ROOTS: [&str; 45] = [
     "envoy/admin/v3/config_dump.proto",
     "envoy/config/bootstrap/v3/bootstrap.proto",
     "envoy/config/cluster/v3/cluster.proto",
@@ -50,6 +50,8 @@ const ROOTS: [&str; 43] = [
     "envoy/extensions/filters/network/http_connection_manager/v3/http_connection_manager.proto",
     "envoy/extensions/filters/network/tcp_proxy/v3/tcp_proxy.proto",
     "envoy/extensions/http/header_validators/envoy_default/v3/header_validator.proto",
+    "envoy/extensions/http/stateful_session/cookie/v3/cookie.proto",
+    "envoy/extensions/http/stateful_session/header/v3/header.proto",
     "envoy/extensions/load_balancing_policies/least_request/v3/least_request.proto",
     "envoy/extensions/load_balancing_policies/maglev/v3/maglev.proto",
     "envoy/extensions/load_balancing_policies/ring_hash/v3/ring_hash.proto",

@@ -126,6 +126,11 @@ fn step_in_words(step: &Value) -> String {
                 .collect();
             format!("bucket {} of {} by {}: {}", step["bucket"], step["total"], word("by"), arms.join(", "))
         }
+        Some("session") => {
+            let gone = step["endpoint"].is_string() && step["is_there"] == false;
+            let gone = if gone { ", which is not there" } else { "" };
+            format!("session by {}: {}{gone}", word("by"), word("endpoint"))
+        }
         _ => step.to_string(),
     }
 }

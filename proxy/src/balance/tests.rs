@@ -121,3 +121,26 @@ fn simulated_lives_keep_their_invariants() {
         drop(in_flight);
     }
 }
+
+#[test]
+fn an_endpoint_is_had_by_name_where_its_health_allows_that() {
+    let up = endpoint(1, 1, EndpointHealth::Healthy);
+    let all =
+        [up.clone(), endpoint(2, 1, EndpointHealth::Draining), endpoint(3, 1, EndpointHealth::Unhealthy)];
+    let mut balancer = Balancer::new(set(all.into()), BalancePolicy::RoundRobin, 0);
+    let mut named = |now_ms, nameable| {
+        let of = |port| SocketAddr::from(([127, 0, 0, 1], port));
+        let had = (1..5).filter(|port| balancer.named(now_ms, of(*port), nameable).is_some());
+        had.collect::<Vec<u16>>()
+    };
+    let usual = Nameable::default();
+    let with_draining = Nameable { draining: true, ..usual };
+    let any = Nameable { unhealthy: true, ..with_draining };
+    assert_eq!(named(1, usual), [1]);
+    assert_eq!(named(1, with_draining), [1, 2]);
+    assert_eq!(named(1, any), [1, 2, 3]);
+    up.outlier.connect_failed(10);
+    assert_eq!(named(11, with_draining), [2], "it is ejected");
+    assert_eq!(named(11, any), [1, 2, 3]);
+    assert_eq!(named(1_000, usual), [1], "its time is served");
+}

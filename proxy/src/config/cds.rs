@@ -10,7 +10,7 @@ use envoy_types::pb::envoy::config::cluster::v3::cluster::{
 };
 use envoy_types::pb::envoy::config::cluster::v3::{CircuitBreakers, Cluster, UpstreamConnectionOptions};
 use envoy_types::pb::envoy::config::core::v3::{
-    Http2ProtocolOptions, HttpProtocolOptions as CommonOptions, RoutingPriority,
+    HealthStatusSet, Http2ProtocolOptions, HttpProtocolOptions as CommonOptions, RoutingPriority,
 };
 use envoy_types::pb::envoy::extensions::upstreams::http::v3::HttpProtocolOptions;
 use envoy_types::pb::envoy::extensions::upstreams::http::v3::http_protocol_options::UpstreamProtocolOptions;
@@ -27,7 +27,8 @@ use super::{proxy_protocol, tls_upstream};
 use crate::proxy_protocol::Version;
 use crate::resilience::breakers::{self, Breaker, Breakers, Load};
 use crate::upstream::cluster::{
-    BalancePolicy, ConnectionLimits, EndpointSource, LookupFamily, Names, UpstreamProtocol,
+    BalancePolicy, ConnectionLimits, EndpointHealth, EndpointSource, LookupFamily, Nameable, Names,
+    UpstreamProtocol,
 };
 use crate::upstream::connect::{MAX_STREAMS, PING_SECONDS};
 
@@ -86,11 +87,10 @@ support! {
 
 support! {
     COMMON_LB, common_lb: CommonLbConfig = "envoy.config.cluster.v3.Cluster.CommonLbConfig";
-    read: locality_config_specifier, healthy_panic_threshold;
+    read: locality_config_specifier, healthy_panic_threshold, override_host_status;
     ignored:
         ignore_new_hosts_until_first_hc => "it is for active health checks, which are refused",
-        consistent_hashing_lb_config => "it is for RING_HASH and MAGLEV, which are refused",
-        override_host_status => "it is for sessions that name their endpoint, which are refused";
+        consistent_hashing_lb_config => "it is for RING_HASH and MAGLEV, which are refused";
     refused: close_connections_on_host_set_change, update_merge_window;
 }
 
@@ -118,6 +118,7 @@ pub(super) struct Compiled {
     /// The endpoints of a static cluster.
     pub(super) endpoints: Option<Vec<eds::Compiled>>,
     pub(super) breakers: Limits,
+    pub(super) nameable: Nameable,
 }
 
 /// The circuit breakers of default and of high priority.
@@ -175,6 +176,8 @@ pub(super) fn compile(message: &Cluster) -> Result<Compiled, Problem> {
     if let Some(common) = &message.common_lb_config {
         balancing(common).under(|| "common_lb_config".into())?;
     }
+    let common = message.common_lb_config.as_ref();
+    let nameable = common.and_then(|common| common.override_host_status.as_ref()).map(nameable);
     let connect_timeout = duration("connect_timeout", message.connect_timeout)?;
     let connect_timeout = connect_timeout.unwrap_or(DEFAULT_CONNECT_TIMEOUT);
     if connect_timeout.is_zero() {
@@ -182,6 +185,7 @@ pub(super) fn compile(message: &Cluster) -> Result<Compiled, Problem> {
     }
     Ok(Compiled {
         breakers,
+        nameable: nameable.unwrap_or_default(),
         connect_timeout,
         policy,
         protocol,
@@ -253,6 +257,16 @@ fn balancing(message: &CommonLbConfig) -> Result<(), Problem> {
             Err(Problem::new("locality_weighted_lb_config", reason))
         }
         Some(LocalityConfigSpecifier::ZoneAwareLbConfig(_)) | None => Ok(()),
+    }
+}
+
+/// Endpoints of unknown health and degraded ones are as healthy ones.
+fn nameable(message: &HealthStatusSet) -> Nameable {
+    let has = |health| message.statuses().any(|status| eds::health(status) == health);
+    Nameable {
+        healthy: has(EndpointHealth::Healthy),
+        draining: has(EndpointHealth::Draining),
+        unhealthy: has(EndpointHealth::Unhealthy),
     }
 }
 
@@ -388,5 +402,24 @@ fn dns_targets(message: &Cluster) -> Result<Vec<(Box<str>, u16)>, Problem> {
         Err(Problem::new("endpoints", "is empty; a name is needed"))
     } else {
         Ok(targets)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use envoy_types::pb::envoy::config::core::v3::HealthStatus::{self, Degraded, Draining, Timeout};
+
+    use super::*;
+
+    #[test]
+    fn statuses_say_which_endpoints_may_be_named() {
+        let of = |statuses: &[HealthStatus]| {
+            let statuses = statuses.iter().map(|status| i32::from(*status)).collect();
+            let Nameable { healthy, draining, unhealthy } = nameable(&HealthStatusSet { statuses });
+            (healthy, draining, unhealthy)
+        };
+        assert_eq!(of(&[]), (false, false, false), "nobody");
+        assert_eq!(of(&[Degraded, Draining]), (true, true, false));
+        assert_eq!(of(&[Timeout]), (false, false, true));
     }
 }

@@ -70,15 +70,20 @@ pub(super) fn compile(message: &ClusterLoadAssignment, zone: Option<&str>) -> Re
         let address = host.address.as_ref().ok_or_else(|| Problem::new("endpoint.address", "is missing"))?;
         let address = socket_address(address).under(|| "endpoint.address".into())?;
         let weight = whole.load_balancing_weight.map_or(1, |n| n.value);
-        let health = match whole.health_status() {
-            HealthStatus::Unknown | HealthStatus::Healthy | HealthStatus::Degraded => EndpointHealth::Healthy,
-            HealthStatus::Draining => EndpointHealth::Draining,
-            HealthStatus::Unhealthy | HealthStatus::Timeout => EndpointHealth::Unhealthy,
-        };
+        let health = health(whole.health_status());
         let meant = zone.map_or(Ok(Meant::Unsaid), |zone| zones::read(whole.metadata.as_ref(), zone))?;
         Ok(((address, weight, health), meant))
     })?;
     Ok(zones::preferred(endpoints))
+}
+
+/// What a status means here.
+pub(super) fn health(status: HealthStatus) -> EndpointHealth {
+    match status {
+        HealthStatus::Unknown | HealthStatus::Healthy | HealthStatus::Degraded => EndpointHealth::Healthy,
+        HealthStatus::Draining => EndpointHealth::Draining,
+        HealthStatus::Unhealthy | HealthStatus::Timeout => EndpointHealth::Unhealthy,
+    }
 }
 
 /// The names that stand for endpoints, and their ports: every address that a name has is like every other.

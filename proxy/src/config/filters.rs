@@ -13,6 +13,9 @@ use envoy_types::pb::envoy::extensions::filters::http::cors::v3::{Cors, CorsPoli
 use envoy_types::pb::envoy::extensions::filters::http::grpc_web::v3::GrpcWeb;
 use envoy_types::pb::envoy::extensions::filters::http::rbac::v3::{Rbac, RbacPerRoute};
 use envoy_types::pb::envoy::extensions::filters::http::router::v3::Router;
+use envoy_types::pb::envoy::extensions::filters::http::stateful_session::v3::{
+    StatefulSession, StatefulSessionPerRoute,
+};
 use envoy_types::pb::envoy::extensions::filters::network::connection_limit::v3::ConnectionLimit;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::{
     HttpFilter, http_filter,
@@ -26,10 +29,12 @@ use super::lds::unpack;
 use super::matching;
 use super::problem::{Problem, Under, each};
 use super::rbac;
+use super::session;
 use super::support::{Message, support};
 use crate::route::cors;
 use crate::route::filters::{Buffer, ByFilter};
 use crate::route::rbac::{Filter, Override};
+use crate::route::session::{Filter as SessionFilter, Session};
 
 pub(super) const MESSAGES: &[Message] = &[
     HTTP_FILTER,
@@ -116,8 +121,8 @@ support! {
 
 /// The filters that a route can say are on, without another word, by the names that they have everywhere: by another
 /// it may be one that this proxy does not have.
-const ENABLED: [&str; 3] =
-    ["envoy.filters.http.buffer", "envoy.filters.http.cors", "envoy.filters.http.rbac"];
+const ENABLED: [&str; 4] = [BUFFER_NAME, "envoy.filters.http.cors", rbac::NAME, session::NAME];
+const BUFFER_NAME: &str = "envoy.filters.http.buffer";
 
 /// What the filters before the router say.
 #[derive(Debug, Default)]
@@ -130,6 +135,7 @@ pub(super) struct Filters {
     pub(super) cors: Vec<Box<str>>,
     /// Who may ask.
     pub(super) rbac: Vec<Filter>,
+    pub(super) sessions: Vec<SessionFilter>,
 }
 
 /// What a route, and what is around it, says about the filters, by their names.
@@ -138,6 +144,7 @@ pub(super) struct OfRoute {
     bodies: BTreeMap<Box<str>, Option<u64>>,
     cors: BTreeMap<Box<str>, Arc<cors::Cors>>,
     rbac: BTreeMap<Box<str>, Override>,
+    sessions: BTreeMap<Box<str>, Option<Arc<Session>>>,
 }
 
 impl OfRoute {
@@ -152,6 +159,11 @@ impl OfRoute {
 
     pub(super) fn rbac(&self) -> ByFilter<Override> {
         self.rbac.iter().map(|(name, said)| (name.clone(), said.clone())).collect()
+    }
+
+    /// Nothing where the filter's own counts.
+    pub(super) fn sessions(&self) -> ByFilter<Option<Arc<Session>>> {
+        self.sessions.iter().map(|(name, session)| (name.clone(), session.clone())).collect()
     }
 }
 
@@ -177,6 +189,12 @@ pub(super) fn compile(filters: &[HttpFilter]) -> Result<Filters, Problem> {
                 let rules = rbac::compile(&unpack(any)?).under(|| "typed_config".into())?;
                 let behind_cors = !compiled.cors.is_empty();
                 compiled.rbac.push(Filter { name: name(), rules, disabled: filter.disabled, behind_cors });
+            }
+            Some(http_filter::ConfigType::TypedConfig(any))
+                if any.type_url == StatefulSession::type_url() =>
+            {
+                let session = session::of_listener(any).under(|| "typed_config".into())?;
+                compiled.sessions.push(SessionFilter { name: name(), session, disabled: filter.disabled });
             }
             _ if filter.disabled => {}
             Some(http_filter::ConfigType::TypedConfig(any)) if any.type_url == GrpcWeb::type_url() => {
@@ -224,8 +242,13 @@ pub(super) fn of_route(configs: &HashMap<String, Any>, around: &OfRoute) -> Resu
             Said::Nothing => continue,
             Said::Enabled => {
                 // What a policy does not do around it, it does not do for being enabled.
-                of.bodies.entry(name.as_str().into()).or_default();
-                of.rbac.entry(name.as_str().into()).or_default();
+                let key: Box<str> = name.as_str().into();
+                match name.as_str() {
+                    BUFFER_NAME => drop(of.bodies.entry(key).or_default()),
+                    rbac::NAME => drop(of.rbac.entry(key).or_default()),
+                    session::NAME => drop(of.sessions.entry(key).or_default()),
+                    _ => {}
+                }
                 continue;
             }
             Said::This(any) => any,
@@ -238,6 +261,10 @@ pub(super) fn of_route(configs: &HashMap<String, Any>, around: &OfRoute) -> Resu
         if any.type_url == RbacPerRoute::type_url() {
             let rules = rbac::of_route(&unpack(&any).under(at)?).under(at)?;
             of.rbac.insert(name.as_str().into(), Some(rules));
+            continue;
+        }
+        if any.type_url == StatefulSessionPerRoute::type_url() {
+            of.sessions.insert(name.as_str().into(), Some(session::of_route(&any).under(at)?));
             continue;
         }
         let message: BufferPerRoute = unpack(&any).under(at)?;
@@ -294,8 +321,13 @@ fn said<'a>(name: &str, any: &'a Any) -> Result<Said<'a>, Problem> {
     filter_config(&message)?;
     let reason = match message.config {
         Some(inner)
-            if [BufferPerRoute::type_url(), CorsPolicy::type_url(), RbacPerRoute::type_url()]
-                .contains(&inner.type_url) =>
+            if [
+                BufferPerRoute::type_url(),
+                CorsPolicy::type_url(),
+                RbacPerRoute::type_url(),
+                StatefulSessionPerRoute::type_url(),
+            ]
+            .contains(&inner.type_url) =>
         {
             return Ok(Said::This(Cow::Owned(inner)));
         }
@@ -332,6 +364,7 @@ pub(super) fn connections(any: &Any) -> Result<Option<usize>, Problem> {
 
 #[cfg(test)]
 mod tests {
+    use envoy_types::pb::envoy::extensions::filters::http::stateful_session::v3::stateful_session_per_route;
     use envoy_types::pb::google::protobuf::UInt32Value;
 
     use super::*;
@@ -455,6 +488,21 @@ mod tests {
         assert_eq!(refused.path, "typed_per_filter_config[x].config");
         assert!(refused.reason.contains("is_optional"), "{}", refused.reason);
         assert_eq!(of(limit, true, true).unwrap_err().path, "typed_per_filter_config[x].disabled");
+    }
+
+    #[test]
+    fn a_route_says_which_sessions_it_has() {
+        let listeners = HttpFilter { disabled: true, ..filter(any(&StatefulSession::default())) };
+        let compiled = compile(&[listeners, filter(any(&Router::default()))]).unwrap();
+        assert!(matches!(&*compiled.sessions, [filter] if filter.disabled && &*filter.name == "x"));
+        let of = |config: Any| {
+            let config = any(&FilterConfig { config: Some(config), is_optional: true, disabled: false });
+            let of = of_route(&HashMap::from([(session::NAME.to_owned(), config)]), &OfRoute::default());
+            of.unwrap().sessions().of(session::NAME).map(|said| said.is_some())
+        };
+        let none = stateful_session_per_route::Override::Disabled(true);
+        assert_eq!(of(any(&StatefulSessionPerRoute { r#override: Some(none) })), Some(true));
+        assert_eq!(of(Any::default()), Some(false), "it is on, as the listener has it");
     }
 
     #[test]

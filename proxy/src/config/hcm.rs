@@ -30,6 +30,7 @@ use super::stream_log;
 use super::support::{Message, from_ads, support};
 use crate::route::filters::{Buffer, ByFilter, longest_body};
 use crate::route::rbac::Filter;
+use crate::route::session;
 
 pub(super) const MESSAGES: &[Message] = &[
     MANAGER,
@@ -218,6 +219,7 @@ pub(super) struct Manager {
     pub(super) cors: Vec<Box<str>>,
     pub(super) rbac: Vec<Filter>,
     pub(super) buffers: Vec<Buffer>,
+    pub(super) sessions: Vec<session::Filter>,
     pub(super) upgrades: Vec<Box<str>>,
     pub(super) codec: Codec,
     pub(super) http10: bool,
@@ -282,6 +284,7 @@ pub(super) fn compile(message: &HttpConnectionManager) -> Result<Manager, Proble
         cors: filters.cors,
         rbac: filters.rbac,
         buffers: filters.buffers,
+        sessions: filters.sessions,
         upgrades: upgrades(message)?,
         codec,
         http10: http1.accept_http_10,

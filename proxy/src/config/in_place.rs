@@ -81,6 +81,7 @@ pub(super) const MESSAGES: &[Message] = &[
         ],
         &[],
     ),
+    message("envoy.config.core.v3.HealthStatusSet", &["statuses"], &[], &[]),
     message("envoy.config.core.v3.TransportSocket", &["config_type"], &[("name", BY_TYPE)], &[]),
     message("envoy.config.core.v3.TypedExtensionConfig", &["typed_config"], &[("name", BY_TYPE)], &[]),
     message("envoy.config.listener.v3.ApiListener", &["api_listener"], &[], &[]),

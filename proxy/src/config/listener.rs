@@ -11,6 +11,7 @@ use ipnet::IpNet;
 use super::chains::Chains;
 use crate::discovery::on_demand::OnDemand;
 use crate::route::filters::Buffer;
+use crate::route::session;
 use crate::route::{RouteTable, rbac};
 
 /// A listening socket. The address never changes during the handle's life: a resource with another address
@@ -77,6 +78,8 @@ pub struct HttpSettings {
     pub rbac: Vec<rbac::Filter>,
     /// The filters that limit bodies; [`Limits::max_body_bytes`] is what they say where a route says nothing of them.
     pub buffers: Vec<Buffer>,
+    /// The filters for sessions with an endpoint.
+    pub sessions: Vec<session::Filter>,
     /// Whether `x-request-id` is made when absent.
     pub generate_request_id: bool,
     /// Whether an `x-request-id` from outside is kept.

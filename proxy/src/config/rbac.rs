@@ -16,6 +16,9 @@ use super::problem::{Problem, Under, each};
 use super::support::{Message, support};
 use crate::route::rbac::{self as compiled, Condition, Rules};
 
+/// As everybody calls it.
+pub(super) const NAME: &str = "envoy.filters.http.rbac";
+
 pub(super) const MESSAGES: &[Message] = &[FILTER, RULES, POLICY];
 
 support! {

@@ -310,6 +310,7 @@ fn compile_route(message: &Route, position: usize, around: &Around<'_>) -> Resul
         Some(route::Action::Route(action)) => {
             let mut forward = forward(action, around).under(|| "route".into())?;
             forward.max_body_bytes = of_filters.bodies();
+            forward.sessions = of_filters.sessions();
             compiled::Action::Forward(forward)
         }
         Some(route::Action::Redirect(action)) => {
@@ -376,6 +377,7 @@ fn forward(message: &RouteAction, around: &Around<'_>) -> Result<compiled::Forwa
         host_rewrite,
         connect: connect(message)?,
         max_body_bytes: Default::default(),
+        sessions: Default::default(),
         high_priority: message.priority() == RoutingPriority::High,
         mirrors: each("request_mirror_policies", &message.request_mirror_policies, |policy| {
             mirror(policy, around.clusters)
@@ -541,9 +543,7 @@ fn hash_policy(message: &HashPolicyMessage) -> Result<compiled::HashPolicy, Prob
             if !cookie.attributes.is_empty() {
                 return Err(Problem::new("cookie.attributes", "is set, but this proxy does not support it"));
             }
-            let odd = |c: char| c.is_ascii_control() || c.is_whitespace() || "=;,\"".contains(c);
-            if cookie.name.is_empty() || cookie.name.contains(odd) || cookie.path.contains([';', '\r', '\n'])
-            {
+            if !is_cookie_name(&cookie.name) || cookie.path.contains([';', '\r', '\n']) {
                 return Err(Problem::new(
                     "cookie.name",
                     format!("is {:?}, which is not a cookie name", cookie.name),
@@ -564,6 +564,11 @@ fn hash_policy(message: &HashPolicyMessage) -> Result<compiled::HashPolicy, Prob
         }
         None => Err(Problem::new("policy_specifier", "is missing")),
     }
+}
+
+pub(super) fn is_cookie_name(name: &str) -> bool {
+    let odd = |c: char| c.is_ascii_control() || c.is_whitespace() || "=;,\"".contains(c);
+    !name.is_empty() && !name.contains(odd)
 }
 
 /// Without a policy: once more where nothing was sent, or the upstream says that it did not look.

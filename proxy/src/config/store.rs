@@ -234,6 +234,7 @@ impl Store {
             keepalive: compiled.keepalive,
             source: compiled.source,
             breakers: compiled.breakers.of(&handle.load),
+            nameable: compiled.nameable,
         };
         if let Some(endpoints) = compiled.endpoints {
             endpoints::swap(&handle, resource.version.clone(), &endpoints);
@@ -633,6 +634,7 @@ fn http_settings(manager: Manager, routes: Arc<RouteHandle>) -> HttpSettings {
         cors: manager.cors,
         rbac: manager.rbac,
         buffers: manager.buffers,
+        sessions: manager.sessions,
         extended_connect: manager.extended_connect,
         generate_request_id: manager.generate_request_id,
         preserve_external_request_id: manager.preserve_external_request_id,

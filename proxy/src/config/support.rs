@@ -11,7 +11,7 @@ use envoy_types::pb::envoy::config::core::v3::config_source::ConfigSourceSpecifi
 use super::problem::Problem;
 use super::{
     bootstrap, cds, eds, filters, hcm, in_place, keepalive, lds, matching, overload, proxy_protocol, rbac,
-    rds, secrets, stream_log, tcp_proxy, tls, tls_upstream,
+    rds, secrets, session, stream_log, tcp_proxy, tls, tls_upstream,
 };
 
 /// The treatment of one message's fields.
@@ -44,6 +44,7 @@ pub const MESSAGES: &[&[Message]] = &[
     stream_log::MESSAGES,
     filters::MESSAGES,
     rbac::MESSAGES,
+    session::MESSAGES,
     tcp_proxy::MESSAGES,
     proxy_protocol::MESSAGES,
     rds::MESSAGES,

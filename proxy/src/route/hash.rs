@@ -61,7 +61,7 @@ fn header_hash(headers: &HeaderMap, name: &HeaderName) -> Option<u64> {
 }
 
 /// The value of the first cookie of that name, without its quotes.
-fn cookie_value<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h [u8]> {
+pub(super) fn cookie_value<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h [u8]> {
     headers.get_all(COOKIE).iter().find_map(|line| {
         line.as_bytes().split(|b| *b == b';').find_map(|pair| {
             let pair = pair.trim_ascii();

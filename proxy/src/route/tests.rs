@@ -37,6 +37,7 @@ fn forward(targets: Targets, hash: Vec<HashPolicy>) -> Action {
         host_rewrite: None,
         connect: false,
         max_body_bytes: Default::default(),
+        sessions: Default::default(),
         mirrors: Box::default(),
         high_priority: false,
     })

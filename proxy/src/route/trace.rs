@@ -1,6 +1,8 @@
 //! How a decision came about. Serving passes `()`, which records nothing and costs nothing; `explain` passes a
 //! [`Recorded`]. Both run the same code.
 
+use std::net::SocketAddr;
+
 use serde::Serialize;
 
 /// Takes the steps of a decision.
@@ -88,6 +90,15 @@ pub enum Step {
         arms: Vec<Arm>,
         /// The arm's cluster.
         cluster: String,
+    },
+    /// The request's session.
+    Session {
+        /// What says which endpoint it is with.
+        by: String,
+        /// That endpoint; `None`: the balancer chooses one.
+        endpoint: Option<SocketAddr>,
+        /// Whether it is there and may be asked for.
+        is_there: bool,
     },
 }
 

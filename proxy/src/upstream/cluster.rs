@@ -66,6 +66,36 @@ pub struct ClusterSettings {
     pub source: EndpointSource,
     /// What it may hold at a time.
     pub breakers: Breakers,
+    /// Which endpoints a request may ask for by their address, as those of sessions do.
+    pub nameable: Nameable,
+}
+
+/// Endpoints of which health are taken by name, whatever the balancer would take; by default healthy ones.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Nameable {
+    /// Those that take traffic.
+    pub healthy: bool,
+    /// Those that end.
+    pub draining: bool,
+    /// Those that are unhealthy, or ejected.
+    pub unhealthy: bool,
+}
+
+impl Default for Nameable {
+    fn default() -> Self {
+        Self { healthy: true, draining: false, unhealthy: false }
+    }
+}
+
+impl Nameable {
+    /// Whether one of this health is taken.
+    pub fn takes(self, health: EndpointHealth) -> bool {
+        match health {
+            EndpointHealth::Healthy => self.healthy,
+            EndpointHealth::Draining => self.draining,
+            EndpointHealth::Unhealthy => self.unhealthy,
+        }
+    }
 }
 
 /// When a connection has been used enough: it finishes what it has and takes nothing new.

@@ -352,6 +352,11 @@ pub(crate) struct Lease {
 }
 
 impl Lease {
+    /// Where the connection goes.
+    pub(crate) fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+
     /// Sends the request. The error holds the request where nothing of it was sent.
     pub(crate) fn send(
         &mut self,

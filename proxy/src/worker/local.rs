@@ -4,6 +4,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::{Arc, Weak};
@@ -18,7 +19,7 @@ use crate::error::Error;
 use crate::overload::{Admission, Lag, Pressure};
 use crate::telemetry::access_log::Sinks;
 use crate::telemetry::metrics::{ClusterCells, Shard};
-use crate::upstream::cluster::{BalancePolicy, Cluster, Endpoint};
+use crate::upstream::cluster::{BalancePolicy, Cluster, ClusterSettings, Endpoint};
 use crate::upstream::dial::Dialer;
 use crate::upstream::pool::EndpointPool;
 
@@ -177,13 +178,34 @@ impl ClusterLocal {
         now_ms: u64,
         avoid: &[Arc<Endpoint>],
     ) -> Option<Arc<Endpoint>> {
+        self.with_balancer(cluster, policy, |balancer| balancer.pick(now_ms, avoid, || fastrand::u64(..)))
+    }
+
+    /// The endpoint that a request asks for.
+    pub(crate) fn named(
+        &self,
+        cluster: &Cluster,
+        settings: &ClusterSettings,
+        now_ms: u64,
+        address: SocketAddr,
+    ) -> Option<Arc<Endpoint>> {
+        self.with_balancer(cluster, settings.policy, |balancer| {
+            balancer.named(now_ms, address, settings.nameable)
+        })
+    }
+
+    fn with_balancer<T>(
+        &self,
+        cluster: &Cluster,
+        policy: BalancePolicy,
+        ask: impl FnOnce(&mut Balancer) -> T,
+    ) -> T {
         let set = cluster.endpoints.load();
         let mut slot = self.balancer.borrow_mut();
-        let balancer = match &mut *slot {
+        ask(match &mut *slot {
             Some(balancer) if balancer.serves(&set, policy) => balancer,
             other => other.insert(Balancer::new(Arc::clone(&set), policy, fastrand::u32(..))),
-        };
-        balancer.pick(now_ms, avoid, || fastrand::u64(..))
+        })
     }
 
     /// A cluster without requests would otherwise hold the endpoints of its last one.

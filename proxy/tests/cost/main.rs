@@ -211,6 +211,7 @@ fn many_routes(http: &mut pontoon_proxy::config::listener::HttpSettings) {
             host_rewrite: None,
             connect: false,
             max_body_bytes: Default::default(),
+            sessions: Default::default(),
             mirrors: Box::default(),
             high_priority: false,
         }),

@@ -130,6 +130,7 @@ impl Proxy {
                 keepalive: None,
                 source: EndpointSource::Static,
                 breakers: setup.breakers,
+                nameable: Default::default(),
             }),
             endpoints: ArcSwap::new(endpoints(upstreams)),
             load: Default::default(),
@@ -154,6 +155,7 @@ impl Proxy {
             host_rewrite: None,
             connect: false,
             max_body_bytes: Default::default(),
+            sessions: Default::default(),
             mirrors: Box::default(),
             high_priority: false,
         };
@@ -205,6 +207,7 @@ impl Proxy {
             cors: vec!["envoy.filters.http.cors".into()],
             rbac: Vec::new(),
             buffers: vec![Buffer { name: "envoy.filters.http.buffer".into(), most: 1, disabled: true }],
+            sessions: Vec::new(),
             extended_connect: true,
             max_connections: 0,
             generate_request_id: true,

@@ -38,6 +38,7 @@ mod policies;
 mod rbac;
 mod scheme;
 mod sds;
+mod sessions;
 mod streaming;
 mod tcp;
 mod tls;

@@ -32,6 +32,7 @@ fn mirror(upstream: &Upstream, http: Http, millionths: u32, shadow_host: bool) -
             keepalive: None,
             source: EndpointSource::Static,
             breakers: Breakers::default(),
+            nameable: Default::default(),
         }),
         endpoints: ArcSwap::new(endpoints(&[upstream.address])),
         load: Default::default(),

@@ -33,6 +33,7 @@ fn http() -> HttpSettings {
         cors: Vec::new(),
         rbac: Vec::new(),
         buffers: Vec::new(),
+        sessions: Vec::new(),
         http10: false,
         extended_connect: false,
         generate_request_id: true,

@@ -206,6 +206,17 @@ fn pick(
 ) -> Result<Arc<Endpoint>, Error> {
     let local = exchange.cluster.borrow();
     let local = local.as_ref().ok_or(Error::NoCluster)?;
+    // A further try is anybody's, and takes the session along.
+    if let Some(session) = plan.session.as_ref().filter(|_| tried.is_empty())
+        && let Some(address) = session.endpoint
+    {
+        let now_ms = exchange.worker().since_epoch_ms(now);
+        match local.named(&plan.cluster, &plan.settings, now_ms, address) {
+            Some(endpoint) => return Ok(endpoint),
+            None if session.session.strict => return Err(Error::NoHealthyUpstream),
+            None => {}
+        }
+    }
     let original = || exchange.conn.way.original().map(|original| exchange.conn.own.endpoint(original));
     open::pick(exchange.worker(), (&plan.cluster, local, &plan.settings), original, now, tried)
 }
@@ -349,6 +360,9 @@ fn answer(
     }
     if let Some(cookie) = plan.set_cookie {
         parts.headers.append(SET_COOKIE, cookie);
+    }
+    if let Some(session) = plan.session {
+        session.answer(lease.endpoint().address(), &mut parts.headers);
     }
     if let Some(change) = plan.change {
         if granted {

@@ -24,6 +24,7 @@ use crate::listener::original::Way;
 use crate::resilience::breakers::Breaker;
 use crate::route::cors::Asked;
 use crate::route::filters::longest_body;
+use crate::route::session;
 use crate::route::{
     Action, Forward, NoRoute, RegexRewrite, RequestHead, Route, RouteTable, Targets, WeightedCluster, rbac,
 };
@@ -59,6 +60,8 @@ pub(super) struct ForwardPlan {
     /// The arm's position, where the choice was weighted.
     pub(super) arm: Option<usize>,
     pub(super) set_cookie: Option<HeaderValue>,
+    /// Which endpoint it asks for, where it has a session.
+    pub(super) session: Option<Box<session::Asked>>,
     /// The client wants to switch protocols.
     pub(super) change: Option<Change>,
     pub(super) idle: Option<Duration>,
@@ -312,6 +315,9 @@ pub(super) fn plan(
             let cluster = Arc::clone(target.cluster);
             let arm = target.arm.and_then(|arm| position(action, arm));
             let set_cookie = decision.set_cookie;
+            let session = session::of(&settings.sessions, &action.sessions)
+                .and_then(|session| session::Asked::of(session, head.uri.path(), &parts.headers))
+                .map(Box::new);
             let local = exchange.worker().cluster(&cluster);
             local.cells.active.add(1);
             exchange.cluster.replace(Some(local));
@@ -373,6 +379,7 @@ pub(super) fn plan(
                 settings: cluster_settings,
                 arm,
                 set_cookie,
+                session,
                 change,
                 idle,
                 longest,
