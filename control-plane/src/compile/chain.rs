@@ -12,6 +12,7 @@ use envoy_types::pb::envoy::extensions::filters::http::buffer::v3::Buffer;
 use envoy_types::pb::envoy::extensions::filters::http::cors::v3::Cors;
 use envoy_types::pb::envoy::extensions::filters::http::rbac::v3::Rbac;
 use envoy_types::pb::envoy::extensions::filters::http::router::v3::Router;
+use envoy_types::pb::envoy::extensions::filters::http::stateful_session::v3::StatefulSession;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::{
     RouteSpecifier, UpgradeConfig,
 };
@@ -37,6 +38,8 @@ pub(super) const CORS: &str = "envoy.filters.http.cors";
 pub(super) const BUFFER: &str = "envoy.filters.http.buffer";
 /// As [`CORS`].
 pub(super) const RBAC: &str = "envoy.filters.http.rbac";
+/// As [`CORS`].
+pub(super) const SESSION: &str = "envoy.filters.http.stateful_session";
 /// For a connection that is passed on: an endpoint that cannot be reached is not the last word.
 const CONNECT_ATTEMPTS: u32 = 3;
 /// A keep-alive connection without a request is closed after this.
@@ -73,7 +76,7 @@ pub(super) fn http(listener: &str, routes: &str) -> FilterChain {
             config_source: Some(wire::ads()),
             route_config_name: routes.to_owned(),
         })),
-        http_filters: vec![cors(), rbac(), buffer(), router()],
+        http_filters: vec![cors(), rbac(), session(), buffer(), router()],
         access_log: vec![access_log()],
         common_http_protocol_options: Some(HttpProtocolOptions {
             idle_timeout: Some(wire::duration(IDLE)),
@@ -121,6 +124,16 @@ fn rbac() -> HttpFilter {
         name: RBAC.to_owned(),
         disabled: true,
         config_type: Some(http_filter::ConfigType::TypedConfig(pack_any(Rbac::default()))),
+        ..HttpFilter::default()
+    }
+}
+
+/// Which sessions there are is for routes to say, too.
+fn session() -> HttpFilter {
+    HttpFilter {
+        name: SESSION.to_owned(),
+        disabled: true,
+        config_type: Some(http_filter::ConfigType::TypedConfig(pack_any(StatefulSession::default()))),
         ..HttpFilter::default()
     }
 }

@@ -2,6 +2,7 @@
 //! `HTTPRoute`s on its HTTP and HTTPS listeners, and their certificates HTTPS listeners of their own on port 443. What
 //! the Gateway API has no words for is added to the routes afterwards, in [`paths`].
 
+mod affinity;
 mod annotations;
 mod paths;
 mod sources;
@@ -387,7 +388,8 @@ impl Hanging<'_> {
             {
                 let route = ObjectName::new(name.namespace.clone(), format!("{}:{index}{suffix}", name.name));
                 let route = ObjectRef { kind: Kind::Ingress, name: route };
-                let mut compiled = host.compile(self.objects, self.splits, &route.name, redirects);
+                let is_tls = protocol == Protocol::Https;
+                let mut compiled = host.compile(self.objects, self.splits, &route.name, redirects, is_tls);
                 for (kind, error) in std::mem::take(&mut compiled.errors) {
                     self.statuses.refuse(&object, kind, error);
                 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use k8s_openapi::api::networking::v1::Ingress;
 use serde_json::{Value as Json, json};
 
+use super::affinity::{self, Affinity};
 use super::sources::Sources;
 use crate::compile::INVALID;
 use crate::compile::hostname::Hostname;
@@ -53,6 +54,7 @@ pub(super) struct Annotations {
     /// A `cors` filter of the Gateway API.
     pub(super) cors: Option<Json>,
     pub(super) sources: Sources,
+    pub(super) affinity: Option<Affinity>,
     pub(super) protocol: Protocol,
     pub(super) host: Option<String>,
     pub(super) aliases: Vec<String>,
@@ -157,6 +159,7 @@ impl Annotations {
                     self.say(ConditionType::Accepted, INVALID, message);
                 }
             }
+            "affinity" if value == "cookie" => self.affinity = Some(affinity::read(&of)?),
             "backend-protocol" => self.protocol = protocol(value)?,
             "upstream-vhost" => self.host = Some(host(value)?),
             "server-alias" => {
@@ -197,6 +200,7 @@ impl Annotations {
             | "canary-by-header-pattern"
             | "canary-by-cookie"
                 if is_true("canary") => {}
+            _ if affinity::takes(name, value) && of("affinity") == Some("cookie") => {}
             // As it is here anyway.
             "proxy-buffering" | "proxy-request-buffering" if value == "off" => {}
             "proxy-http-version" if value == "1.1" => {}
@@ -216,11 +220,11 @@ impl Annotations {
     }
 }
 
-fn truth(value: &str) -> Result<bool, String> {
+pub(super) fn truth(value: &str) -> Result<bool, String> {
     value.parse().map_err(|_| "expected \"true\" or \"false\"".to_owned())
 }
 
-fn path(value: &str) -> Result<String, String> {
+pub(super) fn path(value: &str) -> Result<String, String> {
     let fits = value.starts_with('/') && value.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#');
     if fits { Ok(value.to_owned()) } else { Err("expected a path that begins with /".to_owned()) }
 }
@@ -254,7 +258,7 @@ fn target(value: &str) -> Result<String, String> {
     Err("expected http(s)://HOST[:PORT][/PATH] or a path; of variables, HOST$request_uri is known".to_owned())
 }
 
-fn host(value: &str) -> Result<String, String> {
+pub(super) fn host(value: &str) -> Result<String, String> {
     match Hostname::parse(Some(value))? {
         Hostname::Exact(name) => Ok(name),
         _ => Err("expected a hostname such as shop.example.com".to_owned()),
@@ -262,7 +266,7 @@ fn host(value: &str) -> Result<String, String> {
 }
 
 /// A number of seconds, with or without an s.
-fn seconds(value: &str) -> Result<Duration, String> {
+pub(super) fn seconds(value: &str) -> Result<Duration, String> {
     let number = value.strip_suffix('s').unwrap_or(value).parse::<u32>().ok().filter(|seconds| *seconds > 0);
     number
         .map(|seconds| Duration::from_secs(seconds.into()))

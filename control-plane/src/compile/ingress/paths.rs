@@ -19,7 +19,7 @@ use super::annotations::{Annotations, Canary, HeaderIs};
 use super::namespace_of;
 use crate::compile::INVALID;
 use crate::compile::backend::Splits;
-use crate::compile::chain::{BUFFER, RBAC};
+use crate::compile::chain::{BUFFER, RBAC, SESSION};
 use crate::compile::policy;
 use crate::compile::route::{self, Compiled};
 use crate::compile::status::ConditionType;
@@ -95,6 +95,15 @@ impl Path {
         json!({ "type": kind, "value": value })
     }
 
+    /// What all that it takes begins with, as far as that is known.
+    fn start(&self) -> Option<&str> {
+        match self {
+            Path::Exact(text) | Path::Start(text) => Some(text),
+            Path::Prefix(text) => Some(text.trim_end_matches('/')),
+            Path::Regex(_) | Path::Everything => None,
+        }
+    }
+
     fn rank(&self) -> (u8, usize) {
         match self {
             Path::Exact(text) => (EXACT, text.len()),
@@ -142,13 +151,14 @@ impl<'i> Host<'i> {
         self.rules.push(Rule { field: "spec.defaultBackend".to_owned(), path: Path::Everything, to });
     }
 
-    /// Its routes, where `https` those that send clients there.
+    /// Its routes, where `https` those that send clients there; `is_tls`: for requests that came over it.
     pub(super) fn compile(
         &self,
         objects: &Objects,
         splits: &Splits,
         name: &ObjectName,
         https: bool,
+        is_tls: bool,
     ) -> Compiled {
         let mut errors = Vec::new();
         let (mut rules, mut of): (Vec<Json>, Vec<&Rule<'_>>) = Default::default();
@@ -176,7 +186,7 @@ impl<'i> Host<'i> {
             let Some(rule) = of.get(entry.order.rule) else { continue };
             let (class, length) = rule.path.rank();
             entry.order.rank.put_path(class, length);
-            entry.routes.iter_mut().for_each(|route| self.finish(route, rule, https));
+            entry.routes.iter_mut().for_each(|route| self.finish(route, rule, https, is_tls));
         }
         for (kind, error) in std::mem::take(&mut compiled.errors) {
             // That nothing is sent to a backend has been said in the Ingress's own words.
@@ -329,7 +339,7 @@ impl<'i> Host<'i> {
     }
 
     /// Adds to a route what the Gateway API has no words for.
-    fn finish(&self, route: &mut Route, rule: &Rule<'_>, https: bool) {
+    fn finish(&self, route: &mut Route, rule: &Rule<'_>, https: bool, is_tls: bool) {
         if let Some(matched) = &mut route.r#match {
             if let Some(pattern) = &self.one_label {
                 matched.headers.push(wire::header(":authority", Comparison::Regex(pattern.clone())));
@@ -343,7 +353,13 @@ impl<'i> Host<'i> {
                 *to = redirect(&annotation.to, to, annotation.status);
             }
             (Some(Action::Redirect(to)), _) => to.strip_query = matches!(rule.to, To::AppRoot(_)) && !https,
-            (Some(Action::Route(action)), _) => self.finish_action(action, rule),
+            (Some(Action::Route(action)), _) => {
+                self.finish_action(action, rule);
+                if let Some(affinity) = &self.annotations.affinity {
+                    let said = affinity.of_route(rule.path.start(), is_tls);
+                    route.typed_per_filter_config.insert(SESSION.to_owned(), said);
+                }
+            }
             _ => {}
         }
         if let Some(bytes) = self.annotations.body_bytes {

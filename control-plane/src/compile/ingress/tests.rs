@@ -6,6 +6,7 @@ use envoy_types::pb::envoy::config::route::v3::{Route, RouteConfiguration, redir
 use http::{HeaderMap, HeaderName, HeaderValue};
 use imbl::OrdMap;
 use pontoon_proxy::explain::{Request, explain};
+use pontoon_proxy::route::Step;
 use pontoon_xds::ResourceType;
 use prost::Message as _;
 use serde_json::{Value as Json, json};
@@ -225,6 +226,8 @@ fn each_annotation_does_what_the_table_says() {
             "service/default/shop/80 +envoy.filters.http.rbac",
         ),
         (&[("whitelist-source-range", "10.0.0.0/8,")], ANY, "/", "500"),
+        (&[("affinity", "cookie")], ANY, "/", "service/default/shop/80 +envoy.filters.http.stateful_session"),
+        (&[("affinity", "ip")], ANY, "/", SHOP),
         (&[("backend-protocol", "HTTP")], ANY, "/", SHOP),
         (&[("backend-protocol", "GRPC")], ANY, "/", "service/default/shop/80/h2"),
         (&[("backend-protocol", "HTTPS")], ANY, "/", "500"),
@@ -304,6 +307,28 @@ fn clients_are_let_in_by_their_addresses() {
     assert_eq!(told(&compiled, "10.0.0.1", &[]), "shop");
     assert_eq!(told(&compiled, "10.0.0.1", &always), "else");
     assert_eq!(told(&compiled, "192.0.2.1", &always), "403");
+}
+
+#[test]
+fn an_affinity_is_the_proxys_session() {
+    let compiled = compiled(&[ingress("shop", &[("affinity", "cookie")], ("Prefix", "/shop/"), "shop")]);
+    let request = Request {
+        method: http::Method::GET,
+        uri: "http://shop.example.com/shop".parse().expect("a URL"),
+        // 10.0.0.1:80, as the proxy writes it.
+        headers: HeaderMap::from_iter([(
+            http::header::COOKIE,
+            HeaderValue::from_static("INGRESSCOOKIE=\"CgsxMC4wLjAuMTo4MA==\""),
+        )]),
+        client: None,
+    };
+    let steps = explain(&compiled.views["default/edge"], &request).steps.steps;
+    let session = Step::Session {
+        by: "cookie INGRESSCOOKIE".to_owned(),
+        endpoint: Some(([10, 0, 0, 1], 80).into()),
+        is_there: false,
+    };
+    assert_eq!(steps.last(), Some(&session));
 }
 
 #[test]

@@ -15,6 +15,7 @@ fn what_is_not_read_is_named() {
         ("limit-rps", false),
         ("proxy-buffering", false),
         ("affinity", false),
+        ("session-cookie-name", false),
         ("cors-max-age", false),
         ("canary-weight", false),
         ("unheard-of", false),
@@ -69,6 +70,11 @@ fn values_that_cannot_be_read_are_named_and_passed_over() {
         [("canary", "true"), ("canary-by-header-value", "x")],
         [("enable-cors", "true"), ("cors-allow-origin", "shop.example.com")],
         [("permanent-redirect", "/x"), ("permanent-redirect-code", "200")],
+        [("affinity", "cookie"), ("session-cookie-max-age", "soon")],
+        [("affinity", "cookie"), ("affinity-mode", "balanced")],
+        [("affinity", "cookie"), ("affinity-canary-behavior", "sticky")],
+        [("affinity", "cookie"), ("session-cookie-change-on-failure", "false")],
+        [("affinity", "cookie"), ("session-cookie-conditional-samesite-none", "true")],
     ] {
         assert_eq!(of(&pairs).errors.len(), 1, "{pairs:?}");
     }
