@@ -5,6 +5,7 @@
 mod cases;
 mod dump;
 mod known;
+mod sessions;
 mod streams;
 mod wire;
 
@@ -32,6 +33,7 @@ const ROUTER: &str = "type.googleapis.com/envoy.extensions.filters.http.router.v
 const CORS: &str = "type.googleapis.com/envoy.extensions.filters.http.cors.v3.Cors";
 const RBAC: &str = "type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBAC";
 const BUFFER: &str = "type.googleapis.com/envoy.extensions.filters.http.buffer.v3.Buffer";
+const SESSION: &str = "type.googleapis.com/envoy.extensions.filters.http.stateful_session.v3.StatefulSession";
 const TCP_PROXY: &str = "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy";
 
 /// What the ports of a proxy are for: its listeners, its admin, and one where nobody listens.
@@ -272,6 +274,9 @@ fn bootstrap(ports: &[u16], upstreams: &Upstreams) -> anyhow::Result<Value> {
         normal[field] = true.into();
     }
     normal["http_protocol_options"] = json!({"accept_http_10": true});
+    normal["http_filters"] = json!([
+        {"name": "envoy.filters.http.stateful_session", "disabled": true, "typed_config": {"@type": SESSION}},
+        bare["http_filters"][0], bare["http_filters"][1]]);
     let mut filtered = normal.clone();
     let buffer = |name: &str, most: u32, disabled: bool| json!({"name": name, "disabled": disabled, "typed_config": {"@type": BUFFER, "max_request_bytes": most}});
     filtered["http_filters"] = json!([
@@ -305,6 +310,7 @@ fn bootstrap(ports: &[u16], upstreams: &Upstreams) -> anyhow::Result<Value> {
         cluster("half", &[port("dead"), a.port()]),
         cluster("passed", &[secure.port()]),
     ];
+    clusters.extend(sessions::clusters(a.port(), b.port()));
     let mut full = cluster("full", &[a.port()]);
     full["circuit_breakers"] = json!({"thresholds": [{"max_requests": 0, "max_connections": 0}]});
     clusters.push(full);
@@ -379,7 +385,8 @@ async fn through(
         PLAIN => "plain",
         _ => "http",
     };
-    let mut exchange = exchange(proxy.at(listener), host, request).await?;
+    let request = sessions::filled(request, upstreams.a.address, upstreams.b.address);
+    let mut exchange = exchange(proxy.at(listener), host, &request).await?;
     exchange.received = upstreams.take();
     if MIRRORED.iter().any(|target| host == "mirrors.test" && request.contains(target)) {
         // The copy is on its own way.

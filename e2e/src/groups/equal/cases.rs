@@ -595,6 +595,80 @@ pub(super) const SETUPS: &[Setup] = &[
         ],
     ),
     setup(
+        "sessions",
+        r#"[
+            {"match": {"prefix": "/one"}, "route": {"cluster": "a"}},
+            {"match": {"prefix": "/both"}, "route": {"cluster": "both"}},
+            {"match": {"prefix": "/ending"}, "route": {"cluster": "ending"}},
+            {"match": {"prefix": "/kept"}, "route": {"cluster": "kept"}},
+            {"match": {"prefix": "/off"}, "route": {"cluster": "a"}, "typed_per_filter_config": {"envoy.filters.http.stateful_session": {
+                "@type": "type.googleapis.com/envoy.extensions.filters.http.stateful_session.v3.StatefulSessionPerRoute", "disabled": true}}},
+            {"match": {"prefix": "/on"}, "route": {"cluster": "a"}, "typed_per_filter_config": {"envoy.filters.http.stateful_session": {
+                "@type": "type.googleapis.com/envoy.config.route.v3.FilterConfig", "config": {}}}},
+            {"match": {"prefix": "/wrapped"}, "route": {"cluster": "a"}, "typed_per_filter_config": {"envoy.filters.http.stateful_session": {
+                "@type": "type.googleapis.com/envoy.config.route.v3.FilterConfig", "is_optional": true, "config": {
+                    "@type": "type.googleapis.com/envoy.extensions.filters.http.stateful_session.v3.StatefulSessionPerRoute",
+                    "stateful_session": {"session_state": {"name": "envoy.http.stateful_session.cookie", "typed_config": {
+                        "@type": "type.googleapis.com/envoy.extensions.http.stateful_session.cookie.v3.CookieBasedSessionState",
+                        "cookie": {"name": "t"}}}}}}}},
+            {"match": {"prefix": "/strict"}, "route": {"cluster": "both"}, "typed_per_filter_config": {"envoy.filters.http.stateful_session": {
+                "@type": "type.googleapis.com/envoy.extensions.filters.http.stateful_session.v3.StatefulSessionPerRoute",
+                "stateful_session": {"strict": true, "session_state": {"name": "envoy.http.stateful_session.cookie", "typed_config": {
+                    "@type": "type.googleapis.com/envoy.extensions.http.stateful_session.cookie.v3.CookieBasedSessionState",
+                    "cookie": {"name": "s"}}}}}}},
+            {"match": {"prefix": "/path"}, "route": {"cluster": "a"}, "typed_per_filter_config": {"envoy.filters.http.stateful_session": {
+                "@type": "type.googleapis.com/envoy.extensions.filters.http.stateful_session.v3.StatefulSessionPerRoute",
+                "stateful_session": {"session_state": {"name": "envoy.http.stateful_session.cookie", "typed_config": {
+                    "@type": "type.googleapis.com/envoy.extensions.http.stateful_session.cookie.v3.CookieBasedSessionState",
+                    "cookie": {"name": "s", "path": "/path/in", "attributes": [{"name": "SameSite", "value": "Lax"}, {"name": "Secure"}]}}}}}}},
+            {"match": {"prefix": "/header"}, "route": {"cluster": "both"}, "typed_per_filter_config": {"envoy.filters.http.stateful_session": {
+                "@type": "type.googleapis.com/envoy.extensions.filters.http.stateful_session.v3.StatefulSessionPerRoute",
+                "stateful_session": {"session_state": {"name": "envoy.http.stateful_session.header", "typed_config": {
+                    "@type": "type.googleapis.com/envoy.extensions.http.stateful_session.header.v3.HeaderBasedSessionState",
+                    "name": "x-session"}}}}}},
+            {"match": {"prefix": "/told"}, "route": {"cluster": "a"}, "typed_per_filter_config": {"envoy.filters.http.stateful_session": {
+                "@type": "type.googleapis.com/envoy.extensions.filters.http.stateful_session.v3.StatefulSessionPerRoute",
+                "stateful_session": {"session_state": {"name": "envoy.http.stateful_session.header", "typed_config": {
+                    "@type": "type.googleapis.com/envoy.extensions.http.stateful_session.header.v3.HeaderBasedSessionState",
+                    "name": "x-session"}}}}}}]"#,
+        r#"{"typed_per_filter_config": {"envoy.filters.http.stateful_session": {
+            "@type": "type.googleapis.com/envoy.extensions.filters.http.stateful_session.v3.StatefulSessionPerRoute",
+            "stateful_session": {"session_state": {"name": "envoy.http.stateful_session.cookie", "typed_config": {
+                "@type": "type.googleapis.com/envoy.extensions.http.stateful_session.cookie.v3.CookieBasedSessionState",
+                "cookie": {"name": "s", "path": "/"}}}}}}}"#,
+        &[
+            "GET /one",
+            "GET /one | Cookie: s=$a",
+            "GET /one | Cookie: s=\"$a\"",
+            "GET /one | Cookie: t=$a",
+            "GET /one | Cookie: s=$addressa",
+            "GET /one | Cookie: s=$b",
+            "GET /one | Cookie: s=$gone",
+            "GET /one | Cookie: s=$over",
+            "GET /one | Cookie: s=nothing",
+            "GET /one | Cookie: s=$a | x-do: 503",
+            "GET /both | Cookie: s=$a",
+            "GET /both | Cookie: s=$b",
+            "GET /both | Cookie: s=$b; s=$a",
+            "GET /ending | Cookie: s=$a",
+            "GET /kept | Cookie: s=$a",
+            "GET /kept",
+            "GET /off",
+            "GET /on",
+            "GET /wrapped",
+            "GET /strict | Cookie: s=$b",
+            "GET /strict | Cookie: s=$gone",
+            "GET /path",
+            "GET /path/in",
+            "GET /path/in?a=b",
+            "GET /path/in/a",
+            "GET /path/inside",
+            "GET /header | x-session: $addressa",
+            "GET /told",
+            "GET /told | x-session: $a",
+        ],
+    ),
+    setup(
         "plain",
         r#"[{"match": {"path": "/dead"}, "route": {"cluster": "dead"}}, {"match": {"path": "/direct"}, "direct_response": {"status": 200}},
             {"match": {"prefix": "/"}, "route": {"cluster": "a"}}]"#,

@@ -82,7 +82,7 @@ async fn dump(proxy: &Proxy, query: &str) -> anyhow::Result<Value> {
 /// How ours shows what it does not know the fields of.
 const TYPED_STRUCT: &str = "type.googleapis.com/xds.type.v3.TypedStruct";
 
-/// Times go; ports are numbered by their purpose; of a type that ours does not know, the name stays.
+/// Times go; ports are numbered by their purpose; endpoints that drain are unhealthy; of a type that ours does not know, the name stays.
 fn tidy(value: &mut Value, ports: &[u16]) {
     match value {
         Value::Object(fields) => {
@@ -90,6 +90,10 @@ fn tidy(value: &mut Value, ports: &[u16]) {
             if fields.get("@type").is_some_and(|of| of == TYPED_STRUCT) {
                 let of = fields.remove("type_url").unwrap_or_default();
                 fields.insert(String::from("@type"), of);
+            }
+            // Envoy says of one that drains what that means for its balancer.
+            if let Some(health) = fields.get_mut("health_status").filter(|health| **health == "DRAINING") {
+                *health = "UNHEALTHY".into();
             }
             for (name, inner) in fields {
                 let port = inner.as_u64().filter(|_| name == "port_value");
