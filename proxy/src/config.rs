@@ -17,6 +17,7 @@ mod matching;
 pub mod overload;
 pub mod problem;
 mod proxy_protocol;
+mod rate_limit;
 mod rbac;
 mod rds;
 mod secrets;

@@ -119,6 +119,8 @@ errors! {
     BodyTooLarge: Downstream, PAYLOAD_TOO_LARGE, "DPE", "body_too_large", "the request's body is larger than the listener allows";
     /// An RBAC filter says no.
     RbacDenied: Downstream, FORBIDDEN, "-", "rbac_access_denied", "the RBAC rules of the listener or the route keep the request out; `explain` shows which";
+    /// The route, or the client, has had as many requests as it may for now.
+    RateLimited: Downstream, TOO_MANY_REQUESTS, "RL", "rate_limited", "more requests came than the route's local_ratelimit takes, of all clients or of this one";
     /// The client went away before the answer was complete.
     ClientGone: Downstream, BAD_REQUEST, "DC", "client_gone", "the client closed the connection before the answer was complete";
     /// No virtual host.

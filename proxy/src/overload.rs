@@ -321,7 +321,7 @@ impl Drop for Reserved<'_> {
 }
 
 /// Whom an address counts for. Whoever has one address of an IPv6 /64 has them all.
-fn source(peer: IpAddr) -> IpAddr {
+pub(crate) fn source(peer: IpAddr) -> IpAddr {
     match peer.to_canonical() {
         IpAddr::V6(address) => {
             let network = u128::from(address) & !u128::from(u64::MAX);

@@ -7,6 +7,7 @@ pub mod expression;
 pub mod filters;
 mod hash;
 pub mod matching;
+pub mod rate_limit;
 pub mod rbac;
 pub mod session;
 mod table;
@@ -69,6 +70,8 @@ pub struct Route {
     pub cors: filters::ByFilter<Arc<cors::Cors>>,
     /// Who may ask, where it says other than the listener.
     pub rbac: filters::ByFilter<rbac::Override>,
+    /// How many requests are taken, where it says other than the listener; nothing: as many as come.
+    pub rate_limits: filters::ByFilter<Option<Arc<rate_limit::RateLimit>>>,
 }
 
 /// What a route does.

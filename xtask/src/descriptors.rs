@@ -21,7 +21,9 @@ const OWN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/proto");
 
 /// The resources, and what may stand in an `Any` inside them. A type that is not listed (nor imported by one
 /// that is) is shown by its type URL and bytes.
-const ROOTS: [&str; 45] = [
+const ROOTS: [&str; 46] = [
+    // Before what imports `envoy.extensions.filters.common`, in which protox looks for its `common` as soon as that is there.
+    "envoy/extensions/filters/http/local_ratelimit/v3/local_rate_limit.proto",
     "envoy/admin/v3/config_dump.proto",
     "envoy/config/bootstrap/v3/bootstrap.proto",
     "envoy/config/cluster/v3/cluster.proto",

@@ -10,6 +10,7 @@ use envoy_types::pb::envoy::config::core::v3::{
 use envoy_types::pb::envoy::config::listener::v3::{Filter, FilterChain, Listener, filter};
 use envoy_types::pb::envoy::extensions::filters::http::buffer::v3::Buffer;
 use envoy_types::pb::envoy::extensions::filters::http::cors::v3::Cors;
+use envoy_types::pb::envoy::extensions::filters::http::local_ratelimit::v3::LocalRateLimit;
 use envoy_types::pb::envoy::extensions::filters::http::rbac::v3::Rbac;
 use envoy_types::pb::envoy::extensions::filters::http::router::v3::Router;
 use envoy_types::pb::envoy::extensions::filters::http::stateful_session::v3::StatefulSession;
@@ -34,6 +35,8 @@ use crate::model::upstream::Upstream;
 
 /// The filter's name, under which routes say what is theirs.
 pub(super) const CORS: &str = "envoy.filters.http.cors";
+/// As [`CORS`].
+pub(super) const RATE_LIMIT: &str = "envoy.filters.http.local_ratelimit";
 /// As [`CORS`].
 pub(super) const BUFFER: &str = "envoy.filters.http.buffer";
 /// As [`CORS`].
@@ -76,7 +79,7 @@ pub(super) fn http(listener: &str, routes: &str) -> FilterChain {
             config_source: Some(wire::ads()),
             route_config_name: routes.to_owned(),
         })),
-        http_filters: vec![cors(), rbac(), session(), buffer(), router()],
+        http_filters: vec![cors(), rbac(), rate_limit(), session(), buffer(), router()],
         access_log: vec![access_log()],
         common_http_protocol_options: Some(HttpProtocolOptions {
             idle_timeout: Some(wire::duration(IDLE)),
@@ -134,6 +137,17 @@ fn session() -> HttpFilter {
         name: SESSION.to_owned(),
         disabled: true,
         config_type: Some(http_filter::ConfigType::TypedConfig(pack_any(StatefulSession::default()))),
+        ..HttpFilter::default()
+    }
+}
+
+/// It limits nothing of itself. Proxies older than it go without.
+fn rate_limit() -> HttpFilter {
+    let none = LocalRateLimit { stat_prefix: "routes".to_owned(), ..LocalRateLimit::default() };
+    HttpFilter {
+        name: RATE_LIMIT.to_owned(),
+        is_optional: true,
+        config_type: Some(http_filter::ConfigType::TypedConfig(pack_any(none))),
         ..HttpFilter::default()
     }
 }

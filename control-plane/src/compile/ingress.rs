@@ -5,6 +5,7 @@
 mod affinity;
 mod annotations;
 mod paths;
+mod rate;
 mod sources;
 
 use std::collections::BTreeMap;

@@ -11,6 +11,7 @@ use envoy_types::pb::envoy::extensions::filters::http::buffer::v3::{
 };
 use envoy_types::pb::envoy::extensions::filters::http::cors::v3::{Cors, CorsPolicy};
 use envoy_types::pb::envoy::extensions::filters::http::grpc_web::v3::GrpcWeb;
+use envoy_types::pb::envoy::extensions::filters::http::local_ratelimit::v3::LocalRateLimit;
 use envoy_types::pb::envoy::extensions::filters::http::rbac::v3::{Rbac, RbacPerRoute};
 use envoy_types::pb::envoy::extensions::filters::http::router::v3::Router;
 use envoy_types::pb::envoy::extensions::filters::http::stateful_session::v3::{
@@ -28,11 +29,13 @@ use prost::Name as _;
 use super::lds::unpack;
 use super::matching;
 use super::problem::{Problem, Under, each};
+use super::rate_limit;
 use super::rbac;
 use super::session;
 use super::support::{Message, support};
 use crate::route::cors;
 use crate::route::filters::{Buffer, ByFilter};
+use crate::route::rate_limit::{Filter as RateFilter, RateLimit};
 use crate::route::rbac::{Filter, Override};
 use crate::route::session::{Filter as SessionFilter, Session};
 
@@ -136,6 +139,7 @@ pub(super) struct Filters {
     /// Who may ask.
     pub(super) rbac: Vec<Filter>,
     pub(super) sessions: Vec<SessionFilter>,
+    pub(super) rate_limits: Vec<RateFilter>,
 }
 
 /// What a route, and what is around it, says about the filters, by their names.
@@ -145,6 +149,7 @@ pub(super) struct OfRoute {
     cors: BTreeMap<Box<str>, Arc<cors::Cors>>,
     rbac: BTreeMap<Box<str>, Override>,
     sessions: BTreeMap<Box<str>, Option<Arc<Session>>>,
+    rate_limits: BTreeMap<Box<str>, Option<Arc<RateLimit>>>,
 }
 
 impl OfRoute {
@@ -159,6 +164,11 @@ impl OfRoute {
 
     pub(super) fn rbac(&self) -> ByFilter<Override> {
         self.rbac.iter().map(|(name, said)| (name.clone(), said.clone())).collect()
+    }
+
+    /// Nothing where as many requests are taken as come.
+    pub(super) fn rate_limits(&self) -> ByFilter<Option<Arc<RateLimit>>> {
+        self.rate_limits.iter().map(|(name, limit)| (name.clone(), limit.clone())).collect()
     }
 
     /// Nothing where the filter's own counts.
@@ -195,6 +205,11 @@ pub(super) fn compile(filters: &[HttpFilter]) -> Result<Filters, Problem> {
             {
                 let session = session::of_listener(any).under(|| "typed_config".into())?;
                 compiled.sessions.push(SessionFilter { name: name(), session, disabled: filter.disabled });
+            }
+            Some(http_filter::ConfigType::TypedConfig(any)) if any.type_url == LocalRateLimit::type_url() => {
+                let limit = rate_limit::compile(&unpack(any)?).under(|| "typed_config".into())?;
+                let limit = limit.filter(|_| !filter.disabled).map(Arc::new);
+                compiled.rate_limits.push(RateFilter { name: name(), limit });
             }
             _ if filter.disabled => {}
             Some(http_filter::ConfigType::TypedConfig(any)) if any.type_url == GrpcWeb::type_url() => {
@@ -256,6 +271,11 @@ pub(super) fn of_route(configs: &HashMap<String, Any>, around: &OfRoute) -> Resu
         if any.type_url == CorsPolicy::type_url() {
             let message: CorsPolicy = unpack(&any).under(at)?;
             of.cors.insert(name.as_str().into(), Arc::new(cors_of(&message).under(at)?));
+            continue;
+        }
+        if any.type_url == LocalRateLimit::type_url() {
+            let limit = rate_limit::compile(&unpack(&any).under(at)?).under(at)?;
+            of.rate_limits.insert(name.as_str().into(), limit.map(Arc::new));
             continue;
         }
         if any.type_url == RbacPerRoute::type_url() {
@@ -325,6 +345,7 @@ fn said<'a>(name: &str, any: &'a Any) -> Result<Said<'a>, Problem> {
                 BufferPerRoute::type_url(),
                 CorsPolicy::type_url(),
                 RbacPerRoute::type_url(),
+                LocalRateLimit::type_url(),
                 StatefulSessionPerRoute::type_url(),
             ]
             .contains(&inner.type_url) =>

@@ -11,8 +11,8 @@ use ipnet::IpNet;
 use super::chains::Chains;
 use crate::discovery::on_demand::OnDemand;
 use crate::route::filters::Buffer;
-use crate::route::session;
 use crate::route::{RouteTable, rbac};
+use crate::route::{rate_limit, session};
 
 /// A listening socket. The address never changes during the handle's life: a resource with another address
 /// under the same name is a new handle, and the old one drains.
@@ -80,6 +80,8 @@ pub struct HttpSettings {
     pub buffers: Vec<Buffer>,
     /// The filters for sessions with an endpoint.
     pub sessions: Vec<session::Filter>,
+    /// The filters that limit how many requests are taken.
+    pub rate_limits: Vec<rate_limit::Filter>,
     /// Whether `x-request-id` is made when absent.
     pub generate_request_id: bool,
     /// Whether an `x-request-id` from outside is kept.

@@ -335,6 +335,7 @@ fn compile_route(message: &Route, position: usize, around: &Around<'_>) -> Resul
         response_headers: around.combine(&around.response, response).into(),
         cors: of_filters.cors(),
         rbac: of_filters.rbac(),
+        rate_limits: of_filters.rate_limits(),
     })
 }
 

@@ -635,6 +635,7 @@ fn http_settings(manager: Manager, routes: Arc<RouteHandle>) -> HttpSettings {
         rbac: manager.rbac,
         buffers: manager.buffers,
         sessions: manager.sessions,
+        rate_limits: manager.rate_limits,
         extended_connect: manager.extended_connect,
         generate_request_id: manager.generate_request_id,
         preserve_external_request_id: manager.preserve_external_request_id,

@@ -10,8 +10,8 @@ use envoy_types::pb::envoy::config::core::v3::config_source::ConfigSourceSpecifi
 
 use super::problem::Problem;
 use super::{
-    bootstrap, cds, eds, filters, hcm, in_place, keepalive, lds, matching, overload, proxy_protocol, rbac,
-    rds, secrets, session, stream_log, tcp_proxy, tls, tls_upstream,
+    bootstrap, cds, eds, filters, hcm, in_place, keepalive, lds, matching, overload, proxy_protocol,
+    rate_limit, rbac, rds, secrets, session, stream_log, tcp_proxy, tls, tls_upstream,
 };
 
 /// The treatment of one message's fields.
@@ -44,6 +44,7 @@ pub const MESSAGES: &[&[Message]] = &[
     stream_log::MESSAGES,
     filters::MESSAGES,
     rbac::MESSAGES,
+    rate_limit::MESSAGES,
     session::MESSAGES,
     tcp_proxy::MESSAGES,
     proxy_protocol::MESSAGES,

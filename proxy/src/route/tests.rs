@@ -53,6 +53,7 @@ fn route(name: &str, matcher: RouteMatcher) -> Route {
         response_headers: Box::default(),
         cors: Default::default(),
         rbac: Default::default(),
+        rate_limits: Default::default(),
     }
 }
 
@@ -88,6 +89,7 @@ fn split(target: u32) -> RouteTable {
         response_headers: Box::default(),
         cors: Default::default(),
         rbac: Default::default(),
+        rate_limits: Default::default(),
     };
     table(vec![(&["*"], vec![route])])
 }

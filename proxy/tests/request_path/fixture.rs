@@ -173,6 +173,7 @@ impl Proxy {
             response_headers: Box::default(),
             cors: Default::default(),
             rbac: Default::default(),
+            rate_limits: Default::default(),
         };
         (setup.route)(&mut route);
         let host = (vec!["*".to_owned()], VirtualHost::new("all".into(), vec![route]));
@@ -208,6 +209,7 @@ impl Proxy {
             rbac: Vec::new(),
             buffers: vec![Buffer { name: "envoy.filters.http.buffer".into(), most: 1, disabled: true }],
             sessions: Vec::new(),
+            rate_limits: Vec::new(),
             extended_connect: true,
             max_connections: 0,
             generate_request_id: true,

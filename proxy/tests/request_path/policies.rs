@@ -11,6 +11,7 @@ use pontoon_proxy::resilience::breakers::Breakers;
 use pontoon_proxy::route::cors::Cors;
 use pontoon_proxy::route::expression::Expression;
 use pontoon_proxy::route::matching::ValueMatcher;
+use pontoon_proxy::route::rate_limit::{Filter, Rate, RateLimit};
 use pontoon_proxy::route::{Mirror, RegexRewrite};
 use pontoon_proxy::upstream::cluster::{BalancePolicy, Cluster, ClusterSettings, EndpointSource};
 
@@ -96,6 +97,33 @@ on_all_protocols! {
         let response = client.send(Request::post("/").body(full("pay")).unwrap()).await;
         assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
         assert_eq!(count.load(Ordering::Relaxed), 7);
+    }
+
+    async fn more_requests_than_a_limit_allows_are_refused(front, back) {
+        let upstream = Upstream::echo(back).await;
+        let hourly = |most| Some(Arc::new(RateLimit::new(Rate::new(most, 1, Duration::from_secs(3600)))));
+        for (of_route, taken) in [(None, 2), (Some(hourly(3)), 3), (Some(None), 5)] {
+            let limit = Filter { name: "limit".into(), limit: hourly(2) };
+            let setup = Setup {
+                protocol: back.upstream(),
+                http: Box::new(move |http| http.rate_limits = vec![limit]),
+                route: Box::new(move |route| {
+                    route.rate_limits = of_route.map(|limit| ("limit".into(), limit)).into_iter().collect();
+                }),
+                ..Setup::default()
+            };
+            let proxy = Proxy::with(&[upstream.address], setup).await;
+            let mut client = Client::connect(proxy.address, front).await;
+            for number in 0..5 {
+                let answer = client.get("/").await;
+                if number < taken {
+                    assert_eq!(answer.status(), 200, "{number} of {taken}");
+                    continue;
+                }
+                assert_eq!(answer.status(), StatusCode::TOO_MANY_REQUESTS, "{number} of {taken}");
+                assert_eq!(answer.headers()["x-pontoon-reason"], "rate_limited");
+            }
+        }
     }
 
     async fn pages_of_other_sites_are_let_in_by_name(front, back) {

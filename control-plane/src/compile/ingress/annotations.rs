@@ -8,6 +8,7 @@ use k8s_openapi::api::networking::v1::Ingress;
 use serde_json::{Value as Json, json};
 
 use super::affinity::{self, Affinity};
+use super::rate::Rate;
 use super::sources::Sources;
 use crate::compile::INVALID;
 use crate::compile::hostname::Hostname;
@@ -36,6 +37,8 @@ const CANARY_TOTAL: u32 = 100;
 /// More tries only add to an outage.
 const MAX_TRIES: u32 = 21;
 
+/// ingress-nginx's, where nothing else is said.
+const BURST: u32 = 5;
 /// What an Ingress's annotations ask for.
 #[derive(Debug, Default)]
 pub(super) struct Annotations {
@@ -54,6 +57,8 @@ pub(super) struct Annotations {
     /// A `cors` filter of the Gateway API.
     pub(super) cors: Option<Json>,
     pub(super) sources: Sources,
+    /// Of each client.
+    pub(super) rate: Option<Rate>,
     pub(super) affinity: Option<Affinity>,
     pub(super) protocol: Protocol,
     pub(super) host: Option<String>,
@@ -151,6 +156,9 @@ impl Annotations {
             "proxy-read-timeout" => self.idle = self.idle.max(Some(seconds(value)?)),
             "proxy-send-timeout" => self.idle = self.idle.max(Some(seconds(value)?)),
             "proxy-body-size" => self.body_bytes = Some(size(value)?),
+            "limit-rps" => self.rate = Some(rate(value, Duration::from_secs(1), &of)?),
+            "limit-rpm" if of("limit-rps").is_some() => return Err("limit-rps counts".to_owned()),
+            "limit-rpm" => self.rate = Some(rate(value, Duration::from_secs(60), &of)?),
             "enable-cors" => self.cors = truth(value)?.then(|| cors(&of)).transpose()?,
             "allowlist-source-range" | "whitelist-source-range" | "denylist-source-range" => {
                 if let Err(message) = self.sources.take(name, value) {
@@ -185,6 +193,7 @@ impl Annotations {
                 self.retries = Some(self.retries.map_or(tries - 1, |before| before.min(tries - 1)));
             }
             // Read by the one that they belong to, and without that of no effect there either.
+            "limit-burst-multiplier" if of("limit-rps").or(of("limit-rpm")).is_some() => {}
             "permanent-redirect-code" if of("permanent-redirect").is_some() => {}
             "cors-allow-origin"
             | "cors-allow-methods"
@@ -284,6 +293,15 @@ fn size(value: &str) -> Result<u32, String> {
     };
     let bytes = number.parse::<u64>().map_err(|_| wrong())?.checked_mul(unit).ok_or_else(wrong)?;
     u32::try_from(bytes).map_err(|_| wrong())
+}
+
+fn rate<'v>(value: &str, interval: Duration, of: &impl Fn(&str) -> Option<&'v str>) -> Result<Rate, String> {
+    let number = |text: &str| text.parse::<u32>().ok().filter(|number| *number > 0);
+    let requests = number(value).ok_or("expected a number of requests, above 0")?;
+    let multiplier = of("limit-burst-multiplier").map_or(Some(BURST), number);
+    let burst = multiplier.and_then(|multiplier| requests.checked_mul(multiplier));
+    let burst = burst.ok_or("expected a limit-burst-multiplier above 0, which is not too large")?;
+    Ok(Rate { requests, burst, interval })
 }
 
 fn protocol(value: &str) -> Result<Protocol, String> {

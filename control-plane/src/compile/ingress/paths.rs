@@ -16,10 +16,10 @@ use pontoon_proxy::route::expression::Expression;
 use serde_json::{Value as Json, json};
 
 use super::annotations::{Annotations, Canary, HeaderIs};
-use super::namespace_of;
+use super::{namespace_of, rate};
 use crate::compile::INVALID;
 use crate::compile::backend::Splits;
-use crate::compile::chain::{BUFFER, RBAC, SESSION};
+use crate::compile::chain::{BUFFER, RATE_LIMIT, RBAC, SESSION};
 use crate::compile::policy;
 use crate::compile::route::{self, Compiled};
 use crate::compile::status::ConditionType;
@@ -361,6 +361,10 @@ impl<'i> Host<'i> {
                 }
             }
             _ => {}
+        }
+        // What is redirected is no request to the service, in ingress-nginx either.
+        if let (Some(rate), Some(Action::Route(_))) = (self.annotations.rate, &route.action) {
+            route.typed_per_filter_config.insert(RATE_LIMIT.to_owned(), pack_any(rate::of_each_client(rate)));
         }
         if let Some(bytes) = self.annotations.body_bytes {
             let limit = match bytes {

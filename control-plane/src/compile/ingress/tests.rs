@@ -244,7 +244,8 @@ fn each_annotation_does_what_the_table_says() {
         (&[("proxy-next-upstream-tries", "4")], ANY, "/", "service/default/shop/80 retries 3"),
         (&[("proxy-request-buffering", "off"), ("proxy-http-version", "1.1")], ANY, "/", SHOP),
         (&[("auth-url", "http://auth")], ANY, "/", "500"),
-        (&[("limit-rps", "5")], ANY, "/", SHOP),
+        (&[("limit-rps", "5")], ANY, "/", "service/default/shop/80 +envoy.filters.http.local_ratelimit"),
+        (&[("limit-connections", "5")], ANY, "/", SHOP),
     ];
     for (annotations, path, request, expected) in rows {
         let compiled = compiled(&[ingress("shop", annotations, *path, "shop")]);

@@ -721,6 +721,19 @@ pub(super) const SETUPS: &[Setup] = &[
                     "permissions": [{"any": true}], "principals": [{"and_ids": {"ids": [
                         {"remote_ip": {"address_prefix": "198.51.100.0", "prefix_len": 24}},
                         {"not_id": {"or_ids": {"ids": [{"remote_ip": {"address_prefix": "198.51.100.7", "prefix_len": 32}}]}}}]}}]}}}}}}},
+            {"match": {"prefix": "/two"}, "route": {"cluster": "a"}, "typed_per_filter_config": {"limit": {
+                "@type": "type.googleapis.com/envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit", "stat_prefix": "two",
+                "token_bucket": {"max_tokens": 2, "fill_interval": "3600s"},
+                "filter_enabled": {"default_value": {"numerator": 100}}, "filter_enforced": {"default_value": {"numerator": 100}}}}},
+            {"match": {"prefix": "/each"}, "route": {"cluster": "a"}, "typed_per_filter_config": {"limit": {
+                "@type": "type.googleapis.com/envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit", "stat_prefix": "each",
+                "token_bucket": {"max_tokens": 100, "fill_interval": "3600s"},
+                "filter_enabled": {"default_value": {"numerator": 100}}, "filter_enforced": {"default_value": {"numerator": 100}},
+                "rate_limits": [{"actions": [{"remote_address": {}}]}],
+                "descriptors": [{"entries": [{"key": "remote_address"}], "token_bucket": {"max_tokens": 1, "fill_interval": "3600s"}}]}}},
+            {"match": {"prefix": "/free"}, "route": {"cluster": "a"}, "typed_per_filter_config": {"limit": {
+                "@type": "type.googleapis.com/envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit", "stat_prefix": "free",
+                "token_bucket": {"max_tokens": 1, "fill_interval": "3600s"}}}},
             {"match": {"prefix": "/"}, "route": {"cluster": "a"}}]"#,
         r#"{"typed_per_filter_config": {"first": {
             "@type": "type.googleapis.com/envoy.extensions.filters.http.buffer.v3.BufferPerRoute", "buffer": {"max_request_bytes": 14}}}}"#,
@@ -737,6 +750,14 @@ pub(super) const SETUPS: &[Setup] = &[
             "POST /misnamed | = two",
             "POST /on | = one",
             "POST /on | = four",
+            "GET /two?1",
+            "GET /two?2",
+            "GET /two?3",
+            "GET /each?1 | X-Forwarded-For: 192.0.2.7",
+            "GET /each?2 | X-Forwarded-For: 192.0.2.7",
+            "GET /each?3 | X-Forwarded-For: 192.0.2.8",
+            "GET /free?1",
+            "GET /free?2",
             "GET / | x-bad: 1",
             "GET /good?a=b | x-bad: 1",
             "GET /all | x-bad: 1",

@@ -34,6 +34,7 @@ fn http() -> HttpSettings {
         rbac: Vec::new(),
         buffers: Vec::new(),
         sessions: Vec::new(),
+        rate_limits: Vec::new(),
         http10: false,
         extended_connect: false,
         generate_request_id: true,

@@ -80,6 +80,15 @@ fn guarded(permission: Value, principal: Value) -> Value {
         "route_config": {"name": "r"}}))
 }
 
+/// A listener with a filter that limits requests by such a thing.
+fn limited(by: Value) -> Value {
+    let limit = json!({"@type": of("filters.http.local_ratelimit.v3.LocalRateLimit"), "stat_prefix": "x",
+        "rate_limits": [{"actions": [by]}]});
+    let router = json!({"name": "router", "typed_config": {"@type": of("filters.http.router.v3.Router")}});
+    manager(json!({"http_filters": [{"name": "limit", "typed_config": limit}, router],
+        "route_config": {"name": "r"}}))
+}
+
 fn hashed(policy: Value) -> Value {
     to(json!({"hash_policy": [policy]}))
 }
@@ -164,6 +173,71 @@ fn cases() -> Vec<(&'static str, Value, &'static str)> {
         ),
         ("envoy.config.route.v3.FilterAction", route(json!({"filter_action": {}})), "action"),
         ("envoy.config.route.v3.NonForwardingAction", route(json!({"non_forwarding_action": {}})), "action"),
+        (
+            "envoy.config.route.v3.RateLimit.Action.DestinationCluster",
+            limited(json!({"destination_cluster": {}})),
+            "rate_limits[0].actions[0]",
+        ),
+        (
+            "envoy.config.route.v3.RateLimit.Action.DynamicMetaData",
+            limited(
+                json!({"dynamic_metadata": {"descriptor_key": "k", "metadata_key": {"key": "k", "path": [{"key": "p"}]}}}),
+            ),
+            "rate_limits[0].actions[0]",
+        ),
+        (
+            "envoy.config.route.v3.RateLimit.Action.GenericKey",
+            limited(json!({"generic_key": {"descriptor_value": "v"}})),
+            "rate_limits[0].actions[0]",
+        ),
+        (
+            "envoy.config.route.v3.RateLimit.Action.HeaderValueMatch",
+            limited(
+                json!({"header_value_match": {"descriptor_value": "v", "headers": [{"name": "x", "present_match": true}]}}),
+            ),
+            "rate_limits[0].actions[0]",
+        ),
+        (
+            "envoy.config.route.v3.RateLimit.Action.MaskedRemoteAddress",
+            limited(json!({"masked_remote_address": {}})),
+            "rate_limits[0].actions[0]",
+        ),
+        (
+            "envoy.config.route.v3.RateLimit.Action.MetaData",
+            limited(
+                json!({"metadata": {"descriptor_key": "k", "metadata_key": {"key": "k", "path": [{"key": "p"}]}}}),
+            ),
+            "rate_limits[0].actions[0]",
+        ),
+        (
+            "envoy.config.route.v3.RateLimit.Action.QueryParameterValueMatch",
+            limited(
+                json!({"query_parameter_value_match": {"descriptor_value": "v", "query_parameters": [{"name": "q", "present_match": true}]}}),
+            ),
+            "rate_limits[0].actions[0]",
+        ),
+        (
+            "envoy.config.route.v3.RateLimit.Action.QueryParameters",
+            limited(json!({"query_parameters": {"query_parameter_name": "q", "descriptor_key": "k"}})),
+            "rate_limits[0].actions[0]",
+        ),
+        (
+            "envoy.config.route.v3.RateLimit.Action.RemoteAddressMatch",
+            limited(
+                json!({"remote_address_match": {"descriptor_value": "v", "address_matcher": {"ranges": [{"address_prefix": "10.0.0.0"}]}}}),
+            ),
+            "rate_limits[0].actions[0]",
+        ),
+        (
+            "envoy.config.route.v3.RateLimit.Action.RequestHeaders",
+            limited(json!({"request_headers": {"header_name": "x", "descriptor_key": "k"}})),
+            "rate_limits[0].actions[0]",
+        ),
+        (
+            "envoy.config.route.v3.RateLimit.Action.SourceCluster",
+            limited(json!({"source_cluster": {}})),
+            "rate_limits[0].actions[0]",
+        ),
         (
             "envoy.config.route.v3.RouteAction.HashPolicy.FilterState",
             hashed(json!({"filter_state": {"key": "k"}})),
@@ -283,9 +357,13 @@ fn what_is_listed_as_refused_is_refused() {
 #[test]
 fn the_rest_is_taken() {
     let guarded = guarded(json!({"any": true}), json!({"any": true}));
-    for statics in
-        [cluster(json!({})), to(json!({})), hashed(json!({"header": {"header_name": "x"}})), guarded]
-    {
+    for statics in [
+        cluster(json!({})),
+        to(json!({})),
+        hashed(json!({"header": {"header_name": "x"}})),
+        guarded,
+        limited(json!({"remote_address": {}})),
+    ] {
         assert_eq!(tried(statics), Ok(()));
     }
 }

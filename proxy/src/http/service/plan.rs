@@ -26,7 +26,8 @@ use crate::route::cors::Asked;
 use crate::route::filters::longest_body;
 use crate::route::session;
 use crate::route::{
-    Action, Forward, NoRoute, RegexRewrite, RequestHead, Route, RouteTable, Targets, WeightedCluster, rbac,
+    Action, Forward, NoRoute, RegexRewrite, RequestHead, Route, RouteTable, Targets, WeightedCluster,
+    rate_limit, rbac,
 };
 use crate::upstream::cluster::{Cluster, ClusterSettings, UpstreamProtocol};
 
@@ -281,8 +282,15 @@ pub(super) fn plan(
             policy.answer(origin.clone(), response.headers_mut());
         }
     };
-    if denied.is_some() {
-        let mut response = respond::error(exchange, Error::RbacDenied);
+    // Behind CORS, so that the page that asks gets to see it.
+    let refused = if denied.is_some() {
+        Some(Error::RbacDenied)
+    } else {
+        let takes = rate_limit::take(&settings.rate_limits, &route.rate_limits, head.client, exchange.start);
+        (!takes).then_some(Error::RateLimited)
+    };
+    if let Some(refused) = refused {
+        let mut response = respond::error(exchange, refused);
         answer_origin(&mut response);
         return Ok(Plan::Answer(response));
     }

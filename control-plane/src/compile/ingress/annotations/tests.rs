@@ -12,7 +12,8 @@ fn of(pairs: &[(&str, &str)]) -> Annotations {
 #[test]
 fn what_is_not_read_is_named() {
     for (name, is_closed) in [
-        ("limit-rps", false),
+        ("limit-connections", false),
+        ("limit-burst-multiplier", false),
         ("proxy-buffering", false),
         ("affinity", false),
         ("session-cookie-name", false),
@@ -52,6 +53,8 @@ fn values_that_cannot_be_read_are_named_and_passed_over() {
         ("proxy-read-timeout", "0"),
         ("proxy-read-timeout", "1m"),
         ("proxy-body-size", "8x"),
+        ("limit-rps", "0"),
+        ("limit-rpm", "many"),
         ("proxy-body-size", "5g"),
         ("backend-protocol", "AJP"),
         ("backend-protocol", "FCGI"),
@@ -109,4 +112,19 @@ fn sizes_and_times_are_nginx_s() {
     let idle = |pairs| of(pairs).idle.map(|idle| idle.as_secs());
     assert_eq!(idle(&[("proxy-read-timeout", "10")]), Some(10));
     assert_eq!(idle(&[("proxy-read-timeout", "10"), ("proxy-send-timeout", "30s")]), Some(30));
+}
+
+#[test]
+fn a_rate_has_a_burst() {
+    let rate = |pairs: &[(&str, &str)]| {
+        of(pairs).rate.map(|rate| (rate.requests, rate.burst, rate.interval.as_secs()))
+    };
+    assert_eq!(rate(&[("limit-rps", "10")]), Some((10, 50, 1)));
+    assert_eq!(rate(&[("limit-rpm", "10"), ("limit-burst-multiplier", "2")]), Some((10, 20, 60)));
+    let both = of(&[("limit-rpm", "10"), ("limit-rps", "10")]);
+    assert_eq!((both.rate.map(|rate| rate.interval.as_secs()), both.errors.len()), (Some(1), 1));
+    for multiplier in ["0", "4294967295"] {
+        let read = of(&[("limit-rps", "10"), ("limit-burst-multiplier", multiplier)]);
+        assert_eq!((read.rate, read.errors.len()), (None, 1), "{multiplier}");
+    }
 }
