@@ -8,9 +8,12 @@ use std::time::Duration;
 use super::channel::Channel;
 use super::give::asked_for;
 
+/// A line's word, and the socket that it is about.
+type Line = (String, Option<(SocketAddr, String)>);
+
 /// The lines that another process' bytes are, each with the socket that it asks for, where it does. No more than a
 /// socket's buffer of bytes.
-pub fn lines(bytes: &[u8]) -> std::io::Result<Vec<(String, Option<(SocketAddr, String)>)>> {
+pub fn lines(bytes: &[u8]) -> std::io::Result<Vec<Line>> {
     let (mut theirs, ours) = UnixStream::pair()?;
     theirs.write_all(bytes)?;
     theirs.shutdown(Shutdown::Write)?;
