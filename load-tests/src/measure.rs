@@ -9,15 +9,35 @@ use anyhow::{Context as _, ensure};
 
 use crate::peer::Name;
 
-/// CPU time of a process so far, user and system, of all its threads.
+/// CPU time of a process so far, user and system, of all its threads. Of those that run it is known in ns; of those that
+/// have ended it is only in the sum of all, in ticks, which is rounded down: whichever is more is nearer.
 pub(crate) fn cpu_time(pid: u32) -> anyhow::Result<Duration> {
     let path = format!("/proc/{pid}/stat");
     let stat = std::fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
+    let of_all = parse_stat(&stat).with_context(|| format!("no times in {path}"))?;
+    // A thread may end while it is looked for, and its times go to the sum.
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let of_each = threads.filter_map(|thread| {
+        parse_schedstat(&std::fs::read_to_string(thread.path().join("schedstat")).ok()?)
+    });
+    Ok(of_all.max(of_each.sum()))
+}
+
+/// Of `/proc/PID/stat`.
+fn parse_stat(text: &str) -> Option<Duration> {
     // The second field is the name in brackets and may hold spaces; user and system time are the 14th and 15th.
-    let rest = stat.rsplit_once(')').context("no name in stat")?.1;
-    let ticks: u64 = rest.split_whitespace().skip(11).take(2).filter_map(|f| f.parse::<u64>().ok()).sum();
-    let second = rustix::param::clock_ticks_per_second();
-    Ok(Duration::from_micros(ticks * 1_000_000 / second))
+    let mut fields = text.rsplit_once(')')?.1.split_whitespace().skip(11);
+    Some(ticks(fields.next()?)? + ticks(fields.next()?)?)
+}
+
+/// Of `/proc/PID/task/TID/schedstat`: ns on a processor, ns of waiting for one, and how often it got one.
+fn parse_schedstat(text: &str) -> Option<Duration> {
+    text.split_whitespace().next()?.parse().ok().map(Duration::from_nanos)
+}
+
+fn ticks(field: &str) -> Option<Duration> {
+    let micros = field.parse::<u64>().ok()? * 1_000_000 / rustix::param::clock_ticks_per_second();
+    Some(Duration::from_micros(micros))
 }
 
 /// Resident memory of a process, in bytes.
@@ -104,9 +124,19 @@ mod tests {
     }
 
     #[test]
-    fn this_process_uses_memory() {
+    fn this_process_uses_memory_and_time() {
         let pid = std::process::id();
         assert!(resident(pid).unwrap() > 100_000);
-        assert!(cpu_time(pid).is_ok());
+        assert!(cpu_time(pid).unwrap() > Duration::ZERO);
+    }
+
+    #[test]
+    fn times_are_read_from_behind_a_name_with_spaces_and_brackets() {
+        let tick = Duration::from_secs(1) / u32::try_from(rustix::param::clock_ticks_per_second()).unwrap();
+        let stat = "42 (a) b (c) S 1 42 42 0 -1 4194304 100 0 0 0 12 30 0 0 20 0 1 0 126092";
+        assert_eq!(parse_stat(stat), Some(tick * 42));
+        assert_eq!(parse_stat("42 (a) S 1"), None);
+        assert_eq!(parse_schedstat("2328712 45 7\n"), Some(Duration::from_nanos(2_328_712)));
+        assert_eq!(parse_schedstat(""), None);
     }
 }
