@@ -167,12 +167,7 @@ async fn measure(arguments: &Arguments, point: Point) -> anyhow::Result<Table> {
         world: World { services: point.services },
     };
     site.clear()?;
-    let mut table = Table {
-        phase: point.phase(),
-        title: point.title(),
-        ratio_of: String::from("registration p99"),
-        rows: Vec::new(),
-    };
+    let mut table = Table::new(&point.phase(), &point.title(), "registration p99", Vec::new());
     for kind in Kind::ALL.into_iter().take(if arguments.alone { 1 } else { Kind::ALL.len() }) {
         let row = measure_one(&site, kind, point, arguments.quick).await;
         table
@@ -214,6 +209,9 @@ async fn measure_one(site: &Site, kind: Kind, point: Point, quick: bool) -> anyh
         times.sort_unstable();
         row.push(&format!("{} p50", change.text()), milliseconds(percentile(&times, 50)));
         row.push(&format!("{} p99", change.text()), milliseconds(percentile(&times, 99)));
+    }
+    for change in Change::ALL.into_iter().filter(|change| !change.is_for(kind)) {
+        row.note(format!("{}: it reads none", change.text()));
     }
     let (after, peak) = server.resident()?;
     fleet.stop().await;

@@ -181,7 +181,7 @@ async fn measure(arguments: &Arguments, sizes: Sizes, results: &mut Results) -> 
 
 /// A table of one row: there is nobody else to be had.
 fn table(name: &str, title: String, ratio_of: &str, row: Row) -> Table {
-    Table { phase: format!("{PHASE}-{name}"), title, ratio_of: ratio_of.to_owned(), rows: vec![row] }
+    Table::new(&format!("{PHASE}-{name}"), &title, ratio_of, vec![row])
 }
 
 fn milliseconds(duration: Duration) -> f64 {

@@ -19,7 +19,7 @@ pub(crate) struct Table {
     pub(crate) phase: String,
     pub(crate) title: String,
     /// The figure that the picture shows, and whose ratio to the best peer stands beside the figures; less is better.
-    pub(crate) ratio_of: String,
+    ratio_of: String,
     pub(crate) rows: Vec<Row>,
 }
 
@@ -27,23 +27,61 @@ pub(crate) struct Table {
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Row {
     pub(crate) peer: String,
-    figures: Vec<(String, Vec<f64>)>,
+    /// By round, so that peers can be compared within it. None: the round was lost.
+    figures: Vec<(String, Vec<Option<f64>>)>,
+    /// Why something is missing, and the like.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) notes: Vec<String>,
 }
 
 impl Row {
     pub(crate) fn new(peer: &str) -> Row {
-        Row { peer: peer.to_owned(), figures: Vec::new() }
+        Row { peer: peer.to_owned(), figures: Vec::new(), notes: Vec::new() }
     }
 
+    /// In the round after the last that has this figure.
     pub(crate) fn push(&mut self, figure: &str, value: f64) {
-        match self.figures.iter_mut().find(|(name, _)| *name == figure) {
-            Some((_, values)) => values.push(value),
-            None => self.figures.push((figure.to_owned(), vec![value])),
-        }
+        self.push_in(self.rounds(figure).len(), figure, value);
+    }
+
+    pub(crate) fn push_in(&mut self, round: usize, figure: &str, value: f64) {
+        let at = self.figures.iter().position(|(name, _)| *name == figure).unwrap_or_else(|| {
+            self.figures.push((figure.to_owned(), Vec::new()));
+            self.figures.len() - 1
+        });
+        let (_, rounds) = &mut self.figures[at];
+        rounds.resize(rounds.len().max(round + 1), None);
+        rounds[round] = Some(value);
+    }
+
+    /// For the reader, below the table.
+    pub(crate) fn note(&mut self, text: String) {
+        self.notes.push(text);
+    }
+
+    fn rounds(&self, figure: &str) -> &[Option<f64>] {
+        self.figures.iter().find(|(name, _)| *name == figure).map_or(&[], |(_, rounds)| rounds)
+    }
+
+    /// Of the rounds that counted.
+    fn values(&self, figure: &str) -> Vec<f64> {
+        self.rounds(figure).iter().copied().flatten().collect()
     }
 
     fn median(&self, figure: &str) -> Option<f64> {
-        self.figures.iter().find(|(name, _)| *name == figure).and_then(|(_, values)| median(values))
+        median(&self.values(figure))
+    }
+
+    /// How many times the other's figure this one is, in each round that has both. Nothing where either is nothing or
+    /// less, as what is added to a floor may be.
+    fn over(&self, other: &Row, figure: &str) -> Vec<f64> {
+        let is_some = |row: &Row| row.median(figure).is_some_and(|median| median > 0.0);
+        if !is_some(self) || !is_some(other) {
+            return Vec::new();
+        }
+        let both = self.rounds(figure).iter().zip(other.rounds(figure));
+        let both = both.filter_map(|(own, other)| (*own).zip(*other));
+        both.filter(|(own, other)| *own > 0.0 && *other > 0.0).map(|(own, other)| own / other).collect()
     }
 }
 
@@ -51,10 +89,13 @@ fn spread(values: &[f64]) -> (f64, f64) {
     values.iter().fold((f64::MAX, f64::MIN), |(low, high), value| (low.min(*value), high.max(*value)))
 }
 
+/// Of an even count, halfway between the two in the middle.
 fn median(values: &[f64]) -> Option<f64> {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
-    sorted.get(sorted.len() / 2).copied()
+    let upper = sorted.get(sorted.len() / 2)?;
+    let lower = sorted.get((sorted.len() - 1) / 2)?;
+    Some(f64::midpoint(*lower, *upper))
 }
 
 /// What one round alone must be worse by: it shows no spread of its own.
@@ -76,7 +117,7 @@ fn is_of_the_load(figure: &str) -> bool {
 }
 
 fn is_worse(figure: &str, now: &[f64], then: &[f64]) -> bool {
-    if is_of_the_load(figure) {
+    if is_of_the_load(figure) || now.is_empty() || then.is_empty() {
         return false;
     }
     let width = |values: &[f64]| if values.len() > 1 { 0.0 } else { SPREAD_OF_ONE };
@@ -88,12 +129,22 @@ fn is_worse(figure: &str, now: &[f64], then: &[f64]) -> bool {
     }
 }
 
+/// With two digits behind the point where there are few before it.
 fn number(value: f64) -> String {
-    if value >= 1000.0 { format!("{value:.0}") } else { format!("{value:.1}") }
+    let digits = match value.abs() {
+        0.0 | 1000.0.. => 0,
+        10.0.. => 1,
+        _ => 2,
+    };
+    format!("{value:.digits$}")
 }
 
 impl Table {
-    /// Medians with the spread, and the ratio to the best peer.
+    pub(crate) fn new(phase: &str, title: &str, ratio_of: &str, rows: Vec<Row>) -> Table {
+        Table { phase: phase.to_owned(), title: title.to_owned(), ratio_of: ratio_of.to_owned(), rows }
+    }
+
+    /// Medians with the spread, the ratio to the best peer, and what is to be said of them.
     pub(crate) fn markdown(&self) -> String {
         let names: Vec<&str> = self
             .rows
@@ -105,19 +156,30 @@ impl Table {
         for row in &self.rows {
             let _ = write!(out, "\n| {} |", row.peer);
             for name in &names {
-                let Some((_, values)) = row.figures.iter().find(|(own, _)| own == name) else {
-                    out.push_str(" - |");
-                    continue;
-                };
-                let (low, high) = spread(values);
-                let middle = median(values).map_or_else(|| "-".into(), number);
-                if values.len() > 1 {
-                    let _ = write!(out, " {middle} ({}–{}) |", number(low), number(high));
-                } else {
-                    let _ = write!(out, " {middle} |");
-                }
+                let _ = write!(out, " {} |", self.cell(row, name));
             }
             let _ = write!(out, " {} |", self.ratio(row, &self.ratio_of));
+        }
+        for (at, (row, note)) in
+            self.rows.iter().flat_map(|row| row.notes.iter().map(move |note| (row, note))).enumerate()
+        {
+            let _ = write!(out, "{}- {}: {note}", if at == 0 { "\n\n" } else { "\n" }, row.peer);
+        }
+        out
+    }
+
+    /// A median, what it is of where that is more than one round, and how many rounds count where some were lost.
+    fn cell(&self, row: &Row, figure: &str) -> String {
+        let values = row.values(figure);
+        let Some(median) = median(&values) else { return String::from("-") };
+        let mut out = number(median);
+        if values.len() > 1 {
+            let (low, high) = spread(&values);
+            let _ = write!(out, " ({}–{})", number(low), number(high));
+        }
+        let rounds = self.rows.iter().map(|row| row.rounds(figure).len()).max().unwrap_or_default();
+        if values.len() < rounds {
+            let _ = write!(out, ", {} of {rounds}", values.len());
         }
         out
     }
@@ -137,21 +199,21 @@ impl Table {
         out
     }
 
-    /// How many times the best peer's median of this figure a row has; none where either is nothing or less, as what
-    /// is added to a floor may be.
+    /// How many times the best peer's figure a row's is: the median of the rounds.
     fn ratio(&self, row: &Row, figure: &str) -> String {
-        let both = row.median(figure).filter(|own| *own > 0.0).zip(self.best(figure));
-        both.map_or_else(|| "-".into(), |(own, best)| format!("{:.2}", own / best))
+        let rounds = self.best(figure).map_or_else(Vec::new, |best| row.over(best, figure));
+        median(&rounds).map_or_else(|| "-".into(), |ratio| format!("{ratio:.2}"))
     }
 
-    /// The best peer's median of a figure, where it is something.
-    fn best(&self, figure: &str) -> Option<f64> {
-        let of_peers = self.compared().skip(1).filter_map(|row| row.median(figure));
+    /// The peer with the best median of a figure, where that is something.
+    fn best(&self, figure: &str) -> Option<&Row> {
+        let of_peers = self.compared().skip(1).filter_map(|row| Some((row, row.median(figure)?)));
+        let by_median = |one: &(&Row, f64), other: &(&Row, f64)| one.1.total_cmp(&other.1);
         let best = match is_rate(figure) {
-            true => of_peers.max_by(f64::total_cmp),
-            false => of_peers.min_by(f64::total_cmp),
+            true => of_peers.max_by(by_median),
+            false => of_peers.min_by(by_median),
         };
-        best.filter(|best| *best > 0.0)
+        best.filter(|(_, median)| *median > 0.0).map(|(row, _)| row)
     }
 
     /// We and the peers, without the floor.
@@ -182,9 +244,9 @@ impl Table {
     /// The compared figure as bars.
     fn plot(&self) -> String {
         let bars = self.rows.iter().filter_map(|row| {
-            let (_, values) = row.figures.iter().find(|(name, _)| *name == self.ratio_of)?;
-            let (low, high) = spread(values);
-            Some(plot::Bar { peer: &row.peer, median: median(values)?, low, high })
+            let values = row.values(&self.ratio_of);
+            let (low, high) = spread(&values);
+            Some(plot::Bar { peer: &row.peer, median: median(&values)?, low, high })
         });
         plot::bars(&self.ratio_of, &bars.collect::<Vec<_>>())
     }
@@ -262,8 +324,8 @@ impl Results {
     }
 
     /// Our own figures that are worse than in the earlier run, so that not even the best round of now comes up to the
-    /// worst one of then. Where peers have the figure, it is the ratio to the best of them that counts: the machine may
-    /// be another, or be busy. Of memory it is the figure itself.
+    /// worst one of then. Where peers have the figure, it is the ratio to the best of them in the same round that counts:
+    /// the machine may be another, or be busy. Of memory it is the figure itself.
     ///
     /// # Errors
     /// When one of the runs was quick and the other was not.
@@ -279,22 +341,17 @@ impl Results {
         for table in &self.tables {
             let Some(before) = earlier.tables.iter().find(|then| then.phase == table.phase) else { continue };
             let Some((row, then)) = table.rows.first().zip(before.rows.first()) else { continue };
-            for (figure, now) in &row.figures {
-                let Some((_, then)) = then.figures.iter().find(|(name, _)| name == figure) else { continue };
+            for (figure, _) in &row.figures {
                 let best = table.best(figure).zip(before.best(figure)).filter(|_| !is_memory(figure));
-                let (by, of) = best.unwrap_or((1.0, 1.0));
-                let over =
-                    |values: &[f64], best: f64| values.iter().map(|value| value / best).collect::<Vec<_>>();
-                if is_worse(figure, &over(now, by), &over(then, of))
-                    && let Some((now, then)) = median(now).zip(median(then))
+                let (now_over, then_over) = match best {
+                    Some((by, of)) => (row.over(by, figure), then.over(of, figure)),
+                    None => (row.values(figure), then.values(figure)),
+                };
+                if is_worse(figure, &now_over, &then_over)
+                    && let Some((now, then)) = row.median(figure).zip(then.median(figure))
                 {
-                    let _ = writeln!(
-                        out,
-                        "worse: {}, {figure}: {} instead of {}",
-                        table.phase,
-                        number(now),
-                        number(then)
-                    );
+                    let (phase, now, then) = (&table.phase, number(now), number(then));
+                    let _ = writeln!(out, "worse: {phase}, {figure}: {now} instead of {then}");
                 }
             }
         }
@@ -380,6 +437,68 @@ mod tests {
         assert!(!is_worse("MiB at start", &[10.4], &[10.0]));
         assert!(is_worse("full/s", &[900.0], &[1_000.0]));
         assert!(!is_worse("changes a second", &[200.0, 210.0], &[100.0, 101.0]));
+        assert!(!is_worse("requests/s", &[], &[96.0, 99.0]));
+    }
+
+    #[test]
+    fn a_median_of_an_even_count_is_halfway() {
+        assert_eq!(median(&[]), None);
+        assert_eq!(median(&[3.0]), Some(3.0));
+        assert_eq!(median(&[4.0, 1.0]), Some(2.5));
+        assert_eq!(median(&[9.0, 1.0, 4.0]), Some(4.0));
+        assert_eq!(median(&[9.0, 1.0, 4.0, 6.0]), Some(5.0));
+    }
+
+    #[test]
+    fn a_number_has_the_digits_that_tell_it_from_the_next() {
+        let shown = [0.27, 4.123, 17.64, -1652.4, 47239.0, 0.0].map(number);
+        assert_eq!(shown, ["0.27", "4.12", "17.6", "-1652", "47239", "0"]);
+    }
+
+    /// Figures of peers, by rounds.
+    pub(super) fn table(figure: &str, rows: &[(&str, &[Option<f64>])]) -> Table {
+        let row = |(peer, rounds): &(&str, &[Option<f64>])| Row {
+            figures: vec![(figure.to_owned(), rounds.to_vec())],
+            ..Row::new(peer)
+        };
+        Table::new("p", "t", figure, rows.iter().map(row).collect())
+    }
+
+    #[test]
+    fn what_a_round_lost_is_said() {
+        let mut row = Row::new("nginx");
+        row.push_in(1, "requests/s", 30.0);
+        row.push_in(2, "requests/s", 40.0);
+        row.note(String::from("closed"));
+        let mut table = table("requests/s", &[("Pontoon", &[Some(10.0), Some(20.0), Some(30.0)])]);
+        table.rows.push(row);
+        assert_eq!(
+            table.markdown().lines().skip(2).collect::<Vec<_>>(),
+            [
+                "| Pontoon | 20.0 (10.0–30.0) | 0.71 |",
+                "| nginx | 35.0 (30.0–40.0), 2 of 3 | 1.00 |",
+                "",
+                "- nginx: closed",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_ratio_is_of_figures_of_the_same_round() {
+        // The second round was slow for all.
+        let rows: [(&str, &[_]); 2] =
+            [("Pontoon", &[Some(10.0), Some(25.0), Some(11.0)]), ("one", &[Some(10.0), Some(20.0), None])];
+        let table = table("CPU µs/request", &rows);
+        assert_eq!(table.rows[0].over(&table.rows[1], "CPU µs/request"), [1.0, 1.25]);
+        assert_eq!(table.ratio(&table.rows[0], "CPU µs/request"), "1.12");
+    }
+
+    #[test]
+    fn results_of_before_rounds_had_places_are_read() {
+        let text = r#"{"machine": [], "quick": false, "tables": [{"phase": "p", "title": "t", "ratio_of": "a",
+            "rows": [{"peer": "Pontoon", "figures": [["a", [1.0, null, 2]]]}]}]}"#;
+        let results: Results = serde_json::from_str(text).unwrap();
+        assert_eq!(results.tables[0].rows[0].rounds("a"), [Some(1.0), None, Some(2.0)]);
     }
 
     #[test]
@@ -393,13 +512,8 @@ mod tests {
                 row.push(figure, value);
             }
         }
-        let table = Table {
-            phase: "p".to_owned(),
-            title: "t".to_owned(),
-            ratio_of: "CPU µs/request".to_owned(),
-            rows,
-        };
-        assert!(table.markdown().ends_with("| other | 40.0 | 200.0 | 2.0 | 2.00 |"), "{}", table.markdown());
+        let table = Table::new("p", "t", "CPU µs/request", rows);
+        assert!(table.markdown().ends_with("| other | 40.0 | 200.0 | 2.00 | 2.00 |"), "{}", table.markdown());
         let ratios = table.ratios();
         assert!(ratios.contains("\n| Pontoon | 0.50 | 1.50 | - |\n"), "{ratios}");
         assert!(ratios.ends_with("| other | 2.00 | 1.00 | - |"), "{ratios}");

@@ -60,7 +60,7 @@ pub(super) fn run(bench: &Bench, peers: &[Name]) -> anyhow::Result<Table> {
         }
     }
     let rows = running.into_iter().map(|peer| peer.row).collect();
-    Ok(Table { phase: "churn".to_owned(), title: TITLE.to_owned(), ratio_of: RATIO.to_owned(), rows })
+    Ok(Table::new("churn", TITLE, RATIO, rows))
 }
 
 fn start(bench: &Bench, name: Name, scenario: &Scenario, upstreams: [u16; 2]) -> anyhow::Result<Peer> {

@@ -66,12 +66,7 @@ async fn both(bench: &Bench) -> anyhow::Result<Table> {
         };
         rows.push(follow(&system, jars, &folder).await?);
     }
-    Ok(Table {
-        phase: "convergence".to_owned(),
-        title: TITLE.to_owned(),
-        ratio_of: REGISTERED.to_owned(),
-        rows,
-    })
+    Ok(Table::new("convergence", TITLE, REGISTERED, rows))
 }
 
 async fn pontoon(bench: &Bench, folder: &Path) -> anyhow::Result<System> {

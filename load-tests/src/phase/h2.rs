@@ -84,12 +84,8 @@ pub(super) fn run(bench: &Bench, peers: &[Name], kind: &Kind) -> anyhow::Result<
             }
         }
     }
-    Ok(Table {
-        phase: kind.phase.to_owned(),
-        title: kind.title.to_owned(),
-        ratio_of: CONNECTIONS[1].1.to_owned(),
-        rows: running.into_iter().map(|(row, _)| row).collect(),
-    })
+    let rows = running.into_iter().map(|(row, _)| row).collect();
+    Ok(Table::new(kind.phase, kind.title, CONNECTIONS[1].1, rows))
 }
 
 /// What h2load saw.

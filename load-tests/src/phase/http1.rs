@@ -151,10 +151,5 @@ pub(super) fn run(bench: &Bench, peers: &[Name], series: &Series) -> anyhow::Res
             }
         }
     }
-    Ok(Table {
-        phase: series.phase.to_owned(),
-        title: series.title.to_owned(),
-        ratio_of: cost(&loads[0]),
-        rows,
-    })
+    Ok(Table::new(series.phase, series.title, &cost(&loads[0]), rows))
 }

@@ -66,7 +66,7 @@ pub(super) fn run(bench: &Bench, peers: &[Name], front: Front) -> anyhow::Result
             row.push(PER_CONNECTION, with.saturating_sub(warm) as f64 / 1024.0 / CONNECTIONS as f64);
         }
     }
-    Ok(Table { phase: phase.to_owned(), title: title.to_owned(), ratio_of: PER_CONNECTION.to_owned(), rows })
+    Ok(Table::new(phase, title, PER_CONNECTION, rows))
 }
 
 /// Whether the peer has not closed it: there is nothing to read, and no end either. Through TLS, tickets may be there.

@@ -94,7 +94,7 @@ pub(super) fn run(bench: &Bench, peers: &[Name], rate: &Rate) -> anyhow::Result<
     }
     let mut rows: Vec<Row> = running.into_iter().map(|(row, _)| row).collect();
     rows.push(direct);
-    Ok(Table { phase: rate.phase.to_owned(), title: rate.title.to_owned(), ratio_of: RATIO.to_owned(), rows })
+    Ok(Table::new(rate.phase, rate.title, RATIO, rows))
 }
 
 /// What a load saw.

@@ -41,12 +41,8 @@ pub(super) fn run(bench: &Bench, peers: &[Name]) -> anyhow::Result<Table> {
             row.push("Gbit/s", bytes as f64 * 8.0 / elapsed.as_secs_f64() / 1e9);
         }
     }
-    Ok(Table {
-        phase: "tcp".to_owned(),
-        title: TITLE.to_owned(),
-        ratio_of: COST.to_owned(),
-        rows: running.into_iter().map(|(row, _)| row).collect(),
-    })
+    let rows = running.into_iter().map(|(row, _)| row).collect();
+    Ok(Table::new("tcp", TITLE, COST, rows))
 }
 
 /// Takes whatever is sent, and counts it.

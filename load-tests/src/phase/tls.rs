@@ -63,12 +63,8 @@ pub(super) fn run(bench: &Bench, peers: &[Name]) -> anyhow::Result<Table> {
             }
         }
     }
-    Ok(Table {
-        phase: "tls".to_owned(),
-        title: TITLE.to_owned(),
-        ratio_of: FULL.to_owned(),
-        rows: running.into_iter().map(|(row, _)| row).collect(),
-    })
+    let rows = running.into_iter().map(|(row, _)| row).collect();
+    Ok(Table::new("tls", TITLE, FULL, rows))
 }
 
 /// How long handshakes go on.
