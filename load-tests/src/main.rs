@@ -11,6 +11,7 @@ mod peer;
 mod phase;
 mod report;
 mod sink;
+mod turns;
 
 use std::path::PathBuf;
 
@@ -92,11 +93,25 @@ fn main() -> anyhow::Result<()> {
     }
     let arguments = Arguments::parse();
     raise_limits()?;
+    let mut peers = vec![Name::Pontoon];
+    // A JVM takes longer to start and to warm than a short run has.
+    let chosen = |p: &Name| match arguments.peers.as_slice() {
+        [] => !(arguments.quick && p.is_on_jvm()),
+        some => some.contains(p),
+    };
+    peers.extend(Name::OTHERS.into_iter().filter(chosen));
+    // Before this process leaves a processor to the proxies.
+    let mut results = report::Results::begin(&peers, arguments.quick);
+    let earlier = arguments.against.as_deref().map(report::Results::read).transpose()?;
     // Before there are threads.
     let last = peer::leave_one()?;
+    if last.is_none() {
+        println!("there is one processor, which the proxies share with the load and what stands behind them");
+    }
     std::fs::create_dir_all(&arguments.artifacts)
         .with_context(|| format!("cannot make {}", arguments.artifacts.display()))?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+    runtime.spawn(peer::end_when_asked());
     let bench = Bench {
         folder: arguments.artifacts.clone(),
         proxy: arguments.proxy,
@@ -109,21 +124,12 @@ fn main() -> anyhow::Result<()> {
         quick: arguments.quick,
         last,
     };
-    let mut peers = vec![Name::Pontoon];
-    // A JVM takes longer to start and to warm than a short run has.
-    let chosen = |p: &Name| match arguments.peers.as_slice() {
-        [] => !(arguments.quick && p.is_on_jvm()),
-        some => some.contains(p),
-    };
-    peers.extend(Name::OTHERS.into_iter().filter(chosen));
     let phases = match (arguments.phases.is_empty(), arguments.quick) {
         (false, _) => arguments.phases,
         (true, true) => Phase::QUICK.to_vec(),
         (true, false) => Phase::ALL.to_vec(),
     };
 
-    let earlier = arguments.against.as_deref().map(report::Results::read).transpose()?;
-    let mut results = report::Results::begin(&peers, arguments.quick);
     let mut failed = Vec::new();
     for phase in phases {
         println!("{}", phase.title());

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
@@ -11,11 +12,11 @@ use clap::ValueEnum;
 use rustix::process::{Pid, Signal, kill_process};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use serde::Serialize;
+use tokio::signal::unix::SignalKind;
 use tokio::time::Instant;
 
 use crate::configuration::{self, Front, Scenario};
 use crate::measure::Load;
-use crate::report::Row;
 
 /// Of a JVM on a busy machine; whoever ends early is seen at once.
 const START_TIMEOUT: Duration = Duration::from_secs(180);
@@ -106,11 +107,6 @@ pub(crate) fn leave_one() -> anyhow::Result<Option<usize>> {
     Ok(Some(last))
 }
 
-/// The peers in the order of a round: each is once the first, so that none always has the machine after the floor.
-pub(crate) fn turns(round: usize, peers: usize) -> impl Iterator<Item = usize> {
-    (0..peers).map(move |at| (at + round) % peers)
-}
-
 /// A running process that listens.
 #[derive(Debug)]
 pub(crate) struct Running {
@@ -118,9 +114,36 @@ pub(crate) struct Running {
     pub(crate) port: u16,
 }
 
+/// What this process has started and not ended yet.
+static STARTED: Mutex<Vec<Pid>> = Mutex::new(Vec::new());
+
+fn started() -> MutexGuard<'static, Vec<Pid>> {
+    STARTED.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn id(child: &Child) -> Option<Pid> {
+    i32::try_from(child.id()).ok().and_then(Pid::from_raw)
+}
+
 impl Running {
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// It does nothing, and hears nothing, until it is told to go on. Its connections stay.
+    pub(crate) fn halt(&self) -> anyhow::Result<()> {
+        // Not while all are being ended: it would not hear of it.
+        let _ending = started();
+        self.signal(Signal::STOP)
+    }
+
+    pub(crate) fn go_on(&self) -> anyhow::Result<()> {
+        self.signal(Signal::CONT)
+    }
+
+    fn signal(&self, signal: Signal) -> anyhow::Result<()> {
+        let pid = id(&self.child).context("a process without a number")?;
+        kill_process(pid, signal).with_context(|| format!("{signal:?} to process {}", self.pid()))
     }
 }
 
@@ -132,15 +155,35 @@ impl Drop for Running {
 
 /// Ends a process of ours: asked first, killed where it does not follow.
 pub(crate) fn stop(child: &mut Child, limit: Duration) {
-    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
-    // It may have ended by itself.
-    let _ended = pid.map(|pid| kill_process(pid, Signal::TERM));
+    if let Some(pid) = id(child).filter(|_| matches!(child.try_wait(), Ok(None))) {
+        end(pid);
+    }
     let deadline = Instant::now() + limit;
     while matches!(child.try_wait(), Ok(None)) && Instant::now() < deadline {
         pause(POLL);
     }
     let _ended = child.kill();
     let _ended = child.wait();
+    started().retain(|pid| Some(*pid) != id(child));
+}
+
+/// Asks a process to end, and lets it go on if it is halted. It may have ended by itself.
+fn end(pid: Pid) {
+    for signal in [Signal::TERM, Signal::CONT] {
+        let _ended = kill_process(pid, signal);
+    }
+}
+
+/// Ends this process when it is asked to, with what it has started: those that are halted hear nothing themselves.
+pub(crate) async fn end_when_asked() -> anyhow::Result<()> {
+    let mut terminated = tokio::signal::unix::signal(SignalKind::terminate())?;
+    tokio::select! {
+        _ = terminated.recv() => {}
+        interrupted = tokio::signal::ctrl_c() => interrupted?,
+    }
+    let all = started();
+    all.iter().copied().for_each(end);
+    std::process::exit(1)
 }
 
 impl Bench {
@@ -223,7 +266,7 @@ impl Bench {
                 configuration::spring(name, self.spring()?, port, &self.write(file, text)?)
             }
         };
-        self.start_on(name.text(), command, port, true)
+        self.start_proxy(name.text(), command, port)
     }
 
     /// Our proxy, with the configuration of this xDS server.
@@ -247,17 +290,6 @@ impl Bench {
         self.spring.as_deref().context("PONTOON_E2E_SPRING is not set")
     }
 
-    /// Each in front of `upstream`.
-    pub(crate) fn proxies(
-        &self,
-        names: &[Name],
-        scenario: &Scenario,
-        upstream: u16,
-    ) -> anyhow::Result<Vec<(Row, Running)>> {
-        let one = |name: &Name| Ok((Row::new(name.text()), self.proxy(*name, scenario, upstream)?));
-        names.iter().map(one).collect()
-    }
-
     /// A proxy has the last processor to itself; the load and what stands behind are on the others.
     fn spawn_pinned(&self, command: &mut Command) -> anyhow::Result<Child> {
         let before = sched_getaffinity(None)?;
@@ -277,8 +309,14 @@ impl Bench {
         Ok(path)
     }
 
-    pub(crate) fn start(&self, name: &str, command: Command, port: u16) -> anyhow::Result<Running> {
+    /// What stands behind the proxies.
+    fn start(&self, name: &str, command: Command, port: u16) -> anyhow::Result<Running> {
         self.start_on(name, command, port, false)
+    }
+
+    /// A proxy, on the processor that is theirs.
+    pub(crate) fn start_proxy(&self, name: &str, command: Command, port: u16) -> anyhow::Result<Running> {
+        self.start_on(name, command, port, true)
     }
 
     fn start_on(
@@ -299,6 +337,7 @@ impl Bench {
             .stderr(out);
         let child = if is_proxy { self.spawn_pinned(&mut command) } else { Ok(command.spawn()?) };
         let child = child.with_context(|| format!("cannot start {name}"))?;
+        started().extend(id(&child));
         let mut running = Running { child, port };
         let deadline = Instant::now() + START_TIMEOUT;
         while TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_err() {
@@ -363,4 +402,57 @@ pub(crate) fn free_port() -> anyhow::Result<u16> {
 #[allow(clippy::disallowed_methods, reason = "no async code runs on this thread")]
 pub(crate) fn pause(length: Duration) {
     std::thread::sleep(length);
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// Of nothing: for what needs a bench and starts none of its programs.
+    pub(crate) fn bench() -> Bench {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let none = PathBuf::new;
+        Bench {
+            folder: none(),
+            proxy: none(),
+            envoy: none(),
+            pontoon: none(),
+            pingora: none(),
+            caddy: none(),
+            spring: None,
+            runtime: runtime.handle().clone(),
+            quick: false,
+            last: None,
+        }
+    }
+
+    /// A process that does nothing by itself.
+    pub(crate) fn sleeping() -> Running {
+        Running { child: Command::new("sleep").arg("600").spawn().unwrap(), port: 0 }
+    }
+
+    /// Whether a process comes to be halted, or to be not.
+    pub(crate) fn becomes_halted(pid: u32, wanted: bool) -> bool {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        loop {
+            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+            if stat.rsplit_once(") ").unwrap().1.starts_with('T') == wanted {
+                return true;
+            }
+            if Instant::now() > deadline {
+                return false;
+            }
+            pause(POLL);
+        }
+    }
+
+    #[test]
+    fn what_is_halted_ends_at_once() {
+        let proxy = sleeping();
+        proxy.halt().unwrap();
+        assert!(becomes_halted(proxy.pid(), true));
+        let began = Instant::now();
+        drop(proxy);
+        assert!(began.elapsed() < STOP_TIMEOUT / 2);
+    }
 }

@@ -59,6 +59,12 @@ impl Row {
         self.notes.push(text);
     }
 
+    /// Takes the other figures of the same peer.
+    pub(crate) fn add(&mut self, other: Row) {
+        self.figures.extend(other.figures);
+        self.notes.extend(other.notes);
+    }
+
     fn rounds(&self, figure: &str) -> &[Option<f64>] {
         self.figures.iter().find(|(name, _)| *name == figure).map_or(&[], |(_, rounds)| rounds)
     }

@@ -54,8 +54,11 @@ pub(crate) async fn serve(scenario: &Scenario, port: u16, upstream: u16) -> anyh
 pub(super) async fn listen(server: &Server) -> anyhow::Result<SocketAddr> {
     let socket = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
     let address = socket.local_addr()?;
-    let serving =
-        grpc_server().add_routes(server.routes()).serve_with_incoming(TcpListenerStream::new(socket));
+    // A proxy that is halted answers no ping, and is not to connect anew in its turn.
+    let serving = grpc_server()
+        .http2_keepalive_interval(None)
+        .add_routes(server.routes())
+        .serve_with_incoming(TcpListenerStream::new(socket));
     tokio::spawn(serving);
     Ok(address)
 }

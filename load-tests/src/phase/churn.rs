@@ -12,11 +12,11 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use tokio::time::Instant;
 
-use super::open;
+use super::open::{self, Seen};
 use crate::configuration::{self, Discovery, Front, Scenario};
-use crate::measure::cpu_time;
-use crate::peer::{Bench, Name, Running, free_port, pause};
-use crate::report::{Row, Table};
+use crate::peer::{Bench, Name, free_port, pause};
+use crate::report::Table;
+use crate::turns::{Contender, round};
 
 pub(super) const TITLE: &str = "Endpoints that change 100 times a second (open loop, 2,000 requests/s, 32 connections, 1 KiB, one worker)";
 pub(super) const NOTE: &str = "One of two endpoints is taken away and put back all the time; both answer all the \
@@ -27,6 +27,8 @@ that comes and goes shows that changes arrive (a quarter, where it is there half
 
 const BETWEEN_CHANGES: Duration = Duration::from_millis(10);
 const RATIO: &str = "p99 µs, changing";
+const QUANTILES: [(f64, &str, &str); 3] =
+    [(0.5, "p50 µs", "p50 µs, changing"), (0.99, "p99 µs", RATIO), (0.999, "p99.9 µs", "p99.9 µs, changing")];
 /// A runtime command is answered at once.
 const SOCKET_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -36,12 +38,6 @@ enum Source {
     Socket(PathBuf),
 }
 
-struct Peer {
-    row: Row,
-    proxy: Running,
-    source: Source,
-}
-
 pub(super) fn run(bench: &Bench, peers: &[Name]) -> anyhow::Result<Table> {
     let (rounds, seconds) = if bench.quick { (1, 3) } else { (3, 6) };
     let length = Duration::from_secs(seconds);
@@ -49,21 +45,54 @@ pub(super) fn run(bench: &Bench, peers: &[Name]) -> anyhow::Result<Table> {
     let moves = bench.marked_upstream(open::MARK)?;
     let upstreams = [stays.port, moves.port];
     let scenario = Scenario::of(Front::Http);
-    let mut running = peers
-        .iter()
-        .map(|name| start(bench, *name, &scenario, upstreams))
-        .collect::<anyhow::Result<Vec<Peer>>>()?;
-    for _ in 0..rounds {
-        for peer in &mut running {
-            peer.measure(&scenario.path(), length, upstreams)
-                .with_context(|| format!("through {}", peer.row.peer))?;
-        }
+    let path = scenario.path();
+    let (mut running, mut sources) = (Vec::new(), Vec::new());
+    for name in peers {
+        let (peer, source) = start(bench, *name, &scenario, upstreams)?;
+        running.push(peer);
+        sources.push(source);
     }
-    let rows = running.into_iter().map(|peer| peer.row).collect();
+    for number in 0..rounds {
+        round("churn", number, &mut running, |at, peer| {
+            let port = peer.port();
+            let still = || open::MIDDLE.load(port, &path, length)?.all_answered();
+            let still = peer.measure(bench, "without changes", still)?;
+            let changing = || sources[at].load(port, &path, length, upstreams);
+            let changing = peer.measure(bench, "changing", changing)?;
+            for (quantile, figure, changed) in QUANTILES {
+                if let Some(still) = &still {
+                    peer.row.push_in(number, figure, still.seen.at(quantile));
+                }
+                if let Some(changing) = &changing {
+                    peer.row.push_in(number, changed, changing.seen.0.at(quantile));
+                }
+            }
+            if let Some(changing) = changing {
+                let (seen, changes) = &changing.seen;
+                if let Some(error) = &seen.error {
+                    println!("{}: {} failed, the first: {error:#}", peer.row.peer, seen.failed);
+                }
+                let answers = seen.latencies.len() as f64;
+                peer.row.push_in(number, "failed", seen.failed as f64);
+                peer.row.push_in(number, "CPU µs/request, changing", changing.micros_per(answers));
+                let each_second = f64::from(*changes) / length.as_secs_f64();
+                peer.row.push_in(number, "changes a second", each_second);
+                let share = seen.marked as f64 * 100.0 / answers;
+                peer.row.push_in(number, "% of the endpoint that comes and goes", share);
+            }
+            Ok(())
+        })?;
+    }
+    let rows = running.into_iter().map(|peer| peer.into_row()).collect();
     Ok(Table::new("churn", TITLE, RATIO, rows))
 }
 
-fn start(bench: &Bench, name: Name, scenario: &Scenario, upstreams: [u16; 2]) -> anyhow::Result<Peer> {
+fn start(
+    bench: &Bench,
+    name: Name,
+    scenario: &Scenario,
+    upstreams: [u16; 2],
+) -> anyhow::Result<(Contender, Source)> {
     let port = free_port()?;
     let (command, source) = match name {
         Name::Haproxy => {
@@ -86,49 +115,35 @@ fn start(bench: &Bench, name: Name, scenario: &Scenario, upstreams: [u16; 2]) ->
             (command, Source::Xds(discovery))
         }
     };
-    Ok(Peer { row: Row::new(name.text()), proxy: bench.start(name.text(), command, port)?, source })
-}
-
-impl Peer {
-    /// One round: with endpoints as they are, then while they change.
-    fn measure(&mut self, path: &str, length: Duration, upstreams: [u16; 2]) -> anyhow::Result<()> {
-        let still = open::MIDDLE.load(self.proxy.port, path, length)?;
-        let before = cpu_time(self.proxy.pid())?;
-        let ended = AtomicBool::new(false);
-        let (seen, changes) = std::thread::scope(|scope| {
-            let changing = scope.spawn(|| self.source.change(upstreams, &ended));
-            let seen = open::MIDDLE.load(self.proxy.port, path, length);
-            ended.store(true, Ordering::Relaxed);
-            (seen, changing.join())
-        });
-        let used = cpu_time(self.proxy.pid())?.saturating_sub(before);
-        let Ok(changes) = changes else { bail!("what changes the endpoints ended by a panic") };
-        let (seen, changes) = (seen?, changes?);
-        let answers = seen.latencies.len() as f64;
-        if let Some(error) = still.error {
-            return Err(error.context("without changes"));
-        }
-        if seen.marked == 0 || seen.marked as f64 > answers * 0.45 {
-            bail!("{} of {answers} answers are of the endpoint that comes and goes", seen.marked);
-        }
-        if let Some(error) = &seen.error {
-            println!("{}: {} failed, the first: {error:#}", self.row.peer, seen.failed);
-        }
-        self.row.push("p50 µs", still.at(0.5));
-        self.row.push("p50 µs, changing", seen.at(0.5));
-        self.row.push("p99 µs", still.at(0.99));
-        self.row.push(RATIO, seen.at(0.99));
-        self.row.push("p99.9 µs", still.at(0.999));
-        self.row.push("p99.9 µs, changing", seen.at(0.999));
-        self.row.push("failed", seen.failed as f64);
-        self.row.push("CPU µs/request, changing", used.as_secs_f64() * 1e6 / answers);
-        self.row.push("changes a second", changes as f64 / length.as_secs_f64());
-        self.row.push("% of the endpoint that comes and goes", seen.marked as f64 * 100.0 / answers);
-        Ok(())
-    }
+    let proxy = bench.start_proxy(name.text(), command, port)?;
+    Ok((Contender::new(name, vec![proxy])?, source))
 }
 
 impl Source {
+    /// What a load sees while endpoints change, and how often they did.
+    fn load(
+        &self,
+        port: u16,
+        path: &str,
+        length: Duration,
+        upstreams: [u16; 2],
+    ) -> anyhow::Result<(Seen, u32)> {
+        let ended = AtomicBool::new(false);
+        let (seen, changes) = std::thread::scope(|scope| {
+            let changing = scope.spawn(|| self.change(upstreams, &ended));
+            let seen = open::MIDDLE.load(port, path, length);
+            ended.store(true, Ordering::Relaxed);
+            (seen, changing.join())
+        });
+        let Ok(changes) = changes else { bail!("what changes the endpoints ended by a panic") };
+        let (seen, changes) = (seen?, changes?);
+        let answers = seen.latencies.len() as f64;
+        if seen.marked == 0 || seen.marked as f64 > answers * 0.45 {
+            bail!("{} of {answers} answers are of the endpoint that comes and goes", seen.marked);
+        }
+        Ok((seen, changes))
+    }
+
     /// Takes the second endpoint away and puts it back until the load has ended, and leaves it there; gives how
     /// often.
     fn change(&self, [stays, moves]: [u16; 2], ended: &AtomicBool) -> anyhow::Result<u32> {

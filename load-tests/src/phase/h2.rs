@@ -7,9 +7,10 @@ use anyhow::Context as _;
 
 use crate::configuration::{Front, Scenario};
 use crate::grpc;
-use crate::measure::{Load, TRACE_HEADER, cpu_time};
-use crate::peer::{Bench, Name, turns};
+use crate::measure::{Load, TRACE_HEADER};
+use crate::peer::{Bench, Name};
 use crate::report::Table;
+use crate::turns::{contenders, round};
 
 /// What is asked for.
 pub(super) struct Kind {
@@ -55,36 +56,37 @@ pub(super) fn run(bench: &Bench, peers: &[Name], kind: &Kind) -> anyhow::Result<
         let words = ["-d", &message, "-H", "content-type: application/grpc", "-H", "te: trailers"];
         request.extend(words.map(String::from));
     }
-    let mut running = bench.proxies(peers, &scenario, upstream.port)?;
-    for round in 0..rounds {
-        for at in turns(round, running.len()) {
-            let (row, proxy) = &mut running[at];
-            let path = scenario.path();
-            let url = format!("http://127.0.0.1:{}{path}", proxy.port);
-            if round == 0 {
+    let path = scenario.path();
+    let mut running = contenders(bench, peers, &scenario, 1, upstream.port)?;
+    for number in 0..rounds {
+        round(kind.phase, number, &mut running, |_, peer| {
+            let port = peer.port();
+            let url = format!("http://127.0.0.1:{port}{path}");
+            if number == 0 {
                 let check = async {
                     match kind.is_grpc {
-                        true => grpc::check(proxy.port, &path).await,
-                        false => grpc::check_plain(proxy.port, &path, 1_024).await,
+                        true => grpc::check(port, &path).await,
+                        false => grpc::check_plain(port, &path, 1_024).await,
                     }
                 };
-                bench.runtime.block_on(check).with_context(|| format!("through {}", row.peer))?;
+                bench.runtime.block_on(check)?;
                 h2load(&url, &request, 1, 1)?;
             }
             for (connections, cost, rate) in CONNECTIONS {
-                let before = cpu_time(proxy.pid())?;
-                let load = h2load(&url, &request, connections, seconds)?;
-                let load = load.whole(kind.answer_bytes(), u64::from(connections * STREAMS));
-                let used = cpu_time(proxy.pid())?.saturating_sub(before);
-                if !load.counts(&row.peer, cost)? {
-                    continue;
+                let streams = u64::from(connections * STREAMS);
+                let load = || {
+                    let seen = h2load(&url, &request, connections, seconds)?;
+                    seen.whole(kind.answer_bytes(), streams).all_answered()
+                };
+                if let Some(done) = peer.measure(bench, rate, load)? {
+                    peer.row.push_in(number, cost, done.micros_per(done.seen.requests as f64));
+                    peer.row.push_in(number, rate, done.seen.per_second);
                 }
-                row.push(cost, used.as_secs_f64() * 1e6 / load.requests as f64);
-                row.push(rate, load.per_second);
             }
-        }
+            Ok(())
+        })?;
     }
-    let rows = running.into_iter().map(|(row, _)| row).collect();
+    let rows = running.into_iter().map(|peer| peer.into_row()).collect();
     Ok(Table::new(kind.phase, kind.title, CONNECTIONS[1].1, rows))
 }
 

@@ -2,16 +2,13 @@
 //! routes, by the size of the answer and of the request, and through two proxies in a row. All proxies run at once and are loaded in
 //! turn, round after round, so that a slow moment of the machine meets all alike.
 
-use std::time::Duration;
-
-use anyhow::Context as _;
-
 use crate::client::Exchange;
 use crate::configuration::{Front, Scenario};
-use crate::measure::{cpu_time, wrk};
-use crate::peer::{Bench, Name, Running, turns, warm};
+use crate::measure::wrk;
+use crate::peer::{Bench, Name, warm};
 use crate::report::{Row, Table};
 use crate::sink;
+use crate::turns::{contenders, round};
 
 /// What is varied.
 pub(super) struct Series {
@@ -59,7 +56,7 @@ pub(super) const ROUTES: Series = Series {
 
 pub(super) const BODIES: Series = Series {
     phase: "bodies",
-    title: "The same by the size of the answer, and of the request (64 connections, 100 routes, one worker)",
+    title: "The same by the size of the answer, and of the request (64 connections, of 10 MiB 16, 100 routes, one worker)",
     loads: &[
         Load { label: "64 KiB", body: 64 * 1_024, ..PLAIN },
         Load { label: "nothing", body: 0, ..PLAIN },
@@ -72,38 +69,9 @@ pub(super) const BODIES: Series = Series {
 
 pub(super) const PAIR: Series = Series {
     phase: "pair",
-    title: "The same through two proxies in a row, as between sidecars (64 connections, 1 KiB, 100 routes, one worker each)",
+    title: "The same through two proxies in a row, as between sidecars (64 connections, 1 KiB, 100 routes, one worker each, both on one processor)",
     loads: &[Load { label: "both together", hops: 2, ..PLAIN }],
 };
-
-/// A peer's proxies; the load goes to the first.
-struct Chain {
-    peer: Name,
-    proxies: Vec<Running>,
-}
-
-impl Chain {
-    fn start(
-        bench: &Bench,
-        peer: Name,
-        scenario: &Scenario,
-        hops: usize,
-        upstream: u16,
-    ) -> anyhow::Result<Self> {
-        let mut proxies = Vec::new();
-        let mut next = upstream;
-        for _ in 0..hops {
-            let proxy = bench.proxy(peer, scenario, next)?;
-            next = proxy.port;
-            proxies.insert(0, proxy);
-        }
-        Ok(Chain { peer, proxies })
-    }
-
-    fn cpu_time(&self) -> anyhow::Result<Duration> {
-        self.proxies.iter().map(|proxy| cpu_time(proxy.pid())).sum()
-    }
-}
 
 pub(super) fn run(bench: &Bench, peers: &[Name], series: &Series) -> anyhow::Result<Table> {
     let (rounds, seconds) = if bench.quick { (3, 2) } else { (3, 4) };
@@ -112,42 +80,44 @@ pub(super) fn run(bench: &Bench, peers: &[Name], series: &Series) -> anyhow::Res
     let upstream = bench.upstream(Front::Http)?;
     let sink = bench.own_upstream(sink::SERVER)?;
     let mut rows: Vec<Row> = peers.iter().map(|peer| Row::new(peer.text())).collect();
+    for (peer, row) in peers.iter().zip(&mut rows) {
+        if peer.is_on_jvm() && loads.len() > 1 {
+            row.note(format!("{} alone: each load costs minutes of warming", loads[0].label));
+        }
+    }
     let cost = |load: &Load| format!("CPU µs/request, {}", load.label);
-    for (number, load) in loads.iter().enumerate() {
+    for (at, load) in loads.iter().enumerate() {
         let scenario = Scenario { routes: load.routes, ..Scenario::of(Front::Http) };
         let upstream = if load.upload > 0 { &sink } else { &upstream };
-        let mut chains = Vec::new();
-        for (peer, row) in peers.iter().zip(&mut rows) {
-            // Each load costs them minutes of warming.
-            if number == 0 || !peer.is_on_jvm() {
-                chains.push((Chain::start(bench, *peer, &scenario, load.hops, upstream.port)?, row));
-            }
-        }
+        let able: Vec<Name> = peers.iter().copied().filter(|peer| at == 0 || !peer.is_on_jvm()).collect();
+        let mut running = contenders(bench, &able, &scenario, load.hops, upstream.port)?;
         let script = (load.upload > 0).then(|| {
             let text = format!("wrk.method = 'POST'\nwrk.body = string.rep('x', {})\n", load.upload);
             bench.write("upload.lua", text)
         });
         let script = script.transpose()?;
         let path = scenario.path_to(load.body);
-        for round in 0..rounds {
-            for at in turns(round, chains.len()) {
-                let (chain, row) = &mut chains[at];
-                let port = chain.proxies[0].port;
-                let url = format!("http://127.0.0.1:{port}{path}");
-                if round == 0 {
+        for number in 0..rounds {
+            round(load.label, number, &mut running, |_, peer| {
+                let url = format!("http://127.0.0.1:{}{path}", peer.port());
+                let wrk = |seconds| wrk(&url, script.as_deref(), load.connections, seconds);
+                if number == 0 {
                     let exchange = Exchange { path: &path, upload: load.upload, answer: load.body };
-                    exchange.connect(port, None).with_context(|| format!("through {}", row.peer))?;
-                    let wrk = |seconds| wrk(&url, script.as_deref(), load.connections, seconds);
-                    warm(chain.peer, || chain.cpu_time(), wrk)?;
+                    exchange.connect(peer.port(), None)?;
+                    warm(peer.name, || peer.cpu_time(), wrk)?;
                 }
-                let before = chain.cpu_time()?;
-                let done = wrk(&url, script.as_deref(), load.connections, seconds)?;
-                let used = chain.cpu_time()?.saturating_sub(before);
-                if !done.counts(chain.peer.text(), load.label)? {
-                    continue;
+                let done = peer.measure(bench, load.label, || wrk(seconds)?.all_answered())?;
+                if let Some(done) = done {
+                    let each = done.micros_per(done.seen.requests as f64);
+                    peer.row.push_in(number, &cost(load), each);
+                    peer.row.push_in(number, &format!("requests/s, {}", load.label), done.seen.per_second);
                 }
-                row.push(&cost(load), used.as_secs_f64() * 1e6 / done.requests as f64);
-                row.push(&format!("requests/s, {}", load.label), done.per_second);
+                Ok(())
+            })?;
+        }
+        for of_load in running.into_iter().map(|peer| peer.into_row()) {
+            if let Some(row) = rows.iter_mut().find(|row| row.peer == of_load.peer) {
+                row.add(of_load);
             }
         }
     }

@@ -6,13 +6,14 @@ use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpStream};
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::bail;
 use tokio::time::Instant;
 
 use crate::configuration::{Front, Scenario};
-use crate::measure::{TRACE_HEADER, cpu_time, wrk};
-use crate::peer::{Bench, Name, pause, turns, warm};
+use crate::measure::{TRACE_HEADER, wrk};
+use crate::peer::{Bench, Name, pause, warm};
 use crate::report::{Row, Table};
+use crate::turns::{contenders, round};
 
 /// A rate, and its table.
 pub(super) struct Rate {
@@ -53,46 +54,45 @@ pub(super) fn run(bench: &Bench, peers: &[Name], rate: &Rate) -> anyhow::Result<
     let upstream = bench.upstream(Front::Http)?;
     let scenario = Scenario::of(Front::Http);
     let path = scenario.path();
-    let mut running = bench.proxies(peers, &scenario, upstream.port)?;
-    for (name, (_, proxy)) in peers.iter().zip(&running) {
-        let url = format!("http://127.0.0.1:{}{path}", proxy.port);
-        warm(*name, || cpu_time(proxy.pid()), |seconds| wrk(&url, None, CONNECTIONS, seconds))?;
+    let mut running = contenders(bench, peers, &scenario, 1, upstream.port)?;
+    for peer in &mut running {
+        peer.turn(|peer| {
+            let url = format!("http://127.0.0.1:{}{path}", peer.port());
+            warm(peer.name, || peer.cpu_time(), |seconds| wrk(&url, None, CONNECTIONS, seconds))
+        })?;
     }
     let mut direct = Row::new("no proxy");
+    direct.note(String::from(
+        "what the others are compared with; nothing is added, and no proxy takes CPU time",
+    ));
     // A floor before and after each round: what the machine does meanwhile is in both.
     let floor = || rate.load(upstream.port, &path, length)?.all_answered();
     let mut before = floor()?;
-    for round in 0..rounds {
+    for number in 0..rounds {
         let mut seen_by: Vec<(usize, Seen)> = Vec::new();
-        for at in turns(round, running.len()) {
-            let (name, (row, proxy)) = (peers[at], &mut running[at]);
-            let start = cpu_time(proxy.pid())?;
-            let seen = rate.load(proxy.port, &path, length).and_then(Seen::all_answered);
-            let used = cpu_time(proxy.pid())?.saturating_sub(start);
-            let seen = match seen {
-                // A peer that fails now and then is measured by its other rounds; we are not to fail.
-                Err(error) if name != Name::Pontoon => {
-                    eprintln!("{}: {error:#}; the round does not count", row.peer);
-                    continue;
-                }
-                seen => seen.with_context(|| format!("through {}", row.peer))?,
-            };
-            row.push("CPU µs/request", used.as_secs_f64() * 1e6 / seen.latencies.len() as f64);
-            seen_by.push((at, seen));
-        }
+        round(rate.phase, number, &mut running, |at, peer| {
+            let port = peer.port();
+            let load = || rate.load(port, &path, length)?.all_answered();
+            if let Some(done) = peer.measure(bench, "requests", load)? {
+                let each = done.micros_per(done.seen.latencies.len() as f64);
+                peer.row.push_in(number, "CPU µs/request", each);
+                seen_by.push((at, done.seen));
+            }
+            Ok(())
+        })?;
         let after = floor()?;
         for (quantile, figure, added) in QUANTILES {
             let floor = f64::midpoint(before.at(quantile), after.at(quantile));
             direct.push(figure, floor);
             for (at, seen) in &seen_by {
-                let (row, _) = &mut running[*at];
-                row.push(added, seen.at(quantile) - floor);
-                row.push(figure, seen.at(quantile));
+                let row = &mut running[*at].row;
+                row.push_in(number, added, seen.at(quantile) - floor);
+                row.push_in(number, figure, seen.at(quantile));
             }
         }
         before = after;
     }
-    let mut rows: Vec<Row> = running.into_iter().map(|(row, _)| row).collect();
+    let mut rows: Vec<Row> = running.into_iter().map(|peer| peer.into_row()).collect();
     rows.push(direct);
     Ok(Table::new(rate.phase, rate.title, RATIO, rows))
 }
@@ -117,7 +117,7 @@ impl Seen {
     }
 
     /// Fails where a request did.
-    fn all_answered(self) -> anyhow::Result<Seen> {
+    pub(super) fn all_answered(self) -> anyhow::Result<Seen> {
         match self.error {
             Some(error) => Err(error.context(format!("{} requests failed", self.failed))),
             None => Ok(self),

@@ -8,15 +8,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::bail;
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create, sendfile};
 use rustix::net::{RecvFlags, recv};
 use tokio::time::Instant;
 
 use crate::configuration::{Front, Scenario};
-use crate::measure::cpu_time;
-use crate::peer::{Bench, Name, turns};
+use crate::peer::{Bench, Name};
 use crate::report::Table;
+use crate::turns::{contenders, round};
 
 pub(super) const TITLE: &str = "TCP: bytes through (four connections, one worker)";
 
@@ -29,19 +29,21 @@ pub(super) fn run(bench: &Bench, peers: &[Name]) -> anyhow::Result<Table> {
     let (rounds, seconds) = if bench.quick { (3, 1) } else { (5, 5) };
     let sink = Sink::start()?;
     let scenario = Scenario::of(Front::Tcp);
-    let mut running = bench.proxies(peers, &scenario, sink.port)?;
-    for round in 0..rounds {
-        for at in turns(round, running.len()) {
-            let (row, proxy) = &mut running[at];
-            let (start, before) = (Instant::now(), cpu_time(proxy.pid())?);
-            let bytes = load(&sink, proxy.port, Duration::from_secs(seconds))
-                .with_context(|| format!("through {}", row.peer))?;
-            let (used, elapsed) = (cpu_time(proxy.pid())?.saturating_sub(before), start.elapsed());
-            row.push(COST, used.as_secs_f64() / (bytes as f64 / f64::from(1 << 30)));
-            row.push("Gbit/s", bytes as f64 * 8.0 / elapsed.as_secs_f64() / 1e9);
-        }
+    let mut running = contenders(bench, peers, &scenario, 1, sink.port)?;
+    for number in 0..rounds {
+        round("tcp", number, &mut running, |_, peer| {
+            let port = peer.port();
+            let load = || load(&sink, port, Duration::from_secs(seconds));
+            if let Some(done) = peer.measure(bench, "bytes", load)? {
+                let bytes = done.seen as f64;
+                peer.row.push_in(number, COST, done.cpu.as_secs_f64() / (bytes / f64::from(1 << 30)));
+                let rate = bytes * 8.0 / done.elapsed.as_secs_f64() / 1e9;
+                peer.row.push_in(number, "Gbit/s", rate);
+            }
+            Ok(())
+        })?;
     }
-    let rows = running.into_iter().map(|(row, _)| row).collect();
+    let rows = running.into_iter().map(|peer| peer.into_row()).collect();
     Ok(Table::new("tcp", TITLE, COST, rows))
 }
 

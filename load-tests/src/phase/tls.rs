@@ -7,16 +7,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{bail, ensure};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, HandshakeKind, StreamOwned};
 use tokio::time::Instant;
 
 use crate::client::{self, Exchange, Tickets};
 use crate::configuration::{Front, Pair, Scenario};
-use crate::measure::cpu_time;
-use crate::peer::{Bench, Name, Running, turns};
+use crate::peer::{Bench, Name};
 use crate::report::Table;
+use crate::turns::{contenders, round};
 
 pub(super) const TITLE: &str = "TLS 1.3 handshakes (P-256 certificate, X25519, one worker)";
 
@@ -30,40 +30,42 @@ pub(super) fn run(bench: &Bench, peers: &[Name]) -> anyhow::Result<Table> {
     let upstream = bench.upstream(Front::Tls)?;
     let pair = Pair::generate(&bench.folder)?;
     let scenario = Scenario { pair: Some(pair), ..Scenario::of(Front::Tls) };
-    let mut running = bench.proxies(peers, &scenario, upstream.port)?;
+    let mut running = contenders(bench, peers, &scenario, 1, upstream.port)?;
     let exchange = Exchange { path: &scenario.path(), upload: 0, answer: 1_024 };
     let config = client::config(None)?;
-    for (row, proxy) in &running {
-        exchange.connect(proxy.port, Some(&config)).with_context(|| format!("through {}", row.peer))?;
-    }
-    for round in 0..rounds {
-        for at in turns(round, running.len()) {
-            let (row, proxy) = &mut running[at];
-            let through = || format!("through {}", row.peer);
-            let full = timed(proxy, || load(&config, proxy.port, HandshakeKind::Full, Until::Time(length)))
-                .with_context(through)?;
-            let tickets = Arc::<Tickets>::default();
-            let resuming = client::config(Some(&tickets))?;
-            while tickets.len() < resumed {
-                let before = tickets.len();
-                // Tickets come after the handshake, for some with the first answer.
-                exchange.connect(proxy.port, Some(&resuming)).with_context(through)?;
-                ensure!(tickets.len() > before, "no ticket came {}", through());
+    for number in 0..rounds {
+        round("tls", number, &mut running, |_, peer| {
+            let port = peer.port();
+            if number == 0 {
+                exchange.connect(port, Some(&config))?;
             }
-            tickets.show();
-            let resumed = timed(proxy, || {
-                load(&resuming, proxy.port, HandshakeKind::Resumed, Until::Count(resumed as u64))
-            });
-            let resumed = resumed.with_context(through)?;
-            for (Timed { count, cpu, elapsed }, cost, rate) in
-                [(full, FULL, "full/s"), (resumed, "CPU µs/resumed", "resumed/s")]
-            {
-                row.push(cost, cpu.as_secs_f64() * 1e6 / count as f64);
-                row.push(rate, count as f64 / elapsed.as_secs_f64());
+            let full = || load(&config, port, HandshakeKind::Full, Until::Time(length));
+            let full = peer.measure(bench, "full handshakes", full)?;
+            let gather = || {
+                let tickets = Arc::<Tickets>::default();
+                let resuming = client::config(Some(&tickets))?;
+                while tickets.len() < resumed {
+                    let before = tickets.len();
+                    // Tickets come after the handshake, for some with the first answer.
+                    exchange.connect(port, Some(&resuming))?;
+                    ensure!(tickets.len() > before, "no ticket came");
+                }
+                tickets.show();
+                Ok(resuming)
+            };
+            let until = Until::Count(resumed as u64);
+            let resume = |resuming: Arc<ClientConfig>| load(&resuming, port, HandshakeKind::Resumed, until);
+            let resumed = peer.measure_after(bench, "resumed handshakes", gather, resume)?;
+            for (done, cost, rate) in [(full, FULL, "full/s"), (resumed, "CPU µs/resumed", "resumed/s")] {
+                let Some(done) = done else { continue };
+                let count = done.seen as f64;
+                peer.row.push_in(number, cost, done.micros_per(count));
+                peer.row.push_in(number, rate, count / done.elapsed.as_secs_f64());
             }
-        }
+            Ok(())
+        })?;
     }
-    let rows = running.into_iter().map(|(row, _)| row).collect();
+    let rows = running.into_iter().map(|peer| peer.into_row()).collect();
     Ok(Table::new("tls", TITLE, FULL, rows))
 }
 
@@ -73,18 +75,6 @@ enum Until {
     Time(Duration),
     /// So many have been begun.
     Count(u64),
-}
-
-struct Timed {
-    count: u64,
-    cpu: Duration,
-    elapsed: Duration,
-}
-
-fn timed(proxy: &Running, load: impl FnOnce() -> anyhow::Result<u64>) -> anyhow::Result<Timed> {
-    let (start, before) = (Instant::now(), cpu_time(proxy.pid())?);
-    let count = load()?;
-    Ok(Timed { count, cpu: cpu_time(proxy.pid())?.saturating_sub(before), elapsed: start.elapsed() })
 }
 
 /// Handshakes on some threads; gives how many there were. All must be of the kind that is wanted.
