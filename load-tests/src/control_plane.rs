@@ -130,8 +130,8 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let points: &[Point] = if arguments.quick { &QUICK } else { &ALL };
     let chosen = |point: &&Point| arguments.only.as_ref().is_none_or(|only| point.phase().contains(only));
-    let earlier = arguments.against.as_deref().map(Results::read).transpose()?;
     let mut results = Results::begin(&[], arguments.quick);
+    let earlier = results.earlier(arguments.against.as_deref())?;
     let mut failed = Vec::new();
     results.about("go-control-plane", String::from(GO_CONTROL_PLANE));
     for point in points.iter().filter(chosen) {
@@ -139,7 +139,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
         match runtime.block_on(measure(arguments, *point)) {
             Ok(table) => {
                 println!("{}", table.markdown());
-                results.tables.push(table);
+                results.add(table);
             }
             Err(error) => {
                 eprintln!("{}: {error:#}", point.phase());
@@ -147,14 +147,9 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
             }
         }
     }
-    let json = results.save(&arguments.artifacts, earlier.as_ref(), arguments.json.as_deref())?;
     // The book shows full runs only, and not those without the peer.
-    let page = match arguments.quick || arguments.alone {
-        true => arguments.artifacts.join("benchmarks.md"),
-        false => PathBuf::from("docs/benchmarks.md"),
-    };
-    results.write_page(&page)?;
-    println!("{}, from {}", page.display(), json.display());
+    let is_for_book = !arguments.quick && !arguments.alone;
+    results.publish(is_for_book, &arguments.artifacts, earlier.as_ref(), arguments.json.as_deref())?;
     anyhow::ensure!(failed.is_empty(), "failed: {}", failed.join(", "));
     Ok(())
 }

@@ -139,10 +139,11 @@ impl Test {
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let sizes = if arguments.quick { QUICK } else { FULL };
-    let earlier = arguments.against.as_deref().map(Results::read).transpose()?;
     let mut results = Results::begin(&[], arguments.quick);
+    let earlier = results.earlier(arguments.against.as_deref())?;
     let measured = runtime.block_on(measure(arguments, sizes, &mut results));
-    let json = results.save(&arguments.artifacts, earlier.as_ref(), arguments.json.as_deref())?;
+    let json = arguments.artifacts.join(results.file());
+    results.save(&json, earlier.as_ref(), arguments.json.as_deref())?;
     // The book shows full runs only.
     let page = match arguments.quick {
         true => arguments.artifacts.join("benchmarks-gateway-api.md"),
@@ -164,7 +165,7 @@ async fn measure(arguments: &Arguments, sizes: Sizes, results: &mut Results) -> 
             Ok(tables) => {
                 for table in tables {
                     println!("{}\n\n{}\n", table.title, table.list());
-                    results.tables.push(table);
+                    results.add(table);
                 }
                 println!("({:.0} s)\n", began.elapsed().as_secs_f64());
             }

@@ -82,6 +82,9 @@ fn main() -> anyhow::Result<()> {
         let arguments = std::iter::once(gateway_api::PHASE.into()).chain(words);
         return gateway_api::run(&gateway_api::Arguments::parse_from(arguments));
     }
+    if words.next_if(|word| word == report::PAGE).is_some() {
+        return report::write_book_page();
+    }
     // What stands behind the proxies.
     if let Some(server) = words.next_if(|word| word == grpc::SERVICE || word == sink::SERVER) {
         let port = words.next().and_then(|word| word.to_str()?.parse().ok()).context("expected a port")?;
@@ -102,7 +105,7 @@ fn main() -> anyhow::Result<()> {
     peers.extend(Name::OTHERS.into_iter().filter(chosen));
     // Before this process leaves a processor to the proxies.
     let mut results = report::Results::begin(&peers, arguments.quick);
-    let earlier = arguments.against.as_deref().map(report::Results::read).transpose()?;
+    let earlier = results.earlier(arguments.against.as_deref())?;
     // Before there are threads.
     let last = peer::leave_one()?;
     if last.is_none() {
@@ -131,6 +134,7 @@ fn main() -> anyhow::Result<()> {
     };
 
     let mut failed = Vec::new();
+    let started = Instant::now();
     for phase in phases {
         println!("{}", phase.title());
         let began = Instant::now();
@@ -138,7 +142,7 @@ fn main() -> anyhow::Result<()> {
         match phase.run(&bench, &able) {
             Ok(table) => {
                 println!("{}\n({:.0} s)\n", table.markdown(), began.elapsed().as_secs_f64());
-                results.tables.push(table);
+                results.add(table);
             }
             // What others have measured for an hour is not to be lost.
             Err(error) => {
@@ -147,14 +151,10 @@ fn main() -> anyhow::Result<()> {
             }
         }
     }
-    let json = results.save(&arguments.artifacts, earlier.as_ref(), arguments.json.as_deref())?;
     // The book shows full runs only, and not those of a few peers.
-    let page = match arguments.quick || !arguments.peers.is_empty() {
-        true => arguments.artifacts.join("benchmarks.md"),
-        false => PathBuf::from("docs/benchmarks.md"),
-    };
-    results.write_page(&page)?;
-    println!("{}, from {}", page.display(), json.display());
+    let is_for_book = !arguments.quick && arguments.peers.is_empty();
+    results.publish(is_for_book, &arguments.artifacts, earlier.as_ref(), arguments.json.as_deref())?;
+    println!("all of it took {:.0} s", started.elapsed().as_secs_f64());
     anyhow::ensure!(failed.is_empty(), "failed: {}", failed.join(", "));
     Ok(())
 }

@@ -117,7 +117,7 @@ impl Phase {
     /// What a reader must know of the figures.
     pub(crate) fn note(self) -> &'static str {
         match self {
-            Phase::OpenLow => open::NOTE,
+            Phase::OpenLow | Phase::Open | Phase::OpenHigh => open::NOTE,
             Phase::Churn => churn::NOTE,
             Phase::Convergence => convergence::NOTE,
             _ => "",

@@ -1,5 +1,6 @@
 //! Results as a table for the terminal and the book, and as JSON for a later comparison.
 
+mod goals;
 mod page;
 mod plot;
 
@@ -20,6 +21,12 @@ pub(crate) struct Table {
     pub(crate) title: String,
     /// The figure that the picture shows, and whose ratio to the best peer stands beside the figures; less is better.
     ratio_of: String,
+    /// When, and of which commit; a run may keep tables of another.
+    #[serde(default)]
+    measured: String,
+    /// Whether the values of all rows are in their rounds' places; those of before that was so are not.
+    #[serde(default)]
+    by_round: bool,
     pub(crate) rows: Vec<Row>,
 }
 
@@ -76,18 +83,6 @@ impl Row {
 
     fn median(&self, figure: &str) -> Option<f64> {
         median(&self.values(figure))
-    }
-
-    /// How many times the other's figure this one is, in each round that has both. Nothing where either is nothing or
-    /// less, as what is added to a floor may be.
-    fn over(&self, other: &Row, figure: &str) -> Vec<f64> {
-        let is_some = |row: &Row| row.median(figure).is_some_and(|median| median > 0.0);
-        if !is_some(self) || !is_some(other) {
-            return Vec::new();
-        }
-        let both = self.rounds(figure).iter().zip(other.rounds(figure));
-        let both = both.filter_map(|(own, other)| (*own).zip(*other));
-        both.filter(|(own, other)| *own > 0.0 && *other > 0.0).map(|(own, other)| own / other).collect()
     }
 }
 
@@ -147,7 +142,14 @@ fn number(value: f64) -> String {
 
 impl Table {
     pub(crate) fn new(phase: &str, title: &str, ratio_of: &str, rows: Vec<Row>) -> Table {
-        Table { phase: phase.to_owned(), title: title.to_owned(), ratio_of: ratio_of.to_owned(), rows }
+        Table {
+            phase: phase.to_owned(),
+            title: title.to_owned(),
+            ratio_of: ratio_of.to_owned(),
+            measured: String::new(),
+            by_round: true,
+            rows,
+        }
     }
 
     /// Medians with the spread, the ratio to the best peer, and what is to be said of them.
@@ -205,9 +207,30 @@ impl Table {
         out
     }
 
+    /// When it was measured, as a sentence.
+    pub(crate) fn measured(&self) -> String {
+        match self.measured.as_str() {
+            "" => String::from("When this was measured, and of which commit, was not kept."),
+            measured => format!("Measured on {measured}."),
+        }
+    }
+
+    /// How many times another's figure a row's is, in each round that has both. Nothing where either is nothing or less,
+    /// as what is added to a floor may be.
+    fn over(&self, row: &Row, other: &Row, figure: &str) -> Vec<f64> {
+        let median_of = |row: &Row| row.median(figure).filter(|median| *median > 0.0);
+        let (Some(_), Some(median)) = (median_of(row), median_of(other)) else { return Vec::new() };
+        if !self.by_round {
+            return row.values(figure).iter().map(|own| own / median).collect();
+        }
+        let both = row.rounds(figure).iter().zip(other.rounds(figure));
+        let both = both.filter_map(|(own, other)| (*own).zip(*other));
+        both.filter(|(own, other)| *own > 0.0 && *other > 0.0).map(|(own, other)| own / other).collect()
+    }
+
     /// How many times the best peer's figure a row's is: the median of the rounds.
     fn ratio(&self, row: &Row, figure: &str) -> String {
-        let rounds = self.best(figure).map_or_else(Vec::new, |best| row.over(best, figure));
+        let rounds = self.best(figure).map_or_else(Vec::new, |best| self.over(row, best, figure));
         median(&rounds).map_or_else(|| "-".into(), |ratio| format!("{ratio:.2}"))
     }
 
@@ -258,11 +281,29 @@ impl Table {
     }
 }
 
+/// Set by `cargo xtask bench`, which knows what it has built.
+const COMMIT: &str = "PONTOON_BENCH_COMMIT";
+
+/// What the page of the book is made of, for others to compare with.
+const OF_BOOK: &str = "docs/benchmarks/results.json";
+const BOOK_PAGE: &str = "docs/benchmarks.md";
+
+/// The first argument that asks for the page alone.
+pub(crate) const PAGE: &str = "page";
+
+/// Writes the page of the book anew, of the results that are kept.
+pub(crate) fn write_book_page() -> anyhow::Result<()> {
+    Results::read(Path::new(OF_BOOK))?.write_page(Path::new(BOOK_PAGE))
+}
+
 /// A whole run.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Results {
     machine: Vec<(String, String)>,
     pub(crate) quick: bool,
+    /// What this run's tables say of when they were measured.
+    #[serde(skip)]
+    measured: String,
     pub(crate) tables: Vec<Table>,
 }
 
@@ -281,7 +322,15 @@ impl Results {
             (String::from("kernel"), first("/proc/sys/kernel/osrelease", "")),
         ];
         machine.extend(peers.iter().map(|peer| (peer.text().to_owned(), version(*peer))));
-        Results { machine, quick, tables: Vec::new() }
+        let commit = std::env::var(COMMIT)
+            .map_or_else(|_| String::from("a commit that is not known"), |commit| format!("commit {commit}"));
+        let measured = format!("{}, of {commit}", says("date", "+%F"));
+        Results { machine, quick, measured, tables: Vec::new() }
+    }
+
+    /// What this run has measured.
+    pub(crate) fn add(&mut self, table: Table) {
+        self.tables.push(Table { measured: self.measured.clone(), ..table });
     }
 
     /// Phases that this run left out keep the figures of the last run that had them, if it was of the same kind.
@@ -324,25 +373,33 @@ impl Results {
     }
 
     /// What an earlier run wrote.
-    pub(crate) fn read(path: &Path) -> anyhow::Result<Results> {
+    fn read(path: &Path) -> anyhow::Result<Results> {
         let text = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
         serde_json::from_slice(&text).with_context(|| format!("{} is not a result of ours", path.display()))
+    }
+
+    /// An earlier run that this one is to be compared with.
+    ///
+    /// # Errors
+    /// When it cannot be read, or one of the runs is quick and the other is not.
+    pub(crate) fn earlier(&self, path: Option<&Path>) -> anyhow::Result<Option<Results>> {
+        let Some(path) = path else { return Ok(None) };
+        let earlier = Results::read(path)?;
+        let kind = |quick: bool| if quick { "a quick run" } else { "a full run" };
+        anyhow::ensure!(
+            self.quick == earlier.quick,
+            "this is {}, and {} is of {}",
+            kind(self.quick),
+            path.display(),
+            kind(earlier.quick)
+        );
+        Ok(Some(earlier))
     }
 
     /// Our own figures that are worse than in the earlier run, so that not even the best round of now comes up to the
     /// worst one of then. Where peers have the figure, it is the ratio to the best of them in the same round that counts:
     /// the machine may be another, or be busy. Of memory it is the figure itself.
-    ///
-    /// # Errors
-    /// When one of the runs was quick and the other was not.
-    fn compare(&self, earlier: &Results) -> anyhow::Result<String> {
-        let kind = |quick: bool| if quick { "a quick run" } else { "a full run" };
-        anyhow::ensure!(
-            self.quick == earlier.quick,
-            "this is {}, and the earlier one was {}",
-            kind(self.quick),
-            kind(earlier.quick)
-        );
+    fn compare(&self, earlier: &Results) -> String {
         let mut out = String::new();
         for table in &self.tables {
             let Some(before) = earlier.tables.iter().find(|then| then.phase == table.phase) else { continue };
@@ -350,7 +407,7 @@ impl Results {
             for (figure, _) in &row.figures {
                 let best = table.best(figure).zip(before.best(figure)).filter(|_| !is_memory(figure));
                 let (now_over, then_over) = match best {
-                    Some((by, of)) => (row.over(by, figure), then.over(of, figure)),
+                    Some((by, of)) => (table.over(row, by, figure), before.over(then, of, figure)),
                     None => (row.values(figure), then.values(figure)),
                 };
                 if is_worse(figure, &now_over, &then_over)
@@ -364,38 +421,63 @@ impl Results {
         if out.is_empty() {
             out.push_str("nothing is worse than before by more than the spread");
         }
-        Ok(out)
+        out
     }
 
-    /// Says what is worse than in the earlier run, keeps what this one left out, and writes all of it beside the logs, and
-    /// where else it is wanted; gives the file beside the logs.
+    /// Says what is worse than in the earlier run, keeps what this one left out, and writes all of it to `json`, and where
+    /// else it is wanted.
     pub(crate) fn save(
         &mut self,
-        artifacts: &Path,
+        json: &Path,
         earlier: Option<&Results>,
         copy: Option<&Path>,
-    ) -> anyhow::Result<PathBuf> {
+    ) -> anyhow::Result<()> {
         if let Some(earlier) = earlier {
-            println!("{}", self.compare(earlier)?);
+            println!("{}", self.compare(earlier));
         }
-        let json = artifacts.join(if self.quick { "quick.json" } else { "results.json" });
-        self.keep_of(&json)?;
+        self.keep_of(json)?;
         let place = |table: &Table| Phase::ALL.iter().position(|phase| phase.name() == table.phase);
         // Those of the control plane come last; those of routes are never among others.
         self.tables.sort_by_key(|table| {
             let (own, phase) = (place(table).unwrap_or(usize::MAX), &*table.phase);
             (own, control_plane::place(phase), gateway_api::place(phase))
         });
-        self.write_json(&json)?;
-        if let Some(copy) = copy {
-            self.write_json(copy)?;
-        }
-        Ok(json)
+        self.write_json(json)?;
+        copy.map_or(Ok(()), |copy| self.write_json(copy))
+    }
+
+    /// Saves it and writes the page. The book has only what full runs measured, beside all peers; the rest goes beside
+    /// the logs.
+    pub(crate) fn publish(
+        &mut self,
+        is_for_book: bool,
+        artifacts: &Path,
+        earlier: Option<&Results>,
+        copy: Option<&Path>,
+    ) -> anyhow::Result<()> {
+        let (json, page) = match is_for_book {
+            true => (PathBuf::from(OF_BOOK), PathBuf::from(BOOK_PAGE)),
+            false => (artifacts.join(self.file()), artifacts.join("benchmarks.md")),
+        };
+        self.save(&json, earlier, copy)?;
+        // Of what is written there, to the last digit.
+        Results::read(&json)?.write_page(&page)?;
+        println!("{}, from {}", page.display(), json.display());
+        Ok(())
+    }
+
+    /// The name of its JSON.
+    pub(crate) fn file(&self) -> &'static str {
+        if self.quick { "quick.json" } else { "results.json" }
     }
 
     fn write_json(&self, path: &Path) -> anyhow::Result<()> {
-        let text = serde_json::to_string_pretty(self)?;
-        std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
+        // Tables and rows begin lines: one value a line is thousands.
+        let text = serde_json::to_string(self)?
+            .replace("{\"phase\":", "\n{\"phase\":")
+            .replace("{\"peer\":", "\n{\"peer\":");
+        std::fs::create_dir_all(path.parent().context("a file has a folder")?)?;
+        std::fs::write(path, text + "\n").with_context(|| format!("cannot write {}", path.display()))
     }
 }
 
@@ -494,9 +576,13 @@ mod tests {
         // The second round was slow for all.
         let rows: [(&str, &[_]); 2] =
             [("Pontoon", &[Some(10.0), Some(25.0), Some(11.0)]), ("one", &[Some(10.0), Some(20.0), None])];
-        let table = table("CPU µs/request", &rows);
-        assert_eq!(table.rows[0].over(&table.rows[1], "CPU µs/request"), [1.0, 1.25]);
-        assert_eq!(table.ratio(&table.rows[0], "CPU µs/request"), "1.12");
+        let mut table = table("CPU µs/request", &rows);
+        let ratio = |table: &Table| table.ratio(&table.rows[0], "CPU µs/request");
+        assert_eq!(table.over(&table.rows[0], &table.rows[1], "CPU µs/request"), [1.0, 1.25]);
+        assert_eq!(ratio(&table), "1.12");
+        // Whose rounds are not known is compared by medians: 11 with 15.
+        table.by_round = false;
+        assert_eq!(ratio(&table), "0.73");
     }
 
     #[test]
@@ -505,6 +591,20 @@ mod tests {
             "rows": [{"peer": "Pontoon", "figures": [["a", [1.0, null, 2]]]}]}]}"#;
         let results: Results = serde_json::from_str(text).unwrap();
         assert_eq!(results.tables[0].rows[0].rounds("a"), [Some(1.0), None, Some(2.0)]);
+        assert!(results.tables[0].measured().contains("not kept"));
+    }
+
+    #[test]
+    fn only_a_run_of_the_same_kind_is_compared_with() {
+        let results =
+            Results { machine: Vec::new(), quick: true, measured: String::new(), tables: Vec::new() };
+        let folder = std::env::temp_dir().join(format!("pontoon-bench-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let file = folder.join("results.json");
+        results.write_json(&file).unwrap();
+        assert!(results.earlier(Some(&file)).unwrap().is_some());
+        assert!(Results { quick: false, ..results }.earlier(Some(&file)).is_err());
+        std::fs::remove_dir_all(&folder).unwrap();
     }
 
     #[test]

@@ -40,6 +40,8 @@ enum Other {
     ControlPlane(control_plane::Arguments),
     /// What thousands of routes cost on a real cluster, and how soon a change of one is in force. Needs root.
     GatewayApi(gateway_api::Arguments),
+    /// Write docs/benchmarks.md anew, of docs/benchmarks/results.json, without measuring.
+    Page,
 }
 
 impl Arguments {
@@ -60,7 +62,8 @@ struct Compared {
     /// The JSON of an earlier run: what has become worse since by more than the spread is printed.
     #[arg(long, value_name = "FILE")]
     against: Option<String>,
-    /// Where the results go as JSON; without it, beside the logs under target/bench.
+    /// Where the results go as JSON beside docs/benchmarks/results.json, which a full run with all peers writes, or the
+    /// file under target/bench that any other one does.
     #[arg(long, value_name = "FILE")]
     json: Option<String>,
 }
@@ -70,6 +73,18 @@ impl Compared {
         command.args(self.against.iter().flat_map(|file| ["--against", file]));
         command.args(self.json.iter().flat_map(|file| ["--json", file]));
     }
+}
+
+/// Says which commit is measured, as far as git is there to ask. Pages and results are no part of what is built.
+fn name_commit(workspace: &Path, command: &mut Command) {
+    let git = |arguments: &[&str]| {
+        let output = Command::new("git").current_dir(workspace).args(arguments).output().ok()?;
+        output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    };
+    let Some(commit) = git(&["rev-parse", "--short", "HEAD"]) else { return };
+    let changes = git(&["status", "--porcelain", "--untracked-files=no", "--", ".", ":(exclude)docs"]);
+    let changed = if changes.is_some_and(|changes| changes.is_empty()) { "" } else { " with changes" };
+    command.env("PONTOON_BENCH_COMMIT", commit + changed);
 }
 
 /// Builds programs of ours as benchmarks take them; gives their folder.
@@ -92,6 +107,11 @@ pub(crate) fn run(
             return control_plane::run(arguments, workspace, steps, tools);
         }
         Some(Other::GatewayApi(arguments)) => return gateway_api::run(arguments, workspace, steps, tools),
+        Some(Other::Page) => {
+            let mut write = Command::new("cargo");
+            write.current_dir(workspace).args(["run", "--locked", "-p", "pontoon-load-tests", "--", "page"]);
+            return steps.run("write docs/benchmarks.md", &mut write).map(drop);
+        }
         None => {}
     }
     tools.debian(steps)?;
@@ -115,6 +135,7 @@ pub(crate) fn run(
         command.args(values.iter().flat_map(|value| [flag, value]));
     }
     arguments.compared.pass(&mut command);
+    name_commit(workspace, &mut command);
     let status = command.status()?;
     if !status.success() {
         bail!("the benchmark ended with {status}");

@@ -15,7 +15,7 @@ pub(crate) fn shown(name: Name) -> String {
     let folder = Path::new("/bench");
     let (notes, text) = match name {
         Name::Pontoon => (
-            "`--workers 1 --max-connections 12000`. A listener, a route configuration with prefix routes and a cluster with its endpoint \
+            "`--workers 1 --max-connections 12000`, built with `--release` (what is shipped is of the profile `dist`). A listener, a route configuration with prefix routes and a cluster with its endpoint \
              come by xDS (`load-tests/src/configuration/ours.rs`); metrics are on, as they always are. Trace headers are passed on, and a request \
              id is made where there is none.",
             String::new(),

@@ -72,7 +72,8 @@ fn page(results: &Results) -> String {
     out.push_str(&results.about_machine());
     for table in &results.tables {
         let note = TABLES.get(place(&table.phase)).map_or("", |(_, note)| *note);
-        let _ = write!(out, "\n## {}\n\n{note}\n\n{}\n", table.title, table.list());
+        let (title, measured) = (&table.title, table.measured());
+        let _ = write!(out, "\n## {title}\n\n{measured} {note}\n\n{}\n", table.list());
     }
     out.push_str(concat!(
         "\n## How to repeat\n\n",

@@ -7,7 +7,7 @@ use std::process::Command;
 use anyhow::bail;
 use clap::Args;
 
-use super::{Compared, build_release};
+use super::{Compared, build_release, name_commit};
 use crate::step::Steps;
 use crate::tools::{Tools, on_path};
 
@@ -44,6 +44,7 @@ pub(super) fn run(
     command.args(arguments.alone.then_some("--alone"));
     command.args(arguments.only.iter().flat_map(|text| ["--only", text]));
     arguments.compared.pass(&mut command);
+    name_commit(workspace, &mut command);
     let status = command.status()?;
     if !status.success() {
         bail!("the benchmark ended with {status}");

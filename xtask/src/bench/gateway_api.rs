@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::bail;
 use clap::Args;
 
-use super::{Compared, build_release};
+use super::{Compared, build_release, name_commit};
 use crate::cluster::ForGroup;
 use crate::step::Steps;
 use crate::tools::Tools;
@@ -45,6 +45,7 @@ pub(super) fn run(
     command.args(arguments.quick.then_some("--quick"));
     command.args(arguments.only.iter().flat_map(|text| ["--only", text]));
     arguments.compared.pass(&mut command);
+    name_commit(workspace, &mut command);
     let status = command.status();
     cluster.down()?;
     let status = status?;
