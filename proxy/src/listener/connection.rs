@@ -85,6 +85,8 @@ pub(crate) struct ConnState {
     born: Instant,
     pub(crate) in_flight: Cell<u32>,
     pub(crate) started: Cell<u64>,
+    /// A request was of HTTP/1.0: an answer of which the length is not known ends with the connection.
+    pub(crate) old: Cell<bool>,
     /// Of the heads of requests in flight.
     pub(crate) head_bytes: Cell<u32>,
     /// The socket did not take all we had.
@@ -137,6 +139,7 @@ impl ConnState {
             born: Instant::now(),
             in_flight: Cell::new(0),
             started: Cell::new(0),
+            old: Cell::new(false),
             head_bytes: Cell::new(0),
             write_blocked: Cell::new(false),
             progress: Cell::new(0),
@@ -515,6 +518,11 @@ impl<'a> Clock<'a> {
 
 /// Ends a connection after hyper.
 async fn finish(conn: &ConnState, mut io: Box<Io>, result: hyper::Result<()>) {
+    if conn.old.get() && result.as_ref().is_err_and(hyper::Error::is_user) {
+        // What was cut off must not look complete.
+        let _ = SockRef::from(io.stream.socket()).set_linger(Some(Duration::ZERO));
+        return;
+    }
     let mut answers = conn.withheld.take();
     let unparsed = result.as_ref().is_err_and(hyper::Error::is_parse);
     // Of a head that our own guard refuses hyper knows nothing.

@@ -222,3 +222,27 @@ async fn answers_reach_who_reads_late() {
     });
     futures_util::future::join_all(cases).await;
 }
+
+/// To a client of HTTP/1.0, whose answers end with the connection, one that broke off does not look complete.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_that_breaks_off_is_no_whole_one_over_http10() {
+    for (end, is_whole) in [("0\r\n\r\n", true), ("", false)] {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let mut head = [0; 1024];
+                let _ = stream.read(&mut head).await;
+                let answer =
+                    format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n{end}");
+                stream.write_all(answer.as_bytes()).await.unwrap();
+            }
+        });
+        let proxy = Proxy::start(&[address]).await;
+        let mut stream = TcpStream::connect(proxy.address).await.unwrap();
+        stream.write_all(b"GET / HTTP/1.0\r\nHost: a\r\n\r\n").await.unwrap();
+        let mut answer = Vec::new();
+        let read = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut answer)).await.expect("an end");
+        assert_eq!(read.is_ok(), is_whole, "{end:?}: {}", String::from_utf8_lossy(&answer));
+    }
+}

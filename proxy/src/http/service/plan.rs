@@ -178,8 +178,11 @@ pub(super) fn plan(
         exchange.grpc.set(grpc::asks(request.headers()));
         return Err(overload);
     }
-    if request.version() == Version::HTTP_10 && !settings.http10 {
-        return Err(Error::OldVersion);
+    if request.version() == Version::HTTP_10 {
+        if !settings.http10 {
+            return Err(Error::OldVersion);
+        }
+        exchange.conn.old.set(true);
     }
     let conn = &exchange.conn;
     let intercepted = conn.way.original().is_some();
