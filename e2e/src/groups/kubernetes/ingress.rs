@@ -121,7 +121,7 @@ async fn told(namespace: &Namespace) -> anyhow::Result<()> {
         let said =
             events.iter().find(|event| event["reason"] == "UnsupportedAnnotation").context("no Event")?;
         let message = said["message"].as_str().unwrap_or_default();
-        ensure!(message.contains("nginx.ingress.kubernetes.io/limit-rps"), "{message}");
+        ensure!(message.contains("nginx.ingress.kubernetes.io/limit-connections"), "{message}");
         ensure!(said["involvedObject"]["name"] == "shop", "{said}");
         Ok(())
     })
@@ -163,7 +163,7 @@ metadata:
   name: shop
   annotations:
     nginx.ingress.kubernetes.io/rewrite-target: /$2
-    nginx.ingress.kubernetes.io/limit-rps: '5'
+    nginx.ingress.kubernetes.io/limit-connections: '5'
 spec:
   ingressClassName: edge
   tls: [{hosts: [shop.example.com], secretName: shop}]
