@@ -155,26 +155,30 @@ pub(super) struct OfRoute {
 impl OfRoute {
     /// Limits of body bytes: 0 for none, and nothing where the filter's own counts.
     pub(super) fn bodies(&self) -> ByFilter<Option<u64>> {
-        self.bodies.iter().map(|(name, limit)| (name.clone(), *limit)).collect()
+        by_filter(&self.bodies)
     }
 
     pub(super) fn cors(&self) -> ByFilter<Arc<cors::Cors>> {
-        self.cors.iter().map(|(name, policy)| (name.clone(), Arc::clone(policy))).collect()
+        by_filter(&self.cors)
     }
 
     pub(super) fn rbac(&self) -> ByFilter<Override> {
-        self.rbac.iter().map(|(name, said)| (name.clone(), said.clone())).collect()
+        by_filter(&self.rbac)
     }
 
     /// Nothing where as many requests are taken as come.
     pub(super) fn rate_limits(&self) -> ByFilter<Option<Arc<RateLimit>>> {
-        self.rate_limits.iter().map(|(name, limit)| (name.clone(), limit.clone())).collect()
+        by_filter(&self.rate_limits)
     }
 
     /// Nothing where the filter's own counts.
     pub(super) fn sessions(&self) -> ByFilter<Option<Arc<Session>>> {
-        self.sessions.iter().map(|(name, session)| (name.clone(), session.clone())).collect()
+        by_filter(&self.sessions)
     }
+}
+
+fn by_filter<T: Clone>(said: &BTreeMap<Box<str>, T>) -> ByFilter<T> {
+    said.iter().map(|(name, said)| (name.clone(), said.clone())).collect()
 }
 
 pub(super) fn compile(filters: &[HttpFilter]) -> Result<Filters, Problem> {

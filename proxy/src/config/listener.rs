@@ -11,8 +11,7 @@ use ipnet::IpNet;
 use super::chains::Chains;
 use crate::discovery::on_demand::OnDemand;
 use crate::route::filters::Buffer;
-use crate::route::{RouteTable, rbac};
-use crate::route::{rate_limit, session};
+use crate::route::{RouteTable, rate_limit, rbac, session};
 
 /// A listening socket. The address never changes during the handle's life: a resource with another address
 /// under the same name is a new handle, and the old one drains.

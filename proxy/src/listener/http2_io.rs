@@ -6,13 +6,13 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::connection::ConnState;
 use super::frames::Frames;
 use super::io::Io;
-use super::transport::Transport;
+use super::transport::{Transport, read_prefix};
 use crate::batch::Batched;
 use crate::error::Error;
 
@@ -53,9 +53,7 @@ impl AsyncRead for Http2Io {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         if !this.prefix.is_empty() {
-            let length = this.prefix.len().min(buf.remaining());
-            buf.put_slice(&this.prefix[..length]);
-            this.prefix.advance(length);
+            read_prefix(&mut this.prefix, buf);
             return Poll::Ready(Ok(()));
         }
         if let Some(error) = this.conn.abuse() {

@@ -6,12 +6,12 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::connection::ConnState;
 use super::guard::{Guard, Refusal};
-use super::transport::Transport;
+use super::transport::{Transport, read_prefix};
 
 /// hyper's own answer to a head that it cannot parse is not longer.
 const REFUSAL_BYTES: usize = 200;
@@ -155,9 +155,7 @@ impl AsyncRead for Io {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         if !this.prefix.is_empty() {
-            let length = this.prefix.len().min(buf.remaining());
-            buf.put_slice(&this.prefix[..length]);
-            this.prefix.advance(length);
+            read_prefix(&mut this.prefix, buf);
             return Poll::Ready(Ok(()));
         }
         if let Some(refusal) = this.guarded.as_ref().and_then(|guarded| guarded.refusal) {

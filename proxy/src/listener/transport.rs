@@ -17,6 +17,16 @@ pub(crate) struct Rewound {
     pub(crate) socket: TcpStream,
 }
 
+/// Serves what was read before, as far as there is room. An empty piece of a buffer would keep all of it.
+pub(super) fn read_prefix(prefix: &mut Bytes, buf: &mut ReadBuf<'_>) {
+    let length = prefix.len().min(buf.remaining());
+    buf.put_slice(&prefix[..length]);
+    prefix.advance(length);
+    if prefix.is_empty() {
+        *prefix = Bytes::new();
+    }
+}
+
 /// A client's connection.
 pub(crate) type Transport = Wire<TlsStream<Rewound>>;
 
@@ -47,12 +57,7 @@ impl AsyncRead for Rewound {
         if this.prefix.is_empty() {
             return Pin::new(&mut this.socket).poll_read(cx, buf);
         }
-        let length = this.prefix.len().min(buf.remaining());
-        buf.put_slice(&this.prefix[..length]);
-        this.prefix.advance(length);
-        if this.prefix.is_empty() {
-            this.prefix = Bytes::new();
-        }
+        read_prefix(&mut this.prefix, buf);
         Poll::Ready(Ok(()))
     }
 }
