@@ -113,60 +113,39 @@ pub(super) fn http(listener: &str, routes: &str) -> FilterChain {
 
 /// What routes say of CORS is done by this. Proxies older than it go without.
 fn cors() -> HttpFilter {
-    HttpFilter {
-        name: CORS.to_owned(),
-        is_optional: true,
-        config_type: Some(http_filter::ConfigType::TypedConfig(pack_any(Cors::default()))),
-        ..HttpFilter::default()
-    }
+    HttpFilter { is_optional: true, ..filter(CORS, pack_any(Cors::default())) }
 }
 
 /// Who may ask is for routes to say, too. A proxy older than it refuses the routes that do.
 fn rbac() -> HttpFilter {
-    HttpFilter {
-        name: RBAC.to_owned(),
-        disabled: true,
-        config_type: Some(http_filter::ConfigType::TypedConfig(pack_any(Rbac::default()))),
-        ..HttpFilter::default()
-    }
+    HttpFilter { disabled: true, ..filter(RBAC, pack_any(Rbac::default())) }
 }
 
 /// Which sessions there are is for routes to say, too.
 fn session() -> HttpFilter {
-    HttpFilter {
-        name: SESSION.to_owned(),
-        disabled: true,
-        config_type: Some(http_filter::ConfigType::TypedConfig(pack_any(StatefulSession::default()))),
-        ..HttpFilter::default()
-    }
+    HttpFilter { disabled: true, ..filter(SESSION, pack_any(StatefulSession::default())) }
 }
 
 /// It limits nothing of itself. Proxies older than it go without.
 fn rate_limit() -> HttpFilter {
     let none = LocalRateLimit { stat_prefix: "routes".to_owned(), ..LocalRateLimit::default() };
-    HttpFilter {
-        name: RATE_LIMIT.to_owned(),
-        is_optional: true,
-        config_type: Some(http_filter::ConfigType::TypedConfig(pack_any(none))),
-        ..HttpFilter::default()
-    }
+    HttpFilter { is_optional: true, ..filter(RATE_LIMIT, pack_any(none)) }
 }
 
 /// How long bodies may be is for routes to say; without a word of theirs it is off.
 fn buffer() -> HttpFilter {
     let most = Buffer { max_request_bytes: wire::number(u32::MAX) };
-    HttpFilter {
-        name: BUFFER.to_owned(),
-        disabled: true,
-        config_type: Some(http_filter::ConfigType::TypedConfig(pack_any(most))),
-        ..HttpFilter::default()
-    }
+    HttpFilter { disabled: true, ..filter(BUFFER, pack_any(most)) }
 }
 
 fn router() -> HttpFilter {
+    filter("envoy.filters.http.router", pack_any(Router::default()))
+}
+
+fn filter(name: &str, config: Any) -> HttpFilter {
     HttpFilter {
-        name: "envoy.filters.http.router".to_owned(),
-        config_type: Some(http_filter::ConfigType::TypedConfig(pack_any(Router::default()))),
+        name: name.to_owned(),
+        config_type: Some(http_filter::ConfigType::TypedConfig(config)),
         ..HttpFilter::default()
     }
 }
