@@ -481,8 +481,10 @@ impl Lab {
                 let answer = get(a, http, host, NOBODY).await?;
                 let brought = self.redirected(a)? - before;
                 ensure!((502..=504).contains(&answer.status), "{http} for {host}: {answer:?}");
-                // The client's, and one for each try.
-                ensure!(brought <= 4, "{http} for {host}: {brought} connections for one");
+                // The client's, and one for each of two tries. Of these NAT gives some another port, because theirs is
+                // one of a connection that was redirected lately: such a one is taken for a client's, and brings as
+                // many again. A loop would bring thousands.
+                ensure!(brought <= 15, "{http} for {host}: {brought} connections for one");
             }
             ensure!(greet(a, other).await.is_err(), "{other}: somebody answers");
         }

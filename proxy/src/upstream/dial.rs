@@ -117,7 +117,10 @@ pub(super) fn classify(error: &io::Error) -> Error {
 }
 
 /// Connections that were made a moment ago, by both of their ends. One that comes back is seen within the time in which
-/// a listener waits for first bytes, and by then it has been noted: nothing is sent before.
+/// a listener waits for first bytes, and by then it has been noted: nothing is sent before. One that NAT has given another
+/// port, as it does where its own is one of a connection redirected lately, is not known, and passed on as a client's: by a
+/// connection of its own, which is known, or comes round again in its turn. The rules' marks are what keeps loops out;
+/// this ends those that wrong marks let in.
 #[derive(Debug, Default)]
 struct OwnConnections(Mutex<HashMap<(SocketAddr, SocketAddr), Instant>>);
 
