@@ -4,7 +4,7 @@ pub(crate) mod announced;
 pub mod cluster;
 pub(crate) mod connect;
 pub mod dial;
-mod interim;
+pub(crate) mod http1;
 pub(crate) mod open;
 pub(crate) mod original;
 pub(crate) mod pool;

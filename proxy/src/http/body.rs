@@ -138,6 +138,16 @@ impl RequestBody {
         Self { kind: Request::Copied(Box::new(Copied { frames, whole })) }
     }
 
+    /// These frames; `whole`: and no more.
+    #[cfg(test)]
+    pub(crate) fn of(given: Vec<Frame<Bytes>>, whole: bool) -> Self {
+        let (sender, frames) = mpsc::channel(given.len().max(1));
+        for frame in given {
+            assert!(sender.try_send((frame, Waiting::new(0, &Rc::default()))).is_ok());
+        }
+        Self { kind: Request::Copied(Box::new(Copied { frames, whole: Rc::new(Cell::new(whole)) })) }
+    }
+
     /// `limit` 0 is none. With a gate, nothing is read before it opens.
     pub(crate) fn new(
         incoming: Incoming,
@@ -322,7 +332,7 @@ enum Kind {
     /// All of it is here: our own words, or an upstream's answer that came in one piece.
     Whole(Option<Bytes>),
     /// The upstream's, of which `first` was read already. The lease goes back to its pool with the last frame.
-    Upstream { incoming: Incoming, first: Option<Bytes>, lease: Option<Lease>, timer: Timer, bounds: Bounds },
+    Upstream { lease: Lease, first: Option<Bytes>, timer: Timer, bounds: Bounds },
     /// Nothing more.
     Done,
 }
@@ -354,13 +364,12 @@ impl ResponseBody {
 
     pub(crate) fn upstream(
         exchange: Rc<Exchange>,
-        incoming: Incoming,
         first: Option<Bytes>,
         lease: Lease,
         timer: Timer,
         bounds: Bounds,
     ) -> Self {
-        let kind = Kind::Upstream { incoming, first, lease: Some(lease), timer, bounds };
+        let kind = Kind::Upstream { lease, first, timer, bounds };
         let mut this = Self { kind, exchange, web: None };
         this.finish_if_ended();
         this
@@ -397,8 +406,8 @@ impl ResponseBody {
 
     /// Gives the connection back as soon as the last frame is known, rather than when the body is dropped.
     fn finish_if_ended(&mut self) {
-        if let Kind::Upstream { incoming, first, .. } = &mut self.kind
-            && incoming.is_end_stream()
+        if let Kind::Upstream { lease, first, .. } = &mut self.kind
+            && lease.is_end_stream()
         {
             let left = first.take().map_or(Kind::Done, |first| Kind::Whole(Some(first)));
             self.finish(left);
@@ -413,7 +422,7 @@ impl ResponseBody {
         // the next.
         if !self.exchange.request_done.get() {
             self.exchange.abandon_request();
-        } else if let Kind::Upstream { lease: Some(lease), .. } = kind {
+        } else if let Kind::Upstream { lease, .. } = kind {
             lease.give_back(self.exchange.worker().coarse_now());
         }
     }
@@ -438,7 +447,7 @@ impl ResponseBody {
                 this.kind = Kind::Done;
                 Poll::Ready(body.map(|body| Ok(Frame::data(body))))
             }
-            Kind::Upstream { incoming, first, timer, bounds, .. } => match poll_next(incoming, first, cx) {
+            Kind::Upstream { lease, first, timer, bounds } => match poll_next(lease, first, cx) {
                 Poll::Ready(Some(Ok(frame))) => {
                     exchange.progressed();
                     if let Some(data) = frame.data_ref() {
@@ -482,7 +491,7 @@ impl Body for ResponseBody {
         }
         match &self.kind {
             Kind::Whole(body) => body.is_none(),
-            Kind::Upstream { incoming, .. } => incoming.is_end_stream(),
+            Kind::Upstream { lease, .. } => lease.is_end_stream(),
             Kind::Done => true,
         }
     }
@@ -494,9 +503,9 @@ impl Body for ResponseBody {
         match &self.kind {
             Kind::Whole(body) => SizeHint::with_exact(body.as_ref().map_or(0, |body| body.len() as u64)),
             // Only a body of known length has bytes that were read already.
-            Kind::Upstream { incoming, first, .. } => match (first, incoming.size_hint().exact()) {
+            Kind::Upstream { lease, first, .. } => match (first, lease.size_hint().exact()) {
                 (Some(first), Some(rest)) => SizeHint::with_exact(first.len() as u64 + rest),
-                _ => incoming.size_hint(),
+                _ => lease.size_hint(),
             },
             Kind::Done => SizeHint::with_exact(0),
         }
@@ -504,13 +513,13 @@ impl Body for ResponseBody {
 }
 
 fn poll_next(
-    incoming: &mut Incoming,
+    lease: &mut Lease,
     first: &mut Option<Bytes>,
     cx: &mut Context<'_>,
-) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
+) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
     match first.take() {
         Some(first) => Poll::Ready(Some(Ok(Frame::data(first)))),
-        None => Pin::new(incoming).poll_frame(cx),
+        None => Pin::new(lease).poll_frame(cx),
     }
 }
 

@@ -94,10 +94,8 @@ async fn one(
         .lease(&endpoint, settings, settings.breakers.of(false), false, now)
         .await
         .ok()?;
-    let response = lease.send(request).await.ok()?;
-    lease.answered();
-    let mut answer = response.into_body();
-    while let Some(frame) = answer.frame().await {
+    lease.send(request).await.ok()?;
+    while let Some(frame) = lease.frame().await {
         frame.ok()?;
     }
     lease.give_back(Instant::now());

@@ -12,15 +12,19 @@ use super::exchange::Exchange;
 use crate::error::Error;
 use crate::listener::Phase;
 use crate::listener::io::Io;
+use crate::listener::transport::Rewound;
 use crate::tcp::copy::{self, Bounds, End, Side};
 use crate::upstream::connect::Stream;
+use crate::upstream::http1::Socket;
 use crate::upstream::open::Opened;
 use crate::upstream::pool::Lease;
 
-/// The upstream's end.
+/// The upstream's end. The lease counts it as in flight at the endpoint.
 pub(crate) enum Far {
-    /// Waits for the upstream's connection to be handed over. The lease counts it as in flight at the endpoint.
+    /// Waits for the upstream's stream of HTTP/2 to be handed over.
     Upgrade(OnUpgrade, Lease),
+    /// A connection that has carried HTTP/1.1.
+    Switched(Rewound<Socket>, Lease),
     /// A connection of its own.
     Opened(Opened),
 }
@@ -57,6 +61,10 @@ impl Tunnel {
                     Ok(far) => between(&exchange, near, TokioIo::new(far), &bounds, owns_connection).await,
                     Err(_) => drop(exchange.fail(Error::UpstreamReset)),
                 }
+                drop(lease);
+            }
+            Far::Switched(far, lease) => {
+                between(&exchange, near, far, &bounds, owns_connection).await;
                 drop(lease);
             }
             Far::Opened(Opened { stream, endpoint }) => {

@@ -12,9 +12,9 @@ use tokio_rustls::server::TlsStream;
 use crate::gather::Wire;
 
 /// A socket, and bytes that were read of it before it was known who reads them.
-pub(crate) struct Rewound {
+pub(crate) struct Rewound<S = TcpStream> {
     pub(crate) prefix: Bytes,
-    pub(crate) socket: TcpStream,
+    pub(crate) socket: S,
 }
 
 /// Serves what was read before, as far as there is room. An empty piece of a buffer would keep all of it.
@@ -51,7 +51,7 @@ impl Transport {
     }
 }
 
-impl AsyncRead for Rewound {
+impl<S: AsyncRead + Unpin> AsyncRead for Rewound<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         if this.prefix.is_empty() {
@@ -62,7 +62,7 @@ impl AsyncRead for Rewound {
     }
 }
 
-impl AsyncWrite for Rewound {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Rewound<S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.get_mut().socket).poll_write(cx, buf)
     }

@@ -4,11 +4,10 @@ use std::cell::Cell;
 use std::future::Future;
 use std::time::Duration;
 
-use hyper::client::conn::{http1, http2};
+use hyper::client::conn::http2;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
-use tokio::task::AbortHandle;
 use tokio::time::{Instant, timeout};
 use tokio_rustls::client::TlsStream;
 
@@ -20,7 +19,7 @@ use crate::proxy_protocol::{self, Addresses};
 use crate::upstream::announced::{Announced, StreamLimit};
 use crate::upstream::cluster::{ClusterSettings, ConnectionLimits, Endpoint};
 use crate::upstream::dial::{Dialer, classify};
-use crate::upstream::interim::{Ahead, Bounded};
+use crate::upstream::http1::Http1;
 use crate::upstream::pool::Open;
 
 /// HTTP/2 upstreams: streams on one connection, as Envoy's edge settings have it.
@@ -115,35 +114,14 @@ impl Wear {
     }
 }
 
-/// What requests are sent on, over HTTP/1.1.
-#[derive(Debug)]
-pub(crate) struct Http1 {
-    pub(crate) sender: http1::SendRequest<RequestBody>,
-    pub(crate) ahead: Ahead,
-    pub(crate) wear: Wear,
-    /// Runs until the sender is dropped and all is written, or the peer closes.
-    pub(super) driver: AbortHandle,
-    /// Counts while it lives, where the cluster has circuit breakers.
-    pub(super) open: Option<Box<Open>>,
-}
-
 /// An HTTP/1.1 connection.
 pub(crate) async fn http1(
     dialer: &Dialer,
     endpoint: &Endpoint,
     settings: &ClusterSettings,
-) -> Result<Http1, Error> {
+) -> Result<Box<Http1>, Error> {
     let stream = stream(dialer, endpoint, settings, None).await?;
-    let ahead = Ahead::new();
-    let (sender, connection) = http1::Builder::new()
-        .max_header_size(MAX_HEADER_BYTES as usize)
-        .handshake(TokioIo::new(Bounded { stream, ahead: ahead.clone() }))
-        .await
-        .map_err(|_| Error::ConnectFailure)?;
-    // How it ends is told to the request in flight; an idle one has nobody to tell.
-    let driver = tokio::task::spawn_local(async move { drop(connection.with_upgrades().await) });
-    let wear = Wear::new(settings.connections);
-    Ok(Http1 { sender, ahead, wear, driver: driver.abort_handle(), open: None })
+    Ok(Http1::new(stream, Wear::new(settings.connections)))
 }
 
 /// What streams are opened on, over HTTP/2.

@@ -2,22 +2,27 @@
 //! next used and the rest grow old. HTTP/2: streams share connections, and one opening serves all who wait.
 
 use std::cell::{Cell, RefCell};
-use std::future::{self, Future};
+use std::error::Error as _;
+use std::future::{self, Future, poll_fn};
+use std::io;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Weak};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use futures_util::FutureExt as _;
+use bytes::Bytes;
 use http::{Request, Response};
+use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
-use hyper::client::conn::TrySendError;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::cluster::{ClusterSettings, Endpoint, UpstreamProtocol};
-use super::connect::{self, Http1, Http2};
+use super::connect::{self, Http2};
 use super::dial::Dialer;
+use super::http1::{Http1, Socket};
 use crate::error::Error;
 use crate::http::body::RequestBody;
 use crate::resilience::breakers::{Breaker, Held};
@@ -64,7 +69,7 @@ impl Drop for Open {
 
 #[derive(Debug)]
 struct Idle {
-    connection: Http1,
+    connection: Box<Http1>,
     /// What the endpoint was verified by.
     tls: Option<Arc<ClientTls>>,
     since: Instant,
@@ -74,7 +79,7 @@ struct Idle {
 impl Idle {
     /// Whether it may take one more request.
     fn is_fresh(&self, now: Instant) -> bool {
-        !self.connection.sender.is_closed()
+        !self.connection.has_ended()
             && now.saturating_duration_since(self.since) < self.timeout
             && !self.connection.wear.is_out(now)
     }
@@ -115,8 +120,16 @@ fn same(one: Option<&Arc<ClientTls>>, other: Option<&Arc<ClientTls>>) -> bool {
 }
 
 enum Connection {
-    Http1(Http1),
-    Http2(Rc<Shared>),
+    Http1(Box<Http1>),
+    /// With the answer's body, once its head has come.
+    Http2(Rc<Shared>, Option<Incoming>),
+}
+
+/// A request that was not answered.
+pub(crate) struct Failed {
+    pub(crate) error: Error,
+    /// Nothing of it was sent.
+    pub(crate) request: Option<Box<Request<RequestBody>>>,
 }
 
 impl EndpointPool {
@@ -154,7 +167,7 @@ impl EndpointPool {
             UpstreamProtocol::Http2 => {
                 let (shared, reused) = self.shared(endpoint, settings, breaker, now).await?;
                 shared.streams.set(shared.streams.get() + 1);
-                (Connection::Http2(shared), reused)
+                (Connection::Http2(shared, None), reused)
             }
         };
         let mut lease = self.lend(endpoint, connection, reused, settings);
@@ -214,7 +227,7 @@ impl EndpointPool {
     ) -> Lease {
         match &mut connection {
             Connection::Http1(one) => one.wear = one.wear.by_one(),
-            Connection::Http2(shared) => shared.connection.wear.set(shared.connection.wear.get().by_one()),
+            Connection::Http2(shared, _) => shared.connection.wear.set(shared.connection.wear.get().by_one()),
         }
         endpoint.active.fetch_add(1, Relaxed);
         endpoint.requests.fetch_add(1, Relaxed);
@@ -229,15 +242,11 @@ impl EndpointPool {
         }
     }
 
-    fn take_idle(&self, settings: &ClusterSettings, now: Instant) -> Option<Http1> {
+    fn take_idle(&self, settings: &ClusterSettings, now: Instant) -> Option<Box<Http1>> {
         let mut idle = self.idle.borrow_mut();
-        let mut at = idle.len();
-        while at > 0 {
-            at -= 1;
-            if !same(idle[at].tls.as_ref(), settings.tls.as_ref()) || !idle[at].is_fresh(now) {
-                idle.remove(at);
-            } else if idle[at].connection.sender.is_ready() {
-                return Some(idle.remove(at).connection);
+        while let Some(last) = idle.pop() {
+            if same(last.tls.as_ref(), settings.tls.as_ref()) && last.is_fresh(now) {
+                return Some(last.connection);
             }
         }
         None
@@ -357,36 +366,55 @@ impl Lease {
         &self.endpoint
     }
 
-    /// Sends the request. The error holds the request where nothing of it was sent.
+    /// Sends the request, until the head of its answer has come. The body is the lease's own.
     pub(crate) fn send(
         &mut self,
         request: Request<RequestBody>,
-    ) -> impl Future<Output = Result<Response<Incoming>, TrySendError<Request<RequestBody>>>> + use<> {
+    ) -> impl Future<Output = Result<Response<()>, Failed>> {
         // An `async fn` would hold the request as well as what sends it.
-        match &mut self.connection {
+        let begun = match &mut self.connection {
+            // It may have been closed as soon as it was made. One that has rested was looked at when it was taken.
+            Some(Connection::Http1(one)) if !self.reused && one.has_ended() => Err(Some(Box::new(request))),
             Some(Connection::Http1(one)) => {
-                one.ahead.ask();
-                one.sender.try_send_request(request).left_future()
+                one.begin(request);
+                Ok(None)
             }
-            Some(Connection::Http2(shared)) => {
-                shared.connection.sender.clone().try_send_request(request).left_future().right_future()
+            Some(Connection::Http2(shared, _)) => {
+                Ok(Some(shared.connection.sender.clone().try_send_request(request)))
             }
-            None => future::pending().right_future().right_future(),
+            None => Err(None),
+        };
+        async move {
+            let sent = begun.map_err(|request| Failed { error: Error::UpstreamReset, request })?;
+            match (&mut self.connection, sent) {
+                (Some(Connection::Http2(_, body)), Some(sent)) => match sent.await {
+                    Ok(response) => Ok(response.map(|incoming| *body = Some(incoming))),
+                    Err(mut failed) => {
+                        let request = failed.take_message().map(Box::new);
+                        Err(Failed { error: classify(failed.error()), request })
+                    }
+                },
+                (Some(Connection::Http1(one)), _) => {
+                    poll_fn(|cx| one.poll_head(cx)).await.map_err(|error| Failed { error, request: None })
+                }
+                _ => future::pending().await,
+            }
         }
     }
 
-    /// The head of the answer has come.
-    pub(crate) fn answered(&self) {
-        if let Some(Connection::Http1(one)) = &self.connection {
-            one.ahead.answered();
+    /// After a 101 of HTTP/1.1: what of the other protocol was read already, and what it is spoken on.
+    pub(crate) fn switched(&mut self) -> Option<(Bytes, Socket)> {
+        match &mut self.connection {
+            Some(Connection::Http1(one)) => Some(one.switched()),
+            _ => None,
         }
     }
 
     /// Gives the connection back after an exchange that both sides have completed.
     pub(crate) fn give_back(mut self, now: Instant) {
-        if let Some(Connection::Http1(connection)) =
+        if let Some(Connection::Http1(mut connection)) =
             self.connection.take_if(|c| matches!(c, Connection::Http1(_)))
-            && !connection.sender.is_closed()
+            && connection.rest()
             && !connection.wear.is_out(now)
             && self.pool.endpoint.strong_count() > 1
         {
@@ -407,9 +435,7 @@ impl Drop for Lease {
     fn drop(&mut self) {
         self.endpoint.active.fetch_sub(1, Relaxed);
         match &self.connection {
-            // Not given back: to an endpoint that does not read its driver would hold the request for ever.
-            Some(Connection::Http1(one)) => one.driver.abort(),
-            Some(Connection::Http2(shared)) => {
+            Some(Connection::Http2(shared, _)) => {
                 shared.streams.set(shared.streams.get() - 1);
                 if shared.streams.get() > 0 && shared.connection.open.is_none() {
                     return;
@@ -423,7 +449,64 @@ impl Drop for Lease {
                     self.pool.held.freed.notify_one();
                 }
             }
-            None => {}
+            // One of HTTP/1.1 that is not given back is closed.
+            Some(Connection::Http1(_)) | None => {}
         }
     }
+}
+
+/// The answer's body.
+impl Body for Lease {
+    type Data = Bytes;
+    type Error = Error;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        match &mut self.get_mut().connection {
+            Some(Connection::Http1(one)) => one.poll_frame(cx),
+            Some(Connection::Http2(_, Some(incoming))) => {
+                Pin::new(incoming).poll_frame(cx).map_err(|error| classify(&error))
+            }
+            Some(Connection::Http2(_, None)) | None => Poll::Ready(None),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.connection {
+            Some(Connection::Http1(one)) => one.is_end_stream(),
+            Some(Connection::Http2(_, Some(incoming))) => incoming.is_end_stream(),
+            Some(Connection::Http2(_, None)) | None => true,
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.connection {
+            Some(Connection::Http1(one)) => one.size_hint(),
+            Some(Connection::Http2(_, Some(incoming))) => incoming.size_hint(),
+            Some(Connection::Http2(_, None)) | None => SizeHint::with_exact(0),
+        }
+    }
+}
+
+/// What hyper says about a stream of HTTP/2, in our words.
+fn classify(error: &hyper::Error) -> Error {
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let io = cause.downcast_ref::<io::Error>();
+        if let Some(ours) = io.and_then(|io| io.get_ref()).and_then(|inner| inner.downcast_ref::<Error>()) {
+            return *ours;
+        }
+        if let Some(h2) = cause.downcast_ref::<h2::Error>() {
+            let refused =
+                h2.reason() == Some(h2::Reason::REFUSED_STREAM) || h2.is_go_away() && h2.is_remote();
+            return if refused {
+                Error::RefusedStream
+            } else if h2.is_io() || h2.is_reset() {
+                Error::UpstreamReset
+            } else {
+                Error::UpstreamProtocol
+            };
+        }
+        source = cause.source();
+    }
+    if error.is_parse() { Error::UpstreamProtocol } else { Error::UpstreamReset }
 }

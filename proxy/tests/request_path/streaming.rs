@@ -296,3 +296,40 @@ on_all_protocols! {
         assert!(body.collect().await.unwrap().to_bytes().is_empty());
     }
 }
+
+/// An answer that begins before its request has ended, to a client that reads nothing before it has sent all.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_goes_on_while_nobody_reads_its_answer() {
+    // More than sockets hold.
+    const BYTES: usize = 32 * 1024 * 1024;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let upstream = tokio::spawn(async move {
+        let (stream, _) = listener.accept().await.unwrap();
+        let (mut read, mut write) = stream.into_split();
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(read.read_u8().await.unwrap());
+        }
+        let answer = async {
+            write.write_all(format!("HTTP/1.1 200 OK\r\ncontent-length: {BYTES}\r\n\r\n").as_bytes()).await?;
+            write.write_all(&vec![b'a'; BYTES]).await
+        };
+        let mut body = vec![0; BYTES];
+        let (answered, read) = tokio::join!(answer, read.read_exact(&mut body));
+        answered.unwrap();
+        assert_eq!(read.unwrap(), BYTES);
+        body.iter().all(|byte| *byte == b'q')
+    });
+    let proxy = Proxy::start(&[address]).await;
+    let mut client = TcpStream::connect(proxy.address).await.unwrap();
+    let exchange = async {
+        let head = format!("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: {BYTES}\r\n\r\n");
+        client.write_all(head.as_bytes()).await.unwrap();
+        client.write_all(&vec![b'q'; BYTES]).await.unwrap();
+        let mut answer = vec![0; BYTES];
+        client.read_exact(&mut answer).await.expect("all of the answer");
+        assert!(upstream.await.unwrap(), "another body");
+    };
+    tokio::time::timeout(PATIENCE, exchange).await.expect("one waits for the other");
+}

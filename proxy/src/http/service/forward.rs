@@ -1,9 +1,7 @@
 //! Sends a request on: picks an endpoint, leases a connection, waits for the answer's head within the bounds,
 //! and tries again elsewhere where the rules allow it.
 
-use std::error::Error as _;
 use std::future::{Future, poll_fn};
-use std::io;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -13,8 +11,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::SET_COOKIE;
 use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, Version, response};
+use http_body::Body as _;
 use http_body_util::BodyExt as _;
-use hyper::body::{Body as _, Incoming};
 use tokio::time::Instant;
 
 use super::plan::ForwardPlan;
@@ -25,6 +23,7 @@ use crate::http::receiving::Receiving;
 use crate::http::tunnel::{Far, Tunnel};
 use crate::http::upgrade::Change;
 use crate::http::{grpc_web, headers};
+use crate::listener::transport::Rewound;
 use crate::resilience::breakers::{Breaker, Held};
 use crate::resilience::retry::{self, Failure, Repeatable};
 use crate::tcp::copy;
@@ -152,9 +151,9 @@ pub(super) fn forward(
     }
 }
 
-/// An answer as it comes from the upstream.
+/// An answer as it comes from the upstream, with its body in the lease.
 struct Answer {
-    response: Response<Incoming>,
+    response: Response<()>,
     /// What of the body was read already.
     first: Option<Bytes>,
     lease: Lease,
@@ -165,14 +164,12 @@ impl Answer {
     /// answered, and as long as nothing was passed on the request can still go elsewhere. A body of unknown length
     /// may be a stream of events, whose head is an answer of its own.
     async fn begin(&mut self) -> Result<(), Error> {
-        let body = self.response.body_mut();
+        let body = &mut self.lease;
         if body.is_end_stream() || body.size_hint().exact().is_none_or(|length| length == 0) {
             return Ok(());
         }
-        match body.frame().await {
-            Some(Ok(frame)) => self.first = Some(frame.into_data().map_err(|_| Error::UpstreamProtocol)?),
-            Some(Err(error)) => return Err(classify(&error)),
-            None => {}
+        if let Some(frame) = body.frame().await.transpose()? {
+            self.first = Some(frame.into_data().map_err(|_| Error::UpstreamProtocol)?);
         }
         Ok(())
     }
@@ -256,39 +253,12 @@ async fn try_once(
     }
     let Some(request) = slot.take() else { return Err(Error::UpstreamReset) };
     match lease.send(request).await {
-        Ok(response) => {
-            lease.answered();
-            Ok(Answer { response, first: None, lease })
-        }
-        Err(mut failed) => {
-            *slot = failed.take_message();
-            Err(classify(failed.error()))
+        Ok(response) => Ok(Answer { response, first: None, lease }),
+        Err(failed) => {
+            *slot = failed.request.map(|request| *request);
+            Err(failed.error)
         }
     }
-}
-
-/// What hyper says about a hop, in our words.
-fn classify(error: &hyper::Error) -> Error {
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let io = cause.downcast_ref::<io::Error>();
-        if let Some(ours) = io.and_then(|io| io.get_ref()).and_then(|inner| inner.downcast_ref::<Error>()) {
-            return *ours;
-        }
-        if let Some(h2) = cause.downcast_ref::<h2::Error>() {
-            let refused =
-                h2.reason() == Some(h2::Reason::REFUSED_STREAM) || h2.is_go_away() && h2.is_remote();
-            return if refused {
-                Error::RefusedStream
-            } else if h2.is_io() || h2.is_reset() {
-                Error::UpstreamReset
-            } else {
-                Error::UpstreamProtocol
-            };
-        }
-        source = cause.source();
-    }
-    if error.is_parse() { Error::UpstreamProtocol } else { Error::UpstreamReset }
 }
 
 /// The one that comes first.
@@ -337,8 +307,8 @@ fn answer(
 ) -> Result<Response<ResponseBody>, Error> {
     exchange.progressed();
     exchange.note_first_byte();
-    let Answer { response, first, lease } = received;
-    let (mut parts, incoming) = response.into_parts();
+    let Answer { response, first, mut lease } = received;
+    let (mut parts, ()) = response.into_parts();
     if std::mem::replace(&mut parts.version, Version::HTTP_11) == Version::HTTP_2 {
         headers::trim_values(&mut parts.headers);
     }
@@ -366,10 +336,14 @@ fn answer(
     }
     if let Some(change) = plan.change {
         if granted {
-            let mut carrier = Response::new(());
-            *carrier.extensions_mut() = std::mem::take(&mut parts.extensions);
-            let upstream = hyper::upgrade::on(&mut carrier);
-            let far = Far::Upgrade(upstream, lease);
+            let far = match lease.switched() {
+                Some((prefix, socket)) => Far::Switched(Rewound { prefix, socket }, lease),
+                None => {
+                    let mut carrier = Response::new(());
+                    *carrier.extensions_mut() = std::mem::take(&mut parts.extensions);
+                    Far::Upgrade(hyper::upgrade::on(&mut carrier), lease)
+                }
+            };
             return Ok(grant(exchange, change, parts, far, (plan.idle, plan.longest)));
         }
         // To a client of HTTP/2 a 2xx would say that the protocol has changed (RFC 8441, 4).
@@ -379,7 +353,7 @@ fn answer(
         change.decline(&mut parts.headers);
     }
     let web = exchange.web.get().and_then(|web| grpc_web::translate_response(web, &mut parts.headers));
-    let body = ResponseBody::upstream(Rc::clone(exchange), incoming, first, lease, timer, bounds);
+    let body = ResponseBody::upstream(Rc::clone(exchange), first, lease, timer, bounds);
     let body = body.in_web_form(web);
     Ok(Response::from_parts(parts, body))
 }

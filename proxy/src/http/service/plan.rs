@@ -368,12 +368,9 @@ pub(super) fn plan(
             let mut body = RequestBody::new(body, exchange, limit, gate.clone());
             mirror::send(exchange, mirrors, &mut body, action.timeout);
             let mut request = Request::from_parts(parts, body);
+            // For who reads the endpoint's answers.
             if let Some(gate) = gate {
-                hyper::ext::on_informational(&mut request, move |response| {
-                    if response.status() == http::StatusCode::CONTINUE {
-                        gate.open();
-                    }
-                });
+                request.extensions_mut().insert(gate);
             }
             let idle = match action.idle_timeout {
                 Some(Duration::ZERO) => None,
