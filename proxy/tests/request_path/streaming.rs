@@ -333,3 +333,29 @@ async fn a_request_goes_on_while_nobody_reads_its_answer() {
     };
     tokio::time::timeout(PATIENCE, exchange).await.expect("one waits for the other");
 }
+
+/// An endpoint that answers at the head, and closes with most of the body unread.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_said_to_half_a_request_reaches_the_client() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut head = [0; 1024];
+            let _ = stream.read(&mut head).await;
+            stream.write_all(b"HTTP/1.1 413 Too Much\r\ncontent-length: 4\r\n\r\nmuch").await.unwrap();
+        }
+    });
+    let proxy = Proxy::start(&[address]).await;
+    for _ in 0..20 {
+        let mut client = TcpStream::connect(proxy.address).await.unwrap();
+        client.write_all(b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 33554432\r\n\r\n").await.unwrap();
+        let (mut read, mut write) = client.into_split();
+        let sending = tokio::spawn(async move { write.write_all(&vec![b'q'; 33_554_432]).await });
+        let mut answer = vec![0; 4096];
+        let read = tokio::time::timeout(PATIENCE, read.read(&mut answer)).await.expect("an answer");
+        let answer = String::from_utf8_lossy(&answer[..read.unwrap()]).into_owned();
+        assert!(answer.starts_with("HTTP/1.1 413 Too Much\r\n"), "{answer}");
+        sending.abort();
+    }
+}
