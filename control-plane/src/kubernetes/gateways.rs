@@ -322,7 +322,7 @@ impl Provisioner {
             outcomes.push(outcome);
         }
         drop(applying);
-        let is_cleared = !*leads.borrow() || self.clear(objects, &ours).await;
+        let is_cleared = !*leads.borrow() || self.clear(objects).await;
         for (gateway, outcome) in outcomes {
             match outcome {
                 Ok(applied) => {
@@ -387,18 +387,11 @@ impl Provisioner {
 
     /// Takes away what was made for a Gateway that is of another class by now. What belongs to one that is deleted goes
     /// with it.
-    async fn clear(&self, objects: &Objects, ours: &BTreeMap<&ObjectName, &Arc<Gateway>>) -> bool {
+    async fn clear(&self, objects: &Objects) -> bool {
         let made = self.seen.deployments.iter().chain(self.seen.services.iter());
-        let mut left = BTreeMap::new();
-        for (name, made) in made.filter_map(|(name, made)| Some((name, made.as_ref()?))) {
-            let Some(gateway) = objects.gateways.get(&made.gateway) else { continue };
-            let is_its = gateway.metadata.uid.as_deref() == Some(made.owner.as_str());
-            let is_wanted = ours.contains_key(&made.gateway)
-                && *name.name == *name_of(&made.gateway.name, &gateway.spec.gateway_class_name);
-            if is_its && !is_wanted {
-                left.insert(name.clone(), made.owner.as_str());
-            }
-        }
+        let made = made.filter_map(|(name, made)| Some((name, made.as_ref()?)));
+        let left = made.filter(|(name, made)| is_left(objects, name, made));
+        let left: BTreeMap<_, _> = left.map(|(name, made)| (name.clone(), made.owner.as_str())).collect();
         let mut all_well = true;
         for (name, owner) in left {
             for (version, kind) in [
@@ -420,6 +413,18 @@ impl Provisioner {
         }
         all_well
     }
+}
+
+/// Whether a Gateway has no use for what was made for it by this name. Of a class that is not there, or cannot be read,
+/// nobody knows whose it is: a Service that is taken away takes its address with it, which may never come back.
+fn is_left(objects: &Objects, name: &ObjectName, made: &Made) -> bool {
+    let Some(gateway) = objects.gateways.get(&made.gateway) else { return false };
+    let class = gateway.spec.gateway_class_name.as_str();
+    let is_its = gateway.metadata.uid.as_deref() == Some(made.owner.as_str());
+    let is_known = objects.gateway_classes.contains_key(&ObjectName::new("", class));
+    let is_kept =
+        *name.name == *name_of(&made.gateway.name, class) && (is_our_class(objects, class) || !is_known);
+    is_its && !is_kept
 }
 
 /// A class's first: what a Gateway says goes before it.
@@ -455,6 +460,8 @@ fn is_by(controller: &Controller, object: &impl ResourceExt) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::infrastructure::provision::GATEWAY;
+    use crate::objects::GatewayClass;
 
     #[tokio::test(start_paused = true)]
     async fn what_is_undone_each_time_is_left_for_longer_and_longer() {
@@ -468,6 +475,50 @@ mod tests {
         }
         assert_eq!(waited, [2, 4, 8, 16, 32, 64, 120, 120]);
         assert_eq!(Undone::after(undone.as_ref(), now + MAX_RETRY).waited, RETRY, "that was another time");
+    }
+
+    #[test]
+    fn what_was_made_stays_until_the_class_is_known_to_be_anothers() {
+        let of = |class: &str, controller: Option<&str>| {
+            let mut objects = Objects::default();
+            let gateway = serde_json::json!({
+                "metadata": { "name": "edge", "namespace": "shop", "uid": "u-1" },
+                "spec": { "gatewayClassName": class, "listeners": [] },
+            });
+            let gateway: Gateway = serde_json::from_value(gateway).unwrap();
+            objects.gateways.insert(ObjectName::new("shop", "edge"), Arc::new(gateway));
+            if let Some(controller) = controller {
+                let class_object = serde_json::json!({
+                    "metadata": { "name": class }, "spec": { "controllerName": controller },
+                });
+                let class_object: GatewayClass = serde_json::from_value(class_object).unwrap();
+                objects.gateway_classes.insert(ObjectName::new("", class), Arc::new(class_object));
+            }
+            objects
+        };
+        let made = |owner: &str| {
+            let deployment = serde_json::json!({ "metadata": {
+                "name": "edge-fast", "namespace": "shop", "annotations": { GATEWAY: "edge" },
+                "ownerReferences": [{
+                    "apiVersion": "gateway.networking.k8s.io/v1", "kind": "Gateway", "name": "edge", "uid": owner,
+                    "controller": true,
+                }],
+            } });
+            Made::deployment(&serde_json::from_value(deployment).unwrap()).unwrap()
+        };
+        let is_left =
+            |objects: &Objects| is_left(objects, &ObjectName::new("shop", "edge-fast"), &made("u-1"));
+        assert!(!is_left(&of("fast", Some(CONTROLLER))));
+        assert!(!is_left(&of("fast", None)), "the class was deleted, or cannot be read");
+        assert!(is_left(&of("fast", Some("example.com/gateways"))), "it is another's");
+        assert!(is_left(&of("slow", None)), "the Gateway names another class");
+        assert!(!is_left(&Objects::default()), "it goes with its Gateway");
+        let other = made("u-0");
+        let objects = of("fast", Some("example.com/gateways"));
+        assert!(
+            !super::is_left(&objects, &ObjectName::new("shop", "edge-fast"), &other),
+            "not this Gateway's"
+        );
     }
 
     #[test]
