@@ -14,6 +14,9 @@ use crate::model::upstream::{EndpointName, Tls, Upstream};
 use crate::objects::problem::FieldError;
 use crate::objects::{BackendTlsPolicy, Kind, ObjectName, ObjectRef, Objects};
 
+/// The endpoints expect TLS, and no policy says how it is spoken.
+pub(super) const NO_POLICY: &str = "UnsupportedProtocol";
+
 /// A backend by kind and name.
 pub(super) type Target = (String, ObjectName);
 
@@ -37,15 +40,40 @@ pub(super) fn of_backend<'o>(
     section.and_then(|section| of(Some(section))).or_else(|| of(None))
 }
 
+/// The `appProtocol` by which a backend's endpoints expect TLS.
+fn expected_tls<'o>(
+    objects: &'o Objects,
+    (kind, name): (&str, &ObjectName),
+    port: Option<u16>,
+) -> Option<&'o str> {
+    let (service, port) = if kind == "Pool" {
+        let of = objects.pools.get(name)?.spec.service.as_ref()?;
+        (ObjectName::new(name.namespace.clone(), of.name.as_str()), of.port)
+    } else {
+        (name.clone(), port)
+    };
+    let service = objects.services.get(&service).filter(|service| service.external_name.is_none())?;
+    let protocol = service.port(port).ok()?.app_protocol.as_deref()?;
+    matches!(protocol, "https" | "kubernetes.io/wss").then_some(protocol)
+}
+
 /// An upstream as the policy in force for its backend says, where there is one. Where the policy cannot be met nobody
-/// is spoken to: not without what it asks for.
+/// is spoken to: not without what it asks for. Nor are those endpoints that expect TLS where no policy says whose
+/// certificates count.
 pub(super) fn apply(
     objects: &Objects,
     upstream: Upstream,
     target: (&str, &ObjectName),
     port: Option<u16>,
 ) -> Result<Upstream, FieldError> {
-    let Some((name, policy)) = of_backend(objects, target, port) else { return Ok(upstream) };
+    let Some((name, policy)) = of_backend(objects, target, port) else {
+        let Some(protocol) = expected_tls(objects, target, port) else { return Ok(upstream) };
+        let message = format!(
+            "{} {} is of appProtocol {protocol}: it needs a BackendTLSPolicy, which says whose certificates count",
+            target.0, target.1
+        );
+        return Err(FieldError::new("", NO_POLICY, message));
+    };
     let tls = read(objects, name, policy).tls.map_err(|error| {
         let message = format!(
             "{} {} is behind BackendTLSPolicy {name}, which cannot be met: {}: {}",

@@ -99,9 +99,7 @@ impl Sidecars {
         for name in objects.services.keys().filter(|name| is_called(splits, addresses, name)) {
             // An address has no ports, so a Service of several is not reached by it.
             if let Ok(upstream) = Upstream::of_service(objects, name, None) {
-                // Whose policy cannot be met is spoken to by nobody; the policy says so itself.
-                let upstream = policy::apply(objects, upstream, ("Service", name), None)
-                    .unwrap_or_else(|_| Upstream::unresolved());
+                let Some(upstream) = suited(objects, upstream, ("Service", name)) else { continue };
                 let namespace = sidecars.namespaces.entry((&*name.namespace).into()).or_default();
                 let ports = sidecars.frontends.ports(objects, name);
                 namespace.write(&name.namespace, &name.name, Destination::to(upstream), &ports);
@@ -109,6 +107,7 @@ impl Sidecars {
         }
         for (name, object) in &objects.pools {
             if let Ok(upstream) = Upstream::of_pool(objects, name, &object.spec) {
+                let Some(upstream) = suited(objects, upstream, ("Pool", name)) else { continue };
                 let namespace = sidecars.namespaces.entry((&*name.namespace).into()).or_default();
                 let ports = sidecars.frontends.ports(objects, name);
                 namespace.write(&name.namespace, &name.name, Destination::to(upstream), &ports);
@@ -227,6 +226,15 @@ impl Namespace {
 pub(super) fn is_called(splits: &Splits, addresses: &Addresses, service: &ObjectName) -> bool {
     let had = || addresses.of(&route_configuration(&service.namespace, &service.name)).is_some();
     splits.registered.is_some() && (splits.is_registered(&service.name) || had())
+}
+
+/// An upstream as its policy says. Whose policy cannot be met is spoken to by nobody; the policy says so itself. One
+/// whose TLS only its callers know has no name here, and their connections pass.
+fn suited(objects: &Objects, upstream: Upstream, target: (&str, &ObjectName)) -> Option<Upstream> {
+    match policy::apply(objects, upstream, target, None) {
+        Ok(upstream) => Some(upstream),
+        Err(error) => (error.reason != policy::NO_POLICY).then(Upstream::unresolved),
+    }
 }
 
 /// As what a name stands in Eureka.

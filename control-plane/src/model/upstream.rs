@@ -165,7 +165,7 @@ impl Upstream {
         } else {
             let found = service.port(port)?;
             let (name, prefers_v6) = (name.clone(), service.prefers_v6);
-            let protocol = protocol_of(found.app_protocol.as_deref())?;
+            let protocol = protocol_of(found.app_protocol.as_deref());
             (Source::Service { name, port: found.name.clone(), prefers_v6 }, found.port, protocol)
         };
         Ok(Self {
@@ -238,17 +238,12 @@ impl Upstream {
     }
 }
 
-/// What a Service's `appProtocol` stands for (KEP-3726); of none, HTTP/1.1.
-fn protocol_of(app_protocol: Option<&str>) -> Result<Protocol, FieldError> {
+/// What a Service's `appProtocol` stands for (KEP-3726); of none, HTTP/1.1. Whether that is spoken over TLS is a policy's to
+/// say, and other names are of no meaning here.
+fn protocol_of(app_protocol: Option<&str>) -> Protocol {
     match app_protocol {
-        Some("kubernetes.io/h2c" | "h2c" | "grpc") => Ok(Protocol::H2c),
-        Some(tls @ ("https" | "kubernetes.io/wss")) => {
-            let message =
-                format!("the Service's port is of appProtocol {tls}: TLS to endpoints is not supported");
-            Err(FieldError::new("port", "UnsupportedProtocol", message))
-        }
-        // Other names are of no meaning here.
-        None | Some(_) => Ok(Protocol::Http1),
+        Some("kubernetes.io/h2c" | "h2c" | "grpc") => Protocol::H2c,
+        None | Some(_) => Protocol::Http1,
     }
 }
 

@@ -195,6 +195,98 @@ spec:
 }
 
 #[test]
+fn endpoints_that_expect_tls_are_spoken_to_by_a_policy_or_passed_connections() {
+    let signed = rcgen::generate_simple_self_signed(["vault.test".to_owned()]).expect("a certificate");
+    let authority = signed.cert.pem().replace('\n', "\n    ");
+    let manifest = format!(
+        "
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {{name: edge, namespace: default}}
+spec:
+  gatewayClassName: pontoon
+  listeners:
+  - {{name: http, port: 80, protocol: HTTP}}
+  - {{name: tls, port: 443, protocol: TLS, tls: {{mode: Passthrough}}}}
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: {{name: authority, namespace: default}}
+data:
+  ca.crt: |
+    {authority}
+---
+apiVersion: pontoon.dev/v1alpha1
+kind: Pool
+metadata: {{name: pool, namespace: default}}
+spec: {{service: {{name: vault}}}}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {{name: vault, namespace: default}}
+spec:
+  parentRefs: [{{name: edge, sectionName: http}}]
+  rules: [{{backendRefs: [{{name: vault, port: 8443}}]}}]
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: TLSRoute
+metadata: {{name: vault, namespace: default}}
+spec:
+  parentRefs: [{{name: edge, sectionName: tls}}]
+  hostnames: [vault.test]
+  rules: [{{backendRefs: [{{name: vault, port: 8443}}]}}]
+"
+    );
+    let policy = "
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: BackendTLSPolicy
+metadata: {name: tls, namespace: default}
+spec:
+  targetRefs:
+  - {group: '', kind: Service, name: vault}
+  - {group: pontoon.dev, kind: Pool, name: pool}
+  validation: {hostname: vault.test, caCertificateRefs: [{group: '', kind: ConfigMap, name: authority}]}
+";
+    let of = |manifest: &str, protocol: &str| {
+        let mut objects = objects_of(manifest);
+        let (name, service) = service("vault", 8443);
+        let mut service = (*service).clone();
+        service.ports.iter_mut().for_each(|port| port.app_protocol = Some(protocol.into()));
+        objects.services.insert(name, Arc::new(service));
+        compile(&Model { objects: Arc::new(objects), in_pods: true, ..Model::default() })
+    };
+    let clusters = |compiled: &Compiled, view: &str| -> Vec<String> {
+        let clusters = compiled.views[view].resources(ResourceType::Cluster);
+        clusters.keys().map(ToString::to_string).collect()
+    };
+    let wrong = |compiled: &Compiled, kind: Kind| -> Vec<String> {
+        let route = ObjectRef { kind, name: ObjectName::new("default", "vault") };
+        let said = compiled.statuses.of(&route).iter().filter(|condition| !condition.status);
+        said.map(|condition| format!("{}: {}: {}", condition.field, condition.reason, condition.message))
+            .collect()
+    };
+    for protocol in ["https", "kubernetes.io/wss"] {
+        let compiled = of(&manifest, protocol);
+        assert_eq!(clusters(&compiled, "default/edge"), ["service/default/vault/8443"], "connections pass");
+        assert_eq!(wrong(&compiled, Kind::TlsRoute), Vec::<String>::new());
+        let message = format!(
+            "spec.rules[0].backendRefs[0].name: UnsupportedProtocol: Service default/vault is of appProtocol {protocol}: it \
+             needs a BackendTLSPolicy, which says whose certificates count"
+        );
+        assert_eq!(wrong(&compiled, Kind::HttpRoute), [message]);
+        assert_eq!(clusters(&compiled, "default"), Vec::<String>::new(), "nor by sidecars");
+
+        let compiled = of(&format!("{manifest}{policy}"), protocol);
+        let over_tls = "service/default/vault/8443/tls/default/tls";
+        assert_eq!(clusters(&compiled, "default/edge"), ["service/default/vault/8443", over_tls]);
+        assert_eq!(wrong(&compiled, Kind::HttpRoute), Vec::<String>::new());
+        assert_eq!(clusters(&compiled, "default"), ["pool/default/pool/tls/default/tls"]);
+    }
+    assert_eq!(wrong(&of(&manifest, "example.com/any"), Kind::HttpRoute), Vec::<String>::new());
+}
+
+#[test]
 fn after_a_migration_its_name_is_the_services_in_sidecars_too() {
     let migration = "
 apiVersion: pontoon.dev/v1alpha1
