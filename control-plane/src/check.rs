@@ -234,11 +234,11 @@ pub async fn run(client: Result<Client, String>, options: &Options) -> Report {
         categories.push(rights::before(&cluster).await);
     } else {
         let plane = plane::look(&cluster, &options.controller).await;
-        let has_webhook = webhook::is_installed(&cluster).await;
+        let has_webhook = webhook::is_installed(&cluster, &options.controller).await;
         let makes_gateways = plane.makes_gateways;
         categories.push(rights::after(&cluster, &options.controller, makes_gateways, has_webhook).await);
         categories.push(plane.category);
-        categories.push(webhook::look(&cluster, has_webhook).await);
+        categories.push(webhook::look(&cluster, &options.controller, has_webhook).await);
         categories.push(gateways::look(&cluster, &options.controller).await);
         categories.push(reach::look(&cluster, options).await);
     }

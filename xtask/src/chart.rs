@@ -18,6 +18,18 @@ const PLAIN: [&str; 4] = [
     "--api-versions=gateway.networking.k8s.io/v1/GatewayClass",
     "--skip-tests",
 ];
+const GUIDE: &str = "docs/guide/install.md";
+/// A second installation in a cluster, as the guide has it.
+const SECOND: [&str; 2] = [
+    "--set=gateways.controllerName=example.com/gateways,gateways.class.name=other,injector.enabled=false,\
+     validator.enabled=false,crds.install=false",
+    "--api-versions=gateway.networking.k8s.io/v1/GatewayClass",
+];
+/// The same with all that it may have.
+const SECOND_WHOLE: [&str; 2] = [
+    "--set=gateways.controllerName=example.com/gateways,gateways.class.name=other,crds.install=false",
+    "--api-versions=gateway.networking.k8s.io/v1/GatewayClass",
+];
 /// What has to be refused, and a word of why.
 const REFUSED: [(&[&str], &str); 10] = [
     (&["--set=replicas=0"], "replicas"),
@@ -32,7 +44,7 @@ const REFUSED: [(&[&str], &str); 10] = [
     (&["--set-json=topologySpread=[{\"maxSkew\":1}]"], "topologyKey"),
 ];
 /// What has to be taken, and what is in it then, or, after a `!`, is not.
-const TAKEN: [(&[&str], &[&str]); 11] = [
+const TAKEN: [(&[&str], &[&str]); 12] = [
     (
         &["--set=eureka.enabled=true,persistence.enabled=true,replicas=1"],
         &["kind: PersistentVolumeClaim", "type: Recreate", "targetPort: eureka", "!PONTOON_EUREKA_PEERS"],
@@ -64,8 +76,11 @@ const TAKEN: [(&[&str], &[&str]); 11] = [
             "resourceNames: [pontoon-example.com-gate-ways]",
             "name: pontoon-gateways-pontoon-system",
             "value: \"example.com/Gate_ways\"",
+            "resourceNames: [pontoon-webhook-pontoon-system]",
+            "value: pontoon-webhook-pontoon-system",
         ],
     ),
+    (&SECOND, &["!name: pontoon-webhook", "name: pontoon-check-pontoon-system"]),
     (&["--set=gateways.enabled=false"], &["!PONTOON_GATEWAY_IMAGE", "!name: pontoon-gateways"]),
     (&["--set=networkPolicy.enabled=false,disruptionBudget.enabled=false"], &["!NetworkPolicy", "!Budget"]),
     (
@@ -129,6 +144,17 @@ pub(crate) fn check(workspace: &Path, steps: &Steps, tools: &Tools) -> anyhow::R
             Err(error) => wrong.push(format!("{values:?} is refused: {error:#}")),
         }
     }
+    let guide =
+        std::fs::read_to_string(workspace.join(GUIDE)).with_context(|| format!("cannot read {GUIDE}"))?;
+    if !guide.contains(&SECOND[0].replace("--set=", "--set ")) {
+        wrong.push(format!("{GUIDE} installs a second one by other values than {}", SECOND[0]));
+    }
+    let first = of_cluster(&chart.render(&[PLAIN[2]])?);
+    for values in [&SECOND, &SECOND_WHOLE] {
+        let second = of_cluster(&chart.render(values)?);
+        let shared = second.iter().filter(|object| first.contains(object));
+        wrong.extend(shared.map(|object| format!("{values:?}: the first installation has {object}, too")));
+    }
     if !wrong.is_empty() {
         bail!("{}", wrong.join("\n"));
     }
@@ -143,6 +169,19 @@ fn lacking<'p>(text: &str, parts: &'p [&str]) -> impl Iterator<Item = &'p str> {
     };
     let wrong: Vec<&str> = parts.iter().copied().filter(|part| !is_so(part)).collect();
     wrong.into_iter()
+}
+
+/// Kind and name of each object that is in no namespace.
+fn of_cluster(rendered: &str) -> Vec<String> {
+    let line = |document: &str, start: &str| {
+        document.lines().find_map(|line| line.strip_prefix(start)).unwrap_or_default().to_owned()
+    };
+    let named = rendered.split("---\n").filter_map(|document| {
+        let (kind, name) = (line(document, "kind: "), line(document, "  name: "));
+        let is_in_one = document.contains(&format!("  name: {name}\n  namespace: "));
+        (!kind.is_empty() && !is_in_one).then(|| format!("{kind} {name}"))
+    });
+    named.collect()
 }
 
 impl Chart<'_> {
@@ -224,6 +263,13 @@ mod tests {
         for field in ["version", "appVersion"] {
             assert!(text.lines().any(|line| line == format!("{field}: {version}")), "{field}");
         }
+    }
+
+    #[test]
+    fn an_object_of_the_clusters_is_in_no_namespace() {
+        let rendered = "---\nkind: Service\nmetadata:\n  name: a\n  namespace: x\n---\nkind: ClusterRoleBinding\n\
+                        metadata:\n  name: b\nsubjects:\n- kind: ServiceAccount\n  name: c\n  namespace: x\n";
+        assert_eq!(of_cluster(rendered), ["ClusterRoleBinding b"]);
     }
 
     #[test]

@@ -121,10 +121,12 @@ fn of_rule(rule: &Value, own_namespace: bool) -> Vec<Right> {
 }
 
 impl Right {
-    /// The Lease is called after the controller.
-    fn with_own_lease(mut self, controller: &Controller) -> Right {
+    /// The Lease is called after the controller, and the webhook's configurations after its namespace.
+    fn with_own_name(mut self, controller: &Controller, namespace: &str) -> Right {
         if self.resource == "leases" {
             self.name = self.name.map(|name| controller.own(&name));
+        } else if self.resource.ends_with("webhookconfigurations") {
+            self.name = self.name.map(|name| controller.in_cluster(&name, namespace));
         }
         self
     }
@@ -177,8 +179,8 @@ pub(super) async fn after(
     let mut checks = Vec::new();
     for (account, what) in accounts.iter().take(if has_webhook { 2 } else { 1 }) {
         let rights = of_account(&objects, account, without);
-        let rights: BTreeSet<Right> =
-            rights.into_iter().map(|right| right.with_own_lease(controller)).collect();
+        let own = |right: Right| right.with_own_name(controller, &cluster.namespace);
+        let rights: BTreeSet<Right> = rights.into_iter().map(own).collect();
         checks.push(match missing(cluster, rights.clone(), Some(account)).await {
             Ok(missing) => judge(what, rights.len(), &missing, hint),
             Err(error) => Check::unseen(what, &error),
@@ -276,16 +278,19 @@ mod tests {
     }
 
     #[test]
-    fn an_installation_with_a_name_has_a_lease_of_its_own() {
-        let right = |name: &str| {
-            of_account(&objects(), "pontoon", &[]).into_iter().any(|right| {
+    fn an_installation_with_a_name_has_a_lease_and_configurations_of_its_own() {
+        let has = |account: &str, wanted: &str| {
+            of_account(&objects(), account, &[]).into_iter().any(|right| {
                 let controller = "example.com/gateways".parse().unwrap();
-                right.with_own_lease(&controller).to_string()
-                    == format!("update leases.coordination.k8s.io {name}")
+                right.with_own_name(&controller, "other").to_string() == wanted
             })
         };
-        assert!(right("pontoon-example.com-gateways"));
-        assert!(!right("pontoon"));
+        assert!(has("pontoon", "update leases.coordination.k8s.io pontoon-example.com-gateways"));
+        assert!(!has("pontoon", "update leases.coordination.k8s.io pontoon"));
+        let configuration =
+            "patch validatingwebhookconfigurations.admissionregistration.k8s.io pontoon-webhook";
+        assert!(has("pontoon-webhook", &format!("{configuration}-other")));
+        assert!(!has("pontoon-webhook", configuration));
     }
 
     #[test]

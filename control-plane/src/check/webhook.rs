@@ -24,8 +24,8 @@ use tokio_rustls::TlsConnector;
 use super::plane::ready;
 use super::{Category, Check, Cluster, Unseen};
 use crate::inject::{LABEL, SIDECAR};
-use crate::objects::Migration;
 use crate::objects::migration::{MigrationSpec, Side};
+use crate::objects::{Controller, Migration};
 
 const NAME: &str = "webhook";
 /// Of all that belongs to it, in the chart.
@@ -48,39 +48,47 @@ const CONNECT: Duration = Duration::from_secs(3);
 /// How the webhooks of a configuration are called; none where there is no such configuration.
 type Configuration = Result<Option<Vec<WebhookClientConfig>>, Unseen>;
 
-async fn injecting(cluster: &Cluster) -> Configuration {
+async fn injecting(cluster: &Cluster, controller: &Controller) -> Configuration {
     let api = Api::<MutatingWebhookConfiguration>::all(cluster.client.clone());
-    let found = cluster.within(api.get_opt(WEBHOOK)).await?;
+    let name = controller.in_cluster(WEBHOOK, &cluster.namespace);
+    let found = cluster.within(api.get_opt(&name)).await?;
     let call = |found: MutatingWebhookConfiguration| {
         found.webhooks.into_iter().flatten().map(|webhook| webhook.client_config).collect()
     };
-    Ok(found.map(call))
+    Ok(found.map(call).filter(|calls: &Vec<_>| is_of(&cluster.namespace, calls)))
 }
 
-async fn validating(cluster: &Cluster) -> Configuration {
+async fn validating(cluster: &Cluster, controller: &Controller) -> Configuration {
     let api = Api::<ValidatingWebhookConfiguration>::all(cluster.client.clone());
-    let found = cluster.within(api.get_opt(WEBHOOK)).await?;
+    let name = controller.in_cluster(WEBHOOK, &cluster.namespace);
+    let found = cluster.within(api.get_opt(&name)).await?;
     let call = |found: ValidatingWebhookConfiguration| {
         found.webhooks.into_iter().flatten().map(|webhook| webhook.client_config).collect()
     };
-    Ok(found.map(call))
+    Ok(found.map(call).filter(|calls: &Vec<_>| is_of(&cluster.namespace, calls)))
+}
+
+/// One that calls into another namespace is another installation's. Of one that calls nobody it cannot be told.
+fn is_of(namespace: &str, calls: &[WebhookClientConfig]) -> bool {
+    calls.iter().filter_map(|call| call.service.as_ref()).all(|service| service.namespace == namespace)
 }
 
 /// A part of it counts: it has to be whole then.
-pub(super) async fn is_installed(cluster: &Cluster) -> bool {
+pub(super) async fn is_installed(cluster: &Cluster, controller: &Controller) -> bool {
     let deployment = cluster.own::<Deployment>(WEBHOOK).await;
     matches!(deployment, Ok(Some(_)))
-        || matches!(injecting(cluster).await, Ok(Some(_)))
-        || matches!(validating(cluster).await, Ok(Some(_)))
+        || matches!(injecting(cluster, controller).await, Ok(Some(_)))
+        || matches!(validating(cluster, controller).await, Ok(Some(_)))
 }
 
-pub(super) async fn look(cluster: &Cluster, is_installed: bool) -> Category {
+pub(super) async fn look(cluster: &Cluster, controller: &Controller, is_installed: bool) -> Category {
     if !is_installed {
         let why = "it is not installed (injector.enabled, validator.enabled)";
         return Category { name: NAME, checks: vec![Check::skipped("the webhook is ready", why)] };
     }
     let mut checks = vec![ready("the webhook is ready", &cluster.own::<Deployment>(WEBHOOK).await)];
-    let (injecting, validating) = (injecting(cluster).await, validating(cluster).await);
+    let (injecting, validating) =
+        (injecting(cluster, controller).await, validating(cluster, controller).await);
     match authorities(&[&injecting, &validating]) {
         Ok(authorities) => {
             checks.push(Check::ok(TOLD));
@@ -369,6 +377,16 @@ mod tests {
         assert_eq!(authorities(&[&Ok(None), &Ok(None)]).unwrap_err().outcome, Outcome::Failed);
         let unseen = Err(Unseen::Forbidden("no".to_owned()));
         assert_eq!(authorities(&[&configuration(&[one]), &unseen]).unwrap_err().outcome, Outcome::Skipped);
+    }
+
+    #[test]
+    fn a_configuration_that_calls_another_installation_is_not_ours() {
+        let calls = |namespaces: &[&str]| -> Vec<WebhookClientConfig> {
+            let call = |namespace: &&str| json!({ "service": { "name": WEBHOOK, "namespace": namespace } });
+            serde_json::from_value(namespaces.iter().map(call).collect()).unwrap()
+        };
+        assert!(is_of("here", &calls(&["here", "here"])));
+        assert!(!is_of("here", &calls(&["elsewhere"])));
     }
 
     #[test]

@@ -69,6 +69,12 @@ impl Controller {
         self.is(CONTROLLER)
     }
 
+    /// What belongs to the cluster and is called `base`, of an installation of this name in `namespace`, as the chart
+    /// calls it.
+    pub fn in_cluster(&self, base: &str, namespace: &str) -> String {
+        if self.is_default() { base.to_owned() } else { format!("{base}-{namespace}") }
+    }
+
     /// `base` as this one's alone: of a Lease, and of who writes to the API server. The chart makes the same of it.
     pub fn own(&self, base: &str) -> String {
         if self.is_default() {
@@ -109,6 +115,9 @@ mod tests {
     #[test]
     fn what_is_called_after_it_is_as_it_was_by_default() {
         assert_eq!(Controller::default().own("pontoon"), "pontoon");
+        assert_eq!(Controller::default().in_cluster("pontoon", "here"), "pontoon");
+        let other = "example.com/gateways".parse::<Controller>().unwrap();
+        assert_eq!(other.in_cluster("pontoon", "here"), "pontoon-here");
         let own = |name: &str| name.parse::<Controller>().unwrap().own("pontoon");
         assert_eq!(own("example.com/gateways"), "pontoon-example.com-gateways");
         assert_eq!(own("example.com/Gate_ways/2!"), "pontoon-example.com-gate-ways-2");
