@@ -47,7 +47,13 @@ const REFUSED: [(&[&str], &str); 10] = [
 const TAKEN: [(&[&str], &[&str]); 12] = [
     (
         &["--set=eureka.enabled=true,persistence.enabled=true,replicas=1"],
-        &["kind: PersistentVolumeClaim", "type: Recreate", "targetPort: eureka", "!PONTOON_EUREKA_PEERS"],
+        &[
+            "kind: PersistentVolumeClaim",
+            "type: Recreate",
+            "targetPort: eureka",
+            "!PONTOON_EUREKA_PEERS",
+            "!0.0.0.0:",
+        ],
     ),
     (
         &["--set=eureka.enabled=true"],

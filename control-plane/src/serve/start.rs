@@ -2,7 +2,7 @@
 //! said before anything is touched; proxies are answered last, once objects and registry are loaded: a restart
 //! never shows them less than there is.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -441,8 +441,11 @@ impl Running {
     }
 }
 
+/// Of `socket(2)`.
+const EAFNOSUPPORT: i32 = 97;
+
 fn bind(what: &'static str, address: SocketAddr, flag: &'static str) -> Result<TcpListener, StartError> {
-    let listen = || {
+    let listen = |address: SocketAddr| {
         let socket = match address {
             SocketAddr::V4(_) => TcpSocket::new_v4()?,
             SocketAddr::V6(_) => TcpSocket::new_v6()?,
@@ -451,7 +454,14 @@ fn bind(what: &'static str, address: SocketAddr, flag: &'static str) -> Result<T
         socket.bind(address)?;
         socket.listen(BACKLOG)
     };
-    listen().map_err(|source| StartError::Listen { what, address, flag, source })
+    let listened = match listen(address) {
+        // A kernel without IPv6. All addresses are all of IPv4 there.
+        Err(error) if address.ip() == Ipv6Addr::UNSPECIFIED && error.raw_os_error() == Some(EAFNOSUPPORT) => {
+            listen((Ipv4Addr::UNSPECIFIED, address.port()).into())
+        }
+        listened => listened,
+    };
+    listened.map_err(|source| StartError::Listen { what, address, flag, source })
 }
 
 fn local(listener: &TcpListener, asked: SocketAddr) -> SocketAddr {
@@ -502,4 +512,16 @@ fn hold(ready: watch::Sender<bool>, stop: CancellationToken) -> JoinHandle<()> {
         stop.cancelled().await;
         ready.send_replace(false);
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn all_addresses_are_those_of_ipv4_too() {
+        let listener = bind("this", "[::]:0".parse().unwrap(), "--listen").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        tokio::net::TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.unwrap();
+    }
 }
