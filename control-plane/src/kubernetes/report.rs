@@ -90,19 +90,14 @@ impl Reporter {
             let leads = *self.leads.borrow_and_update();
             if leads {
                 let made_of = MadeOf::of(&self.world.borrow(), &self.observations.borrow());
-                // Endpoints come and go all day, and are said of these only; so do the proxies of Gateways.
                 let in_pods = self.infrastructure.is_some();
-                let moves = move |kind| {
-                    matches!(kind, Kind::Migration | Kind::Pool)
-                        || in_pods && matches!(kind, Kind::Gateway | Kind::Ingress)
-                };
                 let is_late = retry.is_some_and(|(at, _)| at <= Instant::now());
                 let unchanged = !is_late && last.as_ref().is_some_and(|last| last.is_same(&made_of));
                 let changed = last.as_ref().filter(|_| !is_late).map(|last| made_of.changed(last));
                 // Routes are many, and what is said of one is made of nothing else.
                 let is_due = |object: &ObjectRef| match &changed {
                     Some(changed) if is_route(object.kind) => changed.contains(object),
-                    _ => !unchanged || moves(object.kind),
+                    _ => !unchanged || moves(object.kind, in_pods),
                 };
                 let mut failed = self.write(is_due).await > 0;
                 if !unchanged {
@@ -180,6 +175,12 @@ pub(crate) async fn next<T>(of: &mut Option<watch::Receiver<T>>) -> Result<(), w
         Some(of) => of.changed().await,
         None => std::future::pending().await,
     }
+}
+
+/// Whether what is said of such an object changes by itself: endpoints come and go all day, and are said of two kinds
+/// only; so do proxies, and what they refuse of a Gateway, wherever they run. An Ingress has the addresses of pods'.
+fn moves(kind: Kind, in_pods: bool) -> bool {
+    matches!(kind, Kind::Migration | Kind::Pool | Kind::Gateway) || in_pods && kind == Kind::Ingress
 }
 
 fn is_route(kind: Kind) -> bool {
@@ -309,6 +310,15 @@ mod tests {
             waited.push(before.elapsed().as_secs());
         }
         assert_eq!(waited, [2, 4, 8, 16, 32, 64, 120, 120]);
+    }
+
+    #[test]
+    fn what_proxies_make_of_a_gateway_is_said_wherever_they_run() {
+        for in_pods in [true, false] {
+            assert!(moves(Kind::Gateway, in_pods) && moves(Kind::Migration, in_pods));
+            assert_eq!(moves(Kind::Ingress, in_pods), in_pods);
+            assert!(!moves(Kind::HttpRoute, in_pods) && !moves(Kind::GatewayClass, in_pods));
+        }
     }
 
     #[test]
