@@ -169,7 +169,8 @@ fn pair(
     let Certificate { secret, field, .. } = certificate;
     permitted(objects, (parent.kind, &parent.name.namespace), ("", "Secret", secret), field)?;
     let found = match objects.secrets.get(secret) {
-        None => Err(format!("there is no Secret {secret}")),
+        // In a cluster no others are seen.
+        None => Err(format!("there is no Secret {secret} of type {TLS}")),
         Some(secret) if !secret.is_tls() => Err(format!("expected a Secret of type {TLS}")),
         Some(secret) => secret.pair().map_err(|error| error.message),
     };
