@@ -42,6 +42,19 @@ pub(super) fn before(settings: &Settings, options: &Options) -> Vec<Value> {
     }
 }
 
+/// Of both: what the one that comes first has is the other's when it has gone, so it costs the pod nothing; and a quota, or
+/// the class `Guaranteed`, looks at all containers.
+fn resources(options: &Options) -> Value {
+    let mut limits = json!({ "memory": options.memory_limit });
+    if let Some(cpu) = &options.cpu_limit {
+        limits["cpu"] = json!(cpu);
+    }
+    json!({
+        "requests": { "cpu": options.cpu_request, "memory": options.memory_request },
+        "limits": limits,
+    })
+}
+
 /// Leaves again when the rules are in force: the network is the pod's, so there is nothing to undo.
 fn intercept(options: &Options) -> Value {
     let mut arguments = vec![
@@ -70,10 +83,7 @@ fn intercept(options: &Options) -> Value {
         "name": INTERCEPT,
         "image": options.image,
         "args": arguments,
-        "resources": {
-            "requests": { "cpu": "10m", "memory": "16Mi" },
-            "limits": { "memory": "64Mi" },
-        },
+        "resources": resources(options),
         "securityContext": {
             "allowPrivilegeEscalation": false,
             "capabilities": { "drop": ["ALL"], "add": ["NET_ADMIN"] },
@@ -120,10 +130,6 @@ fn sidecar(settings: &Settings, options: &Options) -> Value {
     if let Some(log) = &options.log {
         environment.push(said("PONTOON_LOG", log.clone()));
     }
-    let mut limits = json!({ "memory": options.memory_limit });
-    if let Some(cpu) = &options.cpu_limit {
-        limits["cpu"] = json!(cpu);
-    }
     let health = |path: &str| json!({ "path": path, "port": HEALTH });
     json!({
         "name": SIDECAR,
@@ -134,10 +140,7 @@ fn sidecar(settings: &Settings, options: &Options) -> Value {
         // What comes after starts when this holds.
         "startupProbe": { "httpGet": health("/started"), "periodSeconds": 1, "failureThreshold": 60 },
         "livenessProbe": { "httpGet": health("/live"), "periodSeconds": 10, "failureThreshold": 3 },
-        "resources": {
-            "requests": { "cpu": options.cpu_request, "memory": options.memory_request },
-            "limits": limits,
-        },
+        "resources": resources(options),
         "securityContext": {
             "allowPrivilegeEscalation": false,
             "capabilities": { "drop": ["ALL"] },
