@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 pub use options::{Interception, InvalidAnnotation};
 
-use options::{Options, unknown};
+use options::{Options, warnings};
 
 /// On a namespace or a pod: `enabled` or `disabled`. The pod's counts.
 pub const LABEL: &str = "pontoon.dev/inject";

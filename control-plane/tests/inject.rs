@@ -139,6 +139,31 @@ fn an_annotation_that_is_not_known_keeps_no_pod_from_running() {
 }
 
 #[test]
+fn a_drain_that_outlasts_the_pod_is_warned_of() {
+    for (drain, grace, is_warned) in [
+        ("3600", json!(null), true),
+        ("30", json!(30), true),
+        ("29", json!(30), false),
+        ("60", json!(90), false),
+        ("0", json!(0), false),
+    ] {
+        let pod = json!({
+            "metadata": { "name": "a", "annotations": { "pontoon.dev/drain-seconds": drain } },
+            "spec": { "containers": [], "terminationGracePeriodSeconds": grace },
+        });
+        let question = json!({ "request": { "uid": "1", "kind": { "kind": "Pod" }, "object": pod } });
+        let response = review::answer(&question, &settings()).expect("an answer")["response"].clone();
+        assert_eq!(response["allowed"], true);
+        let warning = response["warnings"][0].as_str().unwrap_or_default();
+        assert_eq!(
+            warning.contains("terminationGracePeriodSeconds"),
+            is_warned,
+            "{drain} {grace}: {warning}"
+        );
+    }
+}
+
+#[test]
 fn a_pod_of_windows_is_left_as_it_is() {
     for how in
         [json!({ "os": { "name": "windows" } }), json!({ "nodeSelector": { "kubernetes.io/os": "windows" } })]

@@ -92,7 +92,7 @@ impl Options {
         let annotations = pod["metadata"]["annotations"].as_object();
         let text =
             |name: &str| annotations?.get(name)?.as_str().map(str::trim).filter(|text| !text.is_empty());
-        let grace = pod["spec"]["terminationGracePeriodSeconds"].as_u64().unwrap_or(GRACE_SECONDS);
+        let grace = grace_of(pod);
         let interception = match text(INTERCEPTION) {
             None => settings.interception,
             Some(said) => Interception::from_str(said, false)
@@ -146,16 +146,30 @@ impl Options {
     }
 }
 
-/// What is said of annotations that look like ours and have no effect. A newer version may know them; a pod is not kept
-/// from running for that.
-pub(super) fn unknown(pod: &Value) -> Vec<String> {
+/// What is said of annotations that look like ours and have no effect, or not the whole of it. A newer version may know
+/// them; a pod is not kept from running for that.
+pub(super) fn warnings(pod: &Value) -> Vec<String> {
     let annotations = pod["metadata"]["annotations"].as_object().into_iter().flatten();
+    let grace = grace_of(pod);
+    let drain =
+        pod["metadata"]["annotations"][DRAIN].as_str().and_then(|text| text.trim().parse::<u64>().ok());
+    let cut = drain.filter(|drain| *drain > 0 && *drain >= grace).map(|drain| {
+        format!(
+            "annotation {DRAIN} is {drain}, and the pod's terminationGracePeriodSeconds {grace}: the application may be \
+             killed before it is told to end"
+        )
+    });
     let unknown = annotations.filter(|(name, _)| name.starts_with(PREFIX) && !ALL.contains(&name.as_str()));
     unknown
         .map(|(name, _)| {
             format!("annotation {name} has no effect: the reference of injection lists those that have")
         })
+        .chain(cut)
         .collect()
+}
+
+fn grace_of(pod: &Value) -> u64 {
+    pod["spec"]["terminationGracePeriodSeconds"].as_u64().unwrap_or(GRACE_SECONDS)
 }
 
 /// A third of the grace period, which leaves the application twice as much. Of a short one more: it takes 3 s until

@@ -4,7 +4,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
-use super::{Settings, inject, unknown};
+use super::{Settings, inject, warnings};
 
 /// Answers an `AdmissionReview` of `admission.k8s.io/v1`. None: it is not one.
 pub fn answer(review: &Value, settings: &Settings) -> Option<Value> {
@@ -19,7 +19,7 @@ pub fn answer(review: &Value, settings: &Settings) -> Option<Value> {
             Ok(None) => {
                 response["patchType"] = json!("JSONPatch");
                 response["patch"] = json!(STANDARD.encode(Value::Array(patch(pod, &injected)).to_string()));
-                let warnings = unknown(pod);
+                let warnings = warnings(pod);
                 if !warnings.is_empty() {
                     response["warnings"] = json!(warnings);
                 }
