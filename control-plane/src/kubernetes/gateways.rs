@@ -13,7 +13,8 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use futures_util::{FutureExt, StreamExt, stream};
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::{Pod, Service};
+use k8s_openapi::api::core::v1::{Pod, Service, ServiceAccount};
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::runtime::watcher::{self, Event};
 use kube::{Api, Client, ResourceExt};
 use pontoon_xds::server as xds;
@@ -59,7 +60,7 @@ pub struct Provisioner {
     client: Client,
     settings: Settings,
     news: mpsc::Receiver<Option<News>>,
-    relist: [Relist; 3],
+    relist: [Relist; 5],
     seen: Seen,
     proxies: Proxies,
     clients: watch::Sender<Clients>,
@@ -105,11 +106,13 @@ impl Failed {
 }
 
 /// What was applied last for a Gateway, and what the API server had then.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Applied {
     wanted: u64,
     deployment: Option<u64>,
     service: Option<u64>,
+    account: Option<u64>,
+    budget: Option<u64>,
 }
 
 /// What one Gateway should have.
@@ -124,12 +127,13 @@ impl Provisioner {
     /// Begins to watch.
     pub fn watch(client: &Client, settings: Settings) -> Provisioner {
         let (hand_on, news) = mpsc::channel(QUEUE);
-        let relist: [Relist; 3] = Default::default();
+        let relist: [Relist; 5] = Default::default();
         let config = || {
             let (key, value) = MANAGED_BY;
             watcher::Config::default().labels(&format!("{key}={value},{GATEWAY_NAME}"))
         };
-        let [deployments, services, pods] = std::array::from_fn(|_| settings.controller.clone());
+        let [deployments, services, pods, accounts, budgets] =
+            std::array::from_fn(|_| settings.controller.clone());
         // They end when nobody listens to them any more.
         tokio::spawn(follow(
             Api::<Deployment>::all(client.clone()),
@@ -152,8 +156,24 @@ impl Provisioner {
             config(),
             "Pod",
             relist[2].clone(),
-            hand_on,
+            hand_on.clone(),
             move |said| heard(said, &pods, seen::proxy).map(News::Pod),
+        ));
+        tokio::spawn(follow(
+            Api::<ServiceAccount>::all(client.clone()),
+            config(),
+            "ServiceAccount",
+            relist[3].clone(),
+            hand_on.clone(),
+            move |said| heard(said, &accounts, Made::account).map(News::Account),
+        ));
+        tokio::spawn(follow(
+            Api::<PodDisruptionBudget>::all(client.clone()),
+            config(),
+            "PodDisruptionBudget",
+            relist[4].clone(),
+            hand_on,
+            move |said| heard(said, &budgets, Made::budget).map(News::Budget),
         ));
         Provisioner {
             client: client.clone(),
@@ -252,6 +272,8 @@ impl Provisioner {
                 News::Deployment(heard) => (&self.relist[0], matches!(heard, Heard::ListEnds)),
                 News::Service(heard) => (&self.relist[1], matches!(heard, Heard::ListEnds)),
                 News::Pod(heard) => (&self.relist[2], matches!(heard, Heard::ListEnds)),
+                News::Account(heard) => (&self.relist[3], matches!(heard, Heard::ListEnds)),
+                News::Budget(heard) => (&self.relist[4], matches!(heard, Heard::ListEnds)),
             };
             // Which pods there are changes nothing about what is to be made.
             let matters = !matches!(news, News::Pod(_));
@@ -382,6 +404,8 @@ impl Provisioner {
             wanted: XxHash64::oneshot(0, &bytes),
             deployment: name("Deployment").and_then(|name| sum(self.seen.deployments.get(&name))),
             service: name("Service").and_then(|name| sum(self.seen.services.get(&name))),
+            account: name("ServiceAccount").and_then(|name| sum(self.seen.accounts.get(&name))),
+            budget: name("PodDisruptionBudget").and_then(|name| sum(self.seen.budgets.get(&name))),
         }
     }
 
@@ -536,7 +560,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_fails_as_it_was_is_tried_less_and_less() {
-        let now = |wanted| Applied { wanted, deployment: None, service: None };
+        let now = |wanted| Applied { wanted, ..Applied::default() };
         let mut failed = Failed::after(None, now(1));
         assert_eq!(failed.again_at.saturating_duration_since(Instant::now()), RETRY);
         for _ in 0..9 {

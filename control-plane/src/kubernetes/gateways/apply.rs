@@ -79,7 +79,7 @@ pub(super) async fn apply(
     wanted: Wanted,
     sum: u64,
 ) -> (ObjectName, Result<Applied, ApplyError>) {
-    let mut applied = Applied { wanted: sum, deployment: None, service: None };
+    let mut applied = Applied { wanted: sum, ..Applied::default() };
     for object in &wanted.objects {
         if !*leads.borrow() {
             return (wanted.gateway, Err(ApplyError::Deposed));
@@ -97,6 +97,12 @@ pub(super) async fn apply(
             }
             Some("Service") => {
                 applied.service = sum(written.try_parse().ok().as_ref().and_then(Made::service));
+            }
+            Some("ServiceAccount") => {
+                applied.account = sum(written.try_parse().ok().as_ref().and_then(Made::account));
+            }
+            Some("PodDisruptionBudget") => {
+                applied.budget = sum(written.try_parse().ok().as_ref().and_then(Made::budget));
             }
             _ => {}
         }

@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::{Pod, Service};
+use k8s_openapi::api::core::v1::{Pod, Service, ServiceAccount};
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use pontoon_xds::server as xds;
 use serde::Serialize;
@@ -17,7 +18,7 @@ use crate::kubernetes::mirror::{Change, Heard, Mirror};
 use crate::kubernetes::pods::addresses as addresses_of;
 use crate::objects::ObjectName;
 
-/// Of one Deployment or Service, what matters here.
+/// Of one Deployment, Service, ServiceAccount or PodDisruptionBudget, what matters here.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Made {
     /// Whose it is.
@@ -42,6 +43,15 @@ impl Made {
 
     pub(super) fn service(service: &Service) -> Option<Made> {
         Some(Made { addresses: addresses(service), ..Made::of(&service.metadata, &service.spec)? })
+    }
+
+    /// What else is in it may be the API server's own.
+    pub(super) fn account(account: &ServiceAccount) -> Option<Made> {
+        Made::of(&account.metadata, &account.automount_service_account_token)
+    }
+
+    pub(super) fn budget(budget: &PodDisruptionBudget) -> Option<Made> {
+        Made::of(&budget.metadata, &budget.spec)
     }
 
     fn of(metadata: &ObjectMeta, spec: &impl Serialize) -> Option<Made> {
@@ -111,35 +121,43 @@ pub(super) fn proxy(pod: &Pod) -> Option<Proxy> {
 pub(super) struct Seen {
     pub(super) deployments: Mirror<ObjectName, Option<Made>>,
     pub(super) services: Mirror<ObjectName, Option<Made>>,
+    pub(super) accounts: Mirror<ObjectName, Option<Made>>,
+    pub(super) budgets: Mirror<ObjectName, Option<Made>>,
     pods: Mirror<ObjectName, Option<Proxy>>,
 }
 
 impl Default for Seen {
     fn default() -> Self {
         let (deployments, services) = (Mirror::default(), Mirror::default());
+        let (accounts, budgets) = (Mirror::default(), Mirror::default());
         // An address that is taken for a pod's after it has gone opens another's keys to whoever has it then. A pod that
         // is missed meanwhile goes on with what it has.
-        Seen { deployments, services, pods: Mirror::trusting() }
+        Seen { deployments, services, accounts, budgets, pods: Mirror::trusting() }
     }
 }
 
-/// What is heard of one of the three.
+/// What is heard of one of the five.
 #[derive(Debug)]
 pub(super) enum News {
     Deployment(Heard<ObjectName, Option<Made>>),
     Service(Heard<ObjectName, Option<Made>>),
+    Account(Heard<ObjectName, Option<Made>>),
+    Budget(Heard<ObjectName, Option<Made>>),
     Pod(Heard<ObjectName, Option<Proxy>>),
 }
 
 impl Seen {
     pub(super) fn is_complete(&self) -> bool {
-        self.deployments.is_complete() && self.services.is_complete() && self.pods.is_complete()
+        let made = [&self.deployments, &self.services, &self.accounts, &self.budgets];
+        made.iter().all(|made| made.is_complete()) && self.pods.is_complete()
     }
 
     pub(super) fn hear(&mut self, news: News, now: Instant) -> Change<ObjectName> {
         match news {
             News::Deployment(heard) => self.deployments.hear(heard, now),
             News::Service(heard) => self.services.hear(heard, now),
+            News::Account(heard) => self.accounts.hear(heard, now),
+            News::Budget(heard) => self.budgets.hear(heard, now),
             News::Pod(heard) => self.pods.hear(heard, now),
         }
     }
@@ -227,6 +245,31 @@ mod tests {
         let before = with(ports.clone(), json!({}));
         assert_eq!(before, with(ports, json!({ "loadBalancer": { "ingress": [{ "ip": "192.0.2.1" }] } })));
         assert_ne!(before, with(json!([{ "port": 81 }]), json!({})));
+    }
+
+    #[test]
+    fn what_goes_of_all_that_was_made_is_news() {
+        let (mut seen, now) = (Seen::default(), Instant::now());
+        let name = ObjectName::new("shop", "edge-pontoon");
+        let account = |automount: bool, secrets: Value| {
+            let account = json!({
+                "metadata": metadata("edge"), "automountServiceAccountToken": automount, "secrets": secrets,
+            });
+            Made::account(&serde_json::from_value(account).unwrap())
+        };
+        let budget = |most: u32| {
+            let budget = json!({ "metadata": metadata("edge"), "spec": { "maxUnavailable": most } });
+            Made::budget(&serde_json::from_value(budget).unwrap())
+        };
+        let mut is_news = |news: News| !seen.hear(news, now).keys.is_empty();
+        assert!(is_news(News::Account(Heard::Applied(name.clone(), account(false, json!([]))))));
+        let with_token = account(false, json!([{ "name": "edge-token" }]));
+        assert!(!is_news(News::Account(Heard::Applied(name.clone(), with_token))), "others write that");
+        assert!(is_news(News::Account(Heard::Applied(name.clone(), account(true, json!([]))))));
+        assert!(is_news(News::Account(Heard::Deleted(name.clone()))));
+        assert!(is_news(News::Budget(Heard::Applied(name.clone(), budget(1)))));
+        assert!(is_news(News::Budget(Heard::Applied(name.clone(), budget(2)))));
+        assert!(is_news(News::Budget(Heard::Deleted(name))));
     }
 
     #[test]
