@@ -31,7 +31,7 @@ const SECOND_WHOLE: [&str; 2] = [
     "--api-versions=gateway.networking.k8s.io/v1/GatewayClass",
 ];
 /// What has to be refused, and a word of why.
-const REFUSED: [(&[&str], &str); 10] = [
+const REFUSED: [(&[&str], &str); 11] = [
     (&["--set=replicas=0"], "replicas"),
     (&["--set=persistence.enabled=true"], "with persistence.enabled it has to be 1"),
     (&["--set=replica=3"], "replica"),
@@ -39,6 +39,7 @@ const REFUSED: [(&[&str], &str); 10] = [
     (&["--set=gateways.serviceType=ExternalName"], "serviceType"),
     (&["--set=gateways.controllerName=example.com"], "controllerName"),
     (&["--set=injector.failurePolicy=Maybe"], "failurePolicy"),
+    (&["--set=injector.replicas=0"], "minimum"),
     (&["--set=validator.failurePolicy=Fail"], "failurePolicy"),
     (&["--set-json=xdsTenants=[{\"name\":\"vms\",\"namespaces\":[\"shop\"]}]"], "networks"),
     (&["--set-json=topologySpread=[{\"maxSkew\":1}]"], "topologyKey"),
