@@ -14,6 +14,8 @@ pub use options::{Interception, InvalidAnnotation};
 
 use options::{Options, warnings};
 
+use crate::infrastructure::provision::PullPolicy;
+
 /// On a namespace or a pod: `enabled` or `disabled`. The pod's counts.
 pub const LABEL: &str = "pontoon.dev/inject";
 /// On a pod that has been given a sidecar: the version that did it.
@@ -28,6 +30,8 @@ pub const INTERCEPT: &str = "pontoon-intercept";
 pub struct Settings {
     /// The image of `pontoon-proxy`.
     pub image: String,
+    /// When a node fetches it; none: as Kubernetes has it by the image's tag.
+    pub pull_policy: Option<PullPolicy>,
     /// The control plane as pods reach it, `http://HOST:PORT`.
     pub xds_server: String,
     /// For pods that say nothing.

@@ -7,12 +7,14 @@
 use std::path::Path;
 
 use base64::Engine as _;
+use pontoon::infrastructure::provision::PullPolicy;
 use pontoon::inject::{Interception, Settings, review, workload};
 use serde_json::{Value, json};
 
 fn settings() -> Settings {
     Settings {
         image: String::from("pontoon.dev/pontoon-proxy:VERSION"),
+        pull_policy: None,
         xds_server: String::from("http://pontoon.pontoon-system.svc:18000"),
         interception: Interception::Redirect,
     }
@@ -80,6 +82,17 @@ fn by_webhook(pod: &Value) -> Value {
         parent.insert(name.to_owned(), step["value"].clone());
     }
     pod
+}
+
+#[test]
+fn both_containers_are_fetched_as_is_said() {
+    let mut pod = json!({ "kind": "Pod", "spec": { "containers": [{ "name": "orders" }] } });
+    let settings = Settings { pull_policy: Some(PullPolicy::Always), ..settings() };
+    workload::inject_object(&mut pod, &settings).expect("injected");
+    for container in [&pod["spec"]["initContainers"][0], &pod["spec"]["initContainers"][1]] {
+        assert_eq!(container["imagePullPolicy"], "Always", "{container}");
+    }
+    assert!(pod["spec"]["containers"][0]["imagePullPolicy"].is_null());
 }
 
 fn refused(annotations: Value) -> String {

@@ -45,7 +45,7 @@ const REFUSED: [(&[&str], &str); 11] = [
     (&["--set-json=topologySpread=[{\"maxSkew\":1}]"], "topologyKey"),
 ];
 /// What has to be taken, and what is in it then, or, after a `!`, is not.
-const TAKEN: [(&[&str], &[&str]); 12] = [
+const TAKEN: [(&[&str], &[&str]); 13] = [
     (
         &["--set=eureka.enabled=true,persistence.enabled=true,replicas=1"],
         &[
@@ -103,6 +103,14 @@ const TAKEN: [(&[&str], &[&str]); 12] = [
         ],
     ),
     (&["--set=crds.install=false"], &["!CustomResourceDefinition"]),
+    (
+        &["--set=images.pullPolicy=Never"],
+        &[
+            "PONTOON_GATEWAY_IMAGE_PULL_POLICY\n          value: Never",
+            "PONTOON_PROXY_IMAGE_PULL_POLICY\n          value: Never",
+            "!IfNotPresent",
+        ],
+    ),
     (
         &["--set-json=networkPolicy.egress=[{\"ports\":[{\"port\":443}]}]"],
         &["policyTypes: [Ingress, Egress]", "- port: 443"],

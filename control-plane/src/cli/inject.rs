@@ -7,6 +7,7 @@ use clap::Args;
 
 use super::CliError;
 use super::output::line;
+use crate::infrastructure::provision::PullPolicy;
 use crate::inject::{Interception, Settings, workload};
 
 /// What is the same for all pods, wherever they are injected.
@@ -20,6 +21,9 @@ pub(super) struct SettingsArgs {
         default_value = concat!("pontoon.dev/pontoon-proxy:", env!("CARGO_PKG_VERSION"))
     )]
     proxy_image: String,
+    /// When nodes fetch it. Default: as Kubernetes has it by the image's tag.
+    #[arg(long, env = "PONTOON_PROXY_IMAGE_PULL_POLICY", value_enum, value_name = "POLICY")]
+    proxy_image_pull_policy: Option<PullPolicy>,
     /// The control plane as pods reach it.
     #[arg(
         long,
@@ -37,6 +41,7 @@ impl SettingsArgs {
     pub(super) fn settings(&self) -> Settings {
         Settings {
             image: self.proxy_image.clone(),
+            pull_policy: self.proxy_image_pull_policy,
             xds_server: self.xds_server.clone(),
             interception: self.interception,
         }

@@ -10,7 +10,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 use super::CliError;
-use crate::infrastructure::provision::{ServiceType, Settings};
+use crate::infrastructure::provision::{PullPolicy, ServiceType, Settings};
 use crate::kubernetes;
 use crate::model::addresses::Ranges;
 use crate::objects::Controller;
@@ -46,6 +46,9 @@ pub(super) struct ServeArgs {
     /// else's matter.
     #[arg(long, env = "PONTOON_GATEWAY_IMAGE", value_name = "IMAGE", requires = "kubernetes")]
     gateway_image: Option<String>,
+    /// When nodes fetch it. Default: as Kubernetes has it by the image's tag.
+    #[arg(long, env = "PONTOON_GATEWAY_IMAGE_PULL_POLICY", value_enum, value_name = "POLICY")]
+    gateway_image_pull_policy: Option<PullPolicy>,
     /// The xDS server as those pods reach it.
     #[arg(
         long,
@@ -176,6 +179,7 @@ pub(super) async fn run(args: ServeArgs) -> Result<(), CliError> {
             let replica = args.replica.unwrap_or_else(|| format!("pontoon-{:08x}", fastrand::u32(..)));
             let gateways = args.gateway_image.map(|image| Settings {
                 image,
+                pull_policy: args.gateway_image_pull_policy,
                 xds_server: args.gateway_xds_server,
                 service_type: args.gateway_service_type,
                 controller: args.controller_name.clone(),

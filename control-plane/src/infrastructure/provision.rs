@@ -40,12 +40,37 @@ const SPARE_SECONDS: u32 = 5;
 pub struct Settings {
     /// The image of `pontoon-proxy`.
     pub image: String,
+    /// When a node fetches it; none: as Kubernetes has it by the image's tag.
+    pub pull_policy: Option<PullPolicy>,
     /// The control plane as the proxies reach it, `http://HOST:PORT`.
     pub xds_server: String,
     /// The Services' type.
     pub service_type: ServiceType,
     /// Whose they are.
     pub controller: Controller,
+}
+
+/// When a node fetches an image that it may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+#[value(rename_all = "PascalCase")]
+pub enum PullPolicy {
+    /// Each time that a container starts.
+    Always,
+    /// Once.
+    IfNotPresent,
+    /// Somebody else brings it.
+    Never,
+}
+
+impl PullPolicy {
+    /// As Kubernetes has it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            PullPolicy::Always => "Always",
+            PullPolicy::IfNotPresent => "IfNotPresent",
+            PullPolicy::Never => "Never",
+        }
+    }
 }
 
 /// How a Service is reached.
@@ -219,6 +244,10 @@ impl<'a> Made<'a> {
             "strategy": { "rollingUpdate": { "maxSurge": 1, "maxUnavailable": 0 }, "type": "RollingUpdate" },
             "template": { "metadata": metadata, "spec": self.pod() },
         });
+        if let Some(policy) = self.settings.pull_policy {
+            let container = &mut deployment["spec"]["template"]["spec"]["containers"][0];
+            container["imagePullPolicy"] = json!(policy.as_str());
+        }
         deployment
     }
 

@@ -36,10 +36,14 @@ fn mounts() -> Value {
 /// the pod's own init containers do.
 pub(super) fn before(settings: &Settings, options: &Options) -> Vec<Value> {
     let sidecar = sidecar(settings, options);
-    match options.interception {
+    let mut containers = match options.interception {
         Interception::Redirect => vec![intercept(options), sidecar],
         Interception::None => vec![sidecar],
+    };
+    if let Some(policy) = settings.pull_policy {
+        containers.iter_mut().for_each(|container| container["imagePullPolicy"] = json!(policy.as_str()));
     }
+    containers
 }
 
 /// Of both: what the one that comes first has is the other's when it has gone, so it costs the pod nothing; and a quota, or

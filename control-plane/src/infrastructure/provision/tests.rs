@@ -3,6 +3,7 @@ use super::*;
 fn settings() -> Settings {
     Settings {
         image: "pontoon-proxy:1".to_owned(),
+        pull_policy: Some(PullPolicy::IfNotPresent),
         xds_server: "http://pontoon:18000".to_owned(),
         controller: Controller::default(),
         service_type: ServiceType::LoadBalancer,
@@ -51,6 +52,7 @@ fn all_of_it_is_the_gateways_and_says_so() {
     let template = &made["Deployment"]["spec"]["template"];
     assert_eq!(template["metadata"]["labels"]["team"], "a");
     assert_eq!(template["metadata"]["annotations"][GATEWAY], "edge");
+    assert_eq!(template["spec"]["containers"][0]["imagePullPolicy"], "IfNotPresent");
     assert_eq!(made["Deployment"]["spec"]["replicas"], Value::Null, "an autoscaler may say it");
     let selector = &made["Deployment"]["spec"]["selector"]["matchLabels"];
     assert_eq!(*selector, json!({ GATEWAY_NAME: "edge" }));
