@@ -314,7 +314,12 @@ impl<'a> Made<'a> {
 
     fn disruption_budget(&self) -> Value {
         let mut budget = self.object("policy/v1", "PodDisruptionBudget");
-        budget["spec"] = json!({ "maxUnavailable": 1, "selector": { "matchLabels": self.selector() } });
+        budget["spec"] = json!({
+            "maxUnavailable": 1,
+            "selector": { "matchLabels": self.selector() },
+            // A pod that serves nobody is not to keep a node from being drained.
+            "unhealthyPodEvictionPolicy": "AlwaysAllow",
+        });
         budget
     }
 }

@@ -53,6 +53,7 @@ fn all_of_it_is_the_gateways_and_says_so() {
     assert_eq!(template["metadata"]["labels"]["team"], "a");
     assert_eq!(template["metadata"]["annotations"][GATEWAY], "edge");
     assert_eq!(template["spec"]["containers"][0]["imagePullPolicy"], "IfNotPresent");
+    assert_eq!(made["PodDisruptionBudget"]["spec"]["unhealthyPodEvictionPolicy"], "AlwaysAllow");
     assert_eq!(made["Deployment"]["spec"]["replicas"], Value::Null, "an autoscaler may say it");
     let selector = &made["Deployment"]["spec"]["selector"]["matchLabels"];
     assert_eq!(*selector, json!({ GATEWAY_NAME: "edge" }));
