@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
 
+use super::provision::PROXY;
 use crate::objects::{DEFAULT_NAMESPACE, Gateway, GatewayClass, ObjectName, Objects};
 
 /// Parameters that cannot be used.
@@ -25,6 +26,24 @@ const KEYS: [(&str, &str); 4] = [
     ("serviceAccount", "ServiceAccount"),
     ("podDisruptionBudget", "PodDisruptionBudget"),
 ];
+
+/// Of its pods, what a Gateway may say itself.
+const OF_POD: [&str; 10] = [
+    "affinity",
+    "containers",
+    "dnsConfig",
+    "dnsPolicy",
+    "imagePullSecrets",
+    "nodeSelector",
+    "priorityClassName",
+    "terminationGracePeriodSeconds",
+    "tolerations",
+    "topologySpreadConstraints",
+];
+/// Of the one container.
+const OF_CONTAINER: [&str; 4] = ["env", "imagePullPolicy", "name", "resources"];
+/// Keeps who writes routes from the node's metadata and the admin port.
+const GUARD: &str = "PONTOON_PROXY_REFUSE_LOCAL_ENDPOINTS";
 
 /// Whether it is one of these keys.
 pub(crate) fn is_key(key: &str) -> bool {
@@ -76,7 +95,60 @@ pub fn of_gateway(objects: &Objects, gateway: &Gateway) -> Read {
     let infrastructure = gateway.spec.infrastructure.as_ref();
     let Some(named) = infrastructure.and_then(|own| own.parameters_ref.as_ref()) else { return Ok(None) };
     let namespace = gateway.metadata.namespace.as_deref().unwrap_or(DEFAULT_NAMESPACE);
-    named_by(objects, (&named.group, &named.kind), &ObjectName::new(namespace, named.name.as_str()))
+    let name = ObjectName::new(namespace, named.name.as_str());
+    let parameters = named_by(objects, (&named.group, &named.kind), &name)?;
+    if let Some(deployment) = parameters.as_ref().and_then(|parameters| parameters.0.get("Deployment")) {
+        check_own(deployment).map_err(|message| format!("ConfigMap {name}: data[deployment]: {message}"))?;
+    }
+    Ok(parameters)
+}
+
+/// Who may write Gateways and ConfigMaps need not be who may make pods, and these are made in our name: they run our
+/// program and no other, with no rights beyond those that they are given here.
+fn check_own(deployment: &Value) -> Result<(), String> {
+    const POD: &str = "spec.template.spec";
+    const CONTAINERS: &str = "spec.template.spec.containers";
+    let pod = &deployment["spec"]["template"]["spec"];
+    only(pod, &OF_POD, POD)?;
+    for container in items(pod, "containers", CONTAINERS)? {
+        only(container, &OF_CONTAINER, CONTAINERS)?;
+        if container["name"] != PROXY {
+            return Err(format!("{CONTAINERS}: {PROXY} is the only one that a Gateway has"));
+        }
+        let at = format!("{CONTAINERS}.env");
+        for variable in items(container, "env", &at)? {
+            only(variable, &["name", "value"], &at)?;
+            let name = variable["name"].as_str().ok_or_else(|| format!("{at}: expected names and values"))?;
+            if name == GUARD {
+                return Err(not_its(&at, name));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn not_its(at: &str, field: &str) -> String {
+    format!("{at}.{field} is not for a Gateway to say; the parameters of its class may")
+}
+
+/// A map of these fields alone, or nothing.
+fn only(of: &Value, known: &[&str], at: &str) -> Result<(), String> {
+    let fields = match of {
+        Value::Null => return Ok(()),
+        Value::Object(fields) => fields,
+        _ => return Err(format!("{at}: expected a map of fields")),
+    };
+    let other = fields.keys().find(|field| !known.contains(&field.as_str()));
+    other.map_or(Ok(()), |field| Err(not_its(at, field)))
+}
+
+/// A list that may be missing. One that is `null` would take away what there is.
+fn items<'v>(of: &'v Value, field: &str, at: &str) -> Result<&'v [Value], String> {
+    match of.get(field) {
+        None => Ok(&[]),
+        Some(Value::Array(items)) => Ok(items),
+        Some(_) => Err(format!("{at}: expected a list")),
+    }
 }
 
 /// What a class says of that of all its Gateways.
@@ -180,6 +252,50 @@ mod tests {
             let error = read(key, text).unwrap_err();
             assert!(error.message.contains(field), "{key} {text}: {error}");
             assert_eq!(error.key, key);
+        }
+    }
+
+    #[test]
+    fn a_gateway_gives_its_pods_no_rights_and_no_other_program() {
+        let own = |pod: &str| {
+            let text =
+                format!("spec: {{replicas: 3, template: {{metadata: {{labels: {{a: b}}}}, spec: {pod}}}}}");
+            check_own(&read("deployment", &text).unwrap().0["Deployment"])
+        };
+        for pod in [
+            "{}",
+            "{nodeSelector: {a: b}, tolerations: [{key: a}], terminationGracePeriodSeconds: 5}",
+            "{containers: [{name: pontoon-proxy, resources: {limits: {cpu: 1}}}]}",
+            "{containers: [{name: pontoon-proxy, env: [{name: PONTOON_LOG, value: debug}]}]}",
+        ] {
+            assert_eq!(own(pod), Ok(()), "{pod}");
+        }
+        for (pod, field) in [
+            ("{serviceAccountName: admin}", "spec.serviceAccountName"),
+            ("{automountServiceAccountToken: true}", "spec.automountServiceAccountToken"),
+            ("{hostNetwork: true}", "spec.hostNetwork"),
+            ("{securityContext: null}", "spec.securityContext"),
+            ("{volumes: [{name: a, hostPath: {path: /}}]}", "spec.volumes"),
+            ("{initContainers: [{name: a}]}", "spec.initContainers"),
+            ("{containers: null}", "containers: expected a list"),
+            ("{containers: [{name: other, resources: {}}]}", "the only one"),
+            ("{containers: [{resources: {}}]}", "the only one"),
+            ("{containers: [{name: pontoon-proxy, image: other}]}", "containers.image"),
+            (
+                "{containers: [{name: pontoon-proxy, securityContext: {privileged: true}}]}",
+                "containers.securityContext",
+            ),
+            ("{containers: [{name: pontoon-proxy, env: null}]}", "env: expected a list"),
+            ("{containers: [{name: pontoon-proxy, env: [{value: a}]}]}", "names and values"),
+            ("{containers: [{name: pontoon-proxy, env: [{name: a, valueFrom: {}}]}]}", "env.valueFrom"),
+            (
+                "{containers: [{name: pontoon-proxy, env: [{name: PONTOON_PROXY_REFUSE_LOCAL_ENDPOINTS, value: 'false'}]}]}",
+                "env.PONTOON_PROXY_REFUSE_LOCAL_ENDPOINTS",
+            ),
+            ("3", "expected a map"),
+        ] {
+            let error = own(pod).unwrap_err();
+            assert!(error.contains(field), "{pod}: {error}");
         }
     }
 

@@ -26,6 +26,8 @@ const LONGEST: usize = 63;
 pub const REPLICAS: u32 = 2;
 /// Where a pod runs, as a field of it.
 pub const ZONE_LABEL: &str = "metadata.labels['topology.kubernetes.io/zone']";
+/// The one container of its pods.
+pub(super) const PROXY: &str = "pontoon-proxy";
 /// What the kubelet asks.
 const HEALTH: u16 = 15_021;
 /// Until every node's rules have forgotten a pod that is told to end.
@@ -272,7 +274,7 @@ impl<'a> Made<'a> {
                 "labelSelector": { "matchLabels": self.selector() },
             }],
             "containers": [{
-                "name": "pontoon-proxy",
+                "name": PROXY,
                 "image": self.settings.image,
                 "env": [
                     field("POD_NAME", "metadata.name"),
