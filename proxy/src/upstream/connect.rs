@@ -97,7 +97,7 @@ pub(crate) struct Wear {
 }
 
 impl Wear {
-    fn new(limits: ConnectionLimits) -> Wear {
+    pub(super) fn new(limits: ConnectionLimits) -> Wear {
         let ends = limits.longest.map(|longest| Instant::now() + longest);
         Wear { ends, left: if limits.requests == 0 { u32::MAX } else { limits.requests } }
     }

@@ -34,7 +34,9 @@ const READ: usize = 16 * 1024;
 /// The least room that is worth a call.
 const LEAST: usize = 4 * 1024;
 /// What is read at once of a long body, once reads have been full.
-const MOST: usize = 256 * 1024;
+const MOST: usize = 64 * 1024;
+/// So many full reads, and others have their turn.
+const TURN: u32 = 16;
 
 thread_local! {
     static ROOM: RefCell<BytesMut> = RefCell::default();
@@ -62,12 +64,21 @@ pub(crate) struct Http1 {
     persists: bool,
     /// What is read at once.
     at_once: usize,
+    /// Full reads, one after the other.
+    full: u32,
 }
 
 /// Sends the rest of a request, until it is dropped.
 struct Rest {
     task: AbortHandle,
-    gone: Rc<Cell<bool>>,
+    told: Rc<Told>,
+}
+
+/// What the task of a [`Rest`] tells who reads the answer.
+#[derive(Default)]
+struct Told {
+    end: RefCell<Option<Result<(), Stopped>>>,
+    reader: Cell<Option<Waker>>,
 }
 
 impl Drop for Rest {
@@ -90,16 +101,17 @@ impl Http1 {
             reading: Reading::new(HeaderMap::new()),
             persists: true,
             at_once: READ,
+            full: 0,
         })
     }
 
     /// Whether the endpoint has closed it, or said something that nobody has asked for.
     pub(super) fn has_ended(&self) -> bool {
         let mut byte = [0];
-        let socket = &mut *self.socket.0.borrow_mut();
-        Pin::new(socket)
-            .poll_read(&mut Context::from_waker(Waker::noop()), &mut ReadBuf::new(&mut byte))
-            .is_ready()
+        let mut byte = ReadBuf::new(&mut byte);
+        let look = poll_fn(|cx| Pin::new(&mut *self.socket.0.borrow_mut()).poll_read(cx, &mut byte));
+        // Without a budget, which the end of many others may have used up, it would look alive.
+        pin!(tokio::task::unconstrained(look)).poll(&mut Context::from_waker(Waker::noop())).is_ready()
     }
 
     /// Begins to send a request, on a connection that carries none.
@@ -163,6 +175,15 @@ impl Http1 {
                 Ok(None) => {}
                 known => return Poll::Ready(known.transpose()),
             }
+            // An endpoint that waits for the rest of a request which will not come has nothing more to say.
+            if self.rest.as_ref().is_some_and(|rest| rest.has_failed(cx)) {
+                return Poll::Ready(Some(Err(Error::UpstreamReset)));
+            }
+            if self.full >= TURN {
+                self.full = 0;
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
             match ready!(self.poll_read(cx)) {
                 Ok(1..) => {}
                 Ok(0) if self.reading.close() => {}
@@ -181,7 +202,7 @@ impl Http1 {
 
     /// Makes it ready for another request; `false` where it may carry none.
     pub(super) fn rest(&mut self) -> bool {
-        let sent = self.sending.is_none() && self.rest.take().is_none_or(|rest| rest.gone.get());
+        let sent = self.sending.is_none() && self.rest.take().is_none_or(|rest| rest.has_gone());
         self.gate = None;
         self.at_once = READ;
         sent && self.persists && !self.broken && self.reading.is_done() && self.reading.bytes.is_empty()
@@ -220,6 +241,7 @@ impl Http1 {
             }))?;
         }
         // A long body is read in large pieces, once it is seen to come in such.
+        self.full = if read == room { self.full + 1 } else { 0 };
         self.at_once = match read {
             read if read == room => (self.at_once * 2).min(MOST),
             read if read < self.at_once / 4 => (self.at_once / 2).max(READ),
@@ -231,12 +253,37 @@ impl Http1 {
 
 impl Rest {
     fn of(mut sending: Sending, mut socket: Socket) -> Rest {
-        let gone = Rc::new(Cell::new(false));
-        let all = Rc::clone(&gone);
+        let told = Rc::<Told>::default();
+        let tells = Rc::clone(&told);
         let task = tokio::task::spawn_local(async move {
-            all.set(poll_fn(|cx| sending.poll(&mut socket, cx)).await.is_ok());
+            let end = poll_fn(|cx| sending.poll(&mut socket, cx)).await;
+            tells.end.replace(Some(end));
+            if let Some(reader) = tells.reader.take() {
+                reader.wake();
+            }
         });
-        Rest { task: task.abort_handle(), gone }
+        Rest { task: task.abort_handle(), told }
+    }
+
+    /// All of it.
+    fn has_gone(&self) -> bool {
+        matches!(*self.told.end.borrow(), Some(Ok(())))
+    }
+
+    /// Whether the request has no end. Who asks is told when that is so.
+    fn has_failed(&self, cx: &Context<'_>) -> bool {
+        self.told.reader.set(Some(cx.waker().clone()));
+        matches!(*self.told.end.borrow(), Some(Err(Stopped::Body(_))))
+    }
+}
+
+impl Drop for Http1 {
+    /// Under TLS an end that nobody announces may be somebody else's.
+    fn drop(&mut self) {
+        let rests = self.sending.is_none() && self.rest.is_none() && self.reading.is_done();
+        if let (true, Stream::Tls(stream)) = (rests, &mut *self.socket.0.borrow_mut()) {
+            let _ = Pin::new(&mut **stream).poll_shutdown(&mut Context::from_waker(Waker::noop()));
+        }
     }
 }
 
@@ -275,5 +322,27 @@ impl AsyncWrite for Socket {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut *self.0.borrow_mut()).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+    use crate::upstream::cluster::ConnectionLimits;
+
+    #[tokio::test]
+    async fn more_closed_connections_than_a_turn_may_look_at_are_all_known() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut all = Vec::new();
+        for _ in 0..300 {
+            let near = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+            drop(listener.accept().await.unwrap());
+            near.readable().await.unwrap();
+            all.push(Http1::new(Stream::Plain(near), Wear::new(ConnectionLimits::default())));
+        }
+        let known = poll_fn(|_| Poll::Ready(all.iter().filter(|one| one.has_ended()).count()));
+        assert_eq!(known.await, all.len());
     }
 }

@@ -359,3 +359,36 @@ async fn what_is_said_to_half_a_request_reaches_the_client() {
         sending.abort();
     }
 }
+
+/// A body that cannot be read to its end ends an answer that has begun: the endpoint waits for the rest.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_ends_with_a_request_that_breaks_off() {
+    for no_chunk in [&b"world\r\nno chunk\r\n"[..], b""] {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let proxy = Proxy::start(&[listener.local_addr().unwrap()]).await;
+        let mut client = TcpStream::connect(proxy.address).await.unwrap();
+        let request = b"POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n5\r\n";
+        client.write_all(request).await.unwrap();
+        let (mut upstream, _) = listener.accept().await.unwrap();
+        let mut bytes = Vec::new();
+        while !bytes.ends_with(b"hello\r\n") {
+            assert!(upstream.read_buf(&mut bytes).await.unwrap() > 0);
+        }
+        let answer = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\nyes\r\n";
+        upstream.write_all(answer).await.unwrap();
+        let mut answer = Vec::new();
+        while !answer.ends_with(b"yes\r\n") {
+            assert!(client.read_buf(&mut answer).await.unwrap() > 0, "{answer:?}");
+        }
+        // It stays, or goes.
+        let stays = !no_chunk.is_empty();
+        client.write_all(no_chunk).await.unwrap();
+        let _client = stays.then_some(client);
+        // Before it would be a body that comes too slowly.
+        let ended = tokio::time::timeout(Duration::from_secs(20), async {
+            let mut rest = [0; 1024];
+            while upstream.read(&mut rest).await.is_ok_and(|length| length > 0) {}
+        });
+        ended.await.unwrap_or_else(|_| panic!("it waits for the rest; the client stays: {stays}"));
+    }
+}

@@ -47,11 +47,6 @@ pub(super) fn head(
     asked: &Method,
     room: &mut HeaderMap,
 ) -> Result<Option<Answer>, Error> {
-    if *looked == 0 {
-        // Empty lines before it are passed over, as hyper does.
-        let empty = bytes.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
-        let _ = bytes.split_to(empty);
-    }
     let Some(length) = section(bytes, *looked) else {
         *looked = bytes.len();
         return if bytes.len() > MAX_HEADER_BYTES as usize { Err(Error::UpstreamProtocol) } else { Ok(None) };
@@ -61,6 +56,15 @@ pub(super) fn head(
         return Err(Error::UpstreamProtocol);
     }
     parse(&bytes.split_to(length).freeze(), asked, std::mem::take(room)).map(Some)
+}
+
+/// How many bytes at the start are empty lines. Before a head they are passed over, as hyper does.
+pub(super) fn empty_lines(bytes: &[u8]) -> usize {
+    let mut left = bytes;
+    while let [b'\n', rest @ ..] | [b'\r', b'\n', rest @ ..] = left {
+        left = rest;
+    }
+    bytes.len() - left.len()
 }
 
 /// Where lines end of which the last is empty, looked for from `from` on.
@@ -97,7 +101,10 @@ fn parse(head: &Bytes, asked: &Method, headers: HeaderMap) -> Result<Answer, Err
     }
     *response.headers_mut() = fields(head, parsed.headers, headers)?;
     let body = body(&response, asked)?;
-    let persists = persists(&response) && !matches!(body, Body::UntilClose);
+    let headers = response.headers();
+    // Two ends for one body: who reads on may be told what was meant for another.
+    let ambiguous = headers.contains_key(TRANSFER_ENCODING) && headers.contains_key(CONTENT_LENGTH);
+    let persists = persists(&response) && !matches!(body, Body::UntilClose) && !ambiguous;
     Ok(Answer { response, body, persists, bytes: head.len() })
 }
 
@@ -181,7 +188,7 @@ mod tests {
     use super::*;
 
     fn read(text: &str, asked: Method) -> Result<Option<(Answer, String)>, Error> {
-        let mut bytes = BytesMut::from(text);
+        let mut bytes = BytesMut::from(&text[empty_lines(text.as_bytes())..]);
         let answer = head(&mut bytes, &mut 0, &asked, &mut HeaderMap::new())?;
         Ok(answer.map(|answer| (answer, String::from_utf8_lossy(&bytes).into_owned())))
     }
@@ -216,7 +223,7 @@ mod tests {
         assert_eq!(get("transfer-encoding: gzip\r\ntransfer-encoding: gzip, Chunked\r\n"), "chunks");
         assert_eq!(get("transfer-encoding: chunked, gzip\r\n"), "all, then the end");
         assert_eq!(get("transfer-encoding: xchunked\r\n"), "all, then the end");
-        assert_eq!(get("transfer-encoding: chunked\r\ncontent-length: 3\r\n"), "chunks");
+        assert_eq!(get("transfer-encoding: chunked\r\ncontent-length: 3\r\n"), "chunks, then the end");
         assert_eq!(get(""), "all, then the end");
         assert_eq!(get("content-length: 5\r\nconnection: x, Close\r\n"), "5, then the end");
         assert_eq!(framing("content-length: 5\r\n", "1 200 OK", Method::HEAD), "nothing");
@@ -255,6 +262,7 @@ mod tests {
 
     #[test]
     fn a_head_is_the_same_however_it_is_cut() {
+        assert_eq!([empty_lines(b"\r\n\n\r\nHTTP"), empty_lines(b"\rHTTP"), empty_lines(b"\r")], [5, 0, 0]);
         let text = "\r\nHTTP/1.1 299 Fine\r\nServer: one\r\nx: \r\nserver:  two \r\n\r\nbody";
         let (whole, rest) = read(text, Method::GET).unwrap().unwrap();
         assert_eq!((whole.response.status().as_u16(), rest.as_str()), (299, "body"));

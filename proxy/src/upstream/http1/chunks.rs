@@ -13,6 +13,8 @@ const MAX_TRAILER_BYTES: usize = 16 * 1024;
 const MAX_TRAILERS: usize = 100;
 /// Digits of a chunk's size.
 const MAX_DIGITS: usize = 16;
+/// White space behind them, with which some servers fill up.
+const MAX_SPACE: usize = 64;
 
 /// Where in a body its reader is.
 #[derive(Debug, Default)]
@@ -141,8 +143,12 @@ fn size(bytes: &[u8]) -> Result<Option<(u64, Line)>, Error> {
         [b'\r'] => return Ok(None),
         _ => return Err(Error::UpstreamProtocol),
     }
+    let space = rest[..end].iter().take_while(|byte| **byte != b';').count();
+    if space > MAX_SPACE {
+        return Err(Error::UpstreamProtocol);
+    }
     let size = std::str::from_utf8(&bytes[..digits]).ok().and_then(|text| u64::from_str_radix(text, 16).ok());
-    let line = Line { length: digits + end + 2, extensions: end };
+    let line = Line { length: digits + end + 2, extensions: end - space };
     size.map(|size| Some((size, line))).ok_or(Error::UpstreamProtocol)
 }
 
@@ -217,6 +223,9 @@ mod tests {
             read(&format!("1;{}", "x".repeat(MAX_EXTENSIONS + 2)), 4096)
                 .is_err_and(|e| e != Error::UpstreamReset)
         );
+        let padded = |space, chunks| format!("1{}\r\na\r\n", " ".repeat(space)).repeat(chunks) + "0\r\n\r\n";
+        assert!(read(&padded(7, MAX_EXTENSIONS), 4096).is_ok());
+        assert!(read(&padded(MAX_SPACE + 1, 1), 4096).is_err());
         let trailers = |count| format!("0\r\n{}\r\n", "a: b\r\n".repeat(count));
         assert!(
             read(&trailers(MAX_TRAILERS), 4096).is_ok() && read(&trailers(MAX_TRAILERS + 1), 4096).is_err()

@@ -1,6 +1,6 @@
 //! An answer as it is read: what has come, and where in it the reader is.
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf as _, Bytes, BytesMut};
 use http::{HeaderMap, Method, Response, StatusCode};
 use http_body::{Frame, SizeHint};
 
@@ -15,7 +15,8 @@ pub(super) struct Reading {
     pub(super) bytes: BytesMut,
     /// How far in them the head's end was looked for.
     looked: usize,
-    /// Bytes of interim answers: who sends nothing else would be read for as long as the route lets a request idle.
+    /// Bytes of interim answers and empty lines: who sends nothing else would be read for as long as the route lets a request
+    /// idle.
     interim: usize,
     /// An empty map, for its headers.
     room: HeaderMap,
@@ -36,20 +37,29 @@ impl Reading {
         asked: &Method,
         mut interim: impl FnMut(StatusCode),
     ) -> Result<Option<(Response<()>, bool)>, Error> {
-        while let Some(answer) = answer::head(&mut self.bytes, &mut self.looked, asked, &mut self.room)? {
+        loop {
+            if self.looked == 0 {
+                let empty = answer::empty_lines(&self.bytes);
+                self.bytes.advance(empty);
+                self.before(empty)?;
+            }
+            let answer = answer::head(&mut self.bytes, &mut self.looked, asked, &mut self.room)?;
+            let Some(answer) = answer else { return Ok(None) };
             let status = answer.response.status();
             if !status.is_informational() || status == StatusCode::SWITCHING_PROTOCOLS {
                 self.body = answer.body;
                 self.let_go();
                 return Ok(Some((answer.response, answer.persists)));
             }
-            self.interim += answer.bytes;
-            if self.interim > MAX_HEADER_BYTES as usize {
-                return Err(Error::UpstreamProtocol);
-            }
+            self.before(answer.bytes)?;
             interim(status);
         }
-        Ok(None)
+    }
+
+    /// So much came before the answer.
+    fn before(&mut self, bytes: usize) -> Result<(), Error> {
+        self.interim += bytes;
+        if self.interim > MAX_HEADER_BYTES as usize { Err(Error::UpstreamProtocol) } else { Ok(()) }
     }
 
     /// The next frame of the body in what has come.
