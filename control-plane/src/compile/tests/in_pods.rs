@@ -127,10 +127,23 @@ fn service(name: &str, port: u16) -> (ObjectName, Arc<crate::objects::Service>) 
     (ObjectName::new("default", name), Arc::new(service))
 }
 
+/// A ConfigMap `authority` with the certificate that a host shows.
+fn authority(host: &str) -> String {
+    let signed = rcgen::generate_simple_self_signed([host.to_owned()]).expect("a certificate");
+    let pem = signed.cert.pem().replace('\n', "\n    ");
+    format!(
+        "apiVersion: v1
+kind: ConfigMap
+metadata: {{name: authority, namespace: default}}
+data:
+  ca.crt: |
+    {pem}"
+    )
+}
+
 #[test]
 fn a_migrations_sides_are_spoken_to_as_the_route_and_their_policy_say() {
-    let signed = rcgen::generate_simple_self_signed(["orders.test".to_owned()]).expect("a certificate");
-    let authority = signed.cert.pem().replace('\n', "\n    ");
+    let authority = authority("orders.test");
     let mut objects = objects_of(&format!(
         "
 apiVersion: gateway.networking.k8s.io/v1
@@ -138,12 +151,7 @@ kind: Gateway
 metadata: {{name: edge, namespace: default}}
 spec: {{gatewayClassName: pontoon, listeners: [{{name: http, port: 80, protocol: HTTP}}]}}
 ---
-apiVersion: v1
-kind: ConfigMap
-metadata: {{name: authority, namespace: default}}
-data:
-  ca.crt: |
-    {authority}
+{authority}
 ---
 apiVersion: gateway.networking.k8s.io/v1
 kind: BackendTLSPolicy
@@ -196,8 +204,7 @@ spec:
 
 #[test]
 fn endpoints_that_expect_tls_are_spoken_to_by_a_policy_or_passed_connections() {
-    let signed = rcgen::generate_simple_self_signed(["vault.test".to_owned()]).expect("a certificate");
-    let authority = signed.cert.pem().replace('\n', "\n    ");
+    let authority = authority("vault.test");
     let manifest = format!(
         "
 apiVersion: gateway.networking.k8s.io/v1
@@ -209,12 +216,7 @@ spec:
   - {{name: http, port: 80, protocol: HTTP}}
   - {{name: tls, port: 443, protocol: TLS, tls: {{mode: Passthrough}}}}
 ---
-apiVersion: v1
-kind: ConfigMap
-metadata: {{name: authority, namespace: default}}
-data:
-  ca.crt: |
-    {authority}
+{authority}
 ---
 apiVersion: pontoon.dev/v1alpha1
 kind: Pool
