@@ -2,7 +2,6 @@
 //! flushes each piece of a body from 256 bytes on, and with many streams a turn has many.
 
 use std::cell::RefCell;
-use std::future::Future;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::rc::Rc;
@@ -43,12 +42,7 @@ impl<S> Batched<S> {
         Self(Rc::new(RefCell::new(batch)))
     }
 
-    /// All bytes that h2 has written so far.
-    fn taken(&self) -> u64 {
-        self.0.borrow().taken
-    }
-
-    /// Those of them that have gone.
+    /// Of all that h2 has written, what has gone.
     pub(crate) fn sent(&self) -> u64 {
         let batch = self.0.borrow();
         batch.taken - (batch.waiting.len() - batch.gone) as u64
@@ -141,38 +135,6 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Batched<S> {
         let mut batch = self.0.borrow_mut();
         ready!(batch.poll_empty(cx))?;
         Pin::new(&mut batch.stream).poll_shutdown(cx)
-    }
-}
-
-pin_project_lite::pin_project! {
-    /// A task that may be a connection's driver: whichever has written has it sent after each of its turns.
-    pub(crate) struct Driven<F, S> {
-        #[pin]
-        task: F,
-        batched: Batched<S>,
-        drives: bool,
-    }
-}
-
-impl<F, S> Driven<F, S> {
-    pub(crate) fn new(task: F, batched: Batched<S>) -> Self {
-        Self { task, batched, drives: false }
-    }
-}
-
-impl<F: Future, S: AsyncWrite + Unpin> Future for Driven<F, S> {
-    type Output = F::Output;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
-        let this = self.project();
-        let before = this.batched.taken();
-        let result = this.task.poll(cx);
-        // The waker of another task would take the driver's place at the socket.
-        *this.drives |= this.batched.taken() != before;
-        if *this.drives {
-            let _ = this.batched.poll_send(cx);
-        }
-        result
     }
 }
 

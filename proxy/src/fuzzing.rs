@@ -18,7 +18,6 @@ use crate::listener::guard::Guard;
 use crate::listener::inspect::Inspector;
 use crate::tls::material;
 pub use crate::upgrade::fuzzing::lines;
-pub use crate::upstream::announced::fuzzing::streams;
 pub use crate::upstream::http1::reading::fuzzing::answer;
 
 /// Reads a connection's bytes in these pieces. Gives where, counted over all of them, and why they are refused.

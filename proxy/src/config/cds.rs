@@ -30,7 +30,7 @@ use crate::upstream::cluster::{
     BalancePolicy, ConnectionLimits, EndpointHealth, EndpointSource, LookupFamily, Nameable, Names,
     UpstreamProtocol,
 };
-use crate::upstream::connect::{MAX_STREAMS, PING_SECONDS};
+use crate::upstream::http2::{MAX_STREAMS, PING_SECONDS};
 
 pub(super) const MESSAGES: &[Message] =
     &[CLUSTER, CONNECTION_OPTIONS, UPSTREAM_OPTIONS, BREAKERS, THRESHOLDS, COMMON_LB];

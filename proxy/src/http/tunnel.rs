@@ -16,13 +16,14 @@ use crate::listener::transport::Rewound;
 use crate::tcp::copy::{self, Bounds, End, Side};
 use crate::upstream::connect::Stream;
 use crate::upstream::http1::Socket;
+use crate::upstream::http2::Duplex;
 use crate::upstream::open::Opened;
 use crate::upstream::pool::Lease;
 
 /// The upstream's end. The lease counts it as in flight at the endpoint.
 pub(crate) enum Far {
-    /// Waits for the upstream's stream of HTTP/2 to be handed over.
-    Upgrade(OnUpgrade, Lease),
+    /// A stream of HTTP/2.
+    Stream(Duplex, Lease),
     /// A connection that has carried HTTP/1.1.
     Switched(Rewound<Socket>, Lease),
     /// A connection of its own.
@@ -56,11 +57,8 @@ impl Tunnel {
     async fn copy<N: copy::Stream>(self, near: N, owns_connection: bool) {
         let Self { far, exchange, bounds } = self;
         match far {
-            Far::Upgrade(upstream, lease) => {
-                match upstream.await {
-                    Ok(far) => between(&exchange, near, TokioIo::new(far), &bounds, owns_connection).await,
-                    Err(_) => drop(exchange.fail(Error::UpstreamReset)),
-                }
+            Far::Stream(far, lease) => {
+                between(&exchange, near, far, &bounds, owns_connection).await;
                 drop(lease);
             }
             Far::Switched(far, lease) => {

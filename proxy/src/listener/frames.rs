@@ -18,6 +18,14 @@ pub(crate) const DATA: u8 = 0;
 pub(crate) const HEADERS: u8 = 1;
 const CONTINUATION: u8 = 9;
 
+/// What the header of a frame says.
+pub(crate) struct Frame {
+    pub(crate) kind: u8,
+    /// In bytes.
+    pub(crate) length: usize,
+    pub(crate) stream: u32,
+}
+
 /// One connection's reader.
 #[derive(Debug)]
 pub(crate) struct Frames {
@@ -41,12 +49,14 @@ impl Frames {
     /// Reads the next bytes. Gives how many such frames have begun in them.
     pub(crate) fn read(&mut self, bytes: &[u8]) -> u32 {
         let mut control = 0;
-        self.each(bytes, |kind, _| control += u32::from(!matches!(kind, DATA | HEADERS | CONTINUATION)));
+        self.each(bytes, |frame| {
+            control += u32::from(!matches!(frame.kind, DATA | HEADERS | CONTINUATION));
+        });
         control
     }
 
-    /// Reads the next bytes. Gives the type and the length of each frame that has begun in them.
-    pub(crate) fn each(&mut self, mut bytes: &[u8], mut frame: impl FnMut(u8, usize)) {
+    /// Reads the next bytes. Gives each frame that has begun in them.
+    pub(crate) fn each(&mut self, mut bytes: &[u8], mut begun: impl FnMut(Frame)) {
         while !bytes.is_empty() {
             if self.skip > 0 {
                 let skipped = self.skip.min(bytes.len());
@@ -59,10 +69,12 @@ impl Frames {
             self.have += taken;
             bytes = &bytes[taken..];
             if self.have == HEADER {
-                let [a, b, c, kind, ..] = self.header;
+                let [a, b, c, kind, _flags, stream @ ..] = self.header;
                 self.skip = u32::from_be_bytes([0, a, b, c]) as usize;
                 self.have = 0;
-                frame(kind, self.skip);
+                // The first bit says nothing.
+                let stream = u32::from_be_bytes(stream) & (u32::MAX >> 1);
+                begun(Frame { kind, length: self.skip, stream });
             }
         }
     }

@@ -20,6 +20,7 @@ use tokio_rustls::client;
 use super::splice::Pipe;
 use crate::listener::io::Io;
 use crate::listener::transport::{Rewound, Transport};
+use crate::upstream::http2::Duplex;
 use crate::worker::local::{Timer, Worker};
 
 /// Read at once, and so the most that is kept for a reader that is slow.
@@ -63,6 +64,7 @@ impl<S: Stream + ?Sized> Stream for &mut S {
 }
 
 impl Stream for Io {}
+impl Stream for Duplex {}
 impl<S> Stream for Rewound<S> where Rewound<S>: AsyncRead + AsyncWrite + Unpin {}
 impl<T> Stream for TokioIo<T> where TokioIo<T>: AsyncRead + AsyncWrite + Unpin {}
 impl<T> Stream for Box<client::TlsStream<T>> where client::TlsStream<T>: AsyncRead + AsyncWrite + Unpin {}

@@ -1,43 +1,20 @@
 //! A connection to an endpoint: TCP, TLS where the cluster has it, then the HTTP handshake. What fails here has sent nothing of a request.
 
-use std::cell::Cell;
-use std::future::Future;
-use std::time::Duration;
-
-use hyper::client::conn::http2;
-use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 use tokio_rustls::client::TlsStream;
 
-use crate::batch::{Batched, Driven};
 use crate::error::Error;
 use crate::gather::Wire;
-use crate::http::body::RequestBody;
 use crate::proxy_protocol::{self, Addresses};
-use crate::upstream::announced::{Announced, StreamLimit};
 use crate::upstream::cluster::{ClusterSettings, ConnectionLimits, Endpoint};
 use crate::upstream::dial::{Dialer, classify};
 use crate::upstream::http1::Http1;
-use crate::upstream::pool::Open;
+use crate::upstream::http2::Http2;
 
-/// HTTP/2 upstreams: streams on one connection, as Envoy's edge settings have it.
-pub(crate) const MAX_STREAMS: usize = 100;
-const STREAM_WINDOW: u32 = 256 * 1024;
-const CONNECTION_WINDOW: u32 = 1024 * 1024;
 /// Header bytes of an answer (and of its trailers).
 pub(super) const MAX_HEADER_BYTES: u32 = 60 * 1024;
-/// What is written ahead of a slow endpoint, a stream.
-const MAX_SEND_BUFFER: usize = 64 * 1024;
-/// Bounds, with the header list, how many CONTINUATION frames a head may have.
-const MAX_FRAME: u32 = 16 * 1024;
-/// Streams that we have reset and of which frames may still come. Above: the connection ends.
-const MAX_RESET_STREAMS: usize = 100;
-/// A peer that is gone without a word is found within the sum of the two.
-pub(crate) const PING_SECONDS: u16 = 30;
-const PING_INTERVAL: Duration = Duration::from_secs(PING_SECONDS as u64);
-const PING_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What is spoken under HTTP, or under whatever else.
 pub(crate) type Stream = Wire<TlsStream<TcpStream>>;
@@ -49,16 +26,6 @@ impl Stream {
             Stream::Plain(stream) => stream,
             Stream::Tls(stream) => stream.get_ref().0,
         }
-    }
-}
-
-/// Spawns a connection's tasks onto the worker's own thread. One of them, which hyper does not tell from the others, drives it.
-#[derive(Clone)]
-struct LocalExec(Batched<Stream>);
-
-impl<F: Future + 'static> hyper::rt::Executor<F> for LocalExec {
-    fn execute(&self, future: F) {
-        tokio::task::spawn_local(Driven::new(future, self.0.clone()));
     }
 }
 
@@ -124,16 +91,6 @@ pub(crate) async fn http1(
     Ok(Http1::new(stream, Wear::new(settings.connections)))
 }
 
-/// What streams are opened on, over HTTP/2.
-#[derive(Debug)]
-pub(crate) struct Http2 {
-    pub(crate) sender: http2::SendRequest<RequestBody>,
-    pub(crate) limit: StreamLimit,
-    pub(crate) wear: Cell<Wear>,
-    /// Counts while it lives, where the cluster has circuit breakers.
-    pub(super) open: Option<Box<Open>>,
-}
-
 /// An HTTP/2 connection: with prior knowledge, or as ALPN says.
 pub(crate) async fn http2(
     dialer: &Dialer,
@@ -147,23 +104,5 @@ pub(crate) async fn http2(
     {
         return Err(Error::UpstreamTlsProtocol);
     }
-    let stream = Batched::new(stream);
-    let exec = LocalExec(stream.clone());
-    let (stream, limit) = Announced::new(stream);
-    let (sender, connection) = http2::Builder::new(exec)
-        .timer(TokioTimer::new())
-        .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .initial_max_send_streams(MAX_STREAMS)
-        .max_header_list_size(MAX_HEADER_BYTES)
-        .max_frame_size(MAX_FRAME)
-        .max_send_buf_size(MAX_SEND_BUFFER)
-        .max_concurrent_reset_streams(MAX_RESET_STREAMS)
-        .keep_alive_interval(PING_INTERVAL)
-        .keep_alive_timeout(PING_TIMEOUT)
-        .handshake(TokioIo::new(stream))
-        .await
-        .map_err(|_| Error::ConnectFailure)?;
-    tokio::task::spawn_local(async move { drop(connection.await) });
-    Ok(Http2 { sender, limit, wear: Cell::new(Wear::new(settings.connections)), open: None })
+    Http2::new(stream, Wear::new(settings.connections)).await
 }

@@ -2,9 +2,7 @@
 //! next used and the rest grow old. HTTP/2: streams share connections, and one opening serves all who wait.
 
 use std::cell::{Cell, RefCell};
-use std::error::Error as _;
-use std::future::{self, Future, poll_fn};
-use std::io;
+use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -15,14 +13,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::cluster::{ClusterSettings, Endpoint, UpstreamProtocol};
-use super::connect::{self, Http2};
+use super::connect;
 use super::dial::Dialer;
 use super::http1::{Http1, Socket};
+use super::http2::{Answer, Duplex, Http2};
 use crate::error::Error;
 use crate::http::body::RequestBody;
 use crate::resilience::breakers::{Breaker, Held};
@@ -90,7 +88,6 @@ impl Idle {
 struct Shared {
     connection: Http2,
     tls: Option<Arc<ClientTls>>,
-    streams: Cell<usize>,
     idle_since: Cell<Instant>,
     timeout: Duration,
 }
@@ -98,15 +95,15 @@ struct Shared {
 impl Shared {
     fn is_usable(&self, settings: &ClusterSettings, now: Instant) -> bool {
         same(self.tls.as_ref(), settings.tls.as_ref())
-            && !self.connection.sender.is_closed()
-            && self.streams.get() < self.connection.limit.get()
+            && self.connection.has_room()
+            && !self.connection.is_closed()
             && !self.connection.wear.get().is_out(now)
     }
 
     /// Whether it has ended, or carries nothing and takes nothing more.
     fn is_spent(&self, now: Instant) -> bool {
-        self.connection.sender.is_closed()
-            || self.streams.get() == 0 && self.connection.wear.get().is_out(now)
+        self.connection.is_closed()
+            || self.connection.streams() == 0 && self.connection.wear.get().is_out(now)
     }
 }
 
@@ -121,8 +118,8 @@ fn same(one: Option<&Arc<ClientTls>>, other: Option<&Arc<ClientTls>>) -> bool {
 
 enum Connection {
     Http1(Box<Http1>),
-    /// With the answer's body, once its head has come.
-    Http2(Rc<Shared>, Option<Incoming>),
+    /// With the answer, once its head has come.
+    Http2(Rc<Shared>, Option<Answer>),
 }
 
 /// A request that was not answered.
@@ -166,7 +163,7 @@ impl EndpointPool {
             }
             UpstreamProtocol::Http2 => {
                 let (shared, reused) = self.shared(endpoint, settings, breaker, now).await?;
-                shared.streams.set(shared.streams.get() + 1);
+                shared.connection.add_stream();
                 (Connection::Http2(shared, None), reused)
             }
         };
@@ -261,13 +258,9 @@ impl EndpointPool {
     ) -> Result<(Rc<Shared>, bool), Error> {
         let mut pending = None;
         let open = loop {
-            let found = self
-                .shared
-                .borrow()
-                .iter()
-                .rev()
-                .find(|shared| shared.is_usable(settings, now))
-                .map(Rc::clone);
+            // The oldest first: few connections with many streams have more to write in a turn, and the others grow old.
+            let found =
+                self.shared.borrow().iter().find(|shared| shared.is_usable(settings, now)).map(Rc::clone);
             if let Some(shared) = found {
                 return Ok((shared, true));
             }
@@ -300,7 +293,6 @@ impl EndpointPool {
             Rc::new(Shared {
                 connection,
                 tls: settings.tls.clone(),
-                streams: Cell::new(0),
                 idle_since: Cell::new(now),
                 timeout: settings.idle_timeout,
             })
@@ -317,7 +309,7 @@ impl EndpointPool {
         self.idle.borrow_mut().retain(|idle| idle.is_fresh(now));
         self.drop_spent(now);
         self.shared.borrow_mut().retain(|shared| {
-            shared.streams.get() > 0
+            shared.connection.streams() > 0
                 || now.saturating_duration_since(shared.idle_since.get()) < shared.timeout
         });
         self.endpoint.strong_count() > 0
@@ -374,31 +366,28 @@ impl Lease {
         // An `async fn` would hold the request as well as what sends it.
         let begun = match &mut self.connection {
             // It may have been closed as soon as it was made. One that has rested was looked at when it was taken.
-            Some(Connection::Http1(one)) if !self.reused && one.has_ended() => Err(Some(Box::new(request))),
+            Some(Connection::Http1(one)) if !self.reused && one.has_ended() => {
+                Err(Failed { error: Error::UpstreamReset, request: Some(Box::new(request)) })
+            }
             Some(Connection::Http1(one)) => {
                 one.begin(request);
                 Ok(None)
             }
-            Some(Connection::Http2(shared, _)) => {
-                Ok(Some(shared.connection.sender.clone().try_send_request(request)))
-            }
-            None => Err(None),
+            Some(Connection::Http2(shared, _)) => shared.connection.begin(request).map(Some),
+            None => Err(Failed { error: Error::UpstreamReset, request: None }),
         };
         async move {
-            let sent = begun.map_err(|request| Failed { error: Error::UpstreamReset, request })?;
-            match (&mut self.connection, sent) {
-                (Some(Connection::Http2(_, body)), Some(sent)) => match sent.await {
-                    Ok(response) => Ok(response.map(|incoming| *body = Some(incoming))),
-                    Err(mut failed) => {
-                        let request = failed.take_message().map(Box::new);
-                        Err(Failed { error: classify(failed.error()), request })
-                    }
-                },
-                (Some(Connection::Http1(one)), _) => {
-                    poll_fn(|cx| one.poll_head(cx)).await.map_err(|error| Failed { error, request: None })
+            let answered = match (&mut self.connection, begun?) {
+                (Some(Connection::Http2(_, answer)), Some(mut begun)) => {
+                    poll_fn(|cx| begun.poll_head(cx)).await.map(|(response, begins)| {
+                        *answer = Some(begins);
+                        response
+                    })
                 }
-                _ => future::pending().await,
-            }
+                (Some(Connection::Http1(one)), _) => poll_fn(|cx| one.poll_head(cx)).await,
+                _ => Err(Error::UpstreamReset),
+            };
+            answered.map_err(|error| Failed { error, request: None })
         }
     }
 
@@ -406,6 +395,14 @@ impl Lease {
     pub(crate) fn switched(&mut self) -> Option<(Bytes, Socket)> {
         match &mut self.connection {
             Some(Connection::Http1(one)) => Some(one.switched()),
+            _ => None,
+        }
+    }
+
+    /// After a CONNECT of HTTP/2 that was granted: what follows.
+    pub(crate) fn tunnel(&mut self) -> Option<Duplex> {
+        match &mut self.connection {
+            Some(Connection::Http2(_, answer)) => answer.take()?.into_tunnel(),
             _ => None,
         }
     }
@@ -436,8 +433,8 @@ impl Drop for Lease {
         self.endpoint.active.fetch_sub(1, Relaxed);
         match &self.connection {
             Some(Connection::Http2(shared, _)) => {
-                shared.streams.set(shared.streams.get() - 1);
-                if shared.streams.get() > 0 && shared.connection.open.is_none() {
+                shared.connection.remove_stream();
+                if shared.connection.streams() > 0 && shared.connection.open.is_none() {
                     return;
                 }
                 let now = Instant::now();
@@ -463,9 +460,7 @@ impl Body for Lease {
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         match &mut self.get_mut().connection {
             Some(Connection::Http1(one)) => one.poll_frame(cx),
-            Some(Connection::Http2(_, Some(incoming))) => {
-                Pin::new(incoming).poll_frame(cx).map_err(|error| classify(&error))
-            }
+            Some(Connection::Http2(_, Some(answer))) => answer.poll_frame(cx),
             Some(Connection::Http2(_, None)) | None => Poll::Ready(None),
         }
     }
@@ -473,7 +468,7 @@ impl Body for Lease {
     fn is_end_stream(&self) -> bool {
         match &self.connection {
             Some(Connection::Http1(one)) => one.is_end_stream(),
-            Some(Connection::Http2(_, Some(incoming))) => incoming.is_end_stream(),
+            Some(Connection::Http2(_, Some(answer))) => answer.is_end_stream(),
             Some(Connection::Http2(_, None)) | None => true,
         }
     }
@@ -481,32 +476,8 @@ impl Body for Lease {
     fn size_hint(&self) -> SizeHint {
         match &self.connection {
             Some(Connection::Http1(one)) => one.size_hint(),
-            Some(Connection::Http2(_, Some(incoming))) => incoming.size_hint(),
+            Some(Connection::Http2(_, Some(answer))) => answer.size_hint(),
             Some(Connection::Http2(_, None)) | None => SizeHint::with_exact(0),
         }
     }
-}
-
-/// What hyper says about a stream of HTTP/2, in our words.
-fn classify(error: &hyper::Error) -> Error {
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let io = cause.downcast_ref::<io::Error>();
-        if let Some(ours) = io.and_then(|io| io.get_ref()).and_then(|inner| inner.downcast_ref::<Error>()) {
-            return *ours;
-        }
-        if let Some(h2) = cause.downcast_ref::<h2::Error>() {
-            let refused =
-                h2.reason() == Some(h2::Reason::REFUSED_STREAM) || h2.is_go_away() && h2.is_remote();
-            return if refused {
-                Error::RefusedStream
-            } else if h2.is_io() || h2.is_reset() {
-                Error::UpstreamReset
-            } else {
-                Error::UpstreamProtocol
-            };
-        }
-        source = cause.source();
-    }
-    if error.is_parse() { Error::UpstreamProtocol } else { Error::UpstreamReset }
 }

@@ -336,13 +336,10 @@ fn answer(
     }
     if let Some(change) = plan.change {
         if granted {
-            let far = match lease.switched() {
-                Some((prefix, socket)) => Far::Switched(Rewound { prefix, socket }, lease),
-                None => {
-                    let mut carrier = Response::new(());
-                    *carrier.extensions_mut() = std::mem::take(&mut parts.extensions);
-                    Far::Upgrade(hyper::upgrade::on(&mut carrier), lease)
-                }
+            let far = match (lease.switched(), lease.tunnel()) {
+                (Some((prefix, socket)), _) => Far::Switched(Rewound { prefix, socket }, lease),
+                (None, Some(stream)) => Far::Stream(stream, lease),
+                (None, None) => return Err(Error::UpstreamProtocol),
             };
             return Ok(grant(exchange, change, parts, far, (plan.idle, plan.longest)));
         }
