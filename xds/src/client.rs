@@ -98,8 +98,9 @@ pub struct Subscriptions {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Wanted {
     wildcard: bool,
-    /// Each with the turn at which it was taken up: one that is dropped and taken up again is asked for anew.
-    names: BTreeMap<Arc<str>, u64>,
+    /// Each with the turn at which it was taken up: one that is dropped and taken up again is asked for anew. Thousands
+    /// are in memory once: what is wanted, held and told is mostly the same.
+    names: Arc<BTreeMap<Arc<str>, u64>>,
     turn: u64,
 }
 
@@ -136,13 +137,14 @@ impl Subscriptions {
             }
             wanted.turn += 1;
             let since = |name: &Arc<str>| wanted.names.get(name).copied().unwrap_or(wanted.turn);
-            wanted.names = names
+            let names: BTreeMap<_, _> = names
                 .into_iter()
                 .map(|name| {
                     let since = since(&name);
                     (name, since)
                 })
                 .collect();
+            wanted.names = Arc::new(names);
             true
         });
     }

@@ -285,7 +285,10 @@ impl Dialogue {
         let first = self.told.is_none();
         if let Some(told) = &self.told {
             // Dropped and taken up again in between: only who is told both sends it again.
-            telling.names.retain(|name, since| told.names.get(name).is_none_or(|told| told == since));
+            let stays = |name: &Arc<str>, since: &u64| told.names.get(name).is_none_or(|told| told == since);
+            if !telling.names.iter().all(|(name, since)| stays(name, since)) {
+                Arc::make_mut(&mut telling.names).retain(|name, since| stays(name, since));
+            }
         }
         let mut names: Vec<String> = telling.names.keys().map(ToString::to_string).collect();
         self.has_named |= !names.is_empty();
