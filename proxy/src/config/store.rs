@@ -50,9 +50,10 @@ pub struct Store {
     handles: HashMap<Arc<str>, Arc<Cluster>>,
     /// Clusters whose endpoints go by another name than theirs: that name, and theirs.
     aliases: BTreeSet<(Arc<str>, Arc<str>)>,
-    clusters: BTreeMap<Arc<str>, Entry<Option<Box<Upstream>>>>,
+    /// In boxes, as there are thousands, and a map has room for half as many again.
+    clusters: BTreeMap<Arc<str>, Box<Entry<Option<Box<Upstream>>>>>,
     /// What is compiled of them is in the clusters.
-    assignments: BTreeMap<Arc<str>, Entry<()>>,
+    assignments: BTreeMap<Arc<str>, Box<Entry<()>>>,
     /// Where this proxy is: endpoints that are meant for it go first.
     zone: Option<Arc<str>>,
     routes: BTreeMap<Arc<str>, RouteEntry>,
@@ -252,7 +253,8 @@ impl Store {
         }
         handle.settings.store(Some(Arc::new(settings)));
         self.waiting.remove(&(ResourceType::Cluster, resource.name.clone()));
-        self.clusters.insert(resource.name.clone(), Entry::new(resource, compiled.tls.map(Box::new)));
+        let entry = Entry::new(resource, compiled.tls.map(Box::new));
+        self.clusters.insert(entry.resource.name.clone(), Box::new(entry));
         Ok(())
     }
 
@@ -265,7 +267,7 @@ impl Store {
             }
             endpoints::swap(&handle, resource.version.clone(), &compiled);
         }
-        self.assignments.insert(resource.name.clone(), Entry::new(resource, ()));
+        self.assignments.insert(resource.name.clone(), Box::new(Entry::new(resource, ())));
         Ok(())
     }
 

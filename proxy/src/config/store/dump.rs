@@ -23,8 +23,8 @@ impl Store {
     pub fn dump(&self) -> Vec<Dumped> {
         let mut all = All { store: self, found: BTreeMap::new() };
         all.put(ResourceType::Secret, self.secrets.values());
-        all.put(ResourceType::Cluster, self.clusters.values());
-        all.put(ResourceType::Endpoint, self.assignments.values());
+        all.put(ResourceType::Cluster, self.clusters.values().map(|entry| &**entry));
+        all.put(ResourceType::Endpoint, self.assignments.values().map(|entry| &**entry));
         all.put(ResourceType::Listener, self.listeners.values());
         all.put(ResourceType::Listener, self.apis.values());
         all.put(ResourceType::Route, self.routes.values().filter_map(|entry| entry.current.as_ref()));
