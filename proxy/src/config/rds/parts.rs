@@ -37,8 +37,8 @@ pub(in crate::config) struct Earlier {
     hosts: Vec<(u64, Range<usize>, Host)>,
 }
 
-/// A host, and what stands in it that is passed over.
-type Host = (Arc<compiled::VirtualHost>, Met);
+/// A host, and what stands in it that is passed over: mostly nothing.
+type Host = (Arc<compiled::VirtualHost>, Option<Arc<Met>>);
 
 impl Parts {
     /// Takes a resource apart; what is in the hosts is not looked at.
@@ -74,10 +74,13 @@ impl Parts {
                 None => {
                     let message = VirtualHost::decoded(written).map_err(|error| undecodable(&error))?;
                     let (host, met) = noting(|| compile_host(&message, &around));
-                    (Arc::new(host.under(|| format!("virtual_hosts[{position}]"))?), met)
+                    let host = host.under(|| format!("virtual_hosts[{position}]"))?;
+                    (Arc::new(host), (!met.is_empty()).then(|| Arc::new(met)))
                 }
             };
-            note_again(&host.1);
+            if let Some(met) = &host.1 {
+                note_again(met);
+            }
             table.push(host.0.clone());
             hosts.push((hash, range, host));
         }
