@@ -238,9 +238,8 @@ impl Explanation {
         let Some(asked) = asked else { return };
         let nameable = target.cluster.settings.load().as_ref().map(|settings| settings.nameable);
         let set = target.cluster.endpoints.load();
-        let is_there = set.endpoints.iter().any(|endpoint| {
-            Some(endpoint.address()) == asked.endpoint
-                && nameable.is_some_and(|nameable| nameable.takes(endpoint.health))
+        let is_there = set.all().any(|(address, _, health)| {
+            Some(address) == asked.endpoint && nameable.is_some_and(|nameable| nameable.takes(health))
         });
         let by = match &asked.session.state {
             State::None => return,
@@ -269,15 +268,13 @@ fn outcome(route: &Arc<Route>) -> String {
 
 fn endpoints(cluster: &Cluster) -> Vec<EndpointView> {
     let set = cluster.endpoints.load();
-    set.endpoints
-        .iter()
-        .map(|endpoint| {
-            let reason = match endpoint.health {
+    set.all()
+        .map(|(address, weight, health)| {
+            let reason = match health {
                 EndpointHealth::Healthy => None,
                 EndpointHealth::Draining => Some("draining"),
                 EndpointHealth::Unhealthy => Some("unhealthy"),
             };
-            let (address, weight) = (endpoint.address(), endpoint.weight);
             EndpointView { address, weight, eligible: reason.is_none(), reason }
         })
         .collect()

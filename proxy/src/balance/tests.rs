@@ -10,7 +10,7 @@ fn endpoint(port: u16, weight: u32, health: EndpointHealth) -> Arc<Endpoint> {
 }
 
 fn set(endpoints: Vec<Arc<Endpoint>>) -> Arc<EndpointSet> {
-    Arc::new(EndpointSet { version: "".into(), endpoints })
+    Arc::new(EndpointSet::new("".into(), endpoints))
 }
 
 fn healthy(weights: &[u32]) -> Arc<EndpointSet> {

@@ -262,7 +262,7 @@ impl Store {
     fn put_assignment(&mut self, resource: Resource) -> Result<(), Problem> {
         let compiled = self.endpoints_of(&resource)?;
         for handle in self.clusters_of(&resource.name) {
-            if compiled.is_empty() && !handle.endpoints.load().endpoints.is_empty() {
+            if compiled.is_empty() && !handle.endpoints.load().is_empty() {
                 tracing::warn!(cluster = %handle.name, "the control plane took the last endpoint of a cluster");
                 self.emptied += 1;
             }
@@ -569,7 +569,7 @@ impl Store {
     /// Puts in force what the names of a cluster resolve to; says whether that changed anything.
     pub fn put_resolved(&mut self, cluster: &Arc<Cluster>, found: &BTreeSet<SocketAddr>) -> bool {
         let before = cluster.endpoints.load();
-        let same = before.endpoints.iter().map(|e| e.address()).eq(found.iter().copied());
+        let same = before.all().map(|(address, ..)| address).eq(found.iter().copied());
         if same && !before.version.is_empty() {
             return false;
         }

@@ -69,7 +69,7 @@ async fn follow(shared: Shared, turns: Arc<Semaphore>, cluster: Arc<Cluster>, so
             let mut all: BTreeSet<SocketAddr> = found.iter().flatten().copied().collect();
             if all.is_empty() {
                 // What was known before stays; and who waits for the cluster has its answer.
-                all = cluster.endpoints.load().endpoints.iter().map(|endpoint| endpoint.address()).collect();
+                all = cluster.endpoints.load().all().map(|(address, ..)| address).collect();
             }
             if shared.store().put_resolved(&cluster, &all) {
                 shared.follow(Instant::now());
@@ -128,11 +128,11 @@ mod tests {
         assert_eq!(shared.apply(update), []);
         let handle = shared.store().all_clusters().remove(0);
         let mut changes = shared.changes();
-        while handle.endpoints.load().endpoints.is_empty() {
+        while handle.endpoints.load().is_empty() {
             changes.changed().await.unwrap();
         }
-        for endpoint in &handle.endpoints.load().endpoints {
-            assert!(endpoint.address().ip().is_loopback() && endpoint.address().port() == 80);
+        for (address, ..) in handle.endpoints.load().all() {
+            assert!(address.ip().is_loopback() && address.port() == 80);
         }
     }
 }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use arc_swap::{ArcSwap, ArcSwapOption};
+use arc_swap::{ArcSwap, ArcSwapOption, Guard};
 
 use crate::config::keepalive::Keepalive;
 use crate::proxy_protocol::Version;
@@ -21,7 +21,7 @@ pub struct Cluster {
     pub name: Arc<str>,
     /// `None`: named by a route, but not (or no longer) given by the control plane: answered 503, `no_cluster`.
     pub settings: ArcSwapOption<ClusterSettings>,
-    /// The endpoints in force.
+    /// The endpoints in force. See [`Cluster::used`].
     pub endpoints: ArcSwap<EndpointSet>,
     /// What is held by requests of routes of default and of high priority, once there are circuit breakers.
     pub load: OnceLock<[Arc<Load>; 2]>,
@@ -36,6 +36,22 @@ impl Cluster {
             endpoints: ArcSwap::default(),
             load: Default::default(),
         }
+    }
+
+    /// The endpoints in force, to be sent to: from the first time that this is asked on they have objects, which those that
+    /// stay keep.
+    pub fn used(&self) -> Arc<EndpointSet> {
+        let mut set = self.endpoints.load_full();
+        while !set.told.is_empty() {
+            let made = Arc::new(set.made());
+            let before = Guard::into_inner(self.endpoints.compare_and_swap(&set, Arc::clone(&made)));
+            if Arc::ptr_eq(&before, &set) {
+                return made;
+            }
+            // Another worker has made them, or there are others.
+            set = before;
+        }
+        set
     }
 }
 
@@ -179,8 +195,58 @@ impl LookupFamily {
 pub struct EndpointSet {
     /// The `ClusterLoadAssignment`'s version; empty before the first.
     pub version: Arc<str>,
-    /// All of them, healthy or not. An endpoint that stays keeps its object (and so its counters) over swaps.
+    /// All of them, healthy or not, once one is sent to. An endpoint that stays keeps its object (and so its
+    /// counters) over swaps.
     pub endpoints: Vec<Arc<Endpoint>>,
+    /// All of them before that, in a quarter of the room: of thousands of clusters not all are sent to.
+    told: Box<[Told]>,
+}
+
+/// What is told of an endpoint.
+#[derive(Debug)]
+struct Told {
+    ip: IpAddr,
+    port: u16,
+    weight: u32,
+    health: EndpointHealth,
+}
+
+impl EndpointSet {
+    /// Of endpoints that have objects.
+    pub fn new(version: Arc<str>, endpoints: Vec<Arc<Endpoint>>) -> Self {
+        Self { version, endpoints, told: Box::default() }
+    }
+
+    /// Of the address, weight and health of each.
+    pub(crate) fn told(version: Arc<str>, all: &[(SocketAddr, u32, EndpointHealth)]) -> Self {
+        let is_special = |address: &SocketAddr| *address != SocketAddr::new(address.ip(), address.port());
+        if all.iter().any(|(address, ..)| is_special(address)) {
+            let made = all.iter().map(|&(address, weight, health)| Endpoint::new(address, weight, health));
+            return Self::new(version, made.map(Arc::new).collect());
+        }
+        let told = all.iter().map(|&(address, weight, health)| {
+            let (ip, port) = (address.ip(), address.port());
+            Told { ip, port, weight, health }
+        });
+        Self { version, endpoints: Vec::new(), told: told.collect() }
+    }
+
+    /// Address, weight and health of each.
+    pub fn all(&self) -> impl Iterator<Item = (SocketAddr, u32, EndpointHealth)> {
+        let made = self.endpoints.iter().map(|e| (e.address(), e.weight, e.health));
+        made.chain(self.told.iter().map(|t| (SocketAddr::new(t.ip, t.port), t.weight, t.health)))
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.endpoints.is_empty() && self.told.is_empty()
+    }
+
+    /// The same with objects.
+    fn made(&self) -> Self {
+        let made = self.all().map(|(address, weight, health)| Endpoint::new(address, weight, health));
+        Self::new(Arc::clone(&self.version), made.map(Arc::new).collect())
+    }
 }
 
 /// One endpoint. Shared by all workers; what is global about it is atomic. There are tens of thousands: each takes 80
@@ -284,6 +350,7 @@ mod tests {
     #[test]
     fn an_endpoint_is_small_and_knows_the_whole_of_its_address() {
         assert!(size_of::<Endpoint>() <= 64, "{}", size_of::<Endpoint>());
+        assert!(size_of::<Told>() <= 24, "{}", size_of::<Told>());
         let linked = std::net::SocketAddrV6::new("fe80::1".parse().unwrap(), 80, 0, 7);
         for address in ["10.0.0.1:1".parse().unwrap(), "[fd00::1]:2".parse().unwrap(), linked.into()] {
             assert_eq!(Endpoint::new(address, 1, EndpointHealth::Healthy).address(), address);

@@ -204,7 +204,7 @@ impl ClusterLocal {
         let mut slot = self.balancer.borrow_mut();
         ask(match &mut *slot {
             Some(balancer) if balancer.serves(&set, policy) => balancer,
-            other => other.insert(Balancer::new(Arc::clone(&set), policy, fastrand::u32(..))),
+            other => other.insert(Balancer::new(cluster.used(), policy, fastrand::u32(..))),
         })
     }
 

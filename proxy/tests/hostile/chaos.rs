@@ -165,7 +165,7 @@ async fn a_churn_of_endpoints() {
                 2 => vec![good],
                 _ => crowd.iter().skip(round).cloned().chain([good]).collect(),
             };
-            let set = EndpointSet { version: round.to_string().into(), endpoints: set };
+            let set = EndpointSet::new(round.to_string().into(), set);
             proxy.cluster.endpoints.store(Arc::new(set));
         }
         let before = answered.load(Ordering::Relaxed);

@@ -92,7 +92,7 @@ pub(crate) fn endpoint(address: SocketAddr) -> Arc<Endpoint> {
 
 pub(crate) fn endpoints(addresses: &[SocketAddr]) -> Arc<EndpointSet> {
     let endpoints = addresses.iter().map(|address| endpoint(*address)).collect();
-    Arc::new(EndpointSet { version: "1".into(), endpoints })
+    Arc::new(EndpointSet::new("1".into(), endpoints))
 }
 
 /// A plain listener's only chain.

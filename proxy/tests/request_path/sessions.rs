@@ -109,7 +109,7 @@ on_all_protocols! {
         let mut client = Client::connect(proxy.address, front).await;
         let cookie = ask(&mut client, "/shop", None).await.2.unwrap();
         let all = vec![is_at(&old, EndpointHealth::Draining), is_at(&new, EndpointHealth::Healthy)];
-        proxy.cluster.endpoints.store(Arc::new(EndpointSet { version: "2".into(), endpoints: all }));
+        proxy.cluster.endpoints.store(Arc::new(EndpointSet::new("2".into(), all)));
         assert_eq!(ask(&mut client, "/shop", Some(&cookie)).await.1, "b");
         let settings = proxy.cluster.settings.load_full().unwrap();
         let nameable = Nameable { draining: true, ..Nameable::default() };

@@ -44,8 +44,7 @@ impl Store {
             if matches!(settings.as_ref()?.source, EndpointSource::Eds(_) | EndpointSource::OriginalDst) {
                 return None;
             }
-            let set = handle.endpoints.load();
-            let endpoints = set.endpoints.iter().map(|e| (e.address(), e.weight, e.health)).collect();
+            let endpoints = handle.endpoints.load().all().collect();
             Some(OwnEndpoints { cluster: handle.name.clone(), endpoints })
         };
         self.clusters.keys().filter_map(|name| of(self.handles.get(name)?)).collect()

@@ -310,7 +310,10 @@ fn a_refusal_goes_with_the_last_that_names_what_was_refused() {
 #[test]
 fn endpoints_that_stay_keep_their_object() {
     let mut given = Given::serving();
-    let before = given.cluster("a").endpoints.load_full();
+    let told = given.cluster("a").endpoints.load_full();
+    assert!(told.endpoints.is_empty(), "nothing has been sent there");
+    let before = given.cluster("a").used();
+    assert!(told.all().eq(before.all()) && Arc::ptr_eq(&before, &given.cluster("a").used()));
     given.put(&assignment("a", &[2, 3]));
     let after = given.cluster("a").endpoints.load_full();
     assert!(Arc::ptr_eq(&before.endpoints[1], &after.endpoints[0]));
@@ -321,7 +324,7 @@ fn endpoints_that_stay_keep_their_object() {
 fn an_emptied_cluster_is_counted() {
     let mut given = Given::serving();
     given.put(&assignment("a", &[]));
-    assert!(given.cluster("a").endpoints.load().endpoints.is_empty());
+    assert!(given.cluster("a").endpoints.load().is_empty());
     assert_eq!(given.store.emptied(), 1);
 }
 
@@ -468,14 +471,7 @@ fn endpoints_that_are_meant_for_its_zone_go_first() {
         Resource::of_body("a", bytes).decode::<ClusterLoadAssignment>().unwrap()
     };
     let ports = |given: &Given| -> Vec<u16> {
-        given
-            .cluster("a")
-            .endpoints
-            .load()
-            .endpoints
-            .iter()
-            .map(|endpoint| endpoint.address().port())
-            .collect()
+        given.cluster("a").endpoints.load().all().map(|(address, ..)| address.port()).collect()
     };
     let in_zone = |zone: Option<&str>| {
         let mut given = Given::nothing();
