@@ -21,7 +21,7 @@ const TABLES: [(&str, &str); 5] = [
         "Each route has a host of its own, one rule for a path, with headers added both ways, and one for all others whose \
          backend is not there. It is called as soon as it is made, over and over with 1 ms between, until it answers 200; \
          404 until then is no error, all else is. After that three more requests, and in the end one to each route, must \
-         succeed.",
+         succeed. *Told of* is when a watch of the client's own hears of it: what is before that is the API server's.",
     ),
     (
         "route-change",

@@ -30,7 +30,7 @@ const POLL: Duration = Duration::from_millis(1);
 pub(super) async fn run(site: &Site, sizes: Sizes) -> anyhow::Result<Vec<Table>> {
     let mut rig = site.start("route-probe").await?;
     let backend = serve(site, SERVICE).await?;
-    let probed = probe(site, &rig, sizes.probed).await?;
+    let probed = probe(site, &mut rig, sizes.probed).await?;
     rig.is_alive()?;
     let changed = change(site, &rig, sizes).await?;
     rig.is_alive()?;
@@ -47,21 +47,27 @@ pub(super) async fn serve(site: &Site, name: &str) -> anyhow::Result<Backend> {
     Ok(backend)
 }
 
-async fn probe(site: &Site, rig: &Rig, count: usize) -> anyhow::Result<Table> {
+async fn probe(site: &Site, rig: &mut Rig, count: usize) -> anyhow::Result<Table> {
     let mut row = Row::new("Pontoon");
     rig.push_memory(&mut row, "before")?;
     let used = rig.used()?;
-    let (mut after_created, mut after_asked) = (Vec::with_capacity(count), Vec::with_capacity(count));
+    let [mut after_created, mut after_asked, mut after_told, mut told] =
+        std::array::from_fn(|_| Vec::with_capacity(count));
     let (mut before_success, mut after_success) = (0, 0);
     for number in 0..count {
         let object = route(number, &probed_rules(number, SERVICE));
+        let name = object["metadata"]["name"].as_str().context("no name")?.to_owned();
         let (host, path) = (host(number), path(number));
         let asked = Instant::now();
         site.store.create(Kind::Route, object).await?;
         let created = Instant::now();
         before_success += rig.until_status(&host, &path, StatusCode::OK).await?;
-        after_created.push(created.elapsed());
-        after_asked.push(asked.elapsed());
+        let in_force = Instant::now();
+        let since = rig.seen.told_of(&name).await?;
+        after_created.push(in_force - created);
+        after_asked.push(in_force - asked);
+        after_told.push(in_force.saturating_duration_since(since));
+        told.push(since.saturating_duration_since(created));
         for _ in 0..CONFIRM {
             if let Some(fault) = rig.caller.fault(&host, &path).await {
                 eprintln!("after its first success: {fault}");
@@ -82,6 +88,8 @@ async fn probe(site: &Site, rig: &Rig, count: usize) -> anyhow::Result<Table> {
     push_times(&mut row, "in force after its creation:", after_created);
     push_times(&mut row, &format!("the last {}:", late.len()), late);
     push_times(&mut row, "in force after it was asked for:", after_asked);
+    push_times(&mut row, "told of by the API server after its creation:", told);
+    push_times(&mut row, "in force after it was told of:", after_told);
     row.push("errors before the first success", before_success as f64);
     row.push("errors after the first success", f64::from(after_success));
     rig.push_memory(&mut row, "after")?;

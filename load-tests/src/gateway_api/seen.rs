@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use anyhow::bail;
+use anyhow::{Context as _, bail};
 use futures_util::StreamExt as _;
 use kube::core::DynamicObject;
 use kube::runtime::watcher::{Config, Event, watcher};
@@ -34,8 +34,10 @@ pub(super) struct State {
     pub(super) routes: BTreeMap<String, Route>,
 }
 
-#[derive(Debug, Default, Clone, Copy)]
+#[derive(Debug, Clone, Copy)]
 pub(super) struct Route {
+    /// When the API server first told of it.
+    pub(super) since: Instant,
     /// It was made, and so often written since.
     pub(super) writes: usize,
     /// A parent says that it is accepted.
@@ -52,6 +54,13 @@ impl Seen {
             tasks.spawn(look(kind, store.api(kind), state.clone(), changed.clone()));
         }
         Seen { state, changes, _tasks: tasks }
+    }
+
+    /// When the API server first told of a route.
+    pub(super) async fn told_of(&mut self, name: &str) -> anyhow::Result<Instant> {
+        self.until(name, |state| state.routes.contains_key(name)).await?;
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.routes.get(name).map(|route| route.since).context("a route that has gone")
     }
 
     pub(super) fn state(&self) -> State {
@@ -105,8 +114,11 @@ async fn look(
                 let accepted = conditions.flatten().any(|c| c["type"] == "Accepted" && c["status"] == "True");
                 let name = object.name_any();
                 match state.routes.get_mut(&name) {
-                    Some(route) => *route = Route { writes: route.writes + 1, accepted },
-                    None => drop(state.routes.insert(name, Route { writes: 0, accepted })),
+                    Some(route) => *route = Route { writes: route.writes + 1, accepted, ..*route },
+                    None => {
+                        let since = Instant::now();
+                        state.routes.insert(name, Route { since, writes: 0, accepted });
+                    }
                 }
             }
             Event::Delete(object) => drop(state.routes.remove(&object.name_any())),
