@@ -42,6 +42,9 @@ const OF_POD: [&str; 10] = [
 ];
 /// Of the one container.
 const OF_CONTAINER: [&str; 4] = ["env", "imagePullPolicy", "name", "resources"];
+/// Of a Service, what a Gateway may not say: by the first a Service takes the traffic to any address (CVE-2020-8554), by the
+/// other it becomes a name for somebody else.
+const OF_NO_SERVICE: [&str; 2] = ["externalIPs", "externalName"];
 /// Keeps who writes routes from the node's metadata and the admin port.
 const GUARD: &str = "PONTOON_PROXY_REFUSE_LOCAL_ENDPOINTS";
 
@@ -97,15 +100,28 @@ pub fn of_gateway(objects: &Objects, gateway: &Gateway) -> Read {
     let namespace = gateway.metadata.namespace.as_deref().unwrap_or(DEFAULT_NAMESPACE);
     let name = ObjectName::new(namespace, named.name.as_str());
     let parameters = named_by(objects, (&named.group, &named.kind), &name)?;
-    if let Some(deployment) = parameters.as_ref().and_then(|parameters| parameters.0.get("Deployment")) {
-        check_own(deployment).map_err(|message| format!("ConfigMap {name}: data[deployment]: {message}"))?;
+    for (key, kind) in KEYS {
+        if let Some(part) = parameters.as_ref().and_then(|parameters| parameters.0.get(kind)) {
+            check_own(kind, part).map_err(|message| format!("ConfigMap {name}: data[{key}]: {message}"))?;
+        }
     }
     Ok(parameters)
 }
 
 /// Who may write Gateways and ConfigMaps need not be who may make pods, and these are made in our name: they run our
-/// program and no other, with no rights beyond those that they are given here.
-fn check_own(deployment: &Value) -> Result<(), String> {
+/// program and no other, with no rights beyond those that they are given here; and take no traffic that is another's.
+fn check_own(kind: &str, part: &Value) -> Result<(), String> {
+    match kind {
+        "Deployment" => check_deployment(part),
+        "Service" => {
+            let taken = OF_NO_SERVICE.iter().find(|field| part["spec"].get(field).is_some());
+            taken.map_or(Ok(()), |field| Err(not_its("spec", field)))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn check_deployment(deployment: &Value) -> Result<(), String> {
     const POD: &str = "spec.template.spec";
     const CONTAINERS: &str = "spec.template.spec.containers";
     let pod = &deployment["spec"]["template"]["spec"];
@@ -260,7 +276,7 @@ mod tests {
         let own = |pod: &str| {
             let text =
                 format!("spec: {{replicas: 3, template: {{metadata: {{labels: {{a: b}}}}, spec: {pod}}}}}");
-            check_own(&read("deployment", &text).unwrap().0["Deployment"])
+            check_own("Deployment", &read("deployment", &text).unwrap().0["Deployment"])
         };
         for pod in [
             "{}",
@@ -296,6 +312,22 @@ mod tests {
         ] {
             let error = own(pod).unwrap_err();
             assert!(error.contains(field), "{pod}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_gateways_service_takes_no_traffic_that_is_anothers() {
+        let own = |spec: &str| {
+            check_own("Service", &read("service", &format!("spec: {spec}")).unwrap().0["Service"])
+        };
+        assert_eq!(own("{type: NodePort, externalTrafficPolicy: Local}"), Ok(()));
+        for (spec, field) in [
+            ("{externalIPs: [10.0.0.1]}", "spec.externalIPs"),
+            ("{externalIPs: null}", "spec.externalIPs"),
+            ("{type: ExternalName, externalName: a.example}", "spec.externalName"),
+        ] {
+            let error = own(spec).unwrap_err();
+            assert!(error.contains(field), "{spec}: {error}");
         }
     }
 
