@@ -73,11 +73,12 @@ pub(crate) async fn run(arguments: Vec<String>) -> anyhow::Result<bool> {
     case!("cluster: pods, Services and names work", Needs::Pods, smoke::pods(&cluster));
     case!("cluster: its API server stops and comes back", smoke::api_server(&cluster));
     case!("plane: a route to a Service follows its pods, and says so", plane::route(&cluster, &folder));
+    case!("plane: a Service that is a DNS name", plane::external(&cluster, &folder));
     case!("plane: a service moves from Eureka onto pods", plane::migration(&cluster, &folder));
     case!("plane: a leader that is killed is followed", plane::failover(&cluster, &folder));
     case!("gateways: made, served, changed and gone", gateways::lifecycle(&cluster, &folder));
     case!("gateways: two installations with names of their own", side_by_side::named(&cluster, &folder));
-    case!("ingress: with TLS, a rewrite and a canary", ingress::served(&cluster, &folder));
+    case!("ingress: with TLS, a rewrite, a canary and limits", ingress::served(&cluster, &folder));
     let chart = install::Chart::new(&cluster, &folder)?;
     case!("install: by the chart, checked before, after and with one thing broken", chart.installed());
     case!("install: two replicas know what is registered with one", chart.registered());

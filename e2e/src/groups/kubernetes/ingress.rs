@@ -27,7 +27,12 @@ const REQUESTS: usize = 400;
 /// Of a hundred.
 const WEIGHT: usize = 25;
 
-/// TLS, a rewrite and a canary on one Ingress and its canary; what is not supported is told by an Event.
+/// More than one client may send within a minute, by each proxy.
+const LIMIT: usize = 2;
+/// So many Pontoons may stand behind an address.
+const REPLICAS: usize = 4;
+
+/// TLS, a rewrite and a canary on one Ingress and its canary, and limits on another; what is not supported is told by an Event.
 pub(super) async fn served(cluster: &Cluster, folder: &Path) -> anyhow::Result<String> {
     install(cluster, "standard").await?;
     cluster.apply(CLASS).await?;
@@ -90,8 +95,17 @@ pub(super) async fn served(cluster: &Cluster, folder: &Path) -> anyhow::Result<S
     // Five standard deviations of a fair choice.
     let (expected, spread) = (REQUESTS * WEIGHT / 100, 44);
     ensure!(next.abs_diff(expected) <= spread, "{next} of {REQUESTS} went to the canary");
+    let mut limited = 0;
+    for _ in 0..=LIMIT * REPLICAS {
+        let said = ask("/limited", "-").await?;
+        ensure!(said.starts_with("200 ") || said.starts_with("429 "), "{said}");
+        limited += usize::from(said.starts_with("429 "));
+    }
+    ensure!((1..=LIMIT * REPLICAS - 1).contains(&limited), "{limited} requests were too many");
+    let said = ask("/others", "-").await?;
+    ensure!(said.starts_with("403 "), "not on the list, and let through: {said}");
     told(&namespace).await?;
-    namespace.delete(&["ingress", "shop", "next"]).await?;
+    namespace.delete(&["ingress", "shop", "next", "limited", "others"]).await?;
     cluster.kubectl(&["delete", "ingressclass", "edge"]).await?;
     Ok(format!("{next} of {REQUESTS} requests went to the canary of {WEIGHT} %"))
 }
@@ -192,4 +206,28 @@ spec:
       - pathType: ImplementationSpecific
         path: /api(/|$)(.*)
         backend: {service: {name: next, port: {number: 80}}}
+---
+apiVersion: networking.k8s.io/v1
+kind: Ingress
+metadata:
+  name: limited
+  annotations:
+    nginx.ingress.kubernetes.io/limit-rpm: '2'
+    nginx.ingress.kubernetes.io/limit-burst-multiplier: '1'
+spec:
+  ingressClassName: edge
+  rules:
+  - host: shop.example.com
+    http: {paths: [{pathType: Exact, path: /limited, backend: {service: {name: hello, port: {number: 80}}}}]}
+---
+apiVersion: networking.k8s.io/v1
+kind: Ingress
+metadata:
+  name: others
+  annotations: {nginx.ingress.kubernetes.io/whitelist-source-range: 192.0.2.0/24}
+spec:
+  ingressClassName: edge
+  rules:
+  - host: shop.example.com
+    http: {paths: [{pathType: Exact, path: /others, backend: {service: {name: hello, port: {number: 80}}}}]}
 ";

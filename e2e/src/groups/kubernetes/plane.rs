@@ -149,6 +149,46 @@ pub(super) async fn route(cluster: &Cluster, folder: &Path) -> anyhow::Result<St
     Ok(format!("{} pods first", first.len()))
 }
 
+/// A Service that is a DNS name, which the proxy looks up: there and back under load.
+pub(super) async fn external(cluster: &Cluster, folder: &Path) -> anyhow::Result<String> {
+    let rig = Rig::start(cluster, folder, "plane-external").await?;
+    let outside = Instance::start("outside").await?;
+    let port = outside.address.port();
+    rig.namespace.apply(&external_service("localhost", port)).await?;
+    let to = |name: &str, port: u16| {
+        format!(
+            r#"[{{"op":"replace","path":"/spec/rules/0/backendRefs/0","value":{{"name":"{name}","port":{port}}}}}]"#
+        )
+    };
+    rig.answered_by(2).await?;
+    let load = Steady::start(&rig.url)?;
+    let outwards = to("outside", port);
+    rig.namespace.kubectl(&["patch", "httproute", "hello", "--type=json", "-p", &outwards]).await?;
+    until("what is outside of the cluster to answer", PATIENCE, async || {
+        let said = get(&rig.url).await?;
+        ensure!(said.contains("outside"), "{said}");
+        Ok(())
+    })
+    .await?;
+    // A name that cannot be looked up leaves what is known.
+    rig.namespace.apply(&external_service("nobody.invalid", port)).await?;
+    rig.namespace.kubectl(&["patch", "httproute", "hello", "--type=json", "-p", &to("hello", 80)]).await?;
+    rig.answered_by(2).await?;
+    let requests = load.finish().await?;
+    Ok(format!("{requests} requests, none failed"))
+}
+
+fn external_service(name: &str, port: u16) -> String {
+    format!(
+        "
+apiVersion: v1
+kind: Service
+metadata: {{name: outside}}
+spec: {{type: ExternalName, externalName: {name}, ports: [{{port: {port}}}]}}
+"
+    )
+}
+
 /// From an instance of Eureka to pods; what the API server keeps outlives the control plane and its folder.
 pub(super) async fn migration(cluster: &Cluster, folder: &Path) -> anyhow::Result<String> {
     let rig = Rig::start(cluster, folder, "plane-migration").await?;
