@@ -397,18 +397,24 @@ impl Results {
     }
 
     /// Our own figures that are worse than in the earlier run, so that not even the best round of now comes up to the
-    /// worst one of then. Where peers have the figure, it is the ratio to the best of them in the same round that counts:
-    /// the machine may be another, or be busy. Of memory it is the figure itself.
+    /// worst one of then. Where peers have the figure, it is the ratio to the one that was best then, in the same round, that
+    /// counts: the machine may be another, or be busy. Of memory it is the figure itself.
     fn compare(&self, earlier: &Results) -> String {
         let mut out = String::new();
         for table in &self.tables {
             let Some(before) = earlier.tables.iter().find(|then| then.phase == table.phase) else { continue };
             let Some((row, then)) = table.rows.first().zip(before.rows.first()) else { continue };
             for (figure, _) in &row.figures {
-                let best = table.best(figure).zip(before.best(figure)).filter(|_| !is_memory(figure));
-                let (now_over, then_over) = match best {
-                    Some((by, of)) => (table.over(row, by, figure), before.over(then, of, figure)),
-                    None => (row.values(figure), then.values(figure)),
+                let best = before.best(figure).filter(|_| !is_memory(figure));
+                let by = best.and_then(|of| table.rows.iter().find(|row| row.peer == of.peer));
+                let (now_over, then_over) = match (by, best) {
+                    (Some(by), Some(of)) => (table.over(row, by, figure), before.over(then, of, figure)),
+                    // To another peer it would be another ratio.
+                    (None, Some(of)) => {
+                        let _ = writeln!(out, "not compared: {}, {figure}: without {}", table.phase, of.peer);
+                        continue;
+                    }
+                    (_, None) => (row.values(figure), then.values(figure)),
                 };
                 if is_worse(figure, &now_over, &then_over)
                     && let Some((now, then)) = row.median(figure).zip(then.median(figure))
@@ -526,6 +532,21 @@ mod tests {
         assert!(is_worse("full/s", &[900.0], &[1_000.0]));
         assert!(!is_worse("changes a second", &[200.0, 210.0], &[100.0, 101.0]));
         assert!(!is_worse("requests/s", &[], &[96.0, 99.0]));
+    }
+
+    #[test]
+    fn a_ratio_is_compared_with_one_to_the_same_peer() {
+        let run = |tables| Results { machine: Vec::new(), quick: true, measured: String::new(), tables };
+        let figure = "CPU µs/request";
+        let rows: [(&str, &[_]); 3] =
+            [("Pontoon", &[Some(20.0)]), ("best", &[Some(10.0)]), ("other", &[Some(40.0)])];
+        let then = run(vec![table(figure, &[("Pontoon", &[Some(10.0)]), rows[1], rows[2]])]);
+        assert_eq!(
+            run(vec![table(figure, &rows)]).compare(&then),
+            "worse: p, CPU µs/request: 20.0 instead of 10.0\n"
+        );
+        let without = run(vec![table(figure, &[rows[0], rows[2]])]);
+        assert_eq!(without.compare(&then), "not compared: p, CPU µs/request: without best\n");
     }
 
     #[test]

@@ -19,7 +19,7 @@ use crate::tools::Tools;
 
 const TESTS: [&str; 4] = ["test", "--workspace", "--locked", "--no-fail-fast"];
 const FUZZING: &str = "pontoon/fuzzing,pontoon-proxy/fuzzing";
-/// What a request costs, and an idle connection: by the code that is shipped.
+/// What a request costs, and an idle connection: of a release build. What is shipped is smaller.
 const RELEASE_TESTS: [&str; 6] = ["test", "--release", "--locked", "--no-fail-fast", "-p", "pontoon-proxy"];
 const COST: [&str; 2] = ["--test", "cost"];
 const IDLE: [&str; 2] = ["--test", "footprint"];

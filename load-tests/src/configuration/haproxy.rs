@@ -42,7 +42,7 @@ pub(crate) fn proxy(folder: &Path, scenario: &Scenario, port: u16, upstream: u16
             folder.display()
         ),
     };
-    let options = if mode == "http" { "  http-reuse always" } else { "  option splice-auto" };
+    let options = if mode == "http" { "  http-reuse always\n" } else { "" };
     format!(
         "global
   nbthread 1
@@ -50,13 +50,14 @@ pub(crate) fn proxy(folder: &Path, scenario: &Scenario, port: u16, upstream: u16
   ulimit-n 20000
   maxconn 10100
   tune.h2.max-concurrent-streams 256
+  tune.pipesize 262144
 defaults
   mode {mode}
   timeout connect 2s
   timeout client 300s
   timeout server 300s
   timeout http-keep-alive 300s
-{options}
+{options}  option splice-auto
 frontend front
   bind 127.0.0.1:{port}{front}{tls}
 {rules}

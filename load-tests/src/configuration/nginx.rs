@@ -47,7 +47,7 @@ pub(crate) fn proxy(folder: &Path, scenario: &Scenario, port: u16, upstream: u16
         let _ = writeln!(
             text,
             "stream {{ upstream upstream {{ server 127.0.0.1:{upstream}; }}
-               server {{ listen 127.0.0.1:{port}; proxy_pass upstream; }} }}"
+               server {{ listen 127.0.0.1:{port}; proxy_pass upstream; proxy_buffer_size 64k; }} }}"
         );
         return text;
     }

@@ -40,7 +40,7 @@ pub(super) const HIGH: Rate = Rate {
 pub(super) const NOTE: &str = "Requests are sent at their fixed times, whatever became of those before, and a latency \
 counts from the time at which a request was due (corrected for coordinated omission). *Added* is what a proxy has more \
 than no proxy in the same round; the spread of a busy machine can make it less than nothing, and then there is no \
-ratio.\n\n";
+ratio. Above p99.9 are a dozen requests of a round: it shows what may happen, and ranks nobody.\n\n";
 
 pub(super) const CONNECTIONS: u32 = 32;
 const RATIO: &str = "added p99 µs";
