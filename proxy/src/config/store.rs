@@ -52,7 +52,7 @@ pub struct Store {
     /// Clusters whose endpoints go by another name than theirs: that name, and theirs.
     aliases: BTreeSet<(Arc<str>, Arc<str>)>,
     /// In boxes, as there are thousands, and a map has room for half as many again.
-    clusters: BTreeMap<Arc<str>, Box<Entry<Option<Box<Upstream>>>>>,
+    clusters: BTreeMap<Arc<str>, Box<ClusterEntry>>,
     /// What is compiled of them is in the clusters.
     assignments: BTreeMap<Arc<str>, Box<Entry<()>>>,
     /// Where this proxy is: endpoints that are meant for it go first.
@@ -91,6 +91,9 @@ struct Entry<T> {
     since: SystemTime,
     value: T,
 }
+
+/// With what its connections are made by, where that is TLS.
+type ClusterEntry = Entry<Option<Box<Upstream>>>;
 
 #[derive(Debug)]
 struct RouteEntry {

@@ -26,6 +26,8 @@ use crate::http::body::RequestBody;
 use crate::resilience::breakers::{Breaker, Held};
 use crate::tls::client::ClientTls;
 
+/// Until who waits for room looks by itself.
+const LOOK: Duration = Duration::from_millis(100);
 /// Idle HTTP/1.1 connections that a worker keeps to one endpoint.
 const MAX_IDLE: usize = 512;
 
@@ -236,6 +238,7 @@ impl EndpointPool {
             idle_timeout: settings.idle_timeout,
             tls: settings.tls.clone(),
             reused,
+            answered: false,
         }
     }
 
@@ -272,10 +275,12 @@ impl EndpointPool {
                 if let Some(open) = self.may_open(breaker) {
                     break open;
                 }
-                // A stream that ends makes room for one, a new connection for many.
+                // A stream that ends makes room for one, a new connection for many; and an endpoint that reads on, or takes
+                // more, tells nobody.
                 tokio::select! {
                     () = self.held.freed.notified() => {}
                     () = self.opened.notified() => {}
+                    () = tokio::time::sleep(LOOK) => {}
                 }
                 continue;
             }
@@ -315,6 +320,14 @@ impl EndpointPool {
         self.endpoint.strong_count() > 0
     }
 
+    /// One on which a request was not answered is the last that is taken: it may be sick.
+    fn put_behind(&self, sick: &Rc<Shared>) {
+        let mut all = self.shared.borrow_mut();
+        if let Some(at) = all.iter().position(|shared| Rc::ptr_eq(shared, sick)) {
+            all[at..].rotate_left(1);
+        }
+    }
+
     /// Drops HTTP/2 connections that will carry nothing more.
     fn drop_spent(&self, now: Instant) {
         self.shared.borrow_mut().retain(|shared| !shared.is_spent(now));
@@ -350,6 +363,8 @@ pub(crate) struct Lease {
     held: Option<Box<Held>>,
     /// The connection has carried a request before.
     pub(crate) reused: bool,
+    /// Over HTTP/2: the head of the answer has come.
+    answered: bool,
 }
 
 impl Lease {
@@ -381,6 +396,7 @@ impl Lease {
                 (Some(Connection::Http2(_, answer)), Some(mut begun)) => {
                     poll_fn(|cx| begun.poll_head(cx)).await.map(|(response, begins)| {
                         *answer = Some(begins);
+                        self.answered = true;
                         response
                     })
                 }
@@ -434,6 +450,9 @@ impl Drop for Lease {
         match &self.connection {
             Some(Connection::Http2(shared, _)) => {
                 shared.connection.remove_stream();
+                if !self.answered {
+                    self.pool.put_behind(shared);
+                }
                 if shared.connection.streams() > 0 && shared.connection.open.is_none() {
                     return;
                 }

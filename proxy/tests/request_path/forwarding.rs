@@ -176,3 +176,49 @@ async fn h2_servers_with_few_streams_get_more_connections() {
     assert_eq!(waiting.join_all().await, ["done"; 5]);
     serving.abort();
 }
+
+/// A connection on which a request was not answered may be sick: others go before it from then on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn h2_connections_that_do_not_answer_are_taken_last() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (hung, mut hangs) = tokio::sync::watch::channel(false);
+    let serving = tokio::spawn(async move {
+        let mut connections = tokio::task::JoinSet::new();
+        for number in 0.. {
+            let (stream, _) = listener.accept().await.unwrap();
+            let hung = hung.clone();
+            let service = hyper::service::service_fn(move |request: http::Request<_>| {
+                let _: &hyper::body::Incoming = request.body();
+                let hung = hung.clone();
+                async move {
+                    if request.uri().path() == "/hang" {
+                        hung.send_replace(true);
+                        std::future::pending::<()>().await;
+                    }
+                    Ok::<_, std::convert::Infallible>(Response::new(full(number.to_string())))
+                }
+            });
+            connections.spawn(async move {
+                let mut builder =
+                    hyper::server::conn::http2::Builder::new(hyper_util::rt::TokioExecutor::new());
+                builder.max_concurrent_streams(1);
+                drop(builder.serve_connection(hyper_util::rt::TokioIo::new(stream), service).await);
+            });
+        }
+    });
+    let setup = Setup {
+        protocol: Http::Two.upstream(),
+        forward: Box::new(|forward| forward.timeout = Some(std::time::Duration::from_millis(500))),
+        ..Setup::default()
+    };
+    let proxy = Proxy::with(&[address], setup).await;
+    let mut stuck = Client::connect(proxy.address, Http::One).await;
+    let stuck = tokio::spawn(async move { stuck.get("/hang").await.status() });
+    hangs.wait_for(|hangs| *hangs).await.unwrap();
+    let mut client = Client::connect(proxy.address, Http::One).await;
+    assert_eq!(text(client.get("/").await).await, "1");
+    assert_eq!(stuck.await.unwrap(), 504);
+    assert_eq!(text(client.get("/").await).await, "1");
+    serving.abort();
+}

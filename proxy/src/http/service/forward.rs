@@ -79,7 +79,8 @@ pub(super) fn forward(
             let Some(request) = slot.as_ref() else { return Err(Error::UpstreamReset) };
             let repeatable = Repeatable {
                 safe: retry::is_safe(request.method()),
-                bodyless: request.body().is_end_stream(),
+                // What would follow is not sent again either.
+                bodyless: request.body().is_end_stream() && plan.change.is_none(),
             };
             let copy = (tries < policy.max_retries
                 && repeatable.bodyless

@@ -15,6 +15,9 @@ use super::Known;
 /// How long it may say nothing.
 pub(crate) const PING_SECONDS: u16 = 30;
 const INTERVAL: Duration = Duration::from_secs(PING_SECONDS as u64);
+/// The same once it has answered and said nothing else: servers of gRPC end connections on which they are asked more often
+/// than every five minutes.
+const QUIET: Duration = Duration::from_secs(310);
 /// How long it may take to answer.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -25,12 +28,15 @@ pub(super) struct Alive {
     heard: Instant,
     /// It has been asked and has not answered.
     asked: bool,
+    /// From what was last heard until it is asked.
+    interval: Duration,
     timer: Pin<Box<Sleep>>,
 }
 
 impl Alive {
     pub(super) fn new(pings: PingPong, known: Rc<Known>) -> Self {
-        Self { pings, known, heard: Instant::now(), asked: false, timer: Box::pin(sleep(INTERVAL)) }
+        let timer = Box::pin(sleep(INTERVAL));
+        Self { pings, known, heard: Instant::now(), asked: false, interval: INTERVAL, timer }
     }
 
     /// Ready when it is gone. To be polled behind the connection, of which not all may have been `written` that was to be.
@@ -40,6 +46,8 @@ impl Alive {
             if self.asked {
                 // Its answer may be behind much else.
                 self.timer.as_mut().reset(self.heard + TIMEOUT);
+            } else {
+                self.interval = INTERVAL;
             }
         }
         loop {
@@ -47,6 +55,7 @@ impl Alive {
                 match self.pings.poll_pong(cx) {
                     Poll::Ready(Ok(_)) => {
                         self.asked = false;
+                        self.interval = QUIET;
                         self.timer.as_mut().reset(self.heard + INTERVAL);
                     }
                     // The connection has ended, and says so itself.
@@ -59,7 +68,7 @@ impl Alive {
                 return Poll::Pending;
             }
             ready!(self.timer.as_mut().poll(cx));
-            let (now, due) = (Instant::now(), self.heard + INTERVAL);
+            let (now, due) = (Instant::now(), self.heard + self.interval);
             if due > now {
                 self.timer.as_mut().reset(due);
             } else if self.pings.send_ping(Ping::opaque()).is_ok() {

@@ -297,6 +297,34 @@ async fn an_endpoint_whose_answer_to_a_ping_is_behind_much_else_is_there() {
     LocalSet::new().run_until(both).await;
 }
 
+/// grpc-go ends a connection on which it is asked more often while it has nothing to say.
+#[tokio::test(start_paused = true)]
+async fn an_endpoint_that_only_answers_pings_is_seldom_asked() {
+    const SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+    let both = async {
+        let (near, mut far) = tokio::io::duplex(64 * 1024);
+        let near = Http2::new(near, Wear::new(ConnectionLimits::default())).await.unwrap();
+        far.write_all(&SETTINGS).await.unwrap();
+        near.add_stream();
+        let _begun = near.begin(post(Vec::new())).ok().unwrap();
+        far.read_exact(&mut [0; 24]).await.unwrap();
+        let (start, mut asked) = (Instant::now(), Vec::new());
+        while asked.len() < 3 {
+            let mut head = [0; 9];
+            far.read_exact(&mut head).await.unwrap();
+            let mut payload = vec![0; u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize];
+            far.read_exact(&mut payload).await.unwrap();
+            if head[3] == 6 && head[4] == 0 {
+                asked.push(start.elapsed().as_secs());
+                head[4] = 1;
+                far.write_all(&[&head[..], &payload].concat()).await.unwrap();
+            }
+        }
+        assert_eq!(asked, [30, 340, 650]);
+    };
+    LocalSet::new().run_until(both).await;
+}
+
 #[tokio::test]
 async fn what_nobody_waits_for_any_more_does_not_pile_up() {
     let both = async {

@@ -14,8 +14,8 @@ use super::Known;
 use crate::listener::connection::TICK;
 use crate::listener::frames::{DATA, Flood, Frames, HEADERS};
 
-/// The kind of error by which a flood ends a connection.
-pub(super) const FLOOD: io::ErrorKind = io::ErrorKind::InvalidData;
+/// The kind of error by which a flood ends a connection, and nothing else does.
+pub(super) const FLOOD: io::ErrorKind = io::ErrorKind::QuotaExceeded;
 
 /// A connection whose frames are read along.
 pub(super) struct Watched<S> {
@@ -84,9 +84,10 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
 impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        let written = ready!(Pin::new(&mut this.stream).poll_write(cx, buf))?;
-        this.wrote(&buf[..written]);
-        Poll::Ready(Ok(written))
+        let written = ready!(Pin::new(&mut this.stream).poll_write(cx, buf));
+        // TLS may fail with some of it gone.
+        this.wrote(&buf[..*written.as_ref().unwrap_or(&buf.len())]);
+        Poll::Ready(written)
     }
 
     fn poll_write_vectored(
@@ -95,14 +96,14 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        let written = ready!(Pin::new(&mut this.stream).poll_write_vectored(cx, bufs))?;
-        let mut left = written;
+        let written = ready!(Pin::new(&mut this.stream).poll_write_vectored(cx, bufs));
+        let mut left = *written.as_ref().unwrap_or(&usize::MAX);
         for buf in bufs {
             let of_buf = left.min(buf.len());
             this.wrote(&buf[..of_buf]);
             left -= of_buf;
         }
-        Poll::Ready(Ok(written))
+        Poll::Ready(written)
     }
 
     fn is_write_vectored(&self) -> bool {
