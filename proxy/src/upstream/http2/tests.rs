@@ -25,6 +25,24 @@ async fn connect() -> (Http2, Server) {
     (near, far.unwrap())
 }
 
+/// A connection with one request on it, and the bytes of an endpoint that has sent its settings.
+async fn asked_of_bytes() -> (Http2, DuplexStream, Begun) {
+    const SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+    let (near, mut far) = tokio::io::duplex(64 * 1024);
+    let near = Http2::new(near, Wear::new(ConnectionLimits::default())).await.unwrap();
+    far.write_all(&SETTINGS).await.unwrap();
+    near.add_stream();
+    let begun = near.begin(post(Vec::new())).ok().unwrap();
+    (near, far, begun)
+}
+
+/// What was sent has gone after this: a reset would take its place.
+async fn let_go() {
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+}
+
 fn post(frames: Vec<Frame<Bytes>>) -> Request<RequestBody> {
     Request::post("http://shop/a?b")
         .version(http::Version::HTTP_2)
@@ -165,10 +183,7 @@ async fn an_answer_is_whole_by_its_end_alone() {
                 let (request, mut respond) = accept(far).await;
                 let mut send = respond.send_response(Response::new(()), false).unwrap();
                 send.send_data(Bytes::from_static(b"abc"), ends).unwrap();
-                // Until that has gone, a reset would take its place.
-                for _ in 0..100 {
-                    tokio::task::yield_now().await;
-                }
+                let_go().await;
                 send.send_reset(Reason::NO_ERROR);
                 request
             };
@@ -276,14 +291,9 @@ async fn an_endpoint_that_stops_reading_is_gone_though_nobody_waits_for_it() {
 /// As after a pause: what was on its way comes first.
 #[tokio::test(start_paused = true)]
 async fn an_endpoint_whose_answer_to_a_ping_is_behind_much_else_is_there() {
-    const SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
     const WINDOW: [u8; 13] = [0, 0, 4, 8, 0, 0, 0, 0, 0, 0, 0, 0, 1];
     let both = async {
-        let (near, mut far) = tokio::io::duplex(64 * 1024);
-        let near = Http2::new(near, Wear::new(ConnectionLimits::default())).await.unwrap();
-        far.write_all(&SETTINGS).await.unwrap();
-        near.add_stream();
-        let _begun = near.begin(post(Vec::new())).ok().unwrap();
+        let (near, mut far, _begun) = asked_of_bytes().await;
         tokio::time::sleep(Duration::from_secs(35)).await;
         // It has been asked, and says something else for longer than an answer may take.
         for _ in 0..10 {
@@ -300,13 +310,8 @@ async fn an_endpoint_whose_answer_to_a_ping_is_behind_much_else_is_there() {
 /// grpc-go ends a connection on which it is asked more often while it has nothing to say.
 #[tokio::test(start_paused = true)]
 async fn an_endpoint_that_only_answers_pings_is_seldom_asked() {
-    const SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
     let both = async {
-        let (near, mut far) = tokio::io::duplex(64 * 1024);
-        let near = Http2::new(near, Wear::new(ConnectionLimits::default())).await.unwrap();
-        far.write_all(&SETTINGS).await.unwrap();
-        near.add_stream();
-        let _begun = near.begin(post(Vec::new())).ok().unwrap();
+        let (_near, mut far, _begun) = asked_of_bytes().await;
         far.read_exact(&mut [0; 24]).await.unwrap();
         let (start, mut asked) = (Instant::now(), Vec::new());
         while asked.len() < 3 {
@@ -400,9 +405,7 @@ async fn what_was_answered_was_not_refused() {
                     return None;
                 }
                 let mut send = respond.send_response(Response::new(()), false).unwrap();
-                for _ in 0..100 {
-                    tokio::task::yield_now().await;
-                }
+                let_go().await;
                 send.send_reset(Reason::REFUSED_STREAM);
                 Some(send)
             };
