@@ -42,7 +42,7 @@ impl Cluster {
     /// stay keep.
     pub fn used(&self) -> Arc<EndpointSet> {
         let mut set = self.endpoints.load_full();
-        while !set.told.is_empty() {
+        while !set.told.0.is_empty() {
             let made = Arc::new(set.made());
             let before = Guard::into_inner(self.endpoints.compare_and_swap(&set, Arc::clone(&made)));
             if Arc::ptr_eq(&before, &set) {
@@ -197,24 +197,66 @@ pub struct EndpointSet {
     pub version: Arc<str>,
     /// All of them, healthy or not, once one is sent to. An endpoint that stays keeps its object (and so its
     /// counters) over swaps.
-    pub endpoints: Vec<Arc<Endpoint>>,
-    /// All of them before that, in a quarter of the room: of thousands of clusters not all are sent to.
-    told: Box<[Told]>,
+    pub endpoints: Box<[Arc<Endpoint>]>,
+    /// All of them before that, in a tenth of the room: of thousands of clusters not all are sent to.
+    told: Told,
 }
 
-/// What is told of an endpoint.
-#[derive(Debug)]
-struct Told {
-    ip: IpAddr,
-    port: u16,
-    weight: u32,
-    health: EndpointHealth,
+/// Address, weight and health of endpoints one after the other, seven bytes for nearly each.
+#[derive(Debug, Default)]
+struct Told(Box<[u8]>);
+
+impl Told {
+    /// Beside the health in an entry's first byte: its address is IPv6's, and its weight comes last as it is not 1.
+    const V6: u8 = 4;
+    const WEIGHTED: u8 = 8;
+
+    fn of(all: &[(SocketAddr, u32, EndpointHealth)]) -> Told {
+        let mut bytes = Vec::with_capacity(all.len() * 7);
+        for &(address, weight, health) in all {
+            let is_weighted = weight != 1;
+            let flag = |is: bool, flag: u8| if is { flag } else { 0 };
+            bytes.push(health as u8 | flag(address.is_ipv6(), Self::V6) | flag(is_weighted, Self::WEIGHTED));
+            match address.ip() {
+                IpAddr::V4(ip) => bytes.extend(ip.octets()),
+                IpAddr::V6(ip) => bytes.extend(ip.octets()),
+            }
+            bytes.extend(address.port().to_ne_bytes());
+            if is_weighted {
+                bytes.extend(weight.to_ne_bytes());
+            }
+        }
+        Told(bytes.into())
+    }
+
+    fn all(&self) -> impl Iterator<Item = (SocketAddr, u32, EndpointHealth)> {
+        let mut rest = &*self.0;
+        std::iter::from_fn(move || {
+            let [first] = *taken(&mut rest)?;
+            let ip = if first & Self::V6 == 0 {
+                IpAddr::from(*taken::<4>(&mut rest)?)
+            } else {
+                IpAddr::from(*taken::<16>(&mut rest)?)
+            };
+            let port = u16::from_ne_bytes(*taken(&mut rest)?);
+            let weight = if first & Self::WEIGHTED == 0 { 1 } else { u32::from_ne_bytes(*taken(&mut rest)?) };
+            let of_health = |health: &EndpointHealth| first & 3 == *health as u8;
+            let health = EndpointHealth::ALL.into_iter().find(of_health)?;
+            Some((SocketAddr::new(ip, port), weight, health))
+        })
+    }
+}
+
+fn taken<'b, const N: usize>(rest: &mut &'b [u8]) -> Option<&'b [u8; N]> {
+    let (first, after) = rest.split_first_chunk()?;
+    *rest = after;
+    Some(first)
 }
 
 impl EndpointSet {
     /// Of endpoints that have objects.
     pub fn new(version: Arc<str>, endpoints: Vec<Arc<Endpoint>>) -> Self {
-        Self { version, endpoints, told: Box::default() }
+        Self { version, endpoints: endpoints.into(), told: Told::default() }
     }
 
     /// Of the address, weight and health of each.
@@ -224,22 +266,18 @@ impl EndpointSet {
             let made = all.iter().map(|&(address, weight, health)| Endpoint::new(address, weight, health));
             return Self::new(version, made.map(Arc::new).collect());
         }
-        let told = all.iter().map(|&(address, weight, health)| {
-            let (ip, port) = (address.ip(), address.port());
-            Told { ip, port, weight, health }
-        });
-        Self { version, endpoints: Vec::new(), told: told.collect() }
+        Self { version, endpoints: Box::default(), told: Told::of(all) }
     }
 
     /// Address, weight and health of each.
     pub fn all(&self) -> impl Iterator<Item = (SocketAddr, u32, EndpointHealth)> {
         let made = self.endpoints.iter().map(|e| (e.address(), e.weight, e.health));
-        made.chain(self.told.iter().map(|t| (SocketAddr::new(t.ip, t.port), t.weight, t.health)))
+        made.chain(self.told.all())
     }
 
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
-        self.endpoints.is_empty() && self.told.is_empty()
+        self.endpoints.is_empty() && self.told.0.is_empty()
     }
 
     /// The same with objects.
@@ -325,6 +363,10 @@ pub enum EndpointHealth {
     Unhealthy,
 }
 
+impl EndpointHealth {
+    const ALL: [Self; 3] = [Self::Healthy, Self::Draining, Self::Unhealthy];
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -343,6 +385,23 @@ mod tests {
     }
 
     #[test]
+    fn what_is_told_of_endpoints_is_small_and_all_that_was_said() {
+        let health = EndpointHealth::ALL.into_iter().cycle();
+        let said = ["10.0.0.1:80", "[fd00::1]:8080", "10.0.0.2:65535", "10.0.0.3:1"].into_iter().zip([
+            1,
+            1,
+            7,
+            u32::MAX,
+        ]);
+        let said =
+            said.zip(health).map(|((address, weight), health)| (address.parse().unwrap(), weight, health));
+        let said: Vec<_> = said.collect();
+        let told = Told::of(&said);
+        assert!(told.all().eq(said), "{told:?}");
+        assert_eq!(told.0.len(), 7 + 19 + 11 + 11);
+    }
+
+    #[test]
     fn settings_are_small() {
         assert!(size_of::<ClusterSettings>() <= 144, "{}", size_of::<ClusterSettings>());
     }
@@ -350,7 +409,6 @@ mod tests {
     #[test]
     fn an_endpoint_is_small_and_knows_the_whole_of_its_address() {
         assert!(size_of::<Endpoint>() <= 64, "{}", size_of::<Endpoint>());
-        assert!(size_of::<Told>() <= 24, "{}", size_of::<Told>());
         let linked = std::net::SocketAddrV6::new("fe80::1".parse().unwrap(), 80, 0, 7);
         for address in ["10.0.0.1:1".parse().unwrap(), "[fd00::1]:2".parse().unwrap(), linked.into()] {
             assert_eq!(Endpoint::new(address, 1, EndpointHealth::Healthy).address(), address);
