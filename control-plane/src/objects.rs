@@ -276,6 +276,9 @@ pub struct Objects {
     pub services: OrdMap<ObjectName, Arc<Service>>,
     /// Whose classes are ours.
     pub controller: Controller,
+    /// `Gateway`s of which their status says that they are ours, each with the class that it had then: they stay ours while
+    /// there is no such class. A directory has none.
+    pub claimed: OrdMap<ObjectName, Arc<str>>,
 }
 
 impl Objects {

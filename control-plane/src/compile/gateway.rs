@@ -33,13 +33,24 @@ pub fn is_ours(objects: &Objects, class: &str) -> bool {
     }
 }
 
+/// Whether a gateway is ours: its class is, or has gone, or cannot be read, since we said so. Who deletes a class, or makes
+/// another of a newer kind, does not mean that what goes through its gateways now is to end.
+fn is_our_gateway(objects: &Objects, name: &ObjectName, class: &str) -> bool {
+    let was_ours = || objects.claimed.get(name).is_some_and(|at| **at == *class);
+    is_ours(objects, class) || !is_there(objects, class) && was_ours()
+}
+
+fn is_there(objects: &Objects, class: &str) -> bool {
+    objects.gateway_classes.contains_key(&ObjectName::new("", class))
+}
+
 /// Reads all gateways.
 pub(super) fn parse_all(objects: &Objects, in_pods: bool, statuses: &mut Statuses) -> Gateways {
     classes(objects, statuses);
     let mut gateways = Gateways::new();
     for (name, gateway) in &objects.gateways {
         let object = ObjectRef { kind: Kind::Gateway, name: name.clone() };
-        if !is_ours(objects, &gateway.spec.gateway_class_name) {
+        if !is_our_gateway(objects, name, &gateway.spec.gateway_class_name) {
             let message = format!(
                 "not served here: gatewayClassName is neither {GATEWAY_CLASS} nor that of a GatewayClass of \
                  controller {}",
@@ -278,6 +289,15 @@ pub(super) fn stand_one(
         conditions = vec![Said::no("Accepted", error), Said::no("Programmed", error)];
     }
     let gateway = objects.gateways.get(name);
+    if let (Some(gateway), Some(said)) = (gateway, conditions.first_mut())
+        && let class = &gateway.spec.gateway_class_name
+        && !is_ours(objects, class)
+        && said.message.is_empty()
+    {
+        said.message = format!(
+            "there is no GatewayClass {class} any more: what is served goes on, in what it runs in now"
+        );
+    }
     if gateway.and_then(|gateway| gateway.spec.tls.as_ref()).is_some_and(|tls| tls.backend.is_some()) {
         conditions.push(Said::unless("ResolvedRefs", "ResolvedRefs", &parsed.unresolved));
     }

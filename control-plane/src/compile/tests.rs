@@ -103,6 +103,35 @@ fn different(before: &Compiled, after: &Compiled) -> Vec<(ResourceType, String)>
 }
 
 #[test]
+fn a_gateway_stays_ours_without_its_class_until_that_is_anothers() {
+    let name = ObjectName::new("default", "edge");
+    let compiled = |claimed: Option<&str>, controller: Option<&str>| {
+        let mut objects = objects();
+        let mut gateway = (*objects.gateways[&name]).clone();
+        gateway.spec.gateway_class_name = "fast".into();
+        objects.gateways.insert(name.clone(), Arc::new(gateway));
+        if let Some(class) = claimed {
+            objects.claimed.insert(name.clone(), class.into());
+        }
+        if let Some(controller) = controller {
+            let class = json!({ "metadata": { "name": "fast" }, "spec": { "controllerName": controller } });
+            let class = serde_json::from_value(class).expect("a class");
+            objects.gateway_classes.insert(ObjectName::new("", "fast"), Arc::new(class));
+        }
+        let compiled = compile(&Model { objects: Arc::new(objects), ..model() });
+        let standing = compiled.standings.gateways.get(&name);
+        assert_eq!(compiled.views.contains_key("default/edge"), standing.is_some());
+        standing.map(|standing| standing.conditions[0].message.clone())
+    };
+    assert_eq!(compiled(Some("fast"), Some("pontoon.dev/gateway-controller")).as_deref(), Some(""));
+    let without = compiled(Some("fast"), None).expect("it is served");
+    assert!(without.contains("no GatewayClass fast"), "{without}");
+    assert_eq!(compiled(Some("slow"), None), None, "it was claimed when it had another");
+    assert_eq!(compiled(Some("fast"), Some("example.com/gateways")), None);
+    assert_eq!(compiled(None, None), None);
+}
+
+#[test]
 fn a_renewed_certificate_changes_its_secret_and_nothing_else() {
     let name = ObjectName::new("default", "edge");
     let gateway: Gateway = serde_json::from_value(json!({

@@ -63,6 +63,16 @@ pub struct Observation {
     pub parent_refs: Json,
 }
 
+impl Observation {
+    /// Whether the status was written of the object as it is now.
+    fn is_said_of_all(&self) -> bool {
+        let conditions = self.status.get("conditions").and_then(Json::as_array).into_iter().flatten();
+        let mut generations =
+            conditions.map(|condition| condition.get("observedGeneration").and_then(Json::as_i64));
+        generations.any(|generation| generation == Some(self.generation))
+    }
+}
+
 /// All observations.
 pub type Observations = OrdMap<ObjectRef, Arc<Observation>>;
 
@@ -257,6 +267,9 @@ impl Store {
             self.observations.insert(object.clone(), observation.clone());
             self.observations_changed = true;
         }
+        if object.kind == Kind::Gateway {
+            self.follow_claim(&object.name, &observation);
+        }
         if self.loaded.generations.get(&object) != Some(&observation.generation) {
             self.loaded.generations.insert(object.clone(), observation.generation);
             self.loaded_changed = true;
@@ -299,6 +312,24 @@ impl Store {
             }
         }
         self.note(object, problems);
+    }
+
+    /// Takes up whether a gateway's status says that it is ours. One that has changed since stays so if its class has not.
+    fn follow_claim(&mut self, name: &ObjectName, observation: &Observation) {
+        let claimed = &self.loaded.objects.claimed;
+        let class = observation.gateway_class.as_deref().filter(|class| {
+            let is_known = || claimed.get(name).is_some_and(|at| **at == **class);
+            observation.has_our_status && (observation.is_said_of_all() || is_known())
+        });
+        if claimed.get(name).map(|at| &**at) == class {
+            return;
+        }
+        let claimed = &mut Arc::make_mut(&mut self.loaded.objects).claimed;
+        match class {
+            Some(class) => drop(claimed.insert(name.clone(), class.into())),
+            None => drop(claimed.remove(name)),
+        }
+        self.loaded_changed = true;
     }
 
     /// Takes up where a migration stands. False: its status says so in a way that this version cannot read.
@@ -350,6 +381,10 @@ impl Store {
         }
         if object.kind == Kind::Migration {
             self.loaded_changed |= self.states.remove(&object.name).is_some();
+        }
+        if object.kind == Kind::Gateway && self.loaded.objects.claimed.contains_key(&object.name) {
+            Arc::make_mut(&mut self.loaded.objects).claimed.remove(&object.name);
+            self.loaded_changed = true;
         }
     }
 

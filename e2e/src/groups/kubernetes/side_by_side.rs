@@ -10,7 +10,7 @@ use pontoon_e2e::wait::{get, until};
 use serde_json::Value;
 
 use super::gateways::PROXY;
-use super::plane::{CLASS, condition, install};
+use super::plane::{CLASS, Steady, condition, install};
 use super::smoke::hello;
 use crate::groups::place;
 
@@ -71,7 +71,7 @@ pub(super) async fn named(cluster: &Cluster, folder: &Path) -> anyhow::Result<St
     };
     let (ours, theirs) = (plane("ours")?, plane("theirs")?.called(NAME));
     let serving = ours.start().await?;
-    let _other = theirs.start().await?;
+    let mut other = theirs.start().await?;
     namespace.wait_for("condition=Available", &["deployment/hello"]).await?;
     namespace.apply(OBJECTS).await?;
     for (gateway, made) in [("ours", "ours-pontoon"), ("theirs", "theirs-other")] {
@@ -113,8 +113,45 @@ pub(super) async fn named(cluster: &Cluster, folder: &Path) -> anyhow::Result<St
     accepted_by_both(&namespace).await?;
     let after = seen().await?;
     ensure!(before == after, "{before:?} became {after:?}");
-    cluster.kubectl(&["delete", "gatewayclass", "other"]).await?;
+    other.kill()?;
+    without_class(cluster, &namespace, &theirs).await?;
     Ok("two Gateways, one route, two entries in its status".to_owned())
+}
+
+/// A class that is deleted takes nothing of its Gateways away, even from who starts after that.
+async fn without_class(cluster: &Cluster, namespace: &Namespace, plane: &ControlPlane) -> anyhow::Result<()> {
+    let address = programmed(namespace, "theirs", "theirs-other").await?;
+    let load = Steady::start(&format!("http://{address}/moved"))?;
+    cluster.kubectl(&["delete", "gatewayclass", "other"]).await?;
+    let _serving = plane.start().await?;
+    until("the Gateway to say that its class has gone", PATIENCE, async || {
+        let gateway = namespace.get(&["gateway", "theirs"]).await?;
+        let accepted = condition(&gateway["status"]["conditions"], "Accepted").context("no condition")?;
+        let says =
+            accepted["message"].as_str().is_some_and(|message| message.contains("no GatewayClass other"));
+        ensure!(accepted["status"] == "True" && says, "{accepted}");
+        Ok(())
+    })
+    .await?;
+    let moved = r#"[{"op":"add","path":"/spec/rules/0/matches","value":[{"path":{"value":"/moved"}}]}]"#;
+    namespace.kubectl(&["patch", "httproute", "hello", "--type=json", "-p", moved]).await?;
+    until("an edit to be in force without a class", PATIENCE, async || {
+        let answer = get(&format!("http://{address}/")).await;
+        ensure!(answer.is_err(), "{answer:?}");
+        Ok(())
+    })
+    .await?;
+    load.finish().await?;
+    cluster.apply(OTHER_CLASS).await?;
+    until("the Gateway to have its class again", PATIENCE, async || {
+        let gateway = namespace.get(&["gateway", "theirs"]).await?;
+        let accepted = condition(&gateway["status"]["conditions"], "Accepted").context("no condition")?;
+        ensure!(accepted["message"] == "", "{accepted}");
+        Ok(())
+    })
+    .await?;
+    cluster.kubectl(&["delete", "gatewayclass", "other"]).await?;
+    Ok(())
 }
 
 /// Waits until a Gateway is, and gives its address.

@@ -191,6 +191,45 @@ fn a_class_is_of_no_namespace() {
 }
 
 #[test]
+fn a_gateway_is_claimed_by_our_status_until_it_names_another_class() {
+    let gateway = |class: &str, generation: i64, status: Option<(&str, i64)>| {
+        let mut json = json!({
+            "apiVersion": "gateway.networking.k8s.io/v1", "kind": "Gateway",
+            "metadata": { "name": "edge", "namespace": "shop", "uid": "u", "generation": generation },
+            "spec": { "gatewayClassName": class, "listeners": [{ "name": "http", "port": 80, "protocol": "HTTP" }] },
+        });
+        if let Some((manager, observed)) = status {
+            json["metadata"]["managedFields"] =
+                json!([{ "manager": manager, "operation": "Apply", "subresource": "status" }]);
+            json["status"] =
+                json!({ "conditions": [{ "type": "Accepted", "observedGeneration": observed }] });
+        }
+        json
+    };
+    let claimed = |case: &Case| {
+        case.loaded.objects.claimed.get(&ObjectName::new("shop", "edge")).map(|at| at.to_string())
+    };
+    let mut case = Case::new(&[gateway("fast", 1, None)]);
+    assert_eq!(claimed(&case), None);
+    assert!(!case.apply(gateway("fast", 1, Some(("another", 1)))));
+    assert!(case.apply(gateway("fast", 1, Some((STATUS_MANAGER, 1)))));
+    assert_eq!(claimed(&case).as_deref(), Some("fast"));
+    assert!(!case.apply(gateway("fast", 1, Some((STATUS_MANAGER, 1)))));
+    case.apply(gateway("fast", 2, Some((STATUS_MANAGER, 1))));
+    assert_eq!(claimed(&case).as_deref(), Some("fast"), "it was edited, and has its class");
+    case.apply(gateway("slow", 3, Some((STATUS_MANAGER, 2))));
+    assert_eq!(claimed(&case), None);
+    // Who starts now knows only of what was said of it as it is.
+    let mut case = Case::new(&[gateway("slow", 3, Some((STATUS_MANAGER, 2)))]);
+    assert_eq!(claimed(&case), None);
+    case.apply(gateway("slow", 3, Some((STATUS_MANAGER, 3))));
+    assert_eq!(claimed(&case).as_deref(), Some("slow"));
+    case.store.hear(Kind::Gateway, Some(Heard::Deleted(ObjectName::new("shop", "edge"))), Instant::now());
+    assert!(case.take());
+    assert_eq!(claimed(&case), None);
+}
+
+#[test]
 fn what_nobody_reads_of_a_config_map_is_no_change() {
     let config_map = |version: u64, leader: &str, data: Json| {
         json!({
