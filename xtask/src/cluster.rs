@@ -113,7 +113,7 @@ impl ForGroup {
     /// Starts it, unless it is up, and loads what was built for debugging.
     pub(crate) fn up(workspace: &Path, steps: &Steps, tools: &Tools) -> anyhow::Result<ForGroup> {
         let group = ForGroup::start(Self::NAME, workspace, steps, tools)?;
-        group.cluster.load(&crate::images::write(workspace, "debug")?)?;
+        group.cluster.load(&crate::images::write(workspace, &workspace.join("target/debug"))?)?;
         Ok(group)
     }
 

@@ -14,12 +14,15 @@ use crate::step::Steps;
 const PROGRAMS: [&str; 2] = ["pontoon", "pontoon-proxy"];
 /// `nonroot` of the distroless images.
 const USER: &str = "65532:65532";
+/// For which programs are built that need no library of their system's: names are looked up as DNS and the hosts file say.
+const TARGET: &str =
+    if cfg!(target_arch = "aarch64") { "aarch64-unknown-linux-gnu" } else { "x86_64-unknown-linux-gnu" };
 /// The tag where none is asked for. One other than `latest`, which would be pulled each time.
 const TAG: &str = env!("CARGO_PKG_VERSION");
 
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
-    /// `debug` builds in seconds, `dist` is what is shipped.
+    /// `debug` builds in seconds, `dist` is what is shipped, linked statically.
     #[arg(long, default_value = "dist")]
     profile: String,
 }
@@ -35,26 +38,30 @@ pub(crate) fn run(arguments: &Arguments, workspace: &Path, steps: &Steps) -> any
         "pontoon-proxy",
         "--bins",
     ]);
+    let mut built = workspace.join("target");
     if arguments.profile != "debug" {
-        build.args(["--profile", &arguments.profile]);
+        build.args(["--profile", &arguments.profile, "--target", TARGET]);
+        build.env("RUSTFLAGS", "-C target-feature=+crt-static");
+        built.push(TARGET);
     }
+    built.push(&arguments.profile);
     steps.run(&format!("build {}", arguments.profile), &mut build)?;
-    for path in write(workspace, &arguments.profile)? {
+    for path in write(workspace, &built)? {
         let size = std::fs::metadata(&path)?.len();
         println!("{} ({} MB)", path.display(), size / 1_000_000);
     }
     Ok(())
 }
 
-/// Writes them from what was built with a profile, and says where.
-pub(crate) fn write(workspace: &Path, profile: &str) -> anyhow::Result<Vec<PathBuf>> {
+/// Writes them from the programs of a folder, with the libraries that these need, and says where.
+pub(crate) fn write(workspace: &Path, built: &Path) -> anyhow::Result<Vec<PathBuf>> {
     let folder = workspace.join("target/images");
     std::fs::create_dir_all(&folder)?;
     PROGRAMS
         .iter()
         .map(|program| {
             let path = folder.join(format!("{program}.tar"));
-            let built = stripped(&workspace.join("target").join(profile).join(program), &folder)?;
+            let built = stripped(&built.join(program), &folder)?;
             let inside = format!("/usr/bin/{program}");
             let image = Image::new(&format!("pontoon.dev/{program}:{TAG}")).entry(&inside).user(USER);
             write_image(&image.file(built, &inside).with_libraries()?, &path)?;
