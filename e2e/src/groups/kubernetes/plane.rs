@@ -21,6 +21,8 @@ use super::smoke::hello;
 
 /// A leader that is killed is followed within this.
 pub(super) const FAILOVER: Duration = Duration::from_secs(15);
+/// For how long the API server stays away, where it is to be longer than until that is noticed; say 600.
+const OUTAGE_SECONDS: &str = "PONTOON_E2E_OUTAGE_SECONDS";
 /// Between requests of the steady load.
 const EVERY: Duration = Duration::from_millis(10);
 
@@ -31,7 +33,7 @@ struct Rig {
     folder: PathBuf,
     plane: ControlPlane,
     serving: Process,
-    _gateway: Gateway,
+    gateway: Gateway,
     url: String,
 }
 
@@ -52,7 +54,7 @@ impl Rig {
         let gateway = Gateway::start(&proxy, &folder, &format!("{name}/edge"), plane.xds, 1).await?;
         let url = format!("http://127.0.0.1:{port}/");
         let cluster = cluster.clone();
-        Ok(Rig { cluster, namespace, folder, plane, serving, _gateway: gateway, url })
+        Ok(Rig { cluster, namespace, folder, plane, serving, gateway, url })
     }
 
     /// Waits until exactly these many pods answer.
@@ -69,6 +71,16 @@ impl Rig {
             Ok(seen)
         })
         .await
+    }
+
+    /// Which versions of what the proxy has, and since when.
+    async fn configured(&self) -> anyhow::Result<Value> {
+        let dump = get(&format!("http://{}/config_dump?include_eds", self.gateway.admin)).await?;
+        let mut dump: Value = serde_json::from_str(&dump)?;
+        let sections = dump["configs"].as_array_mut().context("no sections")?;
+        sections.retain(|section| !section["@type"].as_str().is_some_and(|ty| ty.contains("Bootstrap")));
+        ensure!(!sections.is_empty(), "nothing is configured");
+        Ok(dump)
     }
 
     /// Waits until the migration's status says so.
@@ -265,6 +277,7 @@ pub(super) async fn outage(cluster: &Cluster, folder: &Path) -> anyhow::Result<S
     rig.answered_by(2).await?;
     let load = Steady::start(&rig.url)?;
     cluster.kill("apiserver")?;
+    let down = Instant::now();
     let log = rig.serving.log_path().to_owned();
     let says = async |text: &str| {
         until(&format!("the control plane to say {text:?}"), PATIENCE, async || {
@@ -275,11 +288,20 @@ pub(super) async fn outage(cluster: &Cluster, folder: &Path) -> anyhow::Result<S
     };
     says("what is known goes on").await?;
     rig.answered_by(2).await?;
+    let before = rig.configured().await?;
+    if let Some(seconds) = std::env::var_os(OUTAGE_SECONDS) {
+        let seconds = seconds.to_str().and_then(|text| text.parse().ok());
+        let seconds = seconds.with_context(|| format!("{OUTAGE_SECONDS} is no number of seconds"))?;
+        tokio::time::sleep(Duration::from_secs(seconds)).await;
+    }
     let _apiserver = cluster.restart("apiserver", &rig.folder)?;
     says("the API server answers again").await?;
+    let after = rig.configured().await?;
+    ensure!(after == before, "nothing was changed, but what the proxy has: {before:#}, then {after:#}");
     rig.namespace.kubectl(&["scale", "deployment/hello", "--replicas=3"]).await?;
     rig.answered_by(3).await?;
-    Ok(format!("{} requests, none failed", load.finish().await?))
+    let down = down.elapsed().as_secs();
+    Ok(format!("{} requests, none failed; down for {down} s", load.finish().await?))
 }
 
 /// Requests one after another; each must be answered 200.
