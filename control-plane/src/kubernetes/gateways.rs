@@ -6,18 +6,17 @@ mod apply;
 mod seen;
 
 use std::collections::{BTreeMap, HashMap};
+use std::fmt::Debug;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use futures_util::{FutureExt, StreamExt, stream};
-use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::{Pod, Service, ServiceAccount};
-use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::runtime::watcher::{self, Event};
 use kube::{Api, Client, ResourceExt};
 use pontoon_xds::server as xds;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
@@ -128,53 +127,13 @@ impl Provisioner {
     pub fn watch(client: &Client, settings: Settings) -> Provisioner {
         let (hand_on, news) = mpsc::channel(QUEUE);
         let relist: [Relist; 5] = Default::default();
-        let config = || {
-            let (key, value) = MANAGED_BY;
-            watcher::Config::default().labels(&format!("{key}={value},{GATEWAY_NAME}"))
-        };
-        let [deployments, services, pods, accounts, budgets] =
-            std::array::from_fn(|_| settings.controller.clone());
+        let from = Follow { client, controller: &settings.controller, hand_on };
         // They end when nobody listens to them any more.
-        tokio::spawn(follow(
-            Api::<Deployment>::all(client.clone()),
-            config(),
-            "Deployment",
-            relist[0].clone(),
-            hand_on.clone(),
-            move |said| heard(said, &deployments, Made::deployment).map(News::Deployment),
-        ));
-        tokio::spawn(follow(
-            Api::<Service>::all(client.clone()),
-            config(),
-            "Service",
-            relist[1].clone(),
-            hand_on.clone(),
-            move |said| heard(said, &services, Made::service).map(News::Service),
-        ));
-        tokio::spawn(follow(
-            Api::<Pod>::all(client.clone()),
-            config(),
-            "Pod",
-            relist[2].clone(),
-            hand_on.clone(),
-            move |said| heard(said, &pods, seen::proxy).map(News::Pod),
-        ));
-        tokio::spawn(follow(
-            Api::<ServiceAccount>::all(client.clone()),
-            config(),
-            "ServiceAccount",
-            relist[3].clone(),
-            hand_on.clone(),
-            move |said| heard(said, &accounts, Made::account).map(News::Account),
-        ));
-        tokio::spawn(follow(
-            Api::<PodDisruptionBudget>::all(client.clone()),
-            config(),
-            "PodDisruptionBudget",
-            relist[4].clone(),
-            hand_on,
-            move |said| heard(said, &budgets, Made::budget).map(News::Budget),
-        ));
+        from.all(&relist[0], Made::deployment, News::Deployment);
+        from.all(&relist[1], Made::service, News::Service);
+        from.all(&relist[2], seen::proxy, News::Pod);
+        from.all(&relist[3], Made::account, News::Account);
+        from.all(&relist[4], Made::budget, News::Budget);
         Provisioner {
             client: client.clone(),
             settings,
@@ -458,6 +417,39 @@ fn parameters(objects: &Objects, gateway: &Gateway) -> Result<Vec<Parameters>, S
     Ok(class.into_iter().chain(of_gateway(objects, gateway)?).collect())
 }
 
+/// Who follows what is made, and whom it is told.
+struct Follow<'f> {
+    client: &'f Client,
+    controller: &'f Controller,
+    hand_on: mpsc::Sender<Option<News>>,
+}
+
+impl Follow<'_> {
+    /// Begins with one kind.
+    fn all<K, V>(
+        &self,
+        relist: &Relist,
+        read: fn(&K) -> Option<V>,
+        news: fn(Heard<ObjectName, Option<V>>) -> News,
+    ) where
+        K: k8s_openapi::Resource
+            + kube::Resource<DynamicType = ()>
+            + Clone
+            + Debug
+            + DeserializeOwned
+            + Send
+            + 'static,
+        V: 'static,
+    {
+        let (key, value) = MANAGED_BY;
+        let config = watcher::Config::default().labels(&format!("{key}={value},{GATEWAY_NAME}"));
+        let controller = self.controller.clone();
+        let message = move |said| heard(said, &controller, read).map(news);
+        let api = Api::<K>::all(self.client.clone());
+        tokio::spawn(follow(api, config, K::KIND, relist.clone(), self.hand_on.clone(), message));
+    }
+}
+
 /// What another installation has made is nothing to this one.
 fn heard<T: ResourceExt, V>(
     said: Said<T>,
@@ -483,6 +475,8 @@ fn is_by(controller: &Controller, object: &impl ResourceExt) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use k8s_openapi::api::apps::v1::Deployment;
+
     use super::*;
     use crate::infrastructure::provision::GATEWAY;
     use crate::objects::GatewayClass;
