@@ -189,7 +189,9 @@ fn one<'s>(
                     FieldError::new(format!("{field}.{}", error.field), reason, error.message)
                 })?
             } else if !splits.may_be_registered(backend.name) {
-                let known = objects.services.keys().filter(|k| &*k.namespace == namespace).map(|k| &*k.name);
+                let from = ObjectName::new(namespace, "");
+                let known = objects.services.range(from..).map(|(name, _)| name);
+                let known = known.take_while(|name| *name.namespace == *namespace).map(|name| &*name.name);
                 return Err(not_found("Service", did_you_mean(backend.name, known)));
             } else {
                 let source = EurekaSource { application: backend.name.to_owned(), selector: BTreeMap::new() };

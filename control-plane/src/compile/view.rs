@@ -17,7 +17,7 @@ use super::listener::{Parsed, Protocol, Served};
 use super::route;
 use super::tls;
 use crate::model::upstream::Upstream;
-use crate::objects::{ObjectName, ObjectRef};
+use crate::objects::{Kind, ObjectName, ObjectRef};
 
 /// What a gateway's proxies get, but for clusters.
 #[derive(Debug, Default)]
@@ -134,11 +134,14 @@ impl Port<'_> {
         self.indices.iter().filter_map(|index| Some((*index, self.parsed.listeners.get(*index)?)))
     }
 
-    /// A listener's name among the resources. A set's is told apart by a sign that no name has.
+    /// A listener's name among the resources. A set's, or an Ingress's, is told apart by signs that no name has: each may be
+    /// called as its Gateway, or as the other.
     fn resource(&self, served: &Served) -> String {
-        match served.parent.name == *self.gateway {
-            true => format!("{}/{}", self.gateway, served.name),
-            false => format!("{}/{}:{}", self.gateway, served.parent.name, served.name),
+        let (gateway, parent) = (self.gateway, &served.parent.name);
+        match served.parent.kind {
+            Kind::Gateway => format!("{gateway}/{}", served.name),
+            Kind::Ingress => format!("{gateway}/{parent}::{}", served.name),
+            _ => format!("{gateway}/{parent}:{}", served.name),
         }
     }
 

@@ -97,15 +97,38 @@ impl FieldError {
     }
 }
 
-/// The one of `known` that was probably meant by `word`.
+/// The one of `known` that was probably meant by `word`. A route may name hundreds of Services that are not there, each of
+/// which is compared anew whenever any Service changes: long words, and all but the first of many, are not looked at.
 pub(crate) fn did_you_mean<'k>(word: &str, known: impl IntoIterator<Item = &'k str>) -> Option<&'k str> {
-    known
-        .into_iter()
-        .map(|candidate| {
-            let distance = strsim::damerau_levenshtein(&word.to_lowercase(), &candidate.to_lowercase());
-            (distance, candidate)
-        })
-        .filter(|(distance, candidate)| *distance <= 1.max(candidate.len() / 3))
+    const LONGEST: usize = 63;
+    const MOST: usize = 200;
+    let allowed = |candidate: &str| 1.max(candidate.len() / 3);
+    let is_near = |candidate: &&str| {
+        candidate.len() <= LONGEST && candidate.len().abs_diff(word.len()) <= allowed(candidate)
+    };
+    if word.len() > LONGEST {
+        return None;
+    }
+    let word = word.to_lowercase();
+    let near = known.into_iter().filter(is_near).take(MOST);
+    near.map(|candidate| (strsim::osa_distance(&word, &candidate.to_lowercase()), candidate))
+        .filter(|(distance, candidate)| *distance <= allowed(candidate))
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, candidate)| candidate)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_meant_is_looked_for_among_few() {
+        assert_eq!(did_you_mean("ordres", ["payments", "orders"]), Some("orders"));
+        assert_eq!(did_you_mean("Orders", ["orders"]), Some("orders"));
+        assert_eq!(did_you_mean("carts", ["payments", "orders"]), None);
+        let long = "a".repeat(64);
+        assert_eq!(did_you_mean(&long, [long.as_str()]), None);
+        let many = std::iter::repeat_n("others", 1000);
+        assert_eq!(did_you_mean("orders", many.chain(["orders"])), Some("others"));
+    }
 }
