@@ -45,7 +45,23 @@ const REFUSED: [(&[&str], &str); 11] = [
     (&["--set-json=topologySpread=[{\"maxSkew\":1}]"], "topologyKey"),
 ];
 /// What has to be taken, and what is in it then, or, after a `!`, is not.
-const TAKEN: [(&[&str], &[&str]); 13] = [
+const TAKEN: [(&[&str], &[&str]); 15] = [
+    (
+        &["--set=service.type=LoadBalancer,service.externalTrafficPolicy=Local"],
+        &[
+            "externalTrafficPolicy: Local",
+            "!loadBalancerSourceRanges",
+            "value: \"127.0.0.1:8761\"",
+            "port: metrics",
+        ],
+    ),
+    (
+        &[
+            "--set-json=service.loadBalancerSourceRanges=[\"10.0.0.0/8\"]",
+            "--set-json=networkPolicy.metricsFrom=[]",
+        ],
+        &["- 10.0.0.0/8", "!externalTrafficPolicy", "!- port: metrics"],
+    ),
     (
         &["--set=eureka.enabled=true,persistence.enabled=true,replicas=1"],
         &[

@@ -94,6 +94,10 @@ pub(super) struct ServeArgs {
     /// Where the API is. It is plain text: more than loopback is for networks you trust.
     #[arg(long, env = "PONTOON_API_LISTEN", value_name = "ADDR:PORT", default_value = "127.0.0.1:8767")]
     api_listen: SocketAddr,
+    /// Where `/healthz`, `/readyz` and `/metrics` are served to others than this machine, without a token and without the
+    /// API.
+    #[arg(long, env = "PONTOON_METRICS_LISTEN", value_name = "ADDR:PORT")]
+    metrics_listen: Option<SocketAddr>,
     /// The IPv4 addresses that services' names resolve to on sidecars, as ADDRESS/BITS; `none` for no IPv4. Sidecars
     /// have to know the same (`dns.virtualRanges`).
     #[arg(
@@ -201,6 +205,7 @@ pub(super) async fn run(args: ServeArgs) -> Result<(), CliError> {
         xds_listen: args.xds_listen,
         xds_tenants: args.xds_tenants,
         api_listen: args.api_listen,
+        metrics_listen: args.metrics_listen,
         virtual_ranges: Ranges { v4: args.virtual_range.0, v6: args.virtual_range6.0 },
         token_file: args.token_file,
     };

@@ -257,6 +257,14 @@ impl<'a> Made<'a> {
         let health = |path: &str| json!({ "path": path, "port": HEALTH });
         let field = |name: &str, path: &str| json!({ "name": name, "valueFrom": { "fieldRef": { "fieldPath": path } } });
         let said = |name: &str, value: &str| json!({ "name": name, "value": value });
+        let spread = |over: &str| {
+            json!({
+                "maxSkew": 1,
+                "topologyKey": over,
+                "whenUnsatisfiable": "ScheduleAnyway",
+                "labelSelector": { "matchLabels": self.selector() },
+            })
+        };
         json!({
             "automountServiceAccountToken": false,
             "serviceAccountName": self.name,
@@ -267,12 +275,7 @@ impl<'a> Made<'a> {
                 // Ports 80 and 443 without a capability: one of the sysctls that the level `restricted` lets pass.
                 "sysctls": [{ "name": "net.ipv4.ip_unprivileged_port_start", "value": "0" }],
             },
-            "topologySpreadConstraints": [{
-                "maxSkew": 1,
-                "topologyKey": "kubernetes.io/hostname",
-                "whenUnsatisfiable": "ScheduleAnyway",
-                "labelSelector": { "matchLabels": self.selector() },
-            }],
+            "topologySpreadConstraints": [spread("kubernetes.io/hostname"), spread("topology.kubernetes.io/zone")],
             "containers": [{
                 "name": PROXY,
                 "image": self.settings.image,
@@ -292,7 +295,8 @@ impl<'a> Made<'a> {
                 "readinessProbe": { "httpGet": health("/ready"), "periodSeconds": 1 },
                 "livenessProbe": { "httpGet": health("/live"), "periodSeconds": 10 },
                 "lifecycle": { "preStop": { "sleep": { "seconds": LINGER_SECONDS } } },
-                "resources": { "requests": { "cpu": "100m", "memory": "64Mi" } },
+                // Of what strangers may make it hold it sheds by its limit.
+                "resources": { "requests": { "cpu": "100m", "memory": "64Mi" }, "limits": { "memory": "1Gi" } },
                 "securityContext": {
                     "allowPrivilegeEscalation": false,
                     "capabilities": { "drop": ["ALL"] },

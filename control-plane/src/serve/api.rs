@@ -83,17 +83,26 @@ impl Api {
             .route("/registry", get(look::registry))
             .route("/audit", get(look::audit))
             .layer(middleware::from_fn_with_state(self.clone(), authenticate));
-        Router::new()
+        Self::open()
             .nest("/api/v1", authenticated)
-            .route("/healthz", get(health::healthz))
-            .route("/readyz", get(health::readyz))
-            .route("/metrics", get(health::metrics))
             .route("/openapi.json", get(openapi))
             .fallback(no_such_path)
             .method_not_allowed_fallback(no_such_method)
             .layer(DefaultBodyLimit::max(BODY_BYTES))
             .layer(middleware::from_fn(in_time))
             .with_state(self)
+    }
+
+    /// Only what needs no token: health, readiness and metrics.
+    pub fn health_router(self) -> Router {
+        Self::open().layer(middleware::from_fn(in_time)).with_state(self)
+    }
+
+    fn open() -> Router<Api> {
+        Router::new()
+            .route("/healthz", get(health::healthz))
+            .route("/readyz", get(health::readyz))
+            .route("/metrics", get(health::metrics))
     }
 
     fn world(&self) -> Arc<World> {

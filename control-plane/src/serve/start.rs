@@ -73,6 +73,8 @@ pub struct Options {
     pub xds_tenants: Option<PathBuf>,
     /// Where the API is served.
     pub api_listen: SocketAddr,
+    /// Where health, readiness and metrics are served alone.
+    pub metrics_listen: Option<SocketAddr>,
     /// What services' names resolve to on sidecars.
     pub virtual_ranges: Ranges,
     /// The API's tokens. None: a file in the data folder, made where it is missing.
@@ -213,6 +215,8 @@ pub async fn start(options: Options) -> Result<Running, StartError> {
     let eureka_listener = bind("Eureka", options.eureka_listen, "--eureka-listen")?;
     let xds_listener = bind("xDS", options.xds_listen, "--xds-listen")?;
     let api_listener = bind("the API", options.api_listen, "--api-listen")?;
+    let metrics_listener =
+        options.metrics_listen.map(|address| bind("metrics", address, "--metrics-listen")).transpose()?;
     let eureka = local(&eureka_listener, options.eureka_listen);
     let (xds, api) = (local(&xds_listener, options.xds_listen), local(&api_listener, options.api_listen));
 
@@ -333,11 +337,12 @@ pub async fn start(options: Options) -> Result<Running, StartError> {
     let (world, world_out) = watch::channel(Arc::new(World::default()));
 
     let audit_broken = loaded.broken.map(|broken| broken.to_string());
-    let api_router =
-        Api::new(world_out, ready_out, commands, proxies.clone(), keeper.clone(), tokens, audit_broken)
-            .router();
-    let mut request_tasks =
-        vec![tokio::spawn(serve(api_listener, api_router, Limits::API, stop_requests.clone()))];
+    let handlers =
+        Api::new(world_out, ready_out, commands, proxies.clone(), keeper.clone(), tokens, audit_broken);
+    let serve_api =
+        |listener, router| tokio::spawn(serve(listener, router, Limits::API, stop_requests.clone()));
+    let mut request_tasks = vec![serve_api(api_listener, handlers.clone().router())];
+    request_tasks.extend(metrics_listener.map(|listener| serve_api(listener, handlers.health_router())));
 
     let mut in_pods = false;
     let (objects, services, leads) = match source {

@@ -1,5 +1,5 @@
-//! The port that a kubelet asks from outside of the pod. Unlike the admin port it shows nothing and ends nothing:
-//! whether the proxy has started, is ready and lives, whether something listens on a port of the application's
+//! The port that a kubelet asks from outside of the pod. Unlike the admin port it shows no configuration and ends nothing:
+//! metrics, whether the proxy has started, is ready and lives, whether something listens on a port of the application's
 //! (which a kubelet cannot see where interception accepts for it), and the beginning of the end.
 
 use std::net::{IpAddr, SocketAddr};
@@ -57,6 +57,7 @@ async fn answer(admin: &Arc<Admin>, request: &Request<Incoming>, local: Option<I
         }
         (&Method::GET, "/ready") => admin.ready(false),
         (&Method::GET, "/live") => admin.live(),
+        (&Method::GET, "/metrics") => admin.metrics(),
         (&Method::GET, "/started") => started(admin),
         (&Method::GET, "/end") => {
             let limit = admin.bootstrap.drain;

@@ -27,6 +27,8 @@ const TOKEN: &str = "0123456789abcdef";
 
 struct Rig {
     api: SocketAddr,
+    /// Health and metrics alone.
+    open: SocketAddr,
     xds: SocketAddr,
     folder: watch::Sender<Loaded>,
     _registry: watch::Sender<Arc<RegistryView>>,
@@ -121,7 +123,10 @@ impl Rig {
         let api = Api::new(world_out, ready_out, commands, proxies, keeper, tokens, None);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let api_address = listener.local_addr().unwrap();
-        tokio::spawn(serve(listener, api.router(), Limits::API, stop.clone()));
+        tokio::spawn(serve(listener, api.clone().router(), Limits::API, stop.clone()));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let open = listener.local_addr().unwrap();
+        tokio::spawn(serve(listener, api.health_router(), Limits::API, stop.clone()));
 
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let xds = listener.local_addr().unwrap();
@@ -132,6 +137,7 @@ impl Rig {
         let http = reqwest::Client::builder().no_proxy().build().unwrap();
         Rig {
             api: api_address,
+            open,
             xds,
             folder,
             _registry: registry,
@@ -238,6 +244,22 @@ async fn who_has_no_token_learns_only_that() {
         metrics.contains("pontoon_migration_stage{migration=\"default/inventory\",stage=\"observe\"} 1"),
         "{metrics}"
     );
+}
+
+#[tokio::test]
+async fn where_no_token_is_asked_for_there_is_no_api() {
+    let rig = Rig::start().await;
+    for (path, status) in [
+        ("/healthz", 200),
+        ("/readyz", 200),
+        ("/metrics", 200),
+        ("/api/v1/objects", 404),
+        ("/openapi.json", 404),
+    ] {
+        let answer =
+            rig.http.get(format!("http://{}{path}", rig.open)).bearer_auth(TOKEN).send().await.unwrap();
+        assert_eq!(answer.status(), status, "{path}");
+    }
 }
 
 #[tokio::test]

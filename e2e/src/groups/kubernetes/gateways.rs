@@ -42,6 +42,11 @@ pub(super) async fn lifecycle(cluster: &Cluster, folder: &Path) -> anyhow::Resul
     ensure!(said.contains("hello from"), "{said}");
     ensure!(replicas(&namespace).await? == 2, "not two pods at first");
 
+    let pods = namespace.get(&["pods", "-l", "gateway.networking.k8s.io/gateway-name=edge"]).await?;
+    let pod = pods["items"][0]["status"]["podIP"].as_str().context("a pod without an address")?;
+    let metrics = get(&format!("http://{pod}:15021/metrics")).await?;
+    ensure!(metrics.contains("pontoon_xds_connected 1"), "no metrics from outside of the pod: {metrics}");
+
     // Whoever is not one of its pods is told nothing of it.
     let mut command = std::process::Command::new(place("PONTOON_E2E_PROXY")?);
     command.arg(format!("--cluster={}/edge", namespace.name)).arg("--admin=127.0.0.1:0");

@@ -165,6 +165,8 @@ impl Chart {
         ensure!(pods.len() == 2, "{} pods", pods.len());
         for pod in pods {
             let ip = pod["status"]["podIP"].as_str().context("a pod without an address")?;
+            let metrics = get(&format!("http://{ip}:9090/metrics")).await?;
+            ensure!(metrics.contains("pontoon_ready 1"), "no metrics from outside of the pod: {metrics}");
             let url = format!("http://{ip}:{EUREKA}/eureka/apps/");
             until("each replica to know it", PATIENCE, async || {
                 let said = get(&url).await?;
