@@ -25,6 +25,10 @@ pub(super) struct ValidateArgs {
     /// A folder, or one file.
     #[arg(value_name = "DIR")]
     path: PathBuf,
+    /// It is for a cluster: kinds that are not read here are passed over, and what is referred to and not there is a
+    /// warning, as the cluster may have it.
+    #[arg(long)]
+    kubernetes: bool,
     /// How to print.
     #[arg(short, long, value_enum, default_value_t = Format::Table)]
     output: Format,
@@ -256,6 +260,7 @@ pub(super) async fn registry(args: PlainArgs) -> Result<(), CliError> {
 
 pub(super) fn validate(args: &ValidateArgs) -> Result<(), CliError> {
     let report = crate::objects::validate(&args.path);
+    let report = if args.kubernetes { report.for_cluster() } else { report };
     print(args.output, &report, |report| report.to_string())?;
     match report.errors() {
         0 => Ok(()),

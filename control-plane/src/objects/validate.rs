@@ -51,6 +51,23 @@ impl fmt::Display for Report {
     }
 }
 
+impl Report {
+    /// The same of files that are for a cluster, which has more than is in them: what is not there is no more than a warning,
+    /// and kinds that nobody here reads are others'. One that is nearly called as one of ours is a mistake all the same.
+    #[must_use]
+    pub fn for_cluster(mut self) -> Report {
+        let is_others = |problem: &Problem| {
+            problem.reason == "unsupported_kind" && !problem.message.contains("did you mean")
+        };
+        self.problems.retain(|problem| !is_others(problem));
+        let is_missing = |problem: &&mut Problem| {
+            problem.reason != "unknown_field" && problem.message.starts_with("there is no ")
+        };
+        self.problems.iter_mut().filter(is_missing).for_each(|problem| problem.severity = Severity::Warning);
+        self
+    }
+}
+
 /// Checks a directory, or one file, as serving would. Reads files; call it where blocking is allowed.
 pub fn validate(path: &Path) -> Report {
     let (files, loaded) = match read(path) {

@@ -29,6 +29,21 @@ fn a_good_directory_has_nothing_to_say() {
 }
 
 #[test]
+fn of_files_for_a_cluster_not_all_has_to_be_there() {
+    let shop =
+        route("  - backendRefs: [{name: shop, port: 80, kind: Pool, group: pontoon.dev}]\n    matchez: []\n");
+    let foreign = "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: shop}\n";
+    let mistaken = "apiVersion: pontoon.dev/v1alpha1\nkind: Poool\nmetadata: {name: shop}\n";
+    let files = [("a.yaml", shop.as_str()), ("b.yaml", foreign), ("c.yaml", mistaken)];
+    assert_eq!(report(&files).errors(), 3);
+    let for_cluster = report(&files).for_cluster();
+    assert_eq!(for_cluster.errors(), 2, "{for_cluster}");
+    let shop = shop.replace("    matchez: []\n", "");
+    let for_cluster = report(&[("a.yaml", &shop), ("b.yaml", foreign)]).for_cluster();
+    assert_eq!((for_cluster.errors(), for_cluster.problems.len()), (0, 2), "{for_cluster}");
+}
+
+#[test]
 fn what_the_compiler_refuses_has_file_and_line() {
     let shop = route(
         "  - backendRefs:\n    - {name: inventori, kind: Pool, group: pontoon.dev}\n  - matches:\n    - path: {type: PathPrefix, value: /shop}\n    backendRefs: [{name: shop, namespace: other}]\n  - filters:\n    - type: ExtensionRef\n      extensionRef: {group: a, kind: b, name: c}\n    backendRefs: [{name: shop}]\n",
