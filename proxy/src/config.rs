@@ -2,6 +2,7 @@
 //! matchers built, names resolved to handles, unsupported fields refused. Nothing here runs on the path.
 
 mod api_listener;
+mod authz;
 pub mod bootstrap;
 mod cds;
 pub mod chains;

@@ -119,6 +119,10 @@ errors! {
     BodyTooLarge: Downstream, PAYLOAD_TOO_LARGE, "DPE", "body_too_large", "the request's body is larger than the listener allows";
     /// An RBAC filter says no.
     RbacDenied: Downstream, FORBIDDEN, "-", "rbac_access_denied", "the RBAC rules of the listener or the route keep the request out; `explain` shows which";
+    /// Who an ext_authz filter asks says no.
+    AuthzDenied: Downstream, FORBIDDEN, "UAEX", "ext_authz_denied", "the service that ext_authz asks refused the request; the answer is its own";
+    /// Who an ext_authz filter asks gives no answer that can be used.
+    AuthzFailed: Upstream, FORBIDDEN, "UAEX", "ext_authz_failed", "the service that ext_authz asks did not answer in its timeout, or with an error; is its cluster there, and healthy?";
     /// The route, or the client, has had as many requests as it may for now.
     RateLimited: Downstream, TOO_MANY_REQUESTS, "RL", "rate_limited", "more requests came than the route's local_ratelimit takes, of all clients or of this one";
     /// The client went away before the answer was complete.

@@ -179,6 +179,12 @@ fn on_listener(listener: &Listener, request: &Request) -> Explanation {
             explanation.fill(decision, denied);
             if let Some(http) = http.as_deref().filter(|_| !is_denied) {
                 explanation.fill_session(decision, &head, http, &mut steps);
+                // Nobody is asked for an explanation's sake.
+                for service in http.authz.iter().filter_map(|filter| filter.service(&decision.route.authz)) {
+                    explanation
+                        .outcome
+                        .push_str(&format!(" (if ext_authz, which asks {}, lets it)", service.cluster.name));
+                }
             }
         }
         (Err(_), Some(denied)) => explanation.outcome = denied,

@@ -1,6 +1,7 @@
 //! Which route a request takes, and which cluster of it. The one decision code: serving and `explain` both
 //! call [`RouteTable::decide`], with and without a recording [`Trace`].
 
+pub mod authz;
 pub mod cors;
 mod decide;
 pub mod expression;
@@ -72,6 +73,8 @@ pub struct Route {
     pub rbac: filters::ByFilter<rbac::Override>,
     /// How many requests are taken, where it says other than the listener; nothing: as many as come.
     pub rate_limits: filters::ByFilter<Option<Arc<rate_limit::RateLimit>>>,
+    /// Who is asked whether a request may go on, where it says other than the listener.
+    pub authz: filters::ByFilter<authz::OfRoute>,
 }
 
 /// What a route does.

@@ -16,6 +16,7 @@ use crate::pb::envoy::extensions::access_loggers::file::v3::FileAccessLog;
 use crate::pb::envoy::extensions::access_loggers::stream::v3::{StderrAccessLog, StdoutAccessLog};
 use crate::pb::envoy::extensions::filters::http::buffer::v3::{Buffer, BufferPerRoute};
 use crate::pb::envoy::extensions::filters::http::cors::v3::CorsPolicy;
+use crate::pb::envoy::extensions::filters::http::ext_authz::v3::{ExtAuthz, ExtAuthzPerRoute};
 use crate::pb::envoy::extensions::filters::http::local_ratelimit::v3::LocalRateLimit;
 use crate::pb::envoy::extensions::filters::http::rbac::v3::{Rbac, RbacPerRoute};
 use crate::pb::envoy::extensions::filters::http::router::v3::Router;
@@ -93,6 +94,8 @@ coded! {
     DownstreamConnectionsConfig,
     DownstreamTlsContext,
     EndpointsConfigDump,
+    ExtAuthz,
+    ExtAuthzPerRoute,
     FileAccessLog,
     FilterConfig,
     FixedHeapConfig,

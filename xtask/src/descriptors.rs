@@ -21,7 +21,7 @@ const OWN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/proto");
 
 /// The resources, and what may stand in an `Any` inside them. A type that is not listed (nor imported by one
 /// that is) is shown by its type URL and bytes.
-const ROOTS: [&str; 46] = [
+const ROOTS: [&str; 47] = [
     // Before what imports `envoy.extensions.filters.common`, in which protox looks for its `common` as soon as that is there.
     "envoy/extensions/filters/http/local_ratelimit/v3/local_rate_limit.proto",
     "envoy/admin/v3/config_dump.proto",
@@ -36,6 +36,7 @@ const ROOTS: [&str; 46] = [
     "envoy/extensions/access_loggers/stream/v3/stream.proto",
     "envoy/extensions/filters/http/buffer/v3/buffer.proto",
     "envoy/extensions/filters/http/cors/v3/cors.proto",
+    "envoy/extensions/filters/http/ext_authz/v3/ext_authz.proto",
     "envoy/extensions/filters/http/fault/v3/fault.proto",
     "envoy/extensions/filters/http/grpc_web/v3/grpc_web.proto",
     "envoy/extensions/filters/http/header_mutation/v3/header_mutation.proto",

@@ -34,6 +34,7 @@ const CORS: &str = "type.googleapis.com/envoy.extensions.filters.http.cors.v3.Co
 const RBAC: &str = "type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBAC";
 const RATE_LIMIT: &str =
     "type.googleapis.com/envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit";
+const EXT_AUTHZ: &str = "type.googleapis.com/envoy.extensions.filters.http.ext_authz.v3.ExtAuthz";
 const BUFFER: &str = "type.googleapis.com/envoy.extensions.filters.http.buffer.v3.Buffer";
 const SESSION: &str = "type.googleapis.com/envoy.extensions.filters.http.stateful_session.v3.StatefulSession";
 const TCP_PROXY: &str = "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy";
@@ -55,6 +56,9 @@ const PLAIN: &str = "plain.test";
 
 /// The requests of the table's mirrors of which a copy arrives somewhere.
 const MIRRORED: [&str; 2] = [" /all", " /as-it-is"];
+
+/// The requests of the table about which somebody is asked first.
+const ASKED: [&str; 2] = [" /asked", " /only"];
 
 /// For `--mode validate`, and whether it can be used.
 const VALIDATED: &[(&str, &str, bool)] = &[
@@ -281,6 +285,13 @@ fn bootstrap(ports: &[u16], upstreams: &Upstreams) -> anyhow::Result<Value> {
         bare["http_filters"][0], bare["http_filters"][1]]);
     let mut filtered = normal.clone();
     let buffer = |name: &str, most: u32, disabled: bool| json!({"name": name, "disabled": disabled, "typed_config": {"@type": BUFFER, "max_request_bytes": most}});
+    let asking = json!({"@type": EXT_AUTHZ,
+        "allowed_headers": {"patterns": [{"exact": "x-do"}, {"exact": "x-in"}, {"prefix": "x-s"}]},
+        "disallowed_headers": {"patterns": [{"exact": "x-secret"}]},
+        "http_service": {"server_uri": {"uri": "http://auth", "cluster": "b", "timeout": "1s"}, "path_prefix": "/check",
+            "authorization_response": {"allowed_upstream_headers": {"patterns": [{"exact": "x-twice"}]},
+                "allowed_upstream_headers_to_append": {"patterns": [{"exact": "x-drop"}]},
+                "allowed_client_headers_on_success": {"patterns": [{"exact": "x-upstream"}]}}}});
     filtered["http_filters"] = json!([
         {"name": "envoy.filters.http.cors", "disabled": true, "typed_config": {"@type": CORS}},
         {"name": "envoy.filters.http.rbac", "disabled": true, "typed_config": {"@type": RBAC}},
@@ -289,6 +300,7 @@ fn bootstrap(ports: &[u16], upstreams: &Upstreams) -> anyhow::Result<Value> {
                 {"not_rule": {"url_path": {"path": {"exact": "/good"}}}}]}}],
             "principals": [{"direct_remote_ip": {"address_prefix": "127.0.0.0", "prefix_len": 8}}]}}}}},
         {"name": "limit", "typed_config": {"@type": RATE_LIMIT, "stat_prefix": "limit"}},
+        {"name": "envoy.filters.http.ext_authz", "disabled": true, "typed_config": asking},
         buffer("first", 20, false), buffer("second", 10, false), buffer("envoy.filters.http.buffer", 3, true),
         bare["http_filters"][1]]);
     let mut telling = normal.clone();
@@ -400,16 +412,23 @@ async fn through(
         })
         .await?;
         exchange.received.sort();
-        // Envoy names its machine in it.
-        for copy in &mut exchange.received {
-            let lines = copy.lines().map(|line| match line.split_once("x-forwarded-for: ") {
-                Some(_) => "x-forwarded-for: ...",
-                None => line,
-            });
-            *copy = lines.collect::<Vec<_>>().join("\n");
-        }
+        without_addresses(&mut exchange);
+    }
+    if host == FILTERS && ASKED.iter().any(|asked| request.contains(asked)) {
+        without_addresses(&mut exchange);
     }
     Ok(exchange)
+}
+
+/// In requests of its own Envoy names its machine.
+fn without_addresses(exchange: &mut Exchange) {
+    for received in &mut exchange.received {
+        let lines = received.lines().map(|line| match line.split_once("x-forwarded-for: ") {
+            Some(_) => "x-forwarded-for: ...",
+            None => line,
+        });
+        *received = lines.collect::<Vec<_>>().join("\n");
+    }
 }
 
 /// Both programs' words and exit codes are alike.

@@ -42,9 +42,9 @@ fn manager(message: &HttpConnectionManager) -> Result<Routes, Problem> {
         return Err(Problem::new("", reason));
     }
     let manager = hcm::compile(message)?;
-    if !manager.rbac.is_empty() {
-        let reason =
-            "has an RBAC filter; the sidecar's own listener, which serves the requests, would not ask it";
+    if !manager.rbac.is_empty() || !manager.authz.is_empty() {
+        let reason = "has a filter for RBAC or ext_authz; the sidecar's own listener, which serves the requests, would \
+                      not ask it";
         return Err(Problem::new("http_filters", reason));
     }
     Ok(manager.routes)

@@ -10,6 +10,7 @@ use envoy_types::pb::envoy::extensions::filters::http::buffer::v3::{
     Buffer as BufferMessage, BufferPerRoute, buffer_per_route,
 };
 use envoy_types::pb::envoy::extensions::filters::http::cors::v3::{Cors, CorsPolicy};
+use envoy_types::pb::envoy::extensions::filters::http::ext_authz::v3::{ExtAuthz, ExtAuthzPerRoute};
 use envoy_types::pb::envoy::extensions::filters::http::grpc_web::v3::GrpcWeb;
 use envoy_types::pb::envoy::extensions::filters::http::local_ratelimit::v3::LocalRateLimit;
 use envoy_types::pb::envoy::extensions::filters::http::rbac::v3::{Rbac, RbacPerRoute};
@@ -26,13 +27,16 @@ use http::HeaderValue;
 use pontoon_xds::json::{EMPTY_URL, type_of};
 use prost::Name as _;
 
+use super::authz;
 use super::lds::unpack;
 use super::matching;
 use super::problem::{Problem, Under, each};
 use super::rate_limit;
 use super::rbac;
+use super::rds::Clusters;
 use super::session;
 use super::support::{Message, support};
+use crate::route::authz::{Filter as AuthzFilter, OfRoute as AuthzOfRoute};
 use crate::route::cors;
 use crate::route::filters::{Buffer, ByFilter};
 use crate::route::rate_limit::{Filter as RateFilter, RateLimit};
@@ -124,7 +128,7 @@ support! {
 
 /// The filters that a route can say are on, without another word, by the names that they have everywhere: by another
 /// it may be one that this proxy does not have.
-const ENABLED: [&str; 4] = [BUFFER_NAME, "envoy.filters.http.cors", rbac::NAME, session::NAME];
+const ENABLED: [&str; 5] = [BUFFER_NAME, "envoy.filters.http.cors", rbac::NAME, session::NAME, authz::NAME];
 const BUFFER_NAME: &str = "envoy.filters.http.buffer";
 
 /// What the filters before the router say.
@@ -140,6 +144,7 @@ pub(super) struct Filters {
     pub(super) rbac: Vec<Filter>,
     pub(super) sessions: Vec<SessionFilter>,
     pub(super) rate_limits: Vec<RateFilter>,
+    pub(super) authz: Vec<AuthzFilter>,
 }
 
 /// What a route, and what is around it, says about the filters, by their names.
@@ -150,6 +155,7 @@ pub(super) struct OfRoute {
     rbac: BTreeMap<Box<str>, Override>,
     sessions: BTreeMap<Box<str>, Option<Arc<Session>>>,
     rate_limits: BTreeMap<Box<str>, Option<Arc<RateLimit>>>,
+    authz: BTreeMap<Box<str>, AuthzOfRoute>,
 }
 
 impl OfRoute {
@@ -171,6 +177,10 @@ impl OfRoute {
         by_filter(&self.rate_limits)
     }
 
+    pub(super) fn authz(&self) -> ByFilter<AuthzOfRoute> {
+        by_filter(&self.authz)
+    }
+
     /// Nothing where the filter's own counts.
     pub(super) fn sessions(&self) -> ByFilter<Option<Arc<Session>>> {
         by_filter(&self.sessions)
@@ -190,6 +200,10 @@ pub(super) fn compile(filters: &[HttpFilter]) -> Result<Filters, Problem> {
     each("http_filters", earlier, |filter| {
         http_filter_fields(filter)?;
         let name = || -> Box<str> { filter.name.as_str().into() };
+        if !compiled.authz.is_empty() && is_asked_first(filter) {
+            let reason = "comes behind ext_authz; here that asks behind CORS, RBAC and local_ratelimit only";
+            return Err(Problem::new("name", reason));
+        }
         match &filter.config_type {
             Some(http_filter::ConfigType::TypedConfig(any)) if any.type_url == BufferMessage::type_url() => {
                 let most = bytes_of(&unpack(any)?).under(|| "typed_config".into())?;
@@ -214,6 +228,10 @@ pub(super) fn compile(filters: &[HttpFilter]) -> Result<Filters, Problem> {
                 let limit = rate_limit::compile(&unpack(any)?).under(|| "typed_config".into())?;
                 let limit = limit.filter(|_| !filter.disabled).map(Arc::new);
                 compiled.rate_limits.push(RateFilter { name: name(), limit });
+            }
+            Some(http_filter::ConfigType::TypedConfig(any)) if any.type_url == ExtAuthz::type_url() => {
+                let asking = authz::compile(&filter.name, filter.disabled, &unpack(any)?);
+                compiled.authz.push(asking.under(|| "typed_config".into())?);
             }
             _ if filter.disabled => {}
             Some(http_filter::ConfigType::TypedConfig(any)) if any.type_url == GrpcWeb::type_url() => {
@@ -244,6 +262,12 @@ pub(super) fn compile(filters: &[HttpFilter]) -> Result<Filters, Problem> {
     Ok(compiled)
 }
 
+/// Whether it has its say before anybody else is asked.
+fn is_asked_first(filter: &HttpFilter) -> bool {
+    let Some(http_filter::ConfigType::TypedConfig(any)) = &filter.config_type else { return false };
+    [Cors::type_url(), Rbac::type_url(), LocalRateLimit::type_url()].contains(&any.type_url)
+}
+
 fn bytes_of(message: &BufferMessage) -> Result<u64, Problem> {
     buffer(message)?;
     match message.max_request_bytes {
@@ -253,7 +277,11 @@ fn bytes_of(message: &BufferMessage) -> Result<u64, Problem> {
 }
 
 /// Reads what a route says about the filters; `around`: what is said around it, where it says nothing.
-pub(super) fn of_route(configs: &HashMap<String, Any>, around: &OfRoute) -> Result<OfRoute, Problem> {
+pub(super) fn of_route(
+    configs: &HashMap<String, Any>,
+    around: &OfRoute,
+    clusters: &Clusters<'_>,
+) -> Result<OfRoute, Problem> {
     let mut of = around.clone();
     for (name, any) in configs {
         let at = || format!("typed_per_filter_config[{name}]");
@@ -266,6 +294,7 @@ pub(super) fn of_route(configs: &HashMap<String, Any>, around: &OfRoute) -> Resu
                     BUFFER_NAME => drop(of.bodies.entry(key).or_default()),
                     rbac::NAME => drop(of.rbac.entry(key).or_default()),
                     session::NAME => drop(of.sessions.entry(key).or_default()),
+                    authz::NAME => drop(of.authz.entry(key).or_default()),
                     _ => {}
                 }
                 continue;
@@ -285,6 +314,12 @@ pub(super) fn of_route(configs: &HashMap<String, Any>, around: &OfRoute) -> Resu
         if any.type_url == RbacPerRoute::type_url() {
             let rules = rbac::of_route(&unpack(&any).under(at)?).under(at)?;
             of.rbac.insert(name.as_str().into(), Some(rules));
+            continue;
+        }
+        if any.type_url == ExtAuthzPerRoute::type_url() {
+            let message: ExtAuthzPerRoute = unpack(&any).under(at)?;
+            let said = authz::of_route(&message, of.authz.get(name.as_str()), clusters).under(at)?;
+            of.authz.insert(name.as_str().into(), said);
             continue;
         }
         if any.type_url == StatefulSessionPerRoute::type_url() {
@@ -351,6 +386,7 @@ fn said<'a>(name: &str, any: &'a Any) -> Result<Said<'a>, Problem> {
                 RbacPerRoute::type_url(),
                 LocalRateLimit::type_url(),
                 StatefulSessionPerRoute::type_url(),
+                ExtAuthzPerRoute::type_url(),
             ]
             .contains(&inner.type_url) =>
         {
@@ -393,6 +429,11 @@ mod tests {
     use envoy_types::pb::google::protobuf::UInt32Value;
 
     use super::*;
+    use crate::upstream::cluster::Cluster;
+
+    fn clusters(name: &str) -> Result<Arc<Cluster>, Problem> {
+        Ok(Arc::new(Cluster::named(name.into())))
+    }
 
     fn any<M: prost::Message + prost::Name>(message: &M) -> Any {
         Any { type_url: M::type_url(), value: message.encode_to_vec() }
@@ -449,15 +490,15 @@ mod tests {
         let of = |r#override| {
             let config = any(&BufferPerRoute { r#override });
             let configs = HashMap::from([("envoy.filters.http.buffer".to_owned(), config)]);
-            let of = of_route(&configs, &OfRoute::default());
+            let of = of_route(&configs, &OfRoute::default(), &clusters);
             of.map(|of| of.bodies().of("envoy.filters.http.buffer").copied())
         };
         assert_eq!(of(Some(buffer_per_route::Override::Buffer(bytes(7)))), Ok(Some(Some(7))));
         assert_eq!(of(Some(buffer_per_route::Override::Disabled(true))), Ok(Some(Some(0))));
         assert_eq!(of(None).unwrap_err().path, "typed_per_filter_config[envoy.filters.http.buffer].override");
-        assert!(of_route(&HashMap::new(), &OfRoute::default()).unwrap().bodies().is_empty());
+        assert!(of_route(&HashMap::new(), &OfRoute::default(), &clusters).unwrap().bodies().is_empty());
         let other = HashMap::from([("x".to_owned(), any(&Router::default()))]);
-        assert!(of_route(&other, &OfRoute::default()).is_err());
+        assert!(of_route(&other, &OfRoute::default(), &clusters).is_err());
     }
 
     #[test]
@@ -466,7 +507,7 @@ mod tests {
             |most| any(&BufferPerRoute { r#override: Some(buffer_per_route::Override::Buffer(bytes(most))) });
         let on = any(&FilterConfig { config: Some(Any::default()), ..FilterConfig::default() });
         let of = |name: &str, config: &Any, around: &OfRoute| {
-            of_route(&HashMap::from([(name.to_owned(), config.clone())]), around)
+            of_route(&HashMap::from([(name.to_owned(), config.clone())]), around, &clusters)
         };
         let buffer = "envoy.filters.http.buffer";
         let around = of(buffer, &limit(5), &OfRoute::default()).unwrap();
@@ -487,7 +528,8 @@ mod tests {
         let own = |rules| any(&RbacPerRoute { rbac: Some(Rbac { rules, ..Rbac::default() }) });
         let allows = |config: Any| {
             let name = "envoy.filters.http.rbac";
-            let of = of_route(&HashMap::from([(name.to_owned(), config)]), &OfRoute::default()).unwrap();
+            let of = of_route(&HashMap::from([(name.to_owned(), config)]), &OfRoute::default(), &clusters)
+                .unwrap();
             of.rbac().of(name).unwrap().as_ref().map(|rules| rules.allow)
         };
         for config in [own(Some(Default::default())), wrapped(own(Some(Default::default())))] {
@@ -503,7 +545,7 @@ mod tests {
     fn a_route_says_what_may_be_gone_without() {
         let of = |config: Any, is_optional, disabled| {
             let config = any(&FilterConfig { config: Some(config), is_optional, disabled });
-            of_route(&HashMap::from([("x".to_owned(), config)]), &OfRoute::default())
+            of_route(&HashMap::from([("x".to_owned(), config)]), &OfRoute::default(), &clusters)
         };
         let limit = any(&BufferPerRoute { r#override: Some(buffer_per_route::Override::Buffer(bytes(7))) });
         let unknown = any(&ConnectionLimit::default());
@@ -522,12 +564,40 @@ mod tests {
         assert!(matches!(&*compiled.sessions, [filter] if filter.disabled && &*filter.name == "x"));
         let of = |config: Any| {
             let config = any(&FilterConfig { config: Some(config), is_optional: true, disabled: false });
-            let of = of_route(&HashMap::from([(session::NAME.to_owned(), config)]), &OfRoute::default());
+            let of = of_route(
+                &HashMap::from([(session::NAME.to_owned(), config)]),
+                &OfRoute::default(),
+                &clusters,
+            );
             of.unwrap().sessions().of(session::NAME).map(|said| said.is_some())
         };
         let none = stateful_session_per_route::Override::Disabled(true);
         assert_eq!(of(any(&StatefulSessionPerRoute { r#override: Some(none) })), Some(true));
         assert_eq!(of(Any::default()), Some(false), "it is on, as the listener has it");
+    }
+
+    #[test]
+    fn others_are_asked_behind_what_says_so_here() {
+        use envoy_types::pb::envoy::config::core::v3::{HttpUri, http_uri};
+        use envoy_types::pb::envoy::extensions::filters::http::ext_authz::v3::{HttpService, ext_authz};
+        use envoy_types::pb::google::protobuf::Duration;
+        let server = HttpUri {
+            timeout: Some(Duration { seconds: 1, nanos: 0 }),
+            http_upstream_type: Some(http_uri::HttpUpstreamType::Cluster("a".into())),
+            ..HttpUri::default()
+        };
+        let service = HttpService { server_uri: Some(server), ..HttpService::default() };
+        let services = Some(ext_authz::Services::HttpService(service));
+        let asking = || filter(any(&ExtAuthz { services: services.clone(), ..ExtAuthz::default() }));
+        let router = || filter(any(&Router::default()));
+        let compiled = compile(&[filter(any(&Cors {})), asking(), filter(any(&bytes(5))), router()]).unwrap();
+        assert_eq!(compiled.authz.len(), 1);
+        for first in [any(&Cors {}), any(&Rbac::default()), any(&LocalRateLimit::default())] {
+            let problem = compile(&[asking(), filter(first), router()]).unwrap_err();
+            assert_eq!(problem.path, "http_filters[1].name");
+        }
+        let problem = compile(&[filter(any(&ExtAuthz::default())), router()]).unwrap_err();
+        assert_eq!(problem.path, "http_filters[0].typed_config.http_service");
     }
 
     #[test]

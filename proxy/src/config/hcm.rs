@@ -30,7 +30,7 @@ use super::stream_log;
 use super::support::{Message, from_ads, support};
 use crate::route::filters::{Buffer, ByFilter, longest_body};
 use crate::route::rbac::Filter;
-use crate::route::{rate_limit, session};
+use crate::route::{authz, rate_limit, session};
 
 pub(super) const MESSAGES: &[Message] = &[
     MANAGER,
@@ -221,6 +221,7 @@ pub(super) struct Manager {
     pub(super) buffers: Vec<Buffer>,
     pub(super) sessions: Vec<session::Filter>,
     pub(super) rate_limits: Vec<rate_limit::Filter>,
+    pub(super) authz: Vec<authz::Filter>,
     pub(super) upgrades: Vec<Box<str>>,
     pub(super) codec: Codec,
     pub(super) http10: bool,
@@ -287,6 +288,7 @@ pub(super) fn compile(message: &HttpConnectionManager) -> Result<Manager, Proble
         buffers: filters.buffers,
         sessions: filters.sessions,
         rate_limits: filters.rate_limits,
+        authz: filters.authz,
         upgrades: upgrades(message)?,
         codec,
         http10: http1.accept_http_10,

@@ -126,6 +126,7 @@ pub(super) const MESSAGES: &[Message] = &[
         &[],
     ),
     message("envoy.extensions.filters.http.rbac.v3.RBACPerRoute", &["rbac"], &[], &[]),
+    message("envoy.type.matcher.v3.ListStringMatcher", &["patterns"], &[], &[]),
     message("envoy.type.matcher.v3.PathMatcher", &["rule"], &[], &[]),
     message("envoy.type.v3.HashPolicy", &["policy_specifier"], &[], &[]),
     message("envoy.type.v3.HashPolicy.SourceIp", &[], &[], &[]),

@@ -11,7 +11,7 @@ use ipnet::IpNet;
 use super::chains::Chains;
 use crate::discovery::on_demand::OnDemand;
 use crate::route::filters::Buffer;
-use crate::route::{RouteTable, rate_limit, rbac, session};
+use crate::route::{RouteTable, authz, rate_limit, rbac, session};
 
 /// A listening socket. The address never changes during the handle's life: a resource with another address
 /// under the same name is a new handle, and the old one drains.
@@ -81,6 +81,8 @@ pub struct HttpSettings {
     pub sessions: Vec<session::Filter>,
     /// The filters that limit how many requests are taken.
     pub rate_limits: Vec<rate_limit::Filter>,
+    /// The filters that ask others whether a request may go on, in their order.
+    pub authz: Vec<authz::Filter>,
     /// Whether `x-request-id` is made when absent.
     pub generate_request_id: bool,
     /// Whether an `x-request-id` from outside is kept.

@@ -29,7 +29,7 @@ use envoy_types::pb::envoy::r#type::matcher::v3::RegexMatchAndSubstitute;
 use envoy_types::pb::envoy::r#type::v3::FractionalPercent;
 use envoy_types::pb::envoy::r#type::v3::fractional_percent::DenominatorType;
 use http::header::HOST;
-use http::{HeaderValue, StatusCode};
+use http::{HeaderName, HeaderValue, StatusCode};
 use pontoon_xds::json::type_of;
 
 use super::filters::{self, OfRoute};
@@ -264,7 +264,7 @@ impl<'c> Around<'c> {
             )?,
             specific_last: message.most_specific_header_mutations_wins,
             retry: None,
-            filters: filters::of_route(&message.typed_per_filter_config, &OfRoute::default())?,
+            filters: filters::of_route(&message.typed_per_filter_config, &OfRoute::default(), clusters)?,
         })
     }
 
@@ -293,7 +293,7 @@ fn compile_host(message: &VirtualHost, around: &Around<'_>) -> Result<compiled::
         response: around.combine(&around.response, response),
         specific_last: around.specific_last,
         retry: message.retry_policy.clone(),
-        filters: filters::of_route(&message.typed_per_filter_config, &around.filters)?,
+        filters: filters::of_route(&message.typed_per_filter_config, &around.filters, around.clusters)?,
     };
     let mut routes = Vec::with_capacity(message.routes.len());
     for (position, message) in message.routes.iter().enumerate() {
@@ -305,7 +305,7 @@ fn compile_host(message: &VirtualHost, around: &Around<'_>) -> Result<compiled::
 fn compile_route(message: &Route, position: usize, around: &Around<'_>) -> Result<compiled::Route, Problem> {
     route(message)?;
     let matcher = message.r#match.as_ref().ok_or_else(|| Problem::new("match", "is missing"))?;
-    let of_filters = filters::of_route(&message.typed_per_filter_config, &around.filters)?;
+    let of_filters = filters::of_route(&message.typed_per_filter_config, &around.filters, around.clusters)?;
     let action = match &message.action {
         Some(route::Action::Route(action)) => {
             let mut forward = forward(action, around).under(|| "route".into())?;
@@ -336,6 +336,7 @@ fn compile_route(message: &Route, position: usize, around: &Around<'_>) -> Resul
         cors: of_filters.cors(),
         rbac: of_filters.rbac(),
         rate_limits: of_filters.rate_limits(),
+        authz: of_filters.authz(),
     })
 }
 
@@ -744,19 +745,7 @@ fn mutations(
 fn mutation(message: &HeaderValueOption) -> Result<Option<HeaderMutation>, Problem> {
     header_option(message)?;
     let given = message.header.as_ref().ok_or_else(|| Problem::new("header", "is missing"))?;
-    header(given).under(|| "header".into())?;
-    let name = header_name("header.key", &given.key)?;
-    if name == HOST {
-        return Err(Problem::new("header.key", "is \"host\", which is changed by host_rewrite_literal only"));
-    }
-    if given.value.replace("%%", "").contains('%') {
-        let reason = format!(
-            "is {:?}; commands (%...%) are not supported, and a literal % is written %%",
-            given.value
-        );
-        return Err(Problem::new("header.value", reason));
-    }
-    let value = header_value("header.value", &given.value.replace("%%", "%"))?;
+    let (name, value) = named_value(given).under(|| "header".into())?;
     #[allow(deprecated, reason = "still sent by control planes")]
     let append = message.append.map(|b| b.value);
     let is_kept = message.keep_empty_value || !value.is_empty();
@@ -776,6 +765,23 @@ fn mutation(message: &HeaderValueOption) -> Result<Option<HeaderMutation>, Probl
         }
     };
     Ok(is_kept.then_some(mutation))
+}
+
+/// A header that is added, with its value.
+pub(super) fn named_value(given: &HeaderMessage) -> Result<(HeaderName, HeaderValue), Problem> {
+    header(given)?;
+    let name = header_name("key", &given.key)?;
+    if name == HOST {
+        return Err(Problem::new("key", "is \"host\", which is changed by host_rewrite_literal only"));
+    }
+    if given.value.replace("%%", "").contains('%') {
+        let reason = format!(
+            "is {:?}; commands (%...%) are not supported, and a literal % is written %%",
+            given.value
+        );
+        return Err(Problem::new("value", reason));
+    }
+    Ok((name, header_value("value", &given.value.replace("%%", "%"))?))
 }
 
 fn header_value(field: &str, value: &str) -> Result<HeaderValue, Problem> {

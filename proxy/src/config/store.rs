@@ -397,7 +397,12 @@ impl Store {
         for (position, (path, chain, kept, server)) in drafts.into_iter().enumerate() {
             let inline = inline_name(&resource.name, position);
             let serves = match chain.reader {
-                Reader::Http(manager) => {
+                Reader::Http(mut manager) => {
+                    for filter in &mut manager.authz {
+                        if let Some(service) = Arc::get_mut(&mut filter.service) {
+                            service.cluster = self.handle(&service.cluster.name.clone());
+                        }
+                    }
                     let routes = self
                         .routes_of(&manager.routes, validated, &inline, &resource.version, now)
                         .under(|| format!("{path}.filters[0].typed_config.route_config"))?;
@@ -648,6 +653,7 @@ fn http_settings(manager: Manager, routes: Arc<RouteHandle>) -> HttpSettings {
         buffers: manager.buffers,
         sessions: manager.sessions,
         rate_limits: manager.rate_limits,
+        authz: manager.authz,
         extended_connect: manager.extended_connect,
         generate_request_id: manager.generate_request_id,
         preserve_external_request_id: manager.preserve_external_request_id,

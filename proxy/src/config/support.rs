@@ -10,7 +10,7 @@ use envoy_types::pb::envoy::config::core::v3::config_source::ConfigSourceSpecifi
 
 use super::problem::Problem;
 use super::{
-    bootstrap, cds, eds, filters, hcm, in_place, keepalive, lds, matching, overload, proxy_protocol,
+    authz, bootstrap, cds, eds, filters, hcm, in_place, keepalive, lds, matching, overload, proxy_protocol,
     rate_limit, rbac, rds, secrets, session, stream_log, tcp_proxy, tls, tls_upstream,
 };
 
@@ -45,6 +45,7 @@ pub const MESSAGES: &[&[Message]] = &[
     filters::MESSAGES,
     rbac::MESSAGES,
     rate_limit::MESSAGES,
+    authz::MESSAGES,
     session::MESSAGES,
     tcp_proxy::MESSAGES,
     proxy_protocol::MESSAGES,

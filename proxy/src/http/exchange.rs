@@ -34,6 +34,8 @@ pub(crate) struct Exchange {
     pub(crate) error: Cell<Option<Error>>,
     pub(crate) status: Cell<u16>,
     pub(crate) attempts: Cell<u32>,
+    /// How long others were asked whether it may go on: the route's times begin after that.
+    pub(crate) asked_ms: Cell<u32>,
     pub(crate) received: Cell<u64>,
     pub(crate) sent: Cell<u64>,
     /// The request's body has been read to its end.
@@ -107,6 +109,7 @@ impl Exchange {
             error: Cell::new(None),
             status: Cell::new(0),
             attempts: Cell::new(0),
+            asked_ms: Cell::new(0),
             received: Cell::new(0),
             sent: Cell::new(0),
             request_done: Cell::new(false),

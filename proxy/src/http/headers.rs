@@ -335,7 +335,7 @@ pub(crate) fn remove_length_of_nothing(headers: &mut HeaderMap) -> Result<(), Er
     }
 }
 
-fn tokens(value: &HeaderValue) -> impl Iterator<Item = &[u8]> {
+pub(crate) fn tokens(value: &HeaderValue) -> impl Iterator<Item = &[u8]> {
     value.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii).filter(|token| !token.is_empty())
 }
 

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderValue, Request, request};
+use http::{HeaderValue, Request, Response, request};
 use http_body_util::BodyExt as _;
 use tokio::time::Instant;
 
@@ -14,8 +14,9 @@ use super::exchange::Exchange;
 use super::headers::Hop;
 use super::service::address;
 use crate::route::Mirror;
-use crate::upstream::cluster::{Cluster, ClusterSettings};
+use crate::upstream::cluster::{Cluster, ClusterSettings, Endpoint};
 use crate::upstream::open;
+use crate::upstream::pool::Lease;
 use crate::worker::local::Worker;
 
 /// Copies in flight on one worker. Above, none is made: an upstream that hangs is not to take memory.
@@ -86,20 +87,43 @@ async fn one(
     settings: &ClusterSettings,
     request: Request<RequestBody>,
 ) -> Option<()> {
-    let now = Instant::now();
-    let local = worker.cluster(cluster);
-    let endpoint = open::pick(worker, (cluster, &local, settings), || None, now, &[]).ok()?;
-    let mut lease = worker
-        .pool(&endpoint)
-        .lease(&endpoint, settings, settings.breakers.of(false), false, now)
-        .await
-        .ok()?;
-    lease.send(request).await.ok()?;
+    let (_, mut lease) = sent(worker, (cluster, settings), &mut Vec::new(), request).await.ok()?;
     while let Some(frame) = lease.frame().await {
         frame.ok()?;
     }
     lease.give_back(Instant::now());
     Some(())
+}
+
+/// Sends a request that is no client's to an endpoint, another than those that were `tried`, and waits for the head of
+/// its answer. Fails with whether it may be sent again: nobody got it, or its connection was one that had rested.
+pub(super) async fn sent(
+    worker: &Worker,
+    (cluster, settings): (&Arc<Cluster>, &ClusterSettings),
+    tried: &mut Vec<Arc<Endpoint>>,
+    request: Request<RequestBody>,
+) -> Result<(Response<()>, Lease), bool> {
+    let now = Instant::now();
+    let local = worker.cluster(cluster);
+    let picked = open::pick(worker, (cluster, &local, settings), || None, now, tried);
+    let endpoint = picked.map_err(|_| false)?;
+    let fresh = !tried.is_empty();
+    tried.push(Arc::clone(&endpoint));
+    let pool = worker.pool(&endpoint);
+    let leased = pool.lease(&endpoint, settings, settings.breakers.of(false), fresh, now).await;
+    let mut lease = leased.map_err(|error| {
+        if error.is_connect() {
+            endpoint.outlier.connect_failed(worker.since_epoch_ms(Instant::now()));
+        }
+        error.is_connect()
+    })?;
+    if !lease.reused {
+        endpoint.outlier.connected();
+    }
+    match lease.send(request).await {
+        Ok(response) => Ok((response, lease)),
+        Err(failed) => Err(lease.reused || failed.request.is_some()),
+    }
 }
 
 #[cfg(test)]

@@ -18,15 +18,28 @@ const REASON: HeaderName = HeaderName::from_static("x-pontoon-reason");
 /// The answer to a request that an error has ended.
 pub(crate) fn error(exchange: &Rc<Exchange>, error: Error) -> Response<ResponseBody> {
     let error = exchange.fail(error);
-    let mut response = direct(exchange, error.status(), Bytes::from_static(error.body().as_bytes()));
+    let body = Bytes::from_static(error.body().as_bytes());
+    let mut response = as_said(exchange, error, error.status(), body);
     let headers = response.headers_mut();
-    headers.insert(REASON, HeaderValue::from_static(error.reason()));
     if error == Error::StreamTooLong && exchange.grpc.get() {
         headers.insert(grpc::GRPC_STATUS, grpc::DEADLINE_EXCEEDED.into());
     }
     if matches!(error, Error::Overload | Error::OverloadQueue) {
         headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
     }
+    response
+}
+
+/// The answer to a request that an error has ended, where others say how it is answered.
+pub(crate) fn as_said(
+    exchange: &Rc<Exchange>,
+    error: Error,
+    status: StatusCode,
+    body: Bytes,
+) -> Response<ResponseBody> {
+    let error = exchange.fail(error);
+    let mut response = direct(exchange, status, body);
+    response.headers_mut().insert(REASON, HeaderValue::from_static(error.reason()));
     response
 }
 

@@ -1,5 +1,6 @@
 //! One request: checked and routed without waiting, then sent on and, where the rules allow it, sent on again.
 
+mod authz;
 mod forward;
 mod plan;
 
@@ -82,8 +83,12 @@ fn answer(
                 .map(|answer| answer.unwrap_or_else(|error| respond::error(exchange, error)))
                 .left_future();
         }
+        // Boxed, as most requests need no room for it.
+        Ok(Plan::Ask(ready)) => {
+            return Box::pin(authz::answer(exchange, ready)).left_future().right_future();
+        }
         Ok(Plan::Answer(response)) => response,
         Err(error) => respond::error(exchange, error),
     };
-    future::ready(response).right_future()
+    future::ready(response).right_future().right_future()
 }

@@ -31,6 +31,11 @@ impl<T> ByFilter<T> {
         self.0.as_ref()?.iter().find(|(of, _)| **of == *name).map(|(_, said)| said)
     }
 
+    /// All that is said.
+    pub fn iter(&self) -> impl Iterator<Item = &T> {
+        self.0.iter().flat_map(|entries| entries.iter()).map(|(_, said)| said)
+    }
+
     /// What is said of the first of these of which anything is.
     pub fn of_any(&self, names: &[Box<str>]) -> Option<&T> {
         if self.is_empty() {

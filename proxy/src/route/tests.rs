@@ -54,6 +54,7 @@ fn route(name: &str, matcher: RouteMatcher) -> Route {
         cors: Default::default(),
         rbac: Default::default(),
         rate_limits: Default::default(),
+        authz: Default::default(),
     }
 }
 
@@ -90,6 +91,7 @@ fn split(target: u32) -> RouteTable {
         cors: Default::default(),
         rbac: Default::default(),
         rate_limits: Default::default(),
+        authz: Default::default(),
     };
     table(vec![(&["*"], vec![route])])
 }
@@ -347,7 +349,7 @@ proptest! {
 /// A gateway has thousands of them, each with a host and one or two routes.
 #[test]
 fn a_route_and_its_host_are_small() {
-    assert!(size_of::<Route>() <= 368, "{}", size_of::<Route>());
+    assert!(size_of::<Route>() <= 376, "{}", size_of::<Route>());
     assert!(size_of::<VirtualHost>() <= 64, "{}", size_of::<VirtualHost>());
     let of = |count| (0..count).map(|_| route("a", on_path(PathMatcher::Prefix("/".into())))).collect();
     let host = VirtualHost::new("h".into(), of(2)).with_domains(&["h".to_owned(), "g".to_owned()]);

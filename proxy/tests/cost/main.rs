@@ -220,6 +220,7 @@ fn many_routes(http: &mut pontoon_proxy::config::listener::HttpSettings) {
         cors: Default::default(),
         rbac: Default::default(),
         rate_limits: Default::default(),
+        authz: Default::default(),
     };
     let host = VirtualHost::new("all".into(), (0..ROUTES).map(route).collect());
     let table = RouteTable::new("r".into(), "1".into(), true, vec![(vec!["*".to_owned()], host)]).unwrap();

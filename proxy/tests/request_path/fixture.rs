@@ -95,6 +95,30 @@ pub(crate) fn endpoints(addresses: &[SocketAddr]) -> Arc<EndpointSet> {
     Arc::new(EndpointSet::new("1".into(), endpoints))
 }
 
+/// A cluster beside the usual one.
+pub(crate) fn cluster(name: &str, addresses: &[SocketAddr], http: Http) -> Cluster {
+    let settings = ClusterSettings {
+        version: "1".into(),
+        connect_timeout: Duration::from_secs(5),
+        policy: BalancePolicy::RoundRobin,
+        tls: None,
+        proxy_protocol: None,
+        protocol: http.upstream(),
+        idle_timeout: Duration::from_secs(55),
+        connections: ConnectionLimits::default(),
+        keepalive: None,
+        source: EndpointSource::Static,
+        breakers: Breakers::default(),
+        nameable: Default::default(),
+    };
+    Cluster {
+        name: name.into(),
+        settings: ArcSwapOption::from_pointee(settings),
+        endpoints: ArcSwap::new(endpoints(addresses)),
+        load: Default::default(),
+    }
+}
+
 /// A plain listener's only chain.
 pub(crate) fn one_chain(http: HttpSettings) -> Chains {
     let inspect = Inspect {
@@ -174,6 +198,7 @@ impl Proxy {
             cors: Default::default(),
             rbac: Default::default(),
             rate_limits: Default::default(),
+            authz: Default::default(),
         };
         (setup.route)(&mut route);
         let host = (vec!["*".to_owned()], VirtualHost::new("all".into(), vec![route]));
@@ -210,6 +235,7 @@ impl Proxy {
             buffers: vec![Buffer { name: "envoy.filters.http.buffer".into(), most: 1, disabled: true }],
             sessions: Vec::new(),
             rate_limits: Vec::new(),
+            authz: Vec::new(),
             extended_connect: true,
             max_connections: 0,
             generate_request_id: true,

@@ -21,6 +21,7 @@ macro_rules! on_all_protocols {
     )+ };
 }
 
+mod authz;
 mod beginnings;
 mod bounds;
 mod breakers;

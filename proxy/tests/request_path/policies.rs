@@ -5,40 +5,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use arc_swap::{ArcSwap, ArcSwapOption};
 use http::{HeaderValue, Request, Response, StatusCode};
-use pontoon_proxy::resilience::breakers::Breakers;
 use pontoon_proxy::route::cors::Cors;
 use pontoon_proxy::route::expression::Expression;
 use pontoon_proxy::route::matching::ValueMatcher;
 use pontoon_proxy::route::rate_limit::{Filter, Rate, RateLimit};
 use pontoon_proxy::route::{Mirror, RegexRewrite};
-use pontoon_proxy::upstream::cluster::{BalancePolicy, Cluster, ClusterSettings, EndpointSource};
 
 use crate::fixture::*;
 
 /// A mirror to an upstream.
 fn mirror(upstream: &Upstream, http: Http, millionths: u32, shadow_host: bool) -> Mirror {
-    let cluster = Cluster {
-        name: "mirror".into(),
-        settings: ArcSwapOption::from_pointee(ClusterSettings {
-            version: "1".into(),
-            connect_timeout: Duration::from_secs(5),
-            policy: BalancePolicy::RoundRobin,
-            tls: None,
-            proxy_protocol: None,
-            protocol: http.upstream(),
-            idle_timeout: Duration::from_secs(55),
-            connections: Default::default(),
-            keepalive: None,
-            source: EndpointSource::Static,
-            breakers: Breakers::default(),
-            nameable: Default::default(),
-        }),
-        endpoints: ArcSwap::new(endpoints(&[upstream.address])),
-        load: Default::default(),
-    };
-    Mirror { cluster: Arc::new(cluster), millionths, shadow_host }
+    Mirror { cluster: Arc::new(cluster("mirror", &[upstream.address], http)), millionths, shadow_host }
 }
 
 on_all_protocols! {

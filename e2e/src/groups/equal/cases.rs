@@ -734,6 +734,18 @@ pub(super) const SETUPS: &[Setup] = &[
             {"match": {"prefix": "/free"}, "route": {"cluster": "a"}, "typed_per_filter_config": {"limit": {
                 "@type": "type.googleapis.com/envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit", "stat_prefix": "free",
                 "token_bucket": {"max_tokens": 1, "fill_interval": "3600s"}}}},
+            {"match": {"prefix": "/asked"}, "route": {"cluster": "a"}, "typed_per_filter_config": {"envoy.filters.http.ext_authz": {
+                "@type": "type.googleapis.com/envoy.extensions.filters.http.ext_authz.v3.ExtAuthzPerRoute", "disabled": false}}},
+            {"match": {"prefix": "/only"}, "redirect": {"path_redirect": "/"}, "typed_per_filter_config": {"envoy.filters.http.ext_authz": {
+                "@type": "type.googleapis.com/envoy.extensions.filters.http.ext_authz.v3.ExtAuthzPerRoute", "check_settings": {"http_service": {
+                    "server_uri": {"uri": "http://auth", "cluster": "b", "timeout": "1s"}, "path_override": "/only-this?one",
+                    "authorization_request": {"headers_to_add": [{"key": "x-in", "value": "100 %%"}]},
+                    "authorization_response": {"allowed_client_headers": {"patterns": [{"prefix": "x-u"}]}}}}}}},
+            {"match": {"prefix": "/nobody"}, "route": {"cluster": "a"}, "typed_per_filter_config": {"envoy.filters.http.ext_authz": {
+                "@type": "type.googleapis.com/envoy.extensions.filters.http.ext_authz.v3.ExtAuthzPerRoute", "check_settings": {"http_service": {
+                    "server_uri": {"uri": "http://auth", "cluster": "dead", "timeout": "1s"}}}}}},
+            {"match": {"prefix": "/unasked"}, "route": {"cluster": "a"}, "typed_per_filter_config": {"envoy.filters.http.ext_authz": {
+                "@type": "type.googleapis.com/envoy.extensions.filters.http.ext_authz.v3.ExtAuthzPerRoute", "disabled": true}}},
             {"match": {"prefix": "/"}, "route": {"cluster": "a"}}]"#,
         r#"{"typed_per_filter_config": {"first": {
             "@type": "type.googleapis.com/envoy.extensions.filters.http.buffer.v3.BufferPerRoute", "buffer": {"max_request_bytes": 14}}}}"#,
@@ -765,6 +777,17 @@ pub(super) const SETUPS: &[Setup] = &[
             "GET /few | x-forwarded-for: 198.51.100.7",
             "GET /few",
             "GET /cors | Origin: https://shop.test | x-bad: 1",
+            "GET /asked?a=b | Authorization: Basic eA== | Cookie: c=d | x-in: 1 | x-in: 2 | x-secret: s",
+            "GET /asked | x-twice: 0 | x-drop: 0",
+            "POST /asked | = hello",
+            "GET /asked | x-do: 401",
+            "GET /asked | x-do: 204",
+            "GET /asked | x-do: 500",
+            "GET /asked | x-do: slow",
+            "GET /only?a=b",
+            "GET /only | x-do: 403",
+            "GET /nobody",
+            "GET /unasked | x-do: 401",
         ],
     ),
     setup(

@@ -248,6 +248,49 @@ pub(super) const KNOWN: &[Known] = &[
         why: "a copy says no more than its original of where it came from",
     },
     Known {
+        case: "filters: GET /asked?a=b | Authorization: Basic eA== | Cookie: c=d | x-in: 1 | x-in: 2 | x-secret: s",
+        how: &["-> x-envoy-expected-rq-timeout-ms: 1000", "-> x-envoy-internal: true"],
+        why: "no x-envoy- header is added",
+    },
+    Known {
+        case: "filters: GET /asked | x-twice: 0 | x-drop: 0",
+        how: &["-> x-envoy-expected-rq-timeout-ms: 1000", "-> x-envoy-internal: true"],
+        why: "no x-envoy- header is added",
+    },
+    Known {
+        case: "filters: POST /asked | = hello",
+        how: &["-> x-envoy-expected-rq-timeout-ms: 1000", "-> x-envoy-internal: true"],
+        why: "no x-envoy- header is added",
+    },
+    Known {
+        case: "filters: GET /asked | x-do: 401",
+        how: &[
+            "-x-envoy-upstream-service-time: ...",
+            "-> x-envoy-expected-rq-timeout-ms: 1000",
+            "-> x-envoy-internal: true",
+        ],
+        why: "no x-envoy- header is added",
+    },
+    Known {
+        case: "filters: GET /asked | x-do: 204",
+        how: &[
+            "-x-envoy-upstream-service-time: ...",
+            "-> x-envoy-expected-rq-timeout-ms: 1000",
+            "-> x-envoy-internal: true",
+        ],
+        why: "no x-envoy- header is added",
+    },
+    Known {
+        case: "filters: GET /asked | x-do: 500",
+        how: &["-> x-envoy-expected-rq-timeout-ms: 1000", "-> x-envoy-internal: true"],
+        why: "no x-envoy- header is added",
+    },
+    Known {
+        case: "filters: GET /asked | x-do: slow",
+        how: &["-> x-envoy-expected-rq-timeout-ms: 1000", "-> x-envoy-internal: true"],
+        why: "no x-envoy- header is added",
+    },
+    Known {
         case: "cors: OPTIONS /own | Origin: https://shop.test | Access-Control-Request-Method: PUT | Content-Length: 0",
         how: &["+vary: origin"],
         why: "what depends on the page that asks says so, for caches",

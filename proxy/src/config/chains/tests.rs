@@ -35,6 +35,7 @@ fn http() -> HttpSettings {
         buffers: Vec::new(),
         sessions: Vec::new(),
         rate_limits: Vec::new(),
+        authz: Vec::new(),
         http10: false,
         extended_connect: false,
         generate_request_id: true,

@@ -1,17 +1,21 @@
 use envoy_types::pb::envoy::config::cluster::v3::cluster::{ClusterDiscoveryType, DiscoveryType};
 use envoy_types::pb::envoy::config::core::v3::{Address, SocketAddress, address, socket_address::PortSpecifier};
+use envoy_types::pb::envoy::config::core::v3::{HttpUri, http_uri};
 use envoy_types::pb::envoy::config::endpoint::v3::lb_endpoint::HostIdentifier;
 use envoy_types::pb::envoy::config::endpoint::v3::{Endpoint, LbEndpoint, LocalityLbEndpoints};
 use envoy_types::pb::envoy::config::listener::v3::{Filter, FilterChain, filter};
 use envoy_types::pb::envoy::config::route::v3::route_action::ClusterSpecifier;
 use envoy_types::pb::envoy::config::route::v3::route_match::PathSpecifier;
 use envoy_types::pb::envoy::config::route::v3::{Route, RouteAction, RouteMatch, VirtualHost, route};
+use envoy_types::pb::envoy::extensions::filters::http::ext_authz::v3::{
+    CheckSettings, ExtAuthz, ExtAuthzPerRoute, HttpService, check_settings, ext_authz, ext_authz_per_route,
+};
 use envoy_types::pb::envoy::extensions::filters::http::router::v3::Router;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::RouteSpecifier;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::{
     HttpConnectionManager, HttpFilter, Rds, http_filter,
 };
-use envoy_types::pb::google::protobuf::BoolValue;
+use envoy_types::pb::google::protobuf::{Any, BoolValue};
 use envoy_types::util::pack_any;
 use pontoon_xds::resource::ResourceMessage;
 
@@ -24,14 +28,23 @@ fn address(port: u32) -> Option<Address> {
 }
 
 fn listener(port: u32) -> ListenerMessage {
-    let router = http_filter::ConfigType::TypedConfig(pack_any(Router::default()));
+    listening(port, None)
+}
+
+/// A listener with a filter before the router.
+fn listening(port: u32, before: Option<Any>) -> ListenerMessage {
+    let configs = before.into_iter().chain([pack_any(Router::default())]);
+    let http_filters = configs.map(|config| HttpFilter {
+        config_type: Some(http_filter::ConfigType::TypedConfig(config)),
+        ..Default::default()
+    });
     let manager = HttpConnectionManager {
         stat_prefix: "l".into(),
         route_specifier: Some(RouteSpecifier::Rds(Rds {
             route_config_name: "r".into(),
             ..Default::default()
         })),
-        http_filters: vec![HttpFilter { config_type: Some(router), ..Default::default() }],
+        http_filters: http_filters.collect(),
         ..Default::default()
     };
     let filter = Filter {
@@ -487,4 +500,38 @@ fn endpoints_that_are_meant_for_its_zone_go_first() {
     let mut given = in_zone(None);
     given.put(&meant(&["x", "y", "x"]));
     assert_eq!(ports(&given), [1, 2, 3], "it does not know where it is");
+}
+
+/// Somebody who can be asked, in this cluster.
+fn asked(cluster: &str) -> HttpService {
+    let server_uri = HttpUri {
+        timeout: Some(envoy_types::pb::google::protobuf::Duration { seconds: 1, nanos: 0 }),
+        http_upstream_type: Some(http_uri::HttpUpstreamType::Cluster(cluster.into())),
+        ..Default::default()
+    };
+    HttpService { server_uri: Some(server_uri), ..Default::default() }
+}
+
+#[test]
+fn who_is_asked_is_a_cluster_as_others_are() {
+    let mut given = Given::serving();
+    let filter =
+        ExtAuthz { services: Some(ext_authz::Services::HttpService(asked("auth"))), ..Default::default() };
+    given.put(&listening(8080, Some(pack_any(filter))));
+    let chains = given.store.listeners["l"].value.handle.chains.load_full();
+    let Serves::Http(http) = &chains.all[0].serves else { panic!("{chains:?}") };
+    assert!(Arc::ptr_eq(&http.load().authz[0].service.cluster, &given.cluster("auth")));
+    // A table waits for whom its routes ask.
+    let settings = CheckSettings {
+        service_override: Some(check_settings::ServiceOverride::HttpService(asked("b"))),
+        ..Default::default()
+    };
+    let said = ExtAuthzPerRoute { r#override: Some(ext_authz_per_route::Override::CheckSettings(settings)) };
+    let mut routes = routes("a");
+    let route = &mut routes.virtual_hosts[0].routes[0];
+    route.typed_per_filter_config = [("envoy.filters.http.ext_authz".to_owned(), pack_any(said))].into();
+    given.put(&routes);
+    assert!(given.store.routes["r"].pending.is_some());
+    given.put(&cluster("b")).put(&assignment("b", &[3]));
+    assert!(given.store.routes["r"].pending.is_none());
 }

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use super::secrets::Waiting;
 use super::{RouteEntry, Store, is_inline};
+use crate::config::chains::Serves;
 use crate::config::differing::Met;
 use crate::config::listener::Listener;
 use crate::route::{Action, RouteTable, Targets};
@@ -142,6 +143,16 @@ impl Store {
                 left.remove(&*cluster.name);
             })
         });
+        // Nor does a listener let go of whom its filters ask.
+        for listener in self.listeners.values() {
+            for chain in listener.value.handle.chains.load().iter() {
+                if let Serves::Http(http) = &chain.serves {
+                    for filter in &http.load().authz {
+                        left.remove(&*filter.service.cluster.name);
+                    }
+                }
+            }
+        }
         !left.is_empty()
     }
 
@@ -244,7 +255,10 @@ pub(super) fn clusters_of(table: &RouteTable) -> impl Iterator<Item = &Arc<Clust
             None => (None, None),
         };
         let mirrors = forward.into_iter().flat_map(|forward| &forward.mirrors).map(|mirror| &mirror.cluster);
-        one.into_iter().chain(many.into_iter().flatten().map(|arm| &arm.cluster)).chain(mirrors)
+        let asked =
+            route.authz.iter().filter_map(|said| said.service.as_ref()).map(|service| &service.cluster);
+        let sent = one.into_iter().chain(many.into_iter().flatten().map(|arm| &arm.cluster));
+        sent.chain(mirrors).chain(asked)
     })
 }
 
@@ -265,6 +279,8 @@ fn cold_clusters(table: &RouteTable) -> BTreeSet<Arc<str>> {
                 }
             }
         }
+        let asked = route.authz.iter().filter(|said| !said.off);
+        asked.filter_map(|said| said.service.as_ref()).for_each(|service| look(&service.cluster));
     }
     cold
 }

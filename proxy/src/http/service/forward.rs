@@ -54,7 +54,8 @@ pub(super) fn forward(
         let Some(action) = plan.action() else { return Err(Error::NoRoute) };
         let policy = action.retry.clone();
         let longest = plan.longest.map(|longest| (exchange.start + longest, Error::StreamTooLong));
-        let timeout = action.timeout.map(|timeout| (exchange.start + timeout, Error::UpstreamTimeout));
+        let mut now = exchange.start + Duration::from_millis(exchange.asked_ms.get().into());
+        let timeout = action.timeout.map(|timeout| (now + timeout, Error::UpstreamTimeout));
         let total = sooner(timeout, longest);
         exchange.bounds.set((total, plan.idle));
         let mut bounds = Bounds {
@@ -63,10 +64,9 @@ pub(super) fn forward(
             idle: plan.idle,
             seen: exchange.progress.get(),
         };
-        let mut timer = exchange.worker().timer(bounds.next(exchange.start));
+        let mut timer = exchange.worker().timer(bounds.next(now));
         let mut receiving = Receiving::new(exchange, plan.change.is_some());
         let mut tried: Vec<Arc<Endpoint>> = Vec::new();
-        let mut now = exchange.start;
         let mut tries = 0;
         // Counts as a retry for as long as there is one.
         let mut retrying: Option<Held> = None;

@@ -11,13 +11,15 @@ use http::header::{CONNECTION, COOKIE, EXPECT, HOST, InvalidHeaderValue, TE};
 use http::uri::{PathAndQuery, Scheme};
 use http::{HeaderName, HeaderValue, Method, Request, Response, Uri, Version, request};
 use hyper::body::{Body as _, Incoming};
+use hyper::upgrade::OnUpgrade;
 use tokio::time::Instant;
 
+use super::authz;
 use crate::config::listener::{ByName, HttpSettings};
 use crate::error::Error;
 use crate::http::body::{Gate, RequestBody, ResponseBody};
 use crate::http::exchange::Exchange;
-use crate::http::headers::{self, Hop};
+use crate::http::headers::{self, Found, Hop};
 use crate::http::upgrade::{self, Asked as Wanted, Change};
 use crate::http::{forwarded, grpc, grpc_web, mirror, path, respond};
 use crate::listener::original::Way;
@@ -51,6 +53,32 @@ pub(super) enum Plan {
     Answer(Response<ResponseBody>),
     /// Sent on.
     Forward(Request<RequestBody>, ForwardPlan),
+    /// Others are asked first.
+    Ask(Box<Ready>),
+}
+
+/// A request that has its route, and may take it as far as is decided here.
+pub(super) struct Ready {
+    pub(super) parts: request::Parts,
+    body: Incoming,
+    /// The client's stream, where that may become a tunnel.
+    near: Option<OnUpgrade>,
+    asked: Wanted,
+    pub(super) host: HeaderValue,
+    /// Who asks.
+    pub(super) client: IpAddr,
+    hop: Hop,
+    found: Found,
+    pub(super) route: Arc<Route>,
+    /// The matched prefix's length in the path.
+    matched: usize,
+    /// Where the route leads to, and the arm's position where the choice was weighted.
+    target: Option<(Arc<Cluster>, Option<usize>)>,
+    set_cookie: Option<HeaderValue>,
+    /// The page that asks, where another site's may.
+    pub(super) origin: Option<HeaderValue>,
+    /// It asks for no path, but for the server.
+    whole_server: bool,
 }
 
 /// A request ready to be sent, and what governs it.
@@ -86,10 +114,7 @@ impl ForwardPlan {
     }
 
     pub(super) fn arm(&self) -> Option<&WeightedCluster> {
-        match &self.action()?.targets {
-            Targets::Weighted { clusters, .. } => clusters.get(self.arm?),
-            Targets::One(_) => None,
-        }
+        arm_at(self.action()?, self.arm)
     }
 }
 
@@ -280,11 +305,6 @@ pub(super) fn plan(
             return Ok(Plan::Answer(response));
         }
     };
-    let answer_origin = |response: &mut Response<ResponseBody>| {
-        if let (Some(policy), Some(origin)) = (policy, &origin) {
-            policy.answer(origin.clone(), response.headers_mut());
-        }
-    };
     // Behind CORS, so that the page that asks gets to see it.
     let refused = if denied.is_some() {
         Some(Error::RbacDenied)
@@ -294,9 +314,76 @@ pub(super) fn plan(
     };
     if let Some(refused) = refused {
         let mut response = respond::error(exchange, refused);
-        answer_origin(&mut response);
+        answer_origin(settings, &route, origin.as_ref(), &mut response);
         return Ok(Plan::Answer(response));
     }
+    let target = decision.target.map(|target| {
+        let arm = match (&route.action, target.arm) {
+            (Action::Forward(action), Some(arm)) => position(action, arm),
+            _ => None,
+        };
+        (Arc::clone(target.cluster), arm)
+    });
+    let (set_cookie, client) = (decision.set_cookie, head.client);
+    let ready = Ready {
+        parts,
+        body,
+        near,
+        asked,
+        client,
+        host,
+        hop,
+        found,
+        route,
+        matched,
+        target,
+        set_cookie,
+        origin,
+        whole_server,
+    };
+    match authz::is_asked(&settings.authz, &ready.route.authz) {
+        true => Ok(Plan::Ask(Box::new(ready))),
+        false => act(exchange, ready),
+    }
+}
+
+/// Has the page that asks see the answer, where it may.
+pub(super) fn answer_origin(
+    settings: &HttpSettings,
+    route: &Route,
+    origin: Option<&HeaderValue>,
+    response: &mut Response<ResponseBody>,
+) {
+    if let Some(origin) = origin
+        && let Some(policy) = route.cors.of_any(&settings.cors)
+    {
+        policy.answer(origin.clone(), response.headers_mut());
+    }
+}
+
+/// Does what the route says.
+pub(super) fn act(exchange: &Rc<Exchange>, ready: Ready) -> Result<Plan, Error> {
+    let settings = Rc::clone(&exchange.settings);
+    let settings = &*settings.http;
+    let conn = &exchange.conn;
+    let Ready {
+        mut parts,
+        body,
+        near,
+        asked,
+        host,
+        hop,
+        found,
+        route,
+        matched,
+        target,
+        set_cookie,
+        origin,
+        whole_server,
+        client: _,
+    } = ready;
+    let (connect, tunnel) = (matches!(asked, Wanted::Connect), near.is_some());
+    let host_text = host.to_str().map_err(|_| Error::BadHost)?;
     match &route.action {
         Action::Forward(action) if action.connect != connect => Err(Error::ConnectRefused),
         Action::Redirect(_) if connect => Err(Error::ConnectRefused),
@@ -304,14 +391,14 @@ pub(super) fn plan(
             let mut response = respond::direct(exchange, *status, body.clone());
             headers::mutate(response.headers_mut(), &route.response_headers);
             respond::place(&mut response, scheme(&parts.headers), host_text, &parts.uri);
-            answer_origin(&mut response);
+            answer_origin(settings, &route, origin.as_ref(), &mut response);
             Ok(Plan::Answer(response))
         }
         Action::Redirect(redirect) => {
             let scheme = scheme(&parts.headers);
             let mut response = respond::redirect(exchange, redirect, scheme, host_text, &parts.uri, matched);
             headers::mutate(response.headers_mut(), &route.response_headers);
-            answer_origin(&mut response);
+            answer_origin(settings, &route, origin.as_ref(), &mut response);
             Ok(Plan::Answer(response))
         }
         Action::Forward(action) => {
@@ -322,12 +409,11 @@ pub(super) fn plan(
             if limit > 0 && body.size_hint().lower() > limit {
                 return Err(Error::BodyTooLarge);
             }
-            let target = decision.target.ok_or(Error::NoCluster)?;
-            let cluster = Arc::clone(target.cluster);
-            let arm = target.arm.and_then(|arm| position(action, arm));
-            let set_cookie = decision.set_cookie;
+            let (cluster, arm) = target.ok_or(Error::NoCluster)?;
+            // Routes know paths: what is for a whole server is matched as its root.
+            let path = if whole_server { "/" } else { parts.uri.path() };
             let session = session::of(&settings.sessions, &action.sessions)
-                .and_then(|session| session::Asked::of(session, head.uri.path(), &parts.headers))
+                .and_then(|session| session::Asked::of(session, path, &parts.headers))
                 .map(Box::new);
             let local = exchange.worker().cluster(&cluster);
             local.cells.active.add(1);
@@ -335,10 +421,13 @@ pub(super) fn plan(
             let cluster_settings = cluster.settings.load_full().ok_or(Error::NoCluster)?;
             let wanted = match asked {
                 Wanted::Extended(protocol) => Some(protocol),
-                Wanted::No => upgrade(&parts, &hop, settings, intercepted, cluster_settings.protocol),
+                Wanted::No => {
+                    let intercepted = conn.way.original().is_some();
+                    upgrade(&parts, &hop, settings, intercepted, cluster_settings.protocol)
+                }
                 Wanted::Connect => None,
             };
-            if let Some(arm) = target.arm {
+            if let Some(arm) = arm_at(action, arm) {
                 headers::mutate(&mut parts.headers, &arm.request_headers);
             }
             headers::mutate(&mut parts.headers, &route.request_headers);
@@ -399,13 +488,20 @@ pub(super) fn plan(
 }
 
 /// What the client spoke, as it has just been written down for the upstream.
-fn scheme(headers: &http::HeaderMap) -> &str {
+pub(super) fn scheme(headers: &http::HeaderMap) -> &str {
     headers.get("x-forwarded-proto").and_then(|value| value.to_str().ok()).unwrap_or("http")
 }
 
 fn position(action: &Forward, arm: &WeightedCluster) -> Option<usize> {
     match &action.targets {
         Targets::Weighted { clusters, .. } => clusters.iter().position(|other| std::ptr::eq(other, arm)),
+        Targets::One(_) => None,
+    }
+}
+
+fn arm_at(action: &Forward, position: Option<usize>) -> Option<&WeightedCluster> {
+    match &action.targets {
+        Targets::Weighted { clusters, .. } => clusters.get(position?),
         Targets::One(_) => None,
     }
 }
