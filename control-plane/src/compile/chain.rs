@@ -5,11 +5,13 @@ use std::net::SocketAddr;
 use envoy_types::pb::envoy::config::accesslog::v3::{AccessLog, access_log};
 use envoy_types::pb::envoy::config::core::v3::http_protocol_options::HeadersWithUnderscoresAction;
 use envoy_types::pb::envoy::config::core::v3::{
-    Http1ProtocolOptions, Http2ProtocolOptions, HttpProtocolOptions,
+    Http1ProtocolOptions, Http2ProtocolOptions, HttpProtocolOptions, HttpUri, http_uri,
 };
 use envoy_types::pb::envoy::config::listener::v3::{Filter, FilterChain, Listener, filter};
 use envoy_types::pb::envoy::extensions::filters::http::buffer::v3::Buffer;
 use envoy_types::pb::envoy::extensions::filters::http::cors::v3::Cors;
+use envoy_types::pb::envoy::extensions::filters::http::ext_authz::v3::ext_authz::Services;
+use envoy_types::pb::envoy::extensions::filters::http::ext_authz::v3::{ExtAuthz, HttpService};
 use envoy_types::pb::envoy::extensions::filters::http::local_ratelimit::v3::LocalRateLimit;
 use envoy_types::pb::envoy::extensions::filters::http::rbac::v3::Rbac;
 use envoy_types::pb::envoy::extensions::filters::http::router::v3::Router;
@@ -25,6 +27,7 @@ use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::tcp_pro
 use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::tcp_proxy::{
     ClusterSpecifier, WeightedCluster,
 };
+use envoy_types::pb::envoy::r#type::v3::HttpStatus;
 use envoy_types::pb::google::protobuf::Any;
 use envoy_types::util::pack_any;
 
@@ -37,6 +40,8 @@ use crate::model::upstream::Upstream;
 pub(super) const CORS: &str = "envoy.filters.http.cors";
 /// As [`CORS`].
 pub(super) const RATE_LIMIT: &str = "envoy.filters.http.local_ratelimit";
+/// As [`CORS`].
+pub(super) const EXT_AUTHZ: &str = "envoy.filters.http.ext_authz";
 /// As [`CORS`].
 pub(super) const BUFFER: &str = "envoy.filters.http.buffer";
 /// As [`CORS`].
@@ -79,7 +84,7 @@ pub(super) fn http(listener: &str, routes: &str) -> FilterChain {
             config_source: Some(wire::ads()),
             route_config_name: routes.to_owned(),
         })),
-        http_filters: vec![cors(), rbac(), rate_limit(), session(), buffer(), router()],
+        http_filters: vec![cors(), rbac(), rate_limit(), ext_authz(), session(), buffer(), router()],
         access_log: vec![access_log()],
         common_http_protocol_options: Some(HttpProtocolOptions {
             idle_timeout: Some(wire::duration(IDLE)),
@@ -130,6 +135,22 @@ fn session() -> HttpFilter {
 fn rate_limit() -> HttpFilter {
     let none = LocalRateLimit { stat_prefix: "routes".to_owned(), ..LocalRateLimit::default() };
     HttpFilter { is_optional: true, ..filter(RATE_LIMIT, pack_any(none)) }
+}
+
+/// Who is asked, and how, is for routes to say, too.
+fn ext_authz() -> HttpFilter {
+    let nobody = HttpUri {
+        uri: "http://nobody".to_owned(),
+        timeout: Some(wire::duration(IDLE)),
+        http_upstream_type: Some(http_uri::HttpUpstreamType::Cluster("nobody".to_owned())),
+    };
+    let service = HttpService { server_uri: Some(nobody), ..HttpService::default() };
+    let asking = ExtAuthz {
+        services: Some(Services::HttpService(service)),
+        status_on_error: Some(HttpStatus { code: 500 }),
+        ..ExtAuthz::default()
+    };
+    HttpFilter { disabled: true, ..filter(EXT_AUTHZ, pack_any(asking)) }
 }
 
 /// How long bodies may be is for routes to say; without a word of theirs it is off.

@@ -4,6 +4,7 @@
 
 mod affinity;
 mod annotations;
+mod auth;
 mod paths;
 mod rate;
 mod sources;

@@ -78,7 +78,7 @@ pub(crate) async fn run(arguments: Vec<String>) -> anyhow::Result<bool> {
     case!("plane: a leader that is killed is followed", plane::failover(&cluster, &folder));
     case!("gateways: made, served, changed and gone", gateways::lifecycle(&cluster, &folder));
     case!("gateways: two installations with names of their own", side_by_side::named(&cluster, &folder));
-    case!("ingress: with TLS, a rewrite, a canary and limits", ingress::served(&cluster, &folder));
+    case!("ingress: with TLS, a rewrite, a canary, limits and auth-url", ingress::served(&cluster, &folder));
     let chart = install::Chart::new(&cluster, &folder)?;
     case!("install: by the chart, checked before, after and with one thing broken", chart.installed());
     case!("install: two replicas know what is registered with one", chart.registered());

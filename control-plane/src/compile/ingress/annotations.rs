@@ -8,6 +8,7 @@ use k8s_openapi::api::networking::v1::Ingress;
 use serde_json::{Value as Json, json};
 
 use super::affinity::{self, Affinity};
+use super::auth::{self, Auth};
 use super::rate::Rate;
 use super::sources::Sources;
 use crate::compile::INVALID;
@@ -60,6 +61,8 @@ pub(super) struct Annotations {
     /// Of each client.
     pub(super) rate: Option<Rate>,
     pub(super) affinity: Option<Affinity>,
+    /// Who is asked before a request goes on.
+    pub(super) auth: Option<Auth>,
     pub(super) protocol: Protocol,
     pub(super) host: Option<String>,
     pub(super) aliases: Vec<String>,
@@ -130,6 +133,13 @@ impl Annotations {
         self.errors.push((kind, FieldError::new("metadata.annotations", reason, message)));
     }
 
+    /// What keeps somebody out cannot be read.
+    fn close(&mut self, name: &str, message: &str) {
+        self.is_closed = true;
+        let message = format!("{PREFIX}{name}: {message}; the Ingress answers 500");
+        self.say(ConditionType::Accepted, INVALID, message);
+    }
+
     fn take<'v>(
         &mut self,
         name: &str,
@@ -162,11 +172,13 @@ impl Annotations {
             "enable-cors" => self.cors = truth(value)?.then(|| cors(&of)).transpose()?,
             "allowlist-source-range" | "whitelist-source-range" | "denylist-source-range" => {
                 if let Err(message) = self.sources.take(name, value) {
-                    self.is_closed = true;
-                    let message = format!("{PREFIX}{name}: {message}; the Ingress answers 500");
-                    self.say(ConditionType::Accepted, INVALID, message);
+                    self.close(name, &message);
                 }
             }
+            "auth-url" => match auth::read(value, &of) {
+                Ok(auth) => self.auth = Some(auth),
+                Err(message) => self.close(name, &message),
+            },
             "affinity" if value == "cookie" => self.affinity = Some(affinity::read(&of)?),
             "backend-protocol" => self.protocol = protocol(value)?,
             "upstream-vhost" => self.host = Some(host(value)?),
@@ -210,6 +222,7 @@ impl Annotations {
             | "canary-by-cookie"
                 if is_true("canary") => {}
             _ if affinity::takes(name, value) && of("affinity") == Some("cookie") => {}
+            _ if auth::takes(name) && of("auth-url").is_some() => {}
             // As it is here anyway.
             "proxy-buffering" | "proxy-request-buffering" if value == "off" => {}
             "proxy-http-version" if value == "1.1" => {}

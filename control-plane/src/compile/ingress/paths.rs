@@ -19,7 +19,7 @@ use super::annotations::{Annotations, Canary, HeaderIs};
 use super::{namespace_of, rate};
 use crate::compile::INVALID;
 use crate::compile::backend::Splits;
-use crate::compile::chain::{BUFFER, RATE_LIMIT, RBAC, SESSION};
+use crate::compile::chain::{BUFFER, EXT_AUTHZ, RATE_LIMIT, RBAC, SESSION};
 use crate::compile::policy;
 use crate::compile::route::{self, Compiled};
 use crate::compile::status::ConditionType;
@@ -161,9 +161,15 @@ impl<'i> Host<'i> {
         is_tls: bool,
     ) -> Compiled {
         let mut errors = Vec::new();
+        let auth = self.annotations.auth.as_ref();
+        let asked = auth.and_then(|auth| {
+            let asked = auth.upstream(objects, splits);
+            asked.map_err(|error| errors.push((ConditionType::ResolvedRefs, error))).ok()
+        });
+        let is_closed = self.annotations.is_closed || auth.is_some() && asked.is_none();
         let (mut rules, mut of): (Vec<Json>, Vec<&Rule<'_>>) = Default::default();
         for rule in &self.rules {
-            for written in self.rules_of(objects, rule, https, &mut errors) {
+            for written in self.rules_of(objects, rule, (https, is_closed), &mut errors) {
                 rules.push(written);
                 of.push(rule);
             }
@@ -186,7 +192,16 @@ impl<'i> Host<'i> {
             let Some(rule) = of.get(entry.order.rule) else { continue };
             let (class, length) = rule.path.rank();
             entry.order.rank.put_path(class, length);
-            entry.routes.iter_mut().for_each(|route| self.finish(route, rule, https, is_tls));
+            for route in &mut entry.routes {
+                self.finish(route, rule, https, is_tls);
+                if let (Some(auth), Some(asked), Some(Action::Route(_))) = (auth, &asked, &route.action) {
+                    let said = pack_any(auth.of_route(&asked.name));
+                    route.typed_per_filter_config.insert(EXT_AUTHZ.to_owned(), said);
+                }
+            }
+        }
+        if let Some(asked) = asked {
+            compiled.upstreams.insert(asked.name.clone(), asked);
         }
         for (kind, error) in std::mem::take(&mut compiled.errors) {
             // That nothing is sent to a backend has been said in the Ingress's own words.
@@ -206,7 +221,7 @@ impl<'i> Host<'i> {
         &self,
         objects: &Objects,
         rule: &Rule<'_>,
-        https: bool,
+        (https, is_closed): (bool, bool),
         errors: &mut Vec<(ConditionType, FieldError)>,
     ) -> Vec<Json> {
         let redirect = |redirect: Json| {
@@ -214,7 +229,7 @@ impl<'i> Host<'i> {
             vec![json!({ "matches": [{ "path": rule.path.matched() }], "filters": filters })]
         };
         let (backend, canary) = match &rule.to {
-            _ if self.annotations.is_closed => return vec![self.rule(rule, &[], Vec::new())],
+            _ if is_closed => return vec![self.rule(rule, &[], Vec::new())],
             _ if https && self.annotations.redirect.is_none() => {
                 return redirect(json!({ "scheme": "https", "statusCode": 308 }));
             }

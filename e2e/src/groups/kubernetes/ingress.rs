@@ -32,7 +32,8 @@ const LIMIT: usize = 2;
 /// So many Pontoons may stand behind an address.
 const REPLICAS: usize = 4;
 
-/// TLS, a rewrite and a canary on one Ingress and its canary, and limits on another; what is not supported is told by an Event.
+/// TLS, a rewrite and a canary on one Ingress and its canary, limits on another, and others whose requests somebody is asked
+/// about; what is not supported is told by an Event.
 pub(super) async fn served(cluster: &Cluster, folder: &Path) -> anyhow::Result<String> {
     install(cluster, "standard").await?;
     cluster.apply(CLASS).await?;
@@ -52,7 +53,7 @@ pub(super) async fn served(cluster: &Cluster, folder: &Path) -> anyhow::Result<S
     });
     namespace.apply(&secret.to_string()).await?;
     cluster.apply(&class(&namespace.name)).await?;
-    namespace.apply(OBJECTS).await?;
+    namespace.apply(&OBJECTS.replace("NAMESPACE", &namespace.name)).await?;
 
     let address = until("the Ingress to say where it is reached", PATIENCE, async || {
         let ingress = namespace.get(&["ingress", "shop"]).await?;
@@ -104,8 +105,15 @@ pub(super) async fn served(cluster: &Cluster, folder: &Path) -> anyhow::Result<S
     ensure!((1..=LIMIT * REPLICAS - 1).contains(&limited), "{limited} requests were too many");
     let said = ask("/others", "-").await?;
     ensure!(said.starts_with("403 "), "not on the list, and let through: {said}");
+    let said = ask("/asked", "-").await?;
+    ensure!(said.contains("hello from hello-") && said.contains("\ndate: "), "asked, and not told: {said}");
+    ensure!(ask("/api/sick", "always").await?.contains("hello from next-"));
+    let said = ask("/asked", "-").await?;
+    ensure!(said.starts_with("500 ") && said.contains("ext_authz_failed"), "let through: {said}");
+    let said = ask("/nobody", "-").await?;
+    ensure!(said.starts_with("500 "), "nobody could be asked, and let through: {said}");
     told(&namespace).await?;
-    namespace.delete(&["ingress", "shop", "next", "limited", "others"]).await?;
+    namespace.delete(&["ingress", "shop", "next", "limited", "others", "asked", "nobody"]).await?;
     cluster.kubectl(&["delete", "ingressclass", "edge"]).await?;
     Ok(format!("{next} of {REQUESTS} requests went to the canary of {WEIGHT} %"))
 }
@@ -230,4 +238,35 @@ spec:
   rules:
   - host: shop.example.com
     http: {paths: [{pathType: Exact, path: /others, backend: {service: {name: hello, port: {number: 80}}}}]}
+---
+apiVersion: networking.k8s.io/v1
+kind: Ingress
+metadata:
+  name: asked
+  annotations:
+    nginx.ingress.kubernetes.io/auth-url: http://next.NAMESPACE.svc.cluster.local/alive
+    nginx.ingress.kubernetes.io/auth-response-headers: Date
+spec:
+  ingressClassName: edge
+  rules:
+  - host: shop.example.com
+    http: {paths: [{pathType: Exact, path: /asked, backend: {service: {name: hello, port: {number: 80}}}}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: nobody}
+spec:
+  selector: {app: nobody}
+  ports: [{port: 80}]
+---
+apiVersion: networking.k8s.io/v1
+kind: Ingress
+metadata:
+  name: nobody
+  annotations: {nginx.ingress.kubernetes.io/auth-url: 'http://nobody.NAMESPACE.svc'}
+spec:
+  ingressClassName: edge
+  rules:
+  - host: shop.example.com
+    http: {paths: [{pathType: Exact, path: /nobody, backend: {service: {name: hello, port: {number: 80}}}}]}
 ";
