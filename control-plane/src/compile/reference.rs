@@ -112,9 +112,10 @@ pub(super) fn permitted(
     (group, target_kind, target): (&str, &str, &ObjectName),
     field: &str,
 ) -> Result<(), FieldError> {
+    let from_group = kind.api_version().split_once('/').map_or("", |(group, _)| group);
     let is_granted = |grant: &ReferenceGrant| {
         let from = grant.spec.from.iter().any(|from| {
-            from.group == GATEWAY_GROUP && from.kind == kind.as_str() && from.namespace == namespace
+            from.group == from_group && from.kind == kind.as_str() && from.namespace == namespace
         });
         from && grant.spec.to.iter().any(|to| {
             let named = to.name.as_deref().is_none_or(|name| name.is_empty() || name == &*target.name);
@@ -124,8 +125,9 @@ pub(super) fn permitted(
     if *target.namespace == *namespace || in_namespace(objects, &target.namespace).any(is_granted) {
         return Ok(());
     }
+    let a = if kind == Kind::Ingress { "an" } else { "a" };
     let message = format!(
-        "{target_kind} {target} is in another namespace, and no ReferenceGrant there lets a {kind} of {namespace} \
+        "{target_kind} {target} is in another namespace, and no ReferenceGrant there lets {a} {kind} of {namespace} \
          refer to it"
     );
     Err(FieldError::new(format!("{field}.namespace"), "RefNotPermitted", message))

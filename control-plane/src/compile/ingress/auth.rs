@@ -131,14 +131,20 @@ fn sign_in(url: &str) -> Option<String> {
 }
 
 impl Auth {
-    /// The cluster that is asked. As in ingress-nginx it may be of any namespace: only its answer's status and headers
-    /// are seen by who writes the Ingress.
-    pub(super) fn upstream(&self, objects: &Objects, splits: &Splits) -> Result<Upstream, FieldError> {
+    /// The cluster that is asked. One of another namespace has to be granted there, unlike with ingress-nginx: it is asked by
+    /// proxies whom it may trust, for a path of the Ingress's choice.
+    pub(super) fn upstream(
+        &self,
+        objects: &Objects,
+        splits: &Splits,
+        ingress: &ObjectName,
+    ) -> Result<Upstream, FieldError> {
         const FIELD: &str = "metadata.annotations";
         let port = Some(i32::from(self.port));
-        let name = &*self.service.name;
-        let backend = Backend { group: None, kind: None, namespace: None, name, port, weight: None };
-        let asking = ObjectRef { kind: Kind::HttpRoute, name: self.service.clone() };
+        let ObjectName { namespace, name } = &self.service;
+        let backend =
+            Backend { group: None, kind: None, namespace: Some(namespace), name, port, weight: None };
+        let asking = ObjectRef { kind: Kind::Ingress, name: ingress.clone() };
         backend::resolve_one(objects, splits, &asking, &backend, FIELD).map_err(|error| {
             FieldError::new(FIELD, error.reason, format!("auth-url: {}; it answers 500", error.message))
         })

@@ -163,7 +163,7 @@ impl<'i> Host<'i> {
         let mut errors = Vec::new();
         let auth = self.annotations.auth.as_ref();
         let asked = auth.and_then(|auth| {
-            let asked = auth.upstream(objects, splits);
+            let asked = auth.upstream(objects, splits, name);
             asked.map_err(|error| errors.push((ConditionType::ResolvedRefs, error))).ok()
         });
         let is_closed = self.annotations.is_closed || auth.is_some() && asked.is_none();
