@@ -6,13 +6,14 @@ mod application;
 mod containers;
 mod options;
 pub mod review;
+mod warnings;
 pub mod workload;
 
 use serde_json::{Value, json};
 
 pub use options::{Interception, InvalidAnnotation};
 
-use options::{Options, warnings};
+use options::Options;
 
 use crate::infrastructure::provision::PullPolicy;
 
@@ -36,6 +37,15 @@ pub struct Settings {
     pub xds_server: String,
     /// For pods that say nothing.
     pub interception: Interception,
+}
+
+/// What has become of a pod.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// It has a sidecar. What in it has no effect, or another than is meant, for people.
+    Injected(Vec<String>),
+    /// It is as it was.
+    Left(Left),
 }
 
 /// Why a pod is left as it is.
@@ -62,13 +72,16 @@ pub enum Left {
 ///
 /// # Errors
 /// When one of the annotations that tune it cannot be used; the pod is then as it was.
-pub fn inject(pod: &mut Value, settings: &Settings) -> Result<Option<Left>, InvalidAnnotation> {
+pub fn inject(pod: &mut Value, settings: &Settings) -> Result<Outcome, InvalidAnnotation> {
     if let Some(left) = left(pod) {
-        return Ok(Some(left));
+        return Ok(Outcome::Left(left));
     }
     let options = Options::of(pod, settings)?;
+    let warnings = warnings::of(pod, &options);
     let mut first = containers::before(settings, &options);
-    let Some(spec) = pod.get_mut("spec").and_then(Value::as_object_mut) else { return Ok(Some(Left::NoPod)) };
+    let Some(spec) = pod.get_mut("spec").and_then(Value::as_object_mut) else {
+        return Ok(Outcome::Left(Left::NoPod));
+    };
     application::adapt(spec, &options);
     if let Some(own) = spec.get_mut("initContainers").and_then(Value::as_array_mut) {
         first.append(own);
@@ -83,7 +96,7 @@ pub fn inject(pod: &mut Value, settings: &Settings) -> Result<Option<Left>, Inva
         volumes.push(containers::volume());
     }
     set(pod, &["metadata", "annotations", INJECTED], json!(env!("CARGO_PKG_VERSION")));
-    Ok(None)
+    Ok(Outcome::Injected(warnings))
 }
 
 fn left(pod: &Value) -> Option<Left> {

@@ -95,6 +95,54 @@ fn both_containers_are_fetched_as_is_said() {
     assert!(pod["spec"]["containers"][0]["imagePullPolicy"].is_null());
 }
 
+/// What is said of a pod that is injected, the same by file and by the webhook.
+fn warnings(pod: Value) -> Vec<String> {
+    let question = json!({ "request": { "uid": "1", "kind": { "kind": "Pod" }, "object": pod } });
+    let response = review::answer(&question, &settings()).expect("an answer")["response"].clone();
+    assert_eq!(response["patchType"], "JSONPatch", "{response}");
+    let mut file = pod;
+    file["kind"] = json!("Pod");
+    let notes = workload::inject_object(&mut file, &settings()).expect("injected");
+    let said: Vec<String> = notes.into_iter().map(|note| note.said).collect();
+    assert_eq!(response["warnings"].as_array().map_or(0, Vec::len), said.len());
+    for (said, by_webhook) in said.iter().zip(response["warnings"].as_array().into_iter().flatten()) {
+        assert_eq!(by_webhook, said);
+        assert!(said.len() <= 256, "the API server cuts {said}");
+    }
+    said
+}
+
+#[test]
+fn variables_that_replace_others_or_do_not_are_warned_of() {
+    let pod = |annotations: Value| {
+        let metadata = json!({ "name": "a", "annotations": annotations });
+        json!({ "metadata": metadata, "spec": {
+            "initContainers": [{ "name": "schema", "env": [{ "name": "NO_PROXY", "value": "db" }] }],
+            "containers": [
+                { "name": "orders", "envFrom": [{ "configMapRef": { "name": "java" } }],
+                    "env": [{ "name": "NO_PROXY", "value": "db" }] },
+                { "name": "cache", "env": [{ "name": "JAVA_TOOL_OPTIONS",
+                    "valueFrom": { "configMapKeyRef": { "name": "java", "key": "options" } } }] },
+            ],
+        } })
+    };
+    let said = warnings(pod(json!({ "pontoon.dev/interception": "none" })));
+    assert_eq!(
+        said,
+        [
+            "container orders: what is injected replaces what envFrom may say of HTTP_PROXY, http_proxy, no_proxy, \
+             JAVA_TOOL_OPTIONS (pontoon.dev/environment: disabled leaves it out)",
+            "container cache: JAVA_TOOL_OPTIONS is left as its valueFrom says, and may not tell of the sidecar",
+        ]
+    );
+    assert!(warnings(pod(json!({}))).is_empty());
+    let out = pod(json!({ "pontoon.dev/interception": "none", "pontoon.dev/environment": "disabled" }));
+    assert!(warnings(out.clone()).is_empty());
+    let injected = by_webhook(&out);
+    assert_eq!(injected["spec"]["containers"][0]["env"], out["spec"]["containers"][0]["env"]);
+    assert_eq!(injected["spec"]["containers"][1]["env"], out["spec"]["containers"][1]["env"]);
+}
+
 fn refused(annotations: Value) -> String {
     let pod =
         json!({ "metadata": { "name": "a", "annotations": annotations }, "spec": { "containers": [] } });
@@ -115,6 +163,7 @@ fn an_annotation_that_cannot_be_used_is_named() {
         ("pontoon.dev/proxy-workers", "0"),
         ("pontoon.dev/proxy-memory-limit", "lots"),
         ("pontoon.dev/dns", "yes"),
+        ("pontoon.dev/environment", "enabled"),
     ] {
         let message = refused(json!({ name: value }));
         assert!(message.contains(name) && message.contains(value), "{name}: {message}");

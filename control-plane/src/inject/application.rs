@@ -11,6 +11,8 @@ use super::set;
 const LOCAL: [&str; 3] = ["localhost", "127.0.0.1", "[::1]"];
 /// Java knows no `HTTP_PROXY`. What it has here is added to.
 const JAVA: &str = "JAVA_TOOL_OPTIONS";
+/// What tells an application of the sidecar.
+pub(super) const VARIABLES: [&str; 5] = ["HTTP_PROXY", "http_proxy", "NO_PROXY", "no_proxy", JAVA];
 
 pub(super) fn adapt(spec: &mut Map<String, Value>, options: &Options) {
     for list in ["initContainers", "containers"] {
@@ -18,7 +20,8 @@ pub(super) fn adapt(spec: &mut Map<String, Value>, options: &Options) {
         for container in containers.iter_mut().filter(|container| container.is_object()) {
             match options.interception {
                 Interception::Redirect => see_through_probes(container, options),
-                Interception::None => send_to_sidecar(container),
+                Interception::None if options.environment => send_to_sidecar(container),
+                Interception::None => {}
             }
             // One that runs to its end has no callers.
             if list == "containers" || container["restartPolicy"] == "Always" {

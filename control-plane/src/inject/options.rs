@@ -41,9 +41,10 @@ const OUTBOUND_PORTS: &str = "pontoon.dev/exclude-outbound-ports";
 const OUTBOUND_CIDRS: &str = "pontoon.dev/exclude-outbound-cidrs";
 const INBOUND_PORTS: &str = "pontoon.dev/exclude-inbound-ports";
 const DNS: &str = "pontoon.dev/dns";
+pub(super) const ENVIRONMENT: &str = "pontoon.dev/environment";
 
 /// Every annotation that tunes a sidecar. One that is not here and begins as they do is a mistake, or newer.
-const ALL: [&str; 14] = [
+const ALL: [&str; 15] = [
     INTERCEPTION,
     DRAIN,
     IMAGE,
@@ -57,6 +58,7 @@ const ALL: [&str; 14] = [
     OUTBOUND_CIDRS,
     INBOUND_PORTS,
     DNS,
+    ENVIRONMENT,
     super::INJECTED,
 ];
 const PREFIX: &str = "pontoon.dev/";
@@ -85,6 +87,8 @@ pub(super) struct Options {
     pub inbound_ports: Vec<String>,
     /// Whether the sidecar answers the application's DNS queries.
     pub dns: bool,
+    /// Whether variables tell the application to send its requests to the sidecar.
+    pub environment: bool,
 }
 
 impl Options {
@@ -98,18 +102,22 @@ impl Options {
             Some(said) => Interception::from_str(said, false)
                 .map_err(|_| invalid(INTERCEPTION, said, "expected redirect or none"))?,
         };
-        let dns = match text(DNS) {
-            None => interception == Interception::Redirect,
-            Some("enabled") if interception == Interception::Redirect => true,
-            Some("disabled") => false,
-            Some(said) => {
-                return Err(invalid(
-                    DNS,
-                    said,
-                    "expected enabled (only where interception is redirect) or disabled",
-                ));
-            }
+        let switch = |name, with, expected| match text(name) {
+            None => Ok(interception == with),
+            Some("enabled") if interception == with => Ok(true),
+            Some("disabled") => Ok(false),
+            Some(said) => Err(invalid(name, said, expected)),
         };
+        let dns = switch(
+            DNS,
+            Interception::Redirect,
+            "expected enabled (only where interception is redirect) or disabled",
+        )?;
+        let environment = switch(
+            ENVIRONMENT,
+            Interception::None,
+            "expected enabled (only where interception is none) or disabled",
+        )?;
         let list = |name, valid: fn(&str) -> bool, expected| -> Result<Vec<String>, InvalidAnnotation> {
             let Some(said) = text(name) else { return Ok(Vec::new()) };
             let items: Vec<String> = said.split(',').map(|item| item.trim().to_owned()).collect();
@@ -142,6 +150,7 @@ impl Options {
             )?,
             inbound_ports: list(INBOUND_PORTS, is_port_range, ports)?,
             dns,
+            environment,
         })
     }
 }

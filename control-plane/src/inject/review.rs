@@ -4,7 +4,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
-use super::{Settings, inject, warnings};
+use super::{Outcome, Settings, inject};
 
 /// Answers an `AdmissionReview` of `admission.k8s.io/v1`. None: it is not one.
 pub fn answer(review: &Value, settings: &Settings) -> Option<Value> {
@@ -16,15 +16,14 @@ pub fn answer(review: &Value, settings: &Settings) -> Option<Value> {
     if request["kind"]["kind"] == "Pod" && pod["spec"].is_object() {
         let mut injected = pod.clone();
         match inject(&mut injected, settings) {
-            Ok(None) => {
+            Ok(Outcome::Injected(warnings)) => {
                 response["patchType"] = json!("JSONPatch");
                 response["patch"] = json!(STANDARD.encode(Value::Array(patch(pod, &injected)).to_string()));
-                let warnings = warnings(pod);
                 if !warnings.is_empty() {
                     response["warnings"] = json!(warnings);
                 }
             }
-            Ok(Some(left)) => response["warnings"] = json!([left.to_string()]),
+            Ok(Outcome::Left(left)) => response["warnings"] = json!([left.to_string()]),
             Err(error) => {
                 response["allowed"] = json!(false);
                 let message = format!("pontoon: {error}");

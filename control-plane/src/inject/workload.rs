@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Number, Value};
 
-use super::{InvalidAnnotation, Settings, inject, warnings};
+use super::{InvalidAnnotation, Outcome, Settings, inject};
 use crate::objects::yaml::{self, Node, SyntaxError};
 
 /// Kinds whose pods are made from a template at this pointer.
@@ -79,8 +79,11 @@ pub fn inject_object(object: &mut Value, settings: &Settings) -> Result<Vec<Note
     };
     let Some(pod) = pod.filter(|pod| pod["spec"].is_object()) else { return Ok(Vec::new()) };
     match inject(pod, settings) {
-        Ok(left) => {
-            let said = left.map_or_else(|| warnings(pod), |left| vec![left.to_string()]);
+        Ok(outcome) => {
+            let said = match outcome {
+                Outcome::Injected(warnings) => warnings,
+                Outcome::Left(left) => vec![left.to_string()],
+            };
             Ok(said.into_iter().map(|said| Note { object: name.clone(), said }).collect())
         }
         Err(source) => Err(WorkloadError { object: name, source }),
