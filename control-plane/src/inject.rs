@@ -4,6 +4,7 @@
 
 mod application;
 mod containers;
+mod image;
 mod options;
 pub mod review;
 mod warnings;

@@ -164,9 +164,64 @@ fn an_annotation_that_cannot_be_used_is_named() {
         ("pontoon.dev/proxy-memory-limit", "lots"),
         ("pontoon.dev/dns", "yes"),
         ("pontoon.dev/environment", "enabled"),
+        ("pontoon.dev/proxy-image", "bad image!!"),
     ] {
         let message = refused(json!({ name: value }));
         assert!(message.contains(name) && message.contains(value), "{name}: {message}");
+    }
+}
+
+#[test]
+fn an_annotation_that_is_no_string_is_named() {
+    let mut pod = workload::read(
+        "{kind: Pod, metadata: {name: a, annotations: {pontoon.dev/proxy-workers: 3}}, spec: {containers: []}}",
+    )
+    .expect("YAML");
+    let error = workload::inject_object(&mut pod[0], &settings()).expect_err("refused").to_string();
+    assert_eq!(
+        error,
+        "Pod/a: metadata.annotations[pontoon.dev/proxy-workers] is 3: expected a string, which has quotes in YAML"
+    );
+    refused(json!({ "pontoon.dev/dns": true }));
+}
+
+#[test]
+fn no_request_is_above_its_limit() {
+    for (resource, said, request, limit) in [
+        ("memory", [None, None], "32Mi", json!("256Mi")),
+        ("memory", [Some("512Mi"), None], "512Mi", json!("512Mi")),
+        ("memory", [None, Some("16Mi")], "16Mi", json!("16Mi")),
+        ("memory", [Some("1G"), Some("1Gi")], "1G", json!("1Gi")),
+        ("memory", [Some("0.5Gi"), Some("512Mi")], "0.5Gi", json!("512Mi")),
+        ("cpu", [Some("2"), None], "2", json!(null)),
+        ("cpu", [None, Some("5m")], "5m", json!("5m")),
+        ("cpu", [None, Some("1")], "10m", json!("1")),
+        ("cpu", [Some("0.7"), Some("700m")], "0.7", json!("700m")),
+        ("cpu", [Some("700m"), Some("0.7")], "700m", json!("0.7")),
+    ] {
+        let mut annotations = json!({});
+        for (what, said) in ["request", "limit"].iter().zip(said) {
+            if let Some(said) = said {
+                annotations[format!("pontoon.dev/proxy-{resource}-{what}")] = json!(said);
+            }
+        }
+        let pod =
+            json!({ "metadata": { "name": "a", "annotations": annotations }, "spec": { "containers": [] } });
+        let injected = by_webhook(&pod);
+        for container in injected["spec"]["initContainers"].as_array().expect("containers") {
+            let resources = &container["resources"];
+            assert_eq!(resources["requests"][resource], request, "{annotations}");
+            assert_eq!(resources["limits"][resource], limit, "{annotations}");
+        }
+    }
+    for (resource, request, limit) in [("memory", "257Mi", "256Mi"), ("cpu", "2", "1999m")] {
+        let (asked, most) =
+            (format!("pontoon.dev/proxy-{resource}-request"), format!("pontoon.dev/proxy-{resource}-limit"));
+        let message = refused(json!({ &asked: request, &most: limit }));
+        assert!(
+            message.contains(&asked) && message.contains(request) && message.contains(&most),
+            "{message}"
+        );
     }
 }
 

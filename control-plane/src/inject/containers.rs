@@ -49,9 +49,11 @@ pub(super) fn before(settings: &Settings, options: &Options) -> Vec<Value> {
 /// Of both: what the one that comes first has is the other's when it has gone, so it costs the pod nothing; and a quota, or
 /// the class `Guaranteed`, looks at all containers.
 fn resources(options: &Options) -> Value {
-    let mut limits = json!({ "memory": options.memory_limit });
-    if let Some(cpu) = &options.cpu_limit {
-        limits["cpu"] = json!(cpu);
+    let mut limits = json!({});
+    for (name, limit) in [("memory", &options.memory_limit), ("cpu", &options.cpu_limit)] {
+        if let Some(limit) = limit {
+            limits[name] = json!(limit);
+        }
     }
     json!({
         "requests": { "cpu": options.cpu_request, "memory": options.memory_request },

@@ -4,6 +4,7 @@ use clap::ValueEnum;
 use serde_json::Value;
 
 use super::Settings;
+use super::image::is_image;
 
 /// How the application's connections come to the sidecar.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
@@ -18,11 +19,11 @@ pub enum Interception {
 
 /// An annotation with a value that cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("metadata.annotations[{name}] is {value:?}: {expected}")]
+#[error("metadata.annotations[{name}] is {value}: {expected}")]
 pub struct InvalidAnnotation {
     /// Which.
     pub name: &'static str,
-    /// What it says.
+    /// What it says, in JSON.
     pub value: String,
     /// What would be right.
     pub expected: &'static str,
@@ -81,7 +82,7 @@ pub(super) struct Options {
     pub cpu_request: String,
     pub cpu_limit: Option<String>,
     pub memory_request: String,
-    pub memory_limit: String,
+    pub memory_limit: Option<String>,
     pub outbound_ports: Vec<String>,
     pub outbound_cidrs: Vec<String>,
     pub inbound_ports: Vec<String>,
@@ -94,6 +95,15 @@ pub(super) struct Options {
 impl Options {
     pub(super) fn of(pod: &Value, settings: &Settings) -> Result<Options, InvalidAnnotation> {
         let annotations = pod["metadata"]["annotations"].as_object();
+        for name in ALL {
+            match annotations.and_then(|annotations| annotations.get(name)) {
+                None | Some(Value::Null | Value::String(_)) => {}
+                Some(value) => {
+                    let expected = "expected a string, which has quotes in YAML";
+                    return Err(InvalidAnnotation { name, value: value.to_string(), expected });
+                }
+            }
+        }
         let text =
             |name: &str| annotations?.get(name)?.as_str().map(str::trim).filter(|text| !text.is_empty());
         let grace = grace_of(pod);
@@ -124,24 +134,37 @@ impl Options {
             if items.iter().all(|item| valid(item)) { Ok(items) } else { Err(invalid(name, said, expected)) }
         };
         let ports = "expected ports or ranges of them, as in 5432,8000-8100";
-        let quantity = |name, default: Option<&str>| match text(name).or(default) {
-            Some(said) if !is_quantity(said) => {
-                Err(invalid(name, said, "expected a quantity, as 100m or 64Mi"))
-            }
-            said => Ok(said.map(str::to_owned)),
+        let image = match text(IMAGE) {
+            None => &settings.image,
+            Some(said) if is_image(said) => said,
+            Some(said) => return Err(invalid(IMAGE, said, "expected an image, as example.com/proxy:1.2")),
         };
-        let required = |name, default| quantity(name, Some(default)).map(Option::unwrap_or_default);
+        let quantity = |name| match text(name).map(|said| (said, amount(said))) {
+            None => Ok(None),
+            Some((said, Some(amount))) => Ok(Some(Quantity { said, amount })),
+            Some((said, None)) => Err(invalid(name, said, "expected a quantity, as 100m or 64Mi")),
+        };
+        let (cpu_request, cpu_limit) = requested_and_limited(
+            (quantity(CPU_REQUEST)?, quantity(CPU_LIMIT)?),
+            (DEFAULT_CPU_REQUEST, None),
+            (CPU_REQUEST, "expected no more than pontoon.dev/proxy-cpu-limit"),
+        )?;
+        let (memory_request, memory_limit) = requested_and_limited(
+            (quantity(MEMORY_REQUEST)?, quantity(MEMORY_LIMIT)?),
+            (DEFAULT_MEMORY_REQUEST, Some(DEFAULT_MEMORY_LIMIT)),
+            (MEMORY_REQUEST, "expected no more than pontoon.dev/proxy-memory-limit"),
+        )?;
         Ok(Options {
             interception,
-            image: text(IMAGE).unwrap_or(&settings.image).to_owned(),
+            image: image.to_owned(),
             log: text(LOG).map(str::to_owned),
             workers: number(WORKERS, text(WORKERS), 1..=1024, "expected 1 to 1024")?.unwrap_or(2) as u16,
             drain_seconds: number(DRAIN, text(DRAIN), 0..=MOST_DRAIN, "expected seconds, 3600 at most")?
                 .unwrap_or(drain_of(grace)),
-            cpu_request: required(CPU_REQUEST, "10m")?,
-            cpu_limit: quantity(CPU_LIMIT, None)?,
-            memory_request: required(MEMORY_REQUEST, "32Mi")?,
-            memory_limit: required(MEMORY_LIMIT, "256Mi")?,
+            cpu_request,
+            cpu_limit,
+            memory_request,
+            memory_limit,
             outbound_ports: list(OUTBOUND_PORTS, is_port_range, ports)?,
             outbound_cidrs: list(
                 OUTBOUND_CIDRS,
@@ -189,7 +212,7 @@ fn drain_of(grace_seconds: u64) -> u64 {
 }
 
 fn invalid(name: &'static str, value: &str, expected: &'static str) -> InvalidAnnotation {
-    InvalidAnnotation { name, value: value.to_owned(), expected }
+    InvalidAnnotation { name, value: Value::from(value).to_string(), expected }
 }
 
 fn number(
@@ -213,10 +236,52 @@ fn is_port_range(text: &str) -> bool {
     }
 }
 
-/// By the letters; the API server has the last word.
-fn is_quantity(text: &str) -> bool {
+/// An amount of CPU or memory.
+#[derive(Clone, Copy)]
+struct Quantity<'a> {
+    said: &'a str,
+    amount: f64,
+}
+
+const DEFAULT_CPU_REQUEST: Quantity<'_> = Quantity { said: "10m", amount: 0.01 };
+const DEFAULT_MEMORY_REQUEST: Quantity<'_> = Quantity { said: "32Mi", amount: 32.0 * MEBI };
+const DEFAULT_MEMORY_LIMIT: Quantity<'_> = Quantity { said: "256Mi", amount: 256.0 * MEBI };
+const MEBI: f64 = 1024.0 * 1024.0;
+
+/// The API server takes no request above its limit: of the two, the one that is not said follows the other. `invalid` names the
+/// annotation of the request, and what is right where both are said.
+fn requested_and_limited(
+    (request, limit): (Option<Quantity<'_>>, Option<Quantity<'_>>),
+    (default_request, default_limit): (Quantity<'_>, Option<Quantity<'_>>),
+    (name, expected): (&'static str, &'static str),
+) -> Result<(String, Option<String>), InvalidAnnotation> {
+    let is_above = |request: Quantity<'_>, limit: Quantity<'_>| request.amount > limit.amount;
+    let (request, limit) = match (request, limit) {
+        (Some(request), Some(limit)) if is_above(request, limit) => {
+            return Err(invalid(name, request.said, expected));
+        }
+        (Some(request), None) => {
+            (request, default_limit.map(|limit| if is_above(request, limit) { request } else { limit }))
+        }
+        (None, Some(limit)) if is_above(default_request, limit) => (limit, Some(limit)),
+        (request, limit) => (request.unwrap_or(default_request), limit.or(default_limit)),
+    };
+    Ok((request.said.to_owned(), limit.map(|limit| limit.said.to_owned())))
+}
+
+/// By the letters; the API server has the last word. Divided where it is less than one: 700m are 0.7 to the last bit.
+fn amount(text: &str) -> Option<f64> {
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let unit = &text[digits.len()..];
-    digits.parse::<f64>().is_ok_and(|number| number >= 0.0)
-        && ["", "m", "k", "M", "G", "Ki", "Mi", "Gi"].contains(&unit)
+    let number = digits.parse::<f64>().ok().filter(|number| *number >= 0.0)?;
+    Some(match &text[digits.len()..] {
+        "" => number,
+        "m" => number / 1e3,
+        "k" => number * 1e3,
+        "M" => number * 1e6,
+        "G" => number * 1e9,
+        "Ki" => number * 1024.0,
+        "Mi" => number * MEBI,
+        "Gi" => number * 1024.0 * MEBI,
+        _ => return None,
+    })
 }
