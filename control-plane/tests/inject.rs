@@ -143,6 +143,71 @@ fn variables_that_replace_others_or_do_not_are_warned_of() {
     assert_eq!(injected["spec"]["containers"][1]["env"], out["spec"]["containers"][1]["env"]);
 }
 
+#[test]
+fn own_hooks_that_keep_the_drain_from_being_begun_are_warned_of() {
+    let own = json!({ "preStop": { "exec": { "command": ["/bin/sleep", "5"] } } });
+    let asking = json!({ "preStop": { "exec": { "command": ["curl", "http://localhost:15021/end"] } } });
+    let pod = |lifecycle: &Value| {
+        json!({ "metadata": { "name": "a" }, "spec": {
+            "initContainers": [{ "name": "schema", "lifecycle": &own }],
+            "containers": [{ "name": "orders", "lifecycle": &own }, { "name": "cache", "lifecycle": lifecycle }],
+        } })
+    };
+    let can = "it can ask for that: GET /end at port 15021";
+    let alone = |name: &str| {
+        format!("container {name}: its own preStop hook stays, and none begins the drain; {can}")
+    };
+    assert_eq!(warnings(pod(&own)), [alone("orders"), alone("cache")]);
+    for others in [json!({ "preStop": null }), json!(null), asking] {
+        let said = warnings(pod(&others));
+        let waits =
+            format!("container orders: its own preStop hook stays, and does not wait for its callers; {can}");
+        assert_eq!(said, [waits], "{others}");
+    }
+    let mut at_once = pod(&own);
+    at_once["metadata"]["annotations"] = json!({ "pontoon.dev/drain-seconds": "0" });
+    assert!(warnings(at_once).is_empty());
+    let injected = by_webhook(&pod(&json!({ "preStop": null })));
+    assert_eq!(injected["spec"]["containers"][1]["lifecycle"]["preStop"]["httpGet"]["path"], "/end");
+}
+
+#[test]
+fn ports_and_a_user_that_are_the_sidecar_s_are_warned_of() {
+    let pod = |annotations: Value, user: Value| {
+        let ports: Vec<Value> = [8080, 15000, 15001, 15006, 15021, 15053]
+            .iter()
+            .map(|port| json!({ "containerPort": port }))
+            .collect();
+        json!({ "metadata": { "name": "a", "annotations": annotations }, "spec": {
+            "securityContext": { "runAsUser": user },
+            "containers": [
+                { "name": "orders", "ports": ports },
+                { "name": "cache", "securityContext": { "runAsUser": 1000 } },
+            ],
+        } })
+    };
+    let port = |port: u16| format!("container orders: its port {port} is one that the sidecar listens at");
+    let said = warnings(pod(json!({}), json!(1000)));
+    assert_eq!(said, [port(15000), port(15001), port(15006), port(15021), port(15053)]);
+    let said = warnings(pod(json!({ "pontoon.dev/dns": "disabled" }), json!(15001)));
+    let user = "container orders: its user is the sidecar's, 15001: what it sends is not intercepted";
+    assert_eq!(said, [port(15000), port(15001), port(15006), port(15021), user.to_owned()]);
+    let said = warnings(pod(json!({ "pontoon.dev/interception": "none" }), json!(15001)));
+    assert_eq!(said, [port(15000), port(15001), port(15021)]);
+}
+
+#[test]
+fn a_label_that_means_nothing_is_warned_of() {
+    for (value, is_warned) in [("enabled", false), ("disable", true), ("true", true)] {
+        let labels = json!({ "pontoon.dev/inject": value });
+        let pod = json!({ "metadata": { "name": "a", "labels": labels }, "spec": { "containers": [] } });
+        let said = format!(
+            "label pontoon.dev/inject is \"{value}\", which means nothing: it can be enabled or disabled"
+        );
+        assert_eq!(warnings(pod), if is_warned { vec![said] } else { Vec::new() });
+    }
+}
+
 fn refused(annotations: Value) -> String {
     let pod =
         json!({ "metadata": { "name": "a", "annotations": annotations }, "spec": { "containers": [] } });

@@ -23,9 +23,8 @@ pub(super) fn adapt(spec: &mut Map<String, Value>, options: &Options) {
                 Interception::None if options.environment => send_to_sidecar(container),
                 Interception::None => {}
             }
-            // One that runs to its end has no callers.
-            if list == "containers" || container["restartPolicy"] == "Always" {
-                begin_the_end(container, options);
+            if is_waited_for(list, container, options) && container["lifecycle"]["preStop"].is_null() {
+                begin_the_end(container);
             }
         }
     }
@@ -66,12 +65,15 @@ fn is_excluded(port: u16, excluded: &[String]) -> bool {
     })
 }
 
+/// Whether the container's callers are to be waited for at its end. One that runs to its end has none.
+pub(super) fn is_waited_for(list: &str, container: &Value, options: &Options) -> bool {
+    options.drain_seconds > 0 && (list == "containers" || container["restartPolicy"] == "Always")
+}
+
 /// Before the application is told to end, its callers are told to go elsewhere, and waited for. An own hook stays.
-fn begin_the_end(container: &mut Value, options: &Options) {
-    if options.drain_seconds > 0 && container["lifecycle"].get("preStop").is_none() {
-        let hook = json!({ "httpGet": { "path": "/end", "port": HEALTH } });
-        set(container, &["lifecycle", "preStop"], hook);
-    }
+fn begin_the_end(container: &mut Value) {
+    let hook = json!({ "httpGet": { "path": "/end", "port": HEALTH } });
+    set(container, &["lifecycle", "preStop"], hook);
 }
 
 fn send_to_sidecar(container: &mut Value) {

@@ -6,6 +6,8 @@ use super::options::{Interception, Options};
 use super::{INTERCEPT, SIDECAR, Settings};
 use crate::infrastructure::provision::ZONE_LABEL;
 
+/// The sidecar's admin port, on loopback.
+const ADMIN: u16 = 15_000;
 /// Where the application's connections arrive.
 pub(super) const OUTBOUND: u16 = 15_001;
 /// Where its callers' do.
@@ -16,7 +18,7 @@ pub(super) const HEALTH: u16 = 15_021;
 const DNS: u16 = 15_053;
 /// Nobody else's in the pod, it is to be hoped: what this user sends is not intercepted. No capability is needed
 /// for that, other than for a mark.
-const USER: u32 = 15_001;
+pub(super) const USER: u32 = 15_001;
 
 /// Where the API server mounts the service account's token in every container that has nothing there.
 const TOKEN_PATH: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
@@ -30,6 +32,18 @@ pub(super) fn volume() -> Value {
 
 fn mounts() -> Value {
     json!([{ "name": NO_TOKEN, "mountPath": TOKEN_PATH, "readOnly": true }])
+}
+
+/// Where the sidecar listens, so that nobody else in the pod can.
+pub(super) fn taken(options: &Options) -> Vec<u16> {
+    let mut ports = vec![ADMIN, OUTBOUND, HEALTH];
+    if options.interception == Interception::Redirect {
+        ports.push(INBOUND);
+    }
+    if options.dns {
+        ports.push(DNS);
+    }
+    ports
 }
 
 /// Those that start before all others, in their order: the rules, then the sidecar, which has then started when
@@ -74,8 +88,7 @@ fn intercept(options: &Options) -> Value {
         arguments.push(format!("--dns-port={DNS}"));
     }
     // The admin port and this one; and no SSH, which is not in pods.
-    let inbound =
-        [String::from("15000"), HEALTH.to_string()].into_iter().chain(options.inbound_ports.clone());
+    let inbound = [ADMIN.to_string(), HEALTH.to_string()].into_iter().chain(options.inbound_ports.clone());
     arguments.push(format!("--exclude-inbound-port={}", inbound.collect::<Vec<_>>().join(",")));
     for (option, list) in [
         ("--exclude-outbound-port", &options.outbound_ports),
