@@ -59,11 +59,17 @@ pub enum Left {
     #[error("not injected: it has a container pontoon-proxy already")]
     Present,
     /// It is none.
-    #[error("not injected: its spec is no object")]
+    #[error("not injected: it has no spec of a pod")]
     NoPod,
     /// Interception in a pod of the host's network would take the host's connections.
     #[error("not injected: it is on the host's network, which all pods of the node share")]
     HostNetwork,
+    /// There is a pod in it, and it is not known what becomes of that.
+    #[error(
+        "not injected: of kinds with pods in them Pod, Deployment, StatefulSet, DaemonSet, ReplicaSet, \
+         ReplicationController, Job, CronJob and List are known"
+    )]
+    UnknownKind,
     /// The sidecar is a Linux program.
     #[error("not injected: it is for Windows nodes")]
     Windows,

@@ -357,3 +357,13 @@ fn a_pod_of_windows_is_left_as_it_is() {
         assert!(response["warnings"][0].as_str().expect("a warning").contains("Windows"));
     }
 }
+
+#[test]
+fn a_file_without_objects_is_named() {
+    let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join("empty.yaml");
+    std::fs::write(&file, "# nothing\n---\n").expect("written");
+    let mut pontoon = std::process::Command::new(env!("CARGO_BIN_EXE_pontoon"));
+    let output = pontoon.args(["inject", "-f"]).arg(&file).output().expect("run");
+    assert!(output.status.success());
+    assert_eq!(String::from_utf8_lossy(&output.stderr), format!("{}: no objects in it\n", file.display()));
+}

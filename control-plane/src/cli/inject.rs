@@ -70,6 +70,9 @@ pub(super) fn run(args: &InjectArgs) -> Result<(), CliError> {
     let mut documents = workload::read(&text).map_err(|error| {
         CliError::Other(format!("{shown}:{}:{}: not YAML: {}", error.at.line, error.at.column, error.message))
     })?;
+    if documents.is_empty() {
+        eprintln!("{shown}: no objects in it");
+    }
     let settings = args.settings.settings();
     let mut out = Vec::with_capacity(documents.len());
     for document in &mut documents {

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Number, Value};
 
-use super::{InvalidAnnotation, Outcome, Settings, inject};
+use super::{InvalidAnnotation, Left, Outcome, Settings, inject, warnings};
 use crate::objects::yaml::{self, Node, SyntaxError};
 
 /// Kinds whose pods are made from a template at this pointer.
@@ -58,7 +58,8 @@ fn json(node: Node) -> Value {
     }
 }
 
-/// Gives every pod of an object its sidecar; of a `List`, of every object in it. Other kinds stay as they are.
+/// Gives every pod of an object its sidecar; of a `List`, of every object in it. Other kinds stay as they are, which
+/// is said of those with a pod in them.
 ///
 /// # Errors
 /// When an annotation cannot be used.
@@ -75,17 +76,31 @@ pub fn inject_object(object: &mut Value, settings: &Settings) -> Result<Vec<Note
     let pod = match TEMPLATES.iter().find(|(of, _)| *of == kind) {
         Some((_, pointer)) => object.pointer_mut(pointer),
         None if kind == "Pod" => Some(object),
-        None => None,
-    };
-    let Some(pod) = pod.filter(|pod| pod["spec"].is_object()) else { return Ok(Vec::new()) };
-    match inject(pod, settings) {
-        Ok(outcome) => {
-            let said = match outcome {
-                Outcome::Injected(warnings) => warnings,
-                Outcome::Left(left) => vec![left.to_string()],
-            };
-            Ok(said.into_iter().map(|said| Note { object: name.clone(), said }).collect())
+        None => {
+            let unknown = has_pod(object).then(|| Left::UnknownKind.to_string());
+            // The webhook heeds it.
+            let label = if kind == "Namespace" { warnings::label(object) } else { None };
+            let said = unknown.into_iter().chain(label);
+            return Ok(said.map(|said| Note { object: name.clone(), said }).collect());
         }
-        Err(source) => Err(WorkloadError { object: name, source }),
+    };
+    let outcome = match pod.filter(|pod| pod["spec"].is_object()) {
+        Some(pod) => inject(pod, settings),
+        None => Ok(Outcome::Left(Left::NoPod)),
+    };
+    let said = match outcome {
+        Ok(Outcome::Injected(warnings)) => warnings,
+        Ok(Outcome::Left(left)) => vec![left.to_string()],
+        Err(source) => return Err(WorkloadError { object: name, source }),
+    };
+    Ok(said.into_iter().map(|said| Note { object: name.clone(), said }).collect())
+}
+
+/// Whether there is a pod, or the template of one, anywhere in an object.
+fn has_pod(object: &Value) -> bool {
+    match object {
+        Value::Object(fields) => object["spec"]["containers"].is_array() || fields.values().any(has_pod),
+        Value::Array(items) => items.iter().any(has_pod),
+        _ => false,
     }
 }
