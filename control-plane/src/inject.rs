@@ -86,6 +86,7 @@ pub fn inject(pod: &mut Value, settings: &Settings) -> Result<Outcome, InvalidAn
     let options = Options::of(pod, settings)?;
     let warnings = warnings::of(pod, &options);
     let mut first = containers::before(settings, &options);
+    containers::share(&mut first, &pod["spec"]["resources"]);
     let Some(spec) = pod.get_mut("spec").and_then(Value::as_object_mut) else {
         return Ok(Outcome::Left(Left::NoPod));
     };

@@ -60,6 +60,23 @@ pub(super) fn before(settings: &Settings, options: &Options) -> Vec<Value> {
     containers
 }
 
+/// A pod that says what it has as a whole has to have room for all that its containers say. Where that is shared out already
+/// the API server would refuse what is added: of those resources ours say nothing, and have their part.
+pub(super) fn share(containers: &mut [Value], of_pod: &Value) {
+    for said in ["requests", "limits"] {
+        let whole = of_pod[said].as_object().into_iter().flatten().map(|(resource, _)| resource);
+        for resource in whole {
+            for container in containers.iter_mut() {
+                for own in ["requests", "limits"] {
+                    if let Some(own) = container["resources"][own].as_object_mut() {
+                        own.remove(resource);
+                    }
+                }
+            }
+        }
+    }
+}
+
 /// Of both: what the one that comes first has is the other's when it has gone, so it costs the pod nothing; and a quota, or
 /// the class `Guaranteed`, looks at all containers.
 fn resources(options: &Options) -> Value {
