@@ -125,6 +125,54 @@ fn is_http(served: &Served) -> bool {
     served.is_accepted() && matches!(served.protocol, Protocol::Http | Protocol::Https)
 }
 
+/// To which of a Gateway's listeners hosts belong where no Ingress has a certificate for them.
+#[derive(Default)]
+struct Owners {
+    /// Its own HTTP and HTTPS listeners, whatever their ports.
+    own: BTreeMap<Hostname, Vec<usize>>,
+    /// Those that are on the port of Ingresses' listeners, its sets' and those that speak something else among them.
+    on_port: BTreeMap<Hostname, usize>,
+}
+
+impl Owners {
+    fn of(parsed: &Parsed) -> Self {
+        let mut owners = Self::default();
+        let others = parsed.listeners.iter().enumerate();
+        for (index, served) in others.filter(|(_, served)| served.parent.kind != Kind::Ingress) {
+            if served.parent.kind == Kind::Gateway && is_http(served) {
+                owners.own.entry(served.hostname.clone()).or_default().push(index);
+            }
+            if served.port == HTTPS_PORT && served.is_accepted() {
+                owners.on_port.entry(served.hostname.clone()).or_insert(index);
+            }
+        }
+        owners
+    }
+
+    /// The listener on the port of Ingresses' that a host belongs to.
+    fn on_port(&self, host: &Hostname) -> Option<usize> {
+        host.covering().find_map(|host| self.on_port.get(&host).copied())
+    }
+
+    /// Whether Ingresses of a namespace may have a host on an Ingress's listener, which says nothing of it itself: the
+    /// most specific of the Gateway's own listeners for the host has to let them in, whatever its port, and so has the
+    /// one that the host belongs to on this port.
+    fn lets_in(&self, objects: &Objects, parsed: &Parsed, host: &Hostname, namespace: &str) -> bool {
+        let allows = |index: usize| {
+            let served = parsed.listeners.get(index).filter(|served| is_http(served));
+            served.is_some_and(|served| served.allows(objects, Kind::HttpRoute, namespace))
+        };
+        let own = host.covering().find_map(|host| self.own.get(&host));
+        own.is_some_and(|own| own.iter().any(|index| allows(*index))) && self.on_port(host).is_none_or(allows)
+    }
+}
+
+fn not_let_in(field: String, host: &str) -> FieldError {
+    let message =
+        format!("{host} belongs to no listener of the Gateway that allows routes of this namespace");
+    FieldError::new(field, "NotAllowedByListeners", message)
+}
+
 /// Whether a listener that is the Gateway's own lets routes of a namespace in: an Ingress is let in as they are.
 fn admits(objects: &Objects, parsed: &Parsed, namespace: &str) -> bool {
     let own = parsed.listeners.iter().filter(|served| served.parent.kind == Kind::Gateway && is_http(served));
@@ -134,8 +182,11 @@ fn admits(objects: &Objects, parsed: &Parsed, namespace: &str) -> bool {
 /// Adds an HTTPS listener for each host that an Ingress has a certificate for. Of several Ingresses for one host the
 /// first has its certificate shown.
 pub(super) fn add_listeners(objects: &Objects, gateways: &mut Gateways) {
+    let mut owners: BTreeMap<ObjectName, Owners> = BTreeMap::new();
     for Ours { name, ingress, gateway } in ours(objects, gateways) {
-        let Some(parsed) = gateway.ok().and_then(|gateway| gateways.get_mut(&gateway)) else { continue };
+        let Ok(gateway) = gateway else { continue };
+        let Some(parsed) = gateways.get_mut(&gateway) else { continue };
+        let owners = owners.entry(gateway).or_insert_with(|| Owners::of(parsed));
         let parent = ObjectRef { kind: Kind::Ingress, name: name.clone() };
         for (index, tls) in tls_of(ingress).enumerate() {
             // Without one it is the certificate of the Gateway's own listener.
@@ -170,16 +221,11 @@ pub(super) fn add_listeners(objects: &Objects, gateways: &mut Gateways) {
                 for certificate in &mut served.certificates {
                     certificate.field = format!("{field}.secretName");
                 }
-                // Who has the host is the Gateway's to say: on a port of its own listeners only they let in.
-                if let Some(taken) = covering(parsed, &served).and_then(|own| parsed.listeners.get(own))
-                    && !(is_http(taken) && taken.allows(objects, Kind::HttpRoute, &name.namespace))
+                // Who has the host is the Gateway's to say.
+                if served.is_accepted() && !owners.lets_in(objects, parsed, &served.hostname, &name.namespace)
                 {
-                    let message = format!(
-                        "host {host} belongs to listener {} of the Gateway, which does not allow routes of this \
-                         namespace",
-                        taken.name
-                    );
-                    served.fault(Aspect::Accepted, "", "NotAllowedByListeners", message);
+                    let error = not_let_in(field, &format!("host {host}"));
+                    served.faults.push((Aspect::Accepted, error));
                 }
                 parsed.listeners.push(served);
             }
@@ -187,22 +233,11 @@ pub(super) fn add_listeners(objects: &Objects, gateways: &mut Gateways) {
     }
 }
 
-/// The listener, of those that are no Ingress's, that the host of an Ingress's listener belongs to without it.
-fn covering(parsed: &Parsed, of: &Served) -> Option<usize> {
-    let others = parsed.listeners.iter().enumerate().filter(|(_, served)| {
-        served.parent.kind != Kind::Ingress
-            && served.port == of.port
-            && served.is_accepted()
-            && served.hostname.covers(&of.hostname)
-    });
-    others.min_by_key(|(_, served)| served.hostname.specificity()).map(|(index, _)| index)
-}
-
 /// A host with a certificate by an Ingress has a listener of its own, and what hung on the Gateway's for that host hangs
 /// on both.
-fn share(gateways: &Gateways, attachments: &mut Attachments) {
-    for (name, parsed) in gateways {
-        let Some(hung) = attachments.get_mut(name) else { continue };
+fn share(gateways: &Gateways, owners: &BTreeMap<&ObjectName, Owners>, attachments: &mut Attachments) {
+    for (name, owners) in owners {
+        let (Some(parsed), Some(hung)) = (gateways.get(*name), attachments.get_mut(*name)) else { continue };
         let own = parsed
             .listeners
             .iter()
@@ -210,7 +245,7 @@ fn share(gateways: &Gateways, attachments: &mut Attachments) {
             .filter(|(_, served)| served.parent.kind == Kind::Ingress && served.is_accepted());
         let mut more = Vec::new();
         for (listener, served) in own {
-            let Some(covering) = covering(parsed, served) else { continue };
+            let Some(covering) = owners.on_port(&served.hostname) else { continue };
             let routes = hung.iter().filter(|attachment| {
                 attachment.listener == covering && attachment.route.kind != Kind::Ingress
             });
@@ -280,7 +315,10 @@ pub(super) fn hang(
     (statuses, standings): (&mut Statuses, &mut Standings),
     (routes, attachments): (&mut Routes, &mut Attachments),
 ) {
-    share(gateways, attachments);
+    let has_own = |parsed: &Parsed| parsed.listeners.iter().any(|served| served.parent.kind == Kind::Ingress);
+    let owners = gateways.iter().filter(|(_, parsed)| has_own(parsed));
+    let owners: BTreeMap<_, _> = owners.map(|(name, parsed)| (name, Owners::of(parsed))).collect();
+    share(gateways, &owners, attachments);
     let mut served = Vec::new();
     let mut canaries = Canaries(BTreeMap::new());
     for Ours { name, ingress, gateway } in ours(objects, gateways) {
@@ -305,7 +343,8 @@ pub(super) fn hang(
     }
     for (name, ingress, gateway, annotations) in &served {
         let Some(parsed) = gateways.get(gateway) else { continue };
-        let mut hanging = Hanging { objects, splits, statuses, routes, attachments };
+        let owners = owners.get(gateway);
+        let mut hanging = Hanging { objects, splits, owners, statuses, routes, attachments };
         hanging.ingress((name, ingress), (gateway, parsed), annotations, &mut canaries);
     }
     for (name, _, _, used) in canaries.0.into_values() {
@@ -338,6 +377,8 @@ pub(super) fn hang(
 struct Hanging<'h> {
     objects: &'h Objects,
     splits: &'h Splits,
+    /// Of the Gateway, where it has listeners of Ingresses.
+    owners: Option<&'h Owners>,
     statuses: &'h mut Statuses,
     routes: &'h mut Routes,
     attachments: &'h mut Attachments,
@@ -384,7 +425,7 @@ impl Hanging<'_> {
             }
             let is_secure = written.is_some_and(|host| secure.iter().any(|secure| covers(secure, host)));
             let redirects = annotations.force_https || is_secure && !annotations.keep_http;
-            let mut attached = false;
+            let (mut attached, mut is_kept_out) = (false, false);
             for (protocol, suffix, redirects) in
                 [(Protocol::Http, "", redirects), (Protocol::Https, ":tls", false)]
             {
@@ -396,27 +437,43 @@ impl Hanging<'_> {
                     self.statuses.refuse(&object, kind, error);
                 }
                 let on = parsed.listeners.iter().enumerate().filter(|(_, served)| {
-                    let is_own = served.parent.kind == Kind::Gateway;
                     is_http(served)
                         && served.protocol == protocol
-                        && (served.parent.kind == Kind::Ingress
-                            || is_own && served.allows(self.objects, Kind::HttpRoute, &name.namespace))
+                        && match served.parent.kind {
+                            // Asked for each host below.
+                            Kind::Ingress => true,
+                            Kind::Gateway => served.allows(self.objects, Kind::HttpRoute, &name.namespace),
+                            _ => false,
+                        }
                 });
-                let found = on.filter_map(|(listener, served)| {
+                let mut found = Vec::new();
+                for (listener, served) in on {
                     let common =
                         hostnames.iter().filter_map(|hostname| served.hostname.intersection(hostname));
-                    let hostnames: Vec<_> = common.collect();
-                    (!hostnames.is_empty()).then(|| Attachment { route: route.clone(), listener, hostnames })
-                });
-                let found: Vec<_> = found.collect();
+                    let may_have = |host: &Hostname| {
+                        served.parent.kind != Kind::Ingress
+                            || self.owners.is_some_and(|owners| {
+                                owners.lets_in(self.objects, parsed, host, &name.namespace)
+                            })
+                    };
+                    let (hostnames, others): (Vec<_>, Vec<_>) = common.partition(may_have);
+                    is_kept_out |= !others.is_empty();
+                    if !hostnames.is_empty() {
+                        found.push(Attachment { route: route.clone(), listener, hostnames });
+                    }
+                }
                 attached |= !found.is_empty();
                 self.attachments.entry(gateway.clone()).or_default().extend(found);
                 self.routes.requests.insert(route, std::sync::Arc::new(compiled));
             }
             if !attached {
-                let message = format!("the host is none of a listener of Gateway {gateway}");
                 let field = format!("spec.rules[{index}].host");
-                let error = FieldError::new(field, "NoMatchingListenerHostname", message);
+                let error = if !is_kept_out {
+                    let message = format!("the host is none of a listener of Gateway {gateway}");
+                    FieldError::new(field, "NoMatchingListenerHostname", message)
+                } else {
+                    not_let_in(field, "the host")
+                };
                 self.statuses.refuse(&object, ConditionType::Accepted, error);
             }
         }

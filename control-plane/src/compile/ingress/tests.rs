@@ -558,6 +558,114 @@ fn a_host_with_a_certificate_takes_none_from_the_gateways_listeners() {
     assert_eq!(listeners(&of("default")).len(), 2);
 }
 
+/// A Gateway with these listeners, Ingresses by namespace, `a` and `b` with Services and certificates of their own.
+fn of_two_teams(listeners: &Json, ingresses: &[(&str, Json)]) -> Compiled {
+    let mut objects = objects(&[]);
+    objects.gateways.insert(
+        named("edge"),
+        parse(json!({
+            "metadata": { "name": "edge" },
+            "spec": { "gatewayClassName": "pontoon", "listeners": listeners },
+        })),
+    );
+    let shop = objects.services[&named("shop")].clone();
+    for team in ["a", "b"] {
+        let namespace = parse(json!({ "metadata": { "name": team, "labels": { "team": team } } }));
+        objects.namespaces.insert(ObjectName::new("", team), namespace);
+        objects.services.insert(ObjectName::new(team, "shop"), shop.clone());
+        objects.secrets.insert(ObjectName::new(team, "shop"), secret_of_shop());
+    }
+    for (namespace, ingress) in ingresses {
+        let ingress: Arc<Ingress> = parse(ingress.clone());
+        let name = ObjectName::new(*namespace, ingress.metadata.name.as_deref().expect("a name"));
+        objects.ingresses.insert(name, ingress);
+    }
+    compile(&Model { objects: Arc::new(objects), ..Model::default() })
+}
+
+fn reasons_in(compiled: &Compiled, namespace: &str, name: &str) -> Vec<&'static str> {
+    let object = ObjectRef { kind: Kind::Ingress, name: ObjectName::new(namespace, name) };
+    let wrong = compiled.statuses.of(&object).iter().filter(|condition| !condition.status);
+    wrong.map(|condition| condition.reason).collect()
+}
+
+/// For one team alone.
+fn of_team(team: &str) -> Json {
+    json!({ "namespaces": { "from": "Selector", "selector": { "matchLabels": { "team": team } } } })
+}
+
+/// `HOST/PATH`, with a certificate or without one, older by its age.
+fn at(host: Option<&str>, path: &str, certificate: Option<&str>, created: &str) -> Json {
+    let path = json!({ "pathType": "Prefix", "path": path, "backend": backend("shop") });
+    let mut rule = json!({ "http": { "paths": [path] } });
+    if let Some(host) = host {
+        rule["host"] = json!(host);
+    }
+    let mut ingress = json!({
+        "metadata": { "name": "shop", "creationTimestamp": created }, "spec": { "rules": [rule] },
+    });
+    if let Some(certificate) = certificate {
+        ingress["spec"]["tls"] = json!([{ "hosts": [certificate], "secretName": "shop" }]);
+    }
+    ingress
+}
+
+const EARLY: &str = "2026-01-01T00:00:00Z";
+const LATE: &str = "2026-01-02T00:00:00Z";
+const A: &str = "service/a/shop/80";
+const B: &str = "service/b/shop/80";
+
+#[test]
+fn an_ingresss_listener_is_for_whom_the_gateway_lets_have_the_host() {
+    let listener = |name: &str, host: &str, allowed: Json| json!({ "name": name, "port": 80, "protocol": "HTTP", "hostname": host, "allowedRoutes": allowed });
+    let own = json!([listener("a", "a.test", of_team("a")), listener("b", "b.test", of_team("b"))]);
+    let of_a = at(Some("a.test"), "/", Some("a.test"), LATE);
+    // Under the certificate of another, by its name and by none.
+    for host in [Some("a.test"), None] {
+        let compiled = of_two_teams(&own, &[("a", of_a.clone()), ("b", at(host, "/login", None, EARLY))]);
+        assert_eq!(outcome(&compiled, "https://a.test:443/login", &[]), A, "{host:?}");
+        match host {
+            Some(_) => assert_eq!(reasons_in(&compiled, "b", "shop"), ["NotAllowedByListeners"]),
+            None => assert_eq!(outcome(&compiled, "http://b.test/login", &[]), B),
+        }
+    }
+    // With a certificate of its own for the other's host, and the first to have one.
+    let first = at(Some("b.test"), "/", Some("a.test"), EARLY);
+    let compiled = of_two_teams(&own, &[("a", of_a.clone()), ("b", first)]);
+    assert_eq!(outcome(&compiled, "https://a.test:443/", &[]), A);
+    assert_eq!(reasons_in(&compiled, "b", "shop"), ["NotAllowedByListeners"]);
+    let secrets = compiled.views["default/edge"].resources(ResourceType::Secret);
+    assert_eq!(secrets.keys().map(|name| &**name).collect::<Vec<_>>(), ["a/shop"]);
+    // And for one that is nobody's.
+    let nobodys = at(Some("b.test"), "/", Some("c.test"), EARLY);
+    assert_eq!(reasons_in(&of_two_teams(&own, &[("b", nobodys)]), "b", "shop"), ["NotAllowedByListeners"]);
+    // The one for fewer hosts says so, and not the one for all.
+    let all = json!({ "name": "all", "port": 8080, "protocol": "HTTP", "allowedRoutes": { "namespaces": { "from": "All" } } });
+    let own = json!([all, listener("a", "*.test", of_team("a"))]);
+    let of_b = at(Some("a.test"), "/login", None, EARLY);
+    let compiled = of_two_teams(&own, &[("a", of_a), ("b", of_b)]);
+    assert_eq!(outcome(&compiled, "https://a.test:443/login", &[]), A);
+    assert_eq!(outcome(&compiled, "http://a.test:8080/login", &[]), B);
+}
+
+#[test]
+fn what_an_https_listener_keeps_out_an_ingresss_for_one_of_its_hosts_does_too() {
+    let own = json!([
+        { "name": "http", "port": 80, "protocol": "HTTP", "allowedRoutes": { "namespaces": { "from": "All" } } },
+        {
+            "name": "https", "port": 443, "protocol": "HTTPS", "hostname": "*.test",
+            "tls": { "certificateRefs": [{ "name": "nowhere" }] }, "allowedRoutes": of_team("a"),
+        },
+    ]);
+    let ingresses = [
+        ("a", at(Some("a.test"), "/", Some("a.test"), LATE)),
+        ("b", at(Some("a.test"), "/login", None, EARLY)),
+    ];
+    let compiled = of_two_teams(&own, &ingresses);
+    assert_eq!(outcome(&compiled, "https://a.test:443/login", &[]), A);
+    assert_eq!(outcome(&compiled, "http://a.test/login", &[]), B, "there everybody is let in");
+}
+
 #[test]
 fn what_no_rule_has_goes_to_the_default_backend() {
     let path = json!({ "pathType": "Prefix", "path": "/shop", "backend": backend("shop") });
