@@ -336,6 +336,7 @@ pub(super) fn hang(
             statuses.refuse(&object, *kind, error.clone());
         }
         match &annotations.canary {
+            _ if annotations.is_lost_canary => {}
             Some(_) if annotations.is_closed => {}
             Some(canary) => canaries.add(&gateway, name, ingress, canary),
             None => served.push((name, ingress, gateway, annotations)),

@@ -51,6 +51,8 @@ pub(super) struct Annotations {
     pub(super) redirect: Option<Redirect>,
     pub(super) app_root: Option<String>,
     pub(super) canary: Option<Canary>,
+    /// It is to be a canary, and it cannot be read of what.
+    pub(super) is_lost_canary: bool,
     /// Without a byte either way for so long, a request ends.
     pub(super) idle: Option<Duration>,
     /// 0: no limit.
@@ -162,7 +164,19 @@ impl Annotations {
             // In ingress-nginx the temporal one goes first, too.
             "temporal-redirect" => self.redirect = Some(Redirect { to: target(value)?, status: 302 }),
             "app-root" => self.app_root = Some(path(value)?),
-            "canary" => self.canary = truth(value)?.then(|| canary(&of)).transpose()?,
+            "canary" if value == "false" => {}
+            // Without what it says it would have all requests.
+            "canary" => match canary(&of) {
+                Ok(canary) => self.canary = Some(canary),
+                Err(message) => {
+                    self.is_lost_canary = true;
+                    self.say(
+                        ConditionType::Accepted,
+                        INVALID,
+                        format!("{message}; the canary is not served"),
+                    );
+                }
+            },
             "proxy-read-timeout" => self.idle = self.idle.max(Some(seconds(value)?)),
             "proxy-send-timeout" => self.idle = self.idle.max(Some(seconds(value)?)),
             "proxy-body-size" => self.body_bytes = Some(size(value)?),
@@ -220,7 +234,7 @@ impl Annotations {
             | "canary-by-header-value"
             | "canary-by-header-pattern"
             | "canary-by-cookie"
-                if is_true("canary") => {}
+                if of("canary").is_some_and(|canary| canary != "false") => {}
             _ if affinity::takes(name, value) && of("affinity") == Some("cookie") => {}
             _ if auth::takes(name) && of("auth-url").is_some() => {}
             // As it is here anyway.
@@ -350,36 +364,39 @@ fn cors<'v>(of: &impl Fn(&str) -> Option<&'v str>) -> Result<Json, String> {
     }))
 }
 
+/// What a canary says; or which of it cannot be read.
 fn canary<'v>(of: &impl Fn(&str) -> Option<&'v str>) -> Result<Canary, String> {
-    let number = |name: &str, otherwise: u32| {
-        of(name).map_or(Ok(otherwise), |text| {
-            text.parse::<u32>().map_err(|_| format!("expected a number as {name}"))
-        })
+    let wrong = |name: &str, expected: &str| {
+        format!("{PREFIX}{name} is {:?}: {expected}", of(name).unwrap_or_default())
     };
+    let number = |name: &str, otherwise: u32| {
+        of(name).map_or(Ok(otherwise), |text| text.parse().map_err(|_| wrong(name, "expected a number")))
+    };
+    let is_name = |text: &str| http::HeaderName::from_bytes(text.as_bytes()).is_ok();
+    let named = |name: &str, expected: &str| match of(name) {
+        Some(text) if !is_name(text) => Err(wrong(name, expected)),
+        found => Ok(found.map(str::to_owned)),
+    };
+    truth(of("canary").unwrap_or_default()).map_err(|expected| wrong("canary", &expected))?;
     let total = number("canary-weight-total", CANARY_TOTAL)?;
+    if total == 0 || total > 1_000_000 {
+        return Err(wrong("canary-weight-total", "expected 1 to 1000000"));
+    }
     let weight = number("canary-weight", 0)?;
-    if total == 0 || total > 1_000_000 || weight > total {
-        return Err(
-            "expected a canary-weight of 0 to canary-weight-total, which is at most 1000000".to_owned()
-        );
+    if weight > total {
+        return Err(wrong("canary-weight", &format!("expected 0 to the canary-weight-total, {total}")));
     }
-    let header = of("canary-by-header").map(str::to_owned);
-    if header.as_deref().is_some_and(|name| http::HeaderName::from_bytes(name.as_bytes()).is_err()) {
-        return Err("expected a header's name as canary-by-header".to_owned());
-    }
+    let header = named("canary-by-header", "expected a header's name")?;
     let value = of("canary-by-header-value").filter(|value| !value.is_empty());
     let header_is = match (value, of("canary-by-header-pattern")) {
         (Some(value), _) => Some(HeaderIs::Value(value.to_owned())),
         (None, Some(pattern)) => {
-            expression::check(pattern)?;
+            expression::check(pattern).map_err(|message| wrong("canary-by-header-pattern", &message))?;
             Some(HeaderIs::Pattern(pattern.to_owned()))
         }
         (None, None) => None,
     };
-    let cookie = of("canary-by-cookie").map(str::to_owned);
-    if cookie.as_deref().is_some_and(|name| http::HeaderName::from_bytes(name.as_bytes()).is_err()) {
-        return Err("expected a cookie's name as canary-by-cookie".to_owned());
-    }
+    let cookie = named("canary-by-cookie", "expected a cookie's name")?;
     Ok(Canary { header, header_is, cookie, weight, total })
 }
 

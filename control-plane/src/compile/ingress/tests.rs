@@ -392,6 +392,41 @@ fn canaries_go_by_header_then_cookie_then_weight() {
     assert_eq!(reasons(&alone, "new"), ["NoMainIngress"]);
 }
 
+#[test]
+fn a_canary_that_cannot_be_read_is_not_served() {
+    let path = ("Prefix", "/");
+    const URL: &str = "http://shop.example.com/";
+    for (annotations, named) in [
+        (&[("canary", "yes")][..], ("canary", "yes")),
+        (&[("canary", "True"), ("canary-weight", "20")], ("canary", "True")),
+        (&[("canary", "true"), ("canary-weight", "150")], ("canary-weight", "150")),
+        (&[("canary", "true"), ("canary-weight", "a few")], ("canary-weight", "a few")),
+        (&[("canary", "true"), ("canary-weight-total", "0")], ("canary-weight-total", "0")),
+        (&[("canary", "true"), ("canary-by-header", "a b")], ("canary-by-header", "a b")),
+        (
+            &[("canary", "true"), ("canary-by-header", "x"), ("canary-by-header-pattern", "(a")],
+            ("canary-by-header-pattern", "(a"),
+        ),
+        (&[("canary", "true"), ("canary-by-cookie", "a;b")], ("canary-by-cookie", "a;b")),
+    ] {
+        let canary = ingress("new", annotations, path, "new");
+        let main = ingress("shop", &[], path, "shop");
+        assert_eq!(outcome(&compiled(&[main, canary.clone()]), URL, &[]), SHOP, "{annotations:?}");
+        let alone = compiled(&[canary]);
+        assert_eq!(outcome(&alone, URL, &[]), "-", "{annotations:?}");
+        let said =
+            alone.statuses.of(&ObjectRef { kind: Kind::Ingress, name: ObjectName::new("default", "new") });
+        let wrong: Vec<_> = said.iter().filter(|condition| !condition.status).collect();
+        assert_eq!(wrong.len(), 1, "{wrong:?}");
+        assert_eq!(wrong[0].reason, crate::compile::INVALID);
+        let begin = format!("nginx.ingress.kubernetes.io/{} is {:?}: ", named.0, named.1);
+        assert!(wrong[0].message.starts_with(&begin), "{}", wrong[0].message);
+        assert!(wrong[0].message.ends_with("; the canary is not served"), "{}", wrong[0].message);
+    }
+    let none = [("canary", "false")];
+    assert_eq!(outcome(&compiled(&[ingress("shop", &none, path, "shop")]), URL, &[]), SHOP);
+}
+
 fn reasons(compiled: &Compiled, name: &str) -> Vec<&'static str> {
     let object = ObjectRef { kind: Kind::Ingress, name: named(name) };
     compiled
