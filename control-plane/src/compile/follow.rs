@@ -59,7 +59,7 @@ impl Referrers {
 
 fn services(hung: &HttpHung) -> impl Iterator<Item = &ObjectName> {
     let named = hung.compiled.targets.iter().chain(&hung.compiled.mirrors);
-    named.filter(|(kind, _)| kind == "Service").map(|(_, name)| name)
+    named.filter(|of| of.group.is_empty() && of.kind == "Service").map(|of| &of.name)
 }
 
 /// The names of what is not the same in both. Parts that both share are not looked at.

@@ -76,7 +76,7 @@ pub(super) fn compile(
                     Upstream::unresolved()
                 }
             });
-        targets.push((kind.to_owned(), target));
+        targets.push(Target::new(kind, target));
         upstream
     };
     let legacy = suited(&spec.legacy, legacy, "spec.legacy");

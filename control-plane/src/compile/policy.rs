@@ -17,8 +17,25 @@ use crate::objects::{BackendTlsPolicy, Kind, ObjectName, ObjectRef, Objects};
 /// The endpoints expect TLS, and no policy says how it is spoken.
 pub(super) const NO_POLICY: &str = "UnsupportedProtocol";
 
-/// A backend by kind and name.
-pub(super) type Target = (String, ObjectName);
+/// A backend.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Target {
+    pub(super) group: String,
+    pub(super) kind: String,
+    pub(super) name: ObjectName,
+}
+
+impl Target {
+    /// Of a kind that is a backend here.
+    pub(super) fn new(kind: &str, name: ObjectName) -> Self {
+        Self { group: group_of(kind).to_owned(), kind: kind.to_owned(), name }
+    }
+}
+
+/// The group of a kind that is a backend here.
+fn group_of(kind: &str) -> &'static str {
+    if kind == "Service" { "" } else { "pontoon.dev" }
+}
 
 /// What a policy says, and what is wrong with it.
 struct Read {
@@ -36,7 +53,7 @@ pub(super) fn of_backend<'o>(
     // A policy may be for a port of a Service alone, which it calls by its name.
     let service = objects.services.get(name).filter(|_| kind == "Service");
     let section = service.and_then(|service| service.port(port).ok()).map(|port| &*port.name);
-    let of = |wanted: Option<&str>| in_force(objects, kind, name, wanted);
+    let of = |wanted: Option<&str>| in_force(objects, (group_of(kind), kind), name, wanted);
     section.and_then(|section| of(Some(section))).or_else(|| of(None))
 }
 
@@ -89,23 +106,30 @@ fn targets<'p>(
     name: &'p ObjectName,
 ) -> impl Iterator<Item = (Target, Option<&'p str>)> {
     policy.spec.target_refs.iter().map(|target| {
-        let target_name = ObjectName::new(name.namespace.clone(), target.name.as_str());
-        ((target.kind.clone(), target_name), target.section_name.as_deref())
+        let of = ObjectName::new(name.namespace.clone(), target.name.as_str());
+        let of = Target { group: target.group.clone(), kind: target.kind.clone(), name: of };
+        (of, target.section_name.as_deref())
     })
 }
 
 /// Of several policies for one backend (and port) the oldest counts, then the first by name.
 fn in_force<'o>(
     objects: &'o Objects,
-    kind: &str,
+    (group, kind): (&str, &str),
     target: &ObjectName,
     section: Option<&str>,
 ) -> Option<(&'o ObjectName, &'o Arc<BackendTlsPolicy>)> {
     let first = ObjectName::new(target.namespace.clone(), "");
     let policies = objects.backend_tls_policies.range(first..);
     let policies = policies.take_while(|(name, _)| name.namespace == target.namespace);
-    let meant = policies.filter(|(name, policy)| {
-        targets(policy, name).any(|((k, n), of)| k == kind && n == *target && of == section)
+    // What it is for is of its own namespace.
+    let meant = policies.filter(|(_, policy)| {
+        policy.spec.target_refs.iter().any(|of| {
+            of.group == group
+                && of.kind == kind
+                && *of.name == *target.name
+                && of.section_name.as_deref() == section
+        })
     });
     meant.min_by_key(|(name, policy)| {
         (policy.metadata.creation_timestamp.as_ref().map_or(jiff::Timestamp::MAX, |time| time.0), *name)
@@ -177,14 +201,13 @@ pub(super) fn stand(
         let object = ObjectRef { kind: Kind::BackendTlsPolicy, name: name.clone() };
         let Read { tls, unresolved } = read(objects, name, policy);
         let mut refused = tls.err();
-        for (index, ((kind, target), section)) in targets(policy, name).enumerate() {
+        for (index, (Target { group, kind, name: target }, section)) in targets(policy, name).enumerate() {
             let field = format!("spec.targetRefs[{index}]");
-            let group = policy.spec.target_refs.get(index).map_or("", |target| target.group.as_str());
-            if !matches!((group, kind.as_str()), ("", "Service") | ("pontoon.dev", "Pool")) {
+            if !matches!((group.as_str(), kind.as_str()), ("", "Service") | ("pontoon.dev", "Pool")) {
                 let message = "expected a Service, or a Pool of group pontoon.dev";
                 refused.get_or_insert_with(|| FieldError::new(field.clone(), "TargetNotFound", message));
             }
-            let first = in_force(objects, &kind, &target, section);
+            let first = in_force(objects, (&group, &kind), &target, section);
             if let Some((first, _)) = first.filter(|(first, _)| *first != name) {
                 let message =
                     format!("BackendTLSPolicy {first} is for the same {kind}, and older; it is in force");

@@ -230,7 +230,11 @@ fn action<'s>(
     let mut destination = backend::resolve(objects, splits, route, backends, field, &mut errors);
     let target = |backend: &Backend<'_>| {
         let namespace = backend.namespace.unwrap_or(&route.name.namespace);
-        (backend.kind.unwrap_or("Service").to_owned(), ObjectName::new(namespace, backend.name))
+        Target {
+            group: backend.group.unwrap_or_default().to_owned(),
+            kind: backend.kind.unwrap_or("Service").to_owned(),
+            name: ObjectName::new(namespace, backend.name),
+        }
     };
     compiled.targets.extend(rule.backends.iter().map(|(backend, _)| target(backend)));
     compiled.mirrors.extend(mirrors.iter().map(|(_, mirror)| target(&mirror.backend)));
