@@ -235,3 +235,105 @@ async fn what_is_written_is_what_clients_see() {
     let is_of_half = |problem: &serde_json::Value| problem.as_str().unwrap().contains("no Pool default/gone");
     assert!(problems.len() == 1 && problems.iter().all(is_of_half), "{objects}");
 }
+
+/// A certificate for a host, and its key: as PEM, below a key of YAML.
+fn certified(host: &str) -> (rcgen::CertifiedKey<rcgen::KeyPair>, [String; 2]) {
+    let signed = rcgen::generate_simple_self_signed([host.to_owned()]).unwrap();
+    let below = |pem: String| pem.replace('\n', "\n    ");
+    let pems = [below(signed.cert.pem()), below(signed.signing_key.serialize_pem())];
+    (signed, pems)
+}
+
+/// A server that says its name at once, over TLS, and nothing to whoever does not speak it.
+async fn tls_server(name: &'static str, signed: &rcgen::CertifiedKey<rcgen::KeyPair>) -> SocketAddr {
+    let key = rustls::pki_types::PrivateKeyDer::try_from(signed.signing_key.serialize_der()).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![signed.cert.der().clone()], key)
+        .unwrap();
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let acceptor = acceptor.clone();
+            tokio::spawn(async move {
+                let mut stream = acceptor.accept(stream).await?;
+                stream.write_all(name.as_bytes()).await?;
+                stream.shutdown().await
+            });
+        }
+    });
+    address
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_a_routes_tls_ends_its_endpoints_are_spoken_to_as_their_policy_says() {
+    let (of_edge, [edge_certificate, edge_key]) = certified("a.shop.test");
+    let (of_vault, [vault_certificate, _]) = certified("vault.test");
+    let vault = tls_server("vault", &of_vault).await;
+    let port = free_port().await;
+    let objects = format!(
+        "apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {{name: edge}}
+spec:
+  gatewayClassName: pontoon
+  addresses: [{{type: IPAddress, value: 127.0.0.1}}]
+  listeners:
+  - {{name: tls, port: {port}, protocol: TLS, tls: {{certificateRefs: [{{name: edge}}]}}}}
+---
+apiVersion: v1
+kind: Secret
+metadata: {{name: edge}}
+type: kubernetes.io/tls
+stringData:
+  tls.crt: |
+    {edge_certificate}
+  tls.key: |
+    {edge_key}
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: {{name: authority}}
+data:
+  ca.crt: |
+    {vault_certificate}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: BackendTLSPolicy
+metadata: {{name: vault}}
+spec:
+  targetRefs: [{{group: pontoon.dev, kind: Pool, name: vault}}]
+  validation: {{hostname: vault.test, caCertificateRefs: [{{group: '', kind: ConfigMap, name: authority}}]}}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: TLSRoute
+metadata: {{name: vault}}
+spec:
+  parentRefs: [{{name: edge}}]
+  hostnames: [a.shop.test]
+  rules: [{{backendRefs: [{{name: vault, kind: Pool, group: pontoon.dev}}]}}]
+"
+    );
+    let served = Served::start(&(objects + &pool("vault", vault))).await;
+    let http = reqwest::Client::builder().no_proxy().timeout(PATIENCE).build().unwrap();
+    let _proxy = proxy(&served.xds, served.dir.path(), &http).await;
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(of_edge.cert.der().clone()).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+    let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
+    let mut stream = connector.connect("a.shop.test".try_into().unwrap(), stream).await.unwrap();
+    let mut said = [0; 5];
+    tokio::time::timeout(PATIENCE, stream.read_exact(&mut said)).await.expect("in time").unwrap();
+    assert_eq!(&said, b"vault");
+}

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::INVALID;
 use super::gateway::Gateways;
 use super::hostname::Hostname;
-use super::listener::{Parsed, Served};
+use super::listener::{Parsed, Protocol, Served};
 use super::mesh;
 use super::reference::{GATEWAY_GROUP, Parent};
 use crate::objects::problem::{FieldError, did_you_mean};
@@ -29,6 +29,14 @@ pub(super) struct Attachment {
     pub(super) hostnames: Vec<Hostname>,
 }
 
+impl Attachment {
+    /// Whether its listener ends TLS and passes on what is in it.
+    pub(super) fn ends_tls(&self, gateway: &Parsed) -> bool {
+        let served = gateway.listeners.get(self.listener);
+        served.is_some_and(|served| served.protocol == Protocol::TlsTerminate)
+    }
+}
+
 /// By gateway.
 pub(super) type Attachments = BTreeMap<ObjectName, Vec<Attachment>>;
 
@@ -38,6 +46,8 @@ pub(super) struct Outcome {
     pub(super) parent: Parent,
     /// Whether it is a gateway of ours or a Service, so that it is ours to say something.
     pub(super) is_ours: bool,
+    /// It hangs on a listener that ends TLS and passes on what is in it.
+    pub(super) ends_tls: bool,
     pub(super) result: Result<(), FieldError>,
 }
 
@@ -72,16 +82,18 @@ pub(super) fn attach(
         if mesh::is_service(parent) {
             let result = mesh::attach(objects, &candidate.route, parent, &field, of_services);
             let is_ours = mesh::is_ours(objects, &candidate.route);
-            return Outcome { parent: parent.clone(), is_ours, result };
+            return Outcome { parent: parent.clone(), is_ours, ends_tls: false, result };
         }
         let found = gateway_of(objects, gateways, &candidate.route.name, parent, &field);
         let is_ours = found.is_ok();
+        let mut ends_tls = false;
         let result = found.and_then(|(name, gateway, set)| {
             let found = on_gateway(objects, candidate, parent, (&name, gateway, set.as_ref()), &field)?;
+            ends_tls = found.iter().any(|attachment| attachment.ends_tls(gateway));
             attachments.entry(name).or_default().extend(found);
             Ok(())
         });
-        Outcome { parent: parent.clone(), is_ours, result }
+        Outcome { parent: parent.clone(), is_ours, ends_tls, result }
     });
     outcomes.collect()
 }

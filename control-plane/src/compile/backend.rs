@@ -233,7 +233,7 @@ fn suited(
     if route.kind == Kind::GrpcRoute {
         upstream = upstream.in_http2();
     }
-    // What passes connections on does not look into them.
+    // What passes connections on does not look into them; where their TLS ends, that is said of the route there.
     match route.kind {
         Kind::HttpRoute | Kind::GrpcRoute => policy::apply(objects, upstream, target, port)
             .map_err(|error| FieldError { field: format!("{field}.name"), ..error }),

@@ -1,7 +1,10 @@
 //! A `TCPRoute` or `TLSRoute`: where the connections of a listener, or of a host on it, go.
 
+use std::collections::BTreeSet;
+
 use super::INVALID;
 use super::backend::{self, Splits};
+use super::policy::{self, Target};
 use super::reference::Backend;
 use super::status::ConditionType;
 use crate::model::upstream::Upstream;
@@ -15,6 +18,8 @@ pub(super) struct Compiled {
     pub(super) order: (jiff::Timestamp, ObjectName),
     /// Clusters by weight; `None`: there is no such route.
     pub(super) destination: Option<Vec<(Upstream, u32)>>,
+    /// What policies hold for here.
+    pub(super) targets: BTreeSet<Target>,
     pub(super) errors: Vec<(ConditionType, FieldError)>,
 }
 
@@ -23,6 +28,35 @@ pub(super) fn tcp(objects: &Objects, splits: &Splits, name: &ObjectName, object:
     let created = object.metadata.creation_timestamp.as_ref().map(|time| time.0);
     let rules = object.spec.rules.iter().map(|rule| rule.backend_refs.iter().map(Backend::from).collect());
     compile(objects, splits, (Kind::TcpRoute, name), created, rules.collect())
+}
+
+/// A `TLSRoute` where its clients' TLS ends: the endpoints are spoken to as their policies say, for what is passed on is
+/// in plain text otherwise. Its errors are those that it has there only.
+pub(super) fn ended(objects: &Objects, passed: &Compiled, object: &TlsRoute) -> Compiled {
+    let mut compiled = Compiled { errors: Vec::new(), ..passed.clone() };
+    let backends = object.spec.rules.iter().flat_map(|rule| &rule.backend_refs).map(Backend::from);
+    // They go side by side.
+    for (index, ((upstream, _), backend)) in
+        compiled.destination.iter_mut().flatten().zip(backends).enumerate()
+    {
+        if upstream.is_unresolved() {
+            continue;
+        }
+        let namespace = backend.namespace.unwrap_or(&compiled.order.1.namespace);
+        let name = ObjectName::new(namespace, backend.name);
+        let kind = backend.kind.unwrap_or("Service");
+        let port = backend.port.and_then(|port| u16::try_from(port).ok());
+        match policy::apply(objects, upstream.clone(), (kind, &name), port) {
+            Ok(suited) => *upstream = suited,
+            Err(error) => {
+                *upstream = Upstream::unresolved();
+                let field = format!("spec.rules[0].backendRefs[{index}].name");
+                compiled.errors.push((ConditionType::ResolvedRefs, FieldError { field, ..error }));
+            }
+        }
+        compiled.targets.insert(Target::new(kind, name));
+    }
+    compiled
 }
 
 /// Compiles a `TLSRoute`.
@@ -42,6 +76,7 @@ fn compile(
     let mut compiled = Compiled {
         order: (created.unwrap_or(jiff::Timestamp::MAX), name.clone()),
         destination: None,
+        targets: BTreeSet::new(),
         errors: Vec::new(),
     };
     let [backends] = rules.as_slice() else {

@@ -53,6 +53,14 @@ struct Read {
     /// So many rules it has.
     rules: usize,
     errors: Errors,
+    /// Those that it has only where TLS ends, and what is in it is passed on.
+    ended: Errors,
+}
+
+impl Read {
+    fn new(rules: usize, errors: Errors) -> Self {
+        Self { rules, errors, ended: Errors::new() }
+    }
 }
 
 /// Compiles all routes and hangs them on their listeners.
@@ -85,7 +93,7 @@ pub(super) fn hang(
         let parents = object.spec.parent_refs.iter().flatten().map(Parent::from).collect();
         let hostnames = object.spec.hostnames.as_deref().unwrap_or_default();
         let rules = object.spec.rules.as_ref().map_or(0, Vec::len);
-        let read = Read { rules, errors: std::mem::take(&mut compiled.errors) };
+        let read = Read::new(rules, std::mem::take(&mut compiled.errors));
         let one = hang(Kind::GrpcRoute, name, parents, hostnames, read);
         routes.requests.insert(note(Kind::GrpcRoute, name, &one), Arc::new(compiled));
     }
@@ -98,14 +106,25 @@ pub(super) fn hang(
     for (name, object) in &objects.tls_routes {
         let mut compiled = connection::tls(objects, splits, name, object);
         let parents = object.spec.parent_refs.iter().flatten().map(Parent::from).collect();
-        let read = Read { rules: object.spec.rules.len(), errors: std::mem::take(&mut compiled.errors) };
-        let one = hang(Kind::TlsRoute, name, parents, &object.spec.hostnames, read);
+        let mut ended = connection::ended(objects, &compiled, object);
+        let errors = std::mem::take(&mut compiled.errors);
+        let read = Read { rules: object.spec.rules.len(), errors, ended: std::mem::take(&mut ended.errors) };
+        let mut one = hang(Kind::TlsRoute, name, parents, &object.spec.hostnames, read);
+        // Where its TLS ends it is a route of its own, under a name that none has.
+        let of_ended = ObjectName::new(name.namespace.clone(), format!("{}:ended", name.name));
+        let of_ended = ObjectRef { kind: Kind::TlsRoute, name: of_ended };
+        for (gateway, all) in &mut one.attachments {
+            let Some(gateway) = gateways.get(gateway) else { continue };
+            let there = all.iter_mut().filter(|attachment| attachment.ends_tls(gateway));
+            there.for_each(|attachment| attachment.route = of_ended.clone());
+        }
+        routes.connections.insert(of_ended, ended);
         routes.connections.insert(note(Kind::TlsRoute, name, &one), compiled);
     }
     for (name, object) in &objects.tcp_routes {
         let mut compiled = connection::tcp(objects, splits, name, object);
         let parents = object.spec.parent_refs.iter().flatten().map(Parent::from).collect();
-        let read = Read { rules: object.spec.rules.len(), errors: std::mem::take(&mut compiled.errors) };
+        let read = Read::new(object.spec.rules.len(), std::mem::take(&mut compiled.errors));
         let one = hang(Kind::TcpRoute, name, parents, &[], read);
         routes.connections.insert(note(Kind::TcpRoute, name, &one), compiled);
     }
@@ -115,8 +134,10 @@ pub(super) fn hang(
     if !objects.backend_tls_policies.is_empty() {
         let mut used_by: BTreeMap<Target, BTreeSet<ObjectName>> = BTreeMap::new();
         for (gateway, all) in &attachments {
-            let compiled = all.iter().filter_map(|attachment| routes.requests.get(&attachment.route));
-            for target in compiled.flat_map(|compiled| &compiled.targets) {
+            let requests = all.iter().filter_map(|attachment| routes.requests.get(&attachment.route));
+            let requests = requests.flat_map(|compiled| &compiled.targets);
+            let connections = all.iter().filter_map(|attachment| routes.connections.get(&attachment.route));
+            for target in requests.chain(connections.flat_map(|compiled| &compiled.targets)) {
                 used_by.entry(target.clone()).or_default().insert(gateway.clone());
             }
         }
@@ -154,7 +175,7 @@ fn http_parts<'o>(
     let parents = object.spec.parent_refs.iter().flatten().map(Parent::from).collect();
     let hostnames = object.spec.hostnames.as_deref().unwrap_or_default();
     let rules = object.spec.rules.as_ref().map_or(0, Vec::len);
-    let read = Read { rules, errors: std::mem::take(&mut compiled.errors) };
+    let read = Read::new(rules, std::mem::take(&mut compiled.errors));
     (Arc::new(compiled), parents, hostnames, read)
 }
 
@@ -165,7 +186,7 @@ impl One {
         (kind, name): (Kind, &ObjectName),
         parents: Vec<Parent>,
         hostnames: &[String],
-        Read { rules, mut errors }: Read,
+        Read { rules, mut errors, ended }: Read,
         of_services: &mut mesh::Attached,
     ) -> One {
         let (hostnames, wrong) = attach::hostnames(hostnames);
@@ -180,7 +201,12 @@ impl One {
         let mut attachments = Attachments::new();
         let outcomes = attach::attach(objects, gateways, &candidate, &mut attachments, of_services);
         let ours = outcomes.iter().filter(|outcome| outcome.is_ours);
-        let standing = ours.map(|outcome| standing(outcome, rules, &errors)).collect();
+        let none = &Errors::new();
+        let of = |outcome: &Outcome| if outcome.ends_tls { &ended } else { none };
+        let standing = ours.map(|outcome| standing(outcome, rules, &errors, of(outcome))).collect();
+        if outcomes.iter().any(|outcome| outcome.ends_tls) {
+            errors.extend(ended.iter().cloned());
+        }
         let refused = outcomes.into_iter().filter_map(|outcome| outcome.result.err());
         let refused = refused.map(|error| (ConditionType::Accepted, error));
         let refused = refused.chain(errors).collect();
@@ -212,8 +238,10 @@ impl One {
 
 /// What one parent says: of how the route hangs there, and of the route as a whole. One of which some rules are served
 /// is accepted.
-fn standing(outcome: &Outcome, rules: usize, errors: &Errors) -> ParentStanding {
-    let of = |kind: ConditionType| errors.iter().filter(move |(k, _)| *k == kind).map(|(_, error)| error);
+fn standing(outcome: &Outcome, rules: usize, errors: &Errors, there: &Errors) -> ParentStanding {
+    let of = |kind: ConditionType| {
+        errors.iter().chain(there).filter(move |(k, _)| *k == kind).map(|(_, error)| error)
+    };
     let of_rules: Vec<Option<usize>> = of(ConditionType::Accepted).map(rule_of).collect();
     let dropped: BTreeSet<usize> = of_rules.iter().flatten().copied().collect();
     let is_partial = !dropped.is_empty() && dropped.len() < rules && of_rules.iter().all(Option::is_some);
