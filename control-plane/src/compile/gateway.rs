@@ -94,7 +94,7 @@ pub(super) fn parse_all(objects: &Objects, in_pods: bool, statuses: &mut Statuse
 }
 
 /// Adds the listeners of sets to those of their gateways: older sets first, then by name, as the API orders them where
-/// two are in conflict.
+/// those of two are in conflict.
 fn add_sets(objects: &Objects, gateways: &mut Gateways, statuses: &mut Statuses) {
     let mut sets: Vec<_> = objects.listener_sets.iter().collect();
     let created =
@@ -117,6 +117,7 @@ fn add_sets(objects: &Objects, gateways: &mut Gateways, statuses: &mut Statuses)
             parsed.sets.insert(name.clone(), Err(error));
             continue;
         }
+        let first = parsed.listeners.len();
         for (index, listener) in set.spec.listeners.iter().enumerate() {
             let field = format!("spec.listeners[{index}]");
             // The two types are one in the API.
@@ -126,6 +127,7 @@ fn add_sets(objects: &Objects, gateways: &mut Gateways, statuses: &mut Statuses)
             let read = listener::read(&listener, &object, field, &parsed.listeners);
             parsed.listeners.push(read);
         }
+        listener::contest(parsed.listeners.get_mut(first..).unwrap_or_default());
         parsed.sets.insert(name.clone(), Ok(()));
     }
 }

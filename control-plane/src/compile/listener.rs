@@ -86,6 +86,9 @@ pub(super) struct Served {
     pub(super) certificates: Vec<Certificate>,
     /// What clients' certificates are checked by.
     pub(super) clients: Option<ClientTrust>,
+    /// Another of the same object is in its way, so that neither is served. Those of other objects do not get what is
+    /// not decided there.
+    is_contested: bool,
     pub(super) faults: Vec<(Aspect, FieldError)>,
 }
 
@@ -212,10 +215,54 @@ pub(super) fn parse(gateway: &Gateway, in_pods: bool) -> Parsed {
         let read = read(listener, &parent, field, &parsed.listeners);
         parsed.listeners.push(read);
     }
+    contest(&mut parsed.listeners);
     parsed
 }
 
-/// Reads one listener; `before` are those that go before it where two are in conflict.
+/// Refuses those of one object that are in conflict with each other: among them the API has no winner.
+pub(super) fn contest(listeners: &mut [Served]) {
+    let mut ports: BTreeMap<u16, Vec<usize>> = BTreeMap::new();
+    for (index, served) in listeners.iter().enumerate().filter(|(_, served)| served.is_accepted()) {
+        ports.entry(served.port).or_default().push(index);
+    }
+    let mut contested: Vec<(usize, usize, bool)> = Vec::new();
+    for indices in ports.values().filter(|indices| indices.len() > 1) {
+        let mut apart: BTreeMap<u8, usize> = BTreeMap::new();
+        let mut same: BTreeMap<&Hostname, Vec<usize>> = BTreeMap::new();
+        for (index, served) in indices.iter().filter_map(|index| Some((*index, listeners.get(*index)?))) {
+            apart.entry(served.protocol.told_apart_by()).or_insert(index);
+            // Nothing tells connections apart there.
+            let host = if served.protocol == Protocol::Tcp { &Hostname::Any } else { &served.hostname };
+            same.entry(host).or_default().push(index);
+        }
+        for (index, served) in indices.iter().filter_map(|index| Some((*index, listeners.get(*index)?))) {
+            let own = served.protocol.told_apart_by();
+            contested
+                .extend(apart.iter().find(|(by, _)| **by != own).map(|(_, other)| (index, *other, true)));
+        }
+        if apart.len() == 1 {
+            for rivals in same.values() {
+                let [first, second, ..] = rivals.as_slice() else { continue };
+                let of = |index: &usize| (*index, if index == first { *second } else { *first }, false);
+                contested.extend(rivals.iter().map(of));
+            }
+        }
+    }
+    for (index, other, is_protocol) in contested {
+        let other = listeners.get(other).map_or_else(String::new, |other| other.name.clone());
+        let Some(served) = listeners.get_mut(index) else { continue };
+        served.is_contested = true;
+        let (name, reason, what) = match is_protocol {
+            true => ("protocol", "ProtocolConflict", "port and another protocol"),
+            false => ("hostname", "HostnameConflict", "port and hostname"),
+        };
+        let message = format!("listener {other} has the same {what}; none of them is served");
+        served.fault(Aspect::Accepted, name, reason, message);
+    }
+}
+
+/// Reads one listener; `before` are those that go before it where two are in conflict. For those of the same object see
+/// [`contest`].
 pub(super) fn read(
     written: &GatewayListeners,
     parent: &ObjectRef,
@@ -233,6 +280,7 @@ pub(super) fn read(
         kinds: Vec::new(),
         certificates: Vec::new(),
         clients: None,
+        is_contested: false,
         faults: Vec::new(),
     };
     if let Err((name, reason, message)) = read_into(&mut served, written, before) {
@@ -258,8 +306,14 @@ fn read_into(served: &mut Served, written: &GatewayListeners, before: &[Served])
     if let Some(tls) = written.tls.as_ref().filter(|_| served.protocol != Protocol::TlsPassthrough) {
         certificates(served, tls)?;
     }
-    // A listener that is not accepted for another reason is in nobody's way.
-    let rivals = || before.iter().filter(|other| other.port == served.port && other.is_accepted());
+    // A listener that is not accepted for another reason is in nobody's way. Of Ingresses the first has the host, be
+    // they one or two.
+    let goes_first = |other: &Served| other.parent != served.parent || served.parent.kind == Kind::Ingress;
+    let rivals = || {
+        before.iter().filter(|other| {
+            other.port == served.port && (other.is_accepted() || other.is_contested) && goes_first(other)
+        })
+    };
     let apart = served.protocol.told_apart_by();
     if let Some(other) = rivals().find(|other| other.protocol.told_apart_by() != apart) {
         let message = format!("{} has the same port and another protocol", called(other, served));
@@ -268,7 +322,7 @@ fn read_into(served: &mut Served, written: &GatewayListeners, before: &[Served])
     let same = |other: &&Served| served.protocol == Protocol::Tcp || other.hostname == served.hostname;
     if let Some(other) = rivals().find(same) {
         let message =
-            format!("{} has the same port and hostname; it is the one that is served", called(other, served));
+            format!("{} has the same port and hostname; it goes before this one", called(other, served));
         return Err(("hostname", "HostnameConflict", message));
     }
     Ok(())

@@ -56,8 +56,9 @@ fn what_the_compiler_refuses_has_file_and_line() {
     assert_eq!(
         lines(&report),
         [
+            "gateway.yaml:7:5: Gateway default/edge: spec.listeners[0].hostname: listener again has the same port and hostname; none of them is served (HostnameConflict)",
             "gateway.yaml:8:30: Gateway default/edge: spec.listeners[1].protocol: \"UDP\": expected HTTP, HTTPS, TLS or TCP; other protocols are not supported (UnsupportedProtocol)",
-            "gateway.yaml:9:5: Gateway default/edge: spec.listeners[2].hostname: listener http has the same port and hostname; it is the one that is served (HostnameConflict)",
+            "gateway.yaml:9:5: Gateway default/edge: spec.listeners[2].hostname: listener http has the same port and hostname; none of them is served (HostnameConflict)",
             "route.yaml:5:17: HTTPRoute default/shop: spec.parentRefs[0].name: \"edg\": there is no Gateway default/edg; did you mean edge? (NoMatchingParent)",
             "route.yaml:8:8: HTTPRoute default/shop: spec.rules[0].backendRefs[0].name: \"inventori\": there is no Pool default/inventori; did you mean inventory? (BackendNotFound)",
             "route.yaml:11:32: HTTPRoute default/shop: spec.rules[1].backendRefs[0].namespace: \"other\": Service other/shop is in another namespace, and no ReferenceGrant there lets a HTTPRoute of default refer to it (RefNotPermitted)",
