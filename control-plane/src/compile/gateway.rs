@@ -243,7 +243,7 @@ pub(super) fn invalid(gateway: &Gateway) -> Vec<FieldError> {
     parsed.errors.into_iter().chain(faults).filter(|error| error.reason == INVALID).collect()
 }
 
-/// How many routes each listener of each gateway has.
+/// How many routes each listener of each gateway has that are accepted.
 pub(super) type Attached = BTreeMap<(ObjectName, usize), usize>;
 
 /// What gateways, their classes and sets of listeners say of themselves.

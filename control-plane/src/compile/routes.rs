@@ -223,8 +223,12 @@ impl One {
         }
     }
 
-    /// Counts it once on each of its listeners.
+    /// Counts it once on each of its listeners, if it is accepted: others are not to be counted.
     pub(super) fn count(&self, attached: &mut Attached, count: impl Fn(usize) -> usize) {
+        // What is wrong with one parent is no matter of the others', and where it hangs its parent has taken it.
+        if !self.standing.iter().any(ParentStanding::is_accepted) {
+            return;
+        }
         for (gateway, all) in &self.attachments {
             // A route that names a listener twice is one.
             let listeners: BTreeSet<usize> = all.iter().map(|attachment| attachment.listener).collect();

@@ -170,7 +170,7 @@ pub struct ListenerStanding {
     pub name: String,
     /// What may hang on it.
     pub supported_kinds: Vec<RouteKind>,
-    /// How many routes do.
+    /// How many routes do that are accepted.
     pub attached_routes: usize,
     /// `Accepted`, `Conflicted`, `Programmed`, `ResolvedRefs`, and `OverlappingTLSConfig` where it is so.
     pub conditions: Vec<Said>,
@@ -191,6 +191,13 @@ pub struct ParentStanding {
     pub parent_ref: Parent,
     /// `Accepted` and `ResolvedRefs`; and `PartiallyInvalid` where it is so.
     pub conditions: Vec<Said>,
+}
+
+impl ParentStanding {
+    /// Whether the route is accepted there.
+    pub(super) fn is_accepted(&self) -> bool {
+        self.conditions.iter().any(|said| said.kind == "Accepted" && said.status)
+    }
 }
 
 /// What is said of a policy with respect to a gateway.

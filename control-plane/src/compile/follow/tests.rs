@@ -18,11 +18,25 @@ const HOSTS: [&str; 6] = ["a.test", "b.a.test", "*.a.test", "*.test", "c.b.a.tes
 /// What is done to a model.
 #[derive(Debug, Clone)]
 enum Step {
-    Route { number: usize, hosts: Vec<usize>, service: usize, listener: Option<usize>, mirror: Option<usize> },
+    Route {
+        number: usize,
+        hosts: Vec<usize>,
+        service: usize,
+        listener: Option<usize>,
+        mirror: Option<usize>,
+        /// With what is not supported, so that the route is not accepted.
+        refused: bool,
+    },
     NoRoute(usize),
-    Service { number: usize, port: u16 },
+    Service {
+        number: usize,
+        port: u16,
+    },
     NoService(usize),
-    Endpoint { service: usize, last: u8 },
+    Endpoint {
+        service: usize,
+        last: u8,
+    },
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -32,10 +46,11 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         0..SERVICES + 1,
         proptest::option::of(0..3_usize),
         proptest::option::of(0..SERVICES),
+        proptest::bool::weighted(0.2),
     );
     let step = prop_oneof![
-        6 => route.prop_map(|(number, hosts, service, listener, mirror)| {
-            Step::Route { number, hosts, service, listener, mirror }
+        6 => route.prop_map(|(number, hosts, service, listener, mirror, refused)| {
+            Step::Route { number, hosts, service, listener, mirror, refused }
         }),
         2 => (0..ROUTES).prop_map(Step::NoRoute),
         2 => (0..SERVICES, 80..82_u16).prop_map(|(number, port)| Step::Service { number, port }),
@@ -88,7 +103,7 @@ impl Step {
     fn take(&self, model: &mut Model) {
         let objects = Arc::make_mut(&mut model.objects);
         match self {
-            Step::Route { number, hosts, service: of, listener, mirror } => {
+            Step::Route { number, hosts, service: of, listener, mirror, refused } => {
                 let gateway = if number % 2 == 0 { "edge" } else { "inner" };
                 let mut parent = json!({ "name": gateway });
                 if let Some(listener) = listener {
@@ -102,7 +117,7 @@ impl Step {
                         "requestMirror": { "backendRef": { "name": service(mirror), "port": 80 } },
                     }])
                 });
-                let route = json!({
+                let mut route = json!({
                     "metadata": { "name": format!("r{number}") },
                     "spec": { "parentRefs": [parent, { "name": "edge" }], "hostnames": hosts, "rules": [{
                         "matches": [{ "path": { "value": format!("/{of}") } }],
@@ -110,6 +125,9 @@ impl Step {
                         "backendRefs": [{ "name": service(*of), "port": 80 }],
                     }] }
                 });
+                if *refused {
+                    route["spec"]["rules"][0]["sessionPersistence"] = json!({ "sessionName": "s" });
+                }
                 objects.routes.insert(name(&format!("r{number}")), read(route));
             }
             Step::NoRoute(number) => drop(objects.routes.remove(&name(&format!("r{number}")))),
@@ -178,10 +196,35 @@ proptest! {
 }
 
 #[test]
+fn routes_are_counted_on_a_listener_while_they_are_accepted() {
+    let mut model = begin();
+    let route = |refused| Step::Route {
+        number: 0,
+        hosts: vec![0],
+        service: 0,
+        listener: None,
+        mirror: None,
+        refused,
+    };
+    let mut compiler = Compiler::default();
+    for refused in [false, true, false] {
+        route(refused).take(&mut model);
+        let counted = compiler.compile(&model).standings.gateways[&name("edge")].listeners[0].attached_routes;
+        assert_eq!(counted, usize::from(!refused));
+    }
+}
+
+#[test]
 fn a_change_of_one_route_leaves_the_others_as_they_are() {
     let mut model = begin();
-    let route =
-        |number| Step::Route { number, hosts: vec![0], service: number, listener: None, mirror: None };
+    let route = |number| Step::Route {
+        number,
+        hosts: vec![0],
+        service: number,
+        listener: None,
+        mirror: None,
+        refused: false,
+    };
     (0..ROUTES).for_each(|number| route(number).take(&mut model));
     let mut compiler = Compiler::default();
     compiler.compile(&model);
