@@ -118,7 +118,9 @@ fn gateway_of<'g>(
                 Err(no_parent(format!("Gateway {name} is of another class")))
             }
             None => {
-                let known = objects.gateways.keys().filter(|k| k.namespace == name.namespace);
+                // What there is in other namespaces is not told.
+                let is_own = name.namespace == route.namespace;
+                let known = objects.gateways.keys().filter(|k| is_own && k.namespace == name.namespace);
                 let hint = did_you_mean(&parent.name, known.map(|k| &*k.name))
                     .map_or(String::new(), |meant| format!("; did you mean {meant}?"));
                 Err(no_parent(format!("there is no Gateway {name}{hint}")))
@@ -157,17 +159,20 @@ fn on_gateway(
         parent.section_name.as_deref().is_none_or(|section| section == served.name)
             && parent.port.is_none_or(|port| port == i32::from(served.port))
     };
-    let matching = of_owner().filter(|(_, served)| wanted(served)).collect::<Vec<_>>();
-    if matching.is_empty() {
-        let names = of_owner().map(|(_, served)| format!("{}:{}", served.name, served.port));
-        let message = format!(
-            "{owner} serves no listener with that sectionName and port; it serves {}",
-            names.collect::<Vec<_>>().join(", ")
-        );
-        return Err(FieldError::new(field, "NoMatchingParent", message));
-    }
     let Candidate { route, hostnames, .. } = candidate;
     let allowed = |served: &Served| served.allows(objects, route.kind, &route.name.namespace);
+    let matching = of_owner().filter(|(_, served)| wanted(served)).collect::<Vec<_>>();
+    if matching.is_empty() {
+        // Of those that it may not hang on it is not told.
+        let names = of_owner().filter(|(_, served)| allowed(served));
+        let names: Vec<_> = names.map(|(_, served)| format!("{}:{}", served.name, served.port)).collect();
+        let hint = match names.is_empty() {
+            true => String::new(),
+            false => format!("; it serves {}", names.join(", ")),
+        };
+        let message = format!("{owner} serves no listener with that sectionName and port{hint}");
+        return Err(FieldError::new(field, "NoMatchingParent", message));
+    }
     if !matching.iter().any(|(_, served)| allowed(served)) {
         let message = match matching.iter().any(|(_, served)| served.kinds.contains(&route.kind)) {
             true => format!("the listeners of {owner} allow no routes of namespace {}", route.name.namespace),

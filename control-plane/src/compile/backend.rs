@@ -169,6 +169,8 @@ fn one<'s>(
         permitted(objects, (route.kind, &route.name.namespace), (group, kind, &name), field)?;
     }
     let not_found = |kind: &str, known: Option<&str>| {
+        // What there is in other namespaces is not told.
+        let known = known.filter(|_| *namespace == *route.name.namespace);
         let hint = known.map_or(String::new(), |meant| format!("; did you mean {meant}?"));
         let message = format!("there is no {kind} {namespace}/{}{hint}", backend.name);
         FieldError::new(format!("{field}.name"), "BackendNotFound", message)

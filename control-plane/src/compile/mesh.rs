@@ -74,8 +74,10 @@ pub(super) fn attach(
     let namespace = parent.namespace.as_deref().unwrap_or(&route.name.namespace);
     let name = ObjectName::new(namespace, parent.name.as_str());
     let at_name = format!("{field}.name");
+    // What there is in other namespaces is not told.
+    let is_own = name.namespace == route.name.namespace;
     let Some(service) = objects.services.get(&name) else {
-        let known = objects.services.keys().filter(|known| known.namespace == name.namespace);
+        let known = objects.services.keys().filter(|known| is_own && known.namespace == name.namespace);
         let hint = match did_you_mean(&parent.name, known.map(|known| &*known.name)) {
             Some(meant) => format!("; did you mean {meant}?"),
             None if is_on_kubernetes(objects) => String::new(),
@@ -99,10 +101,11 @@ pub(super) fn attach(
     let mut meant = service.ports.iter().filter(is_meant).peekable();
     if meant.peek().is_none() {
         let ports = service.ports.iter().map(|port| format!("{}:{}", port.name, port.port));
-        let message = format!(
-            "Service {name} has no TCP port with that sectionName and port; it has {}",
-            ports.collect::<Vec<_>>().join(", ")
-        );
+        let hint = match is_own {
+            true => format!("; it has {}", ports.collect::<Vec<_>>().join(", ")),
+            false => String::new(),
+        };
+        let message = format!("Service {name} has no TCP port with that sectionName and port{hint}");
         return Err(FieldError::new(field, "NoMatchingParent", message));
     }
     // The API's rule where kinds meet at a port. They were hung before.

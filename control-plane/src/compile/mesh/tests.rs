@@ -102,6 +102,23 @@ fn a_producers_route_holds_everywhere_at_each_address_of_the_ports_that_it_names
 }
 
 #[test]
+fn of_another_namespaces_services_nothing_is_told() {
+    let of = |namespace: &str, parent: serde_json::Value| {
+        let compiled = compiled(with(&[route(namespace, "r", parent, "orders")]));
+        let object = ObjectRef { kind: Kind::HttpRoute, name: name(namespace, "r") };
+        compiled.standings.routes[&object][0].conditions[0].message.clone()
+    };
+    let nearly = || json!({ "name": "order", "namespace": "shop" });
+    let begin = "spec.parentRefs[0].name: there is no Service shop/order";
+    assert_eq!(of("shop", nearly()), format!("{begin}; did you mean orders?"));
+    assert_eq!(of("bank", nearly()), begin);
+    let other_port = || json!({ "name": "orders", "namespace": "shop", "port": 81 });
+    let begin = "spec.parentRefs[0]: Service shop/orders has no TCP port with that sectionName and port";
+    assert_eq!(of("shop", other_port()), format!("{begin}; it has http:80, admin:8080"));
+    assert_eq!(of("bank", other_port()), begin);
+}
+
+#[test]
 fn a_parent_without_port_is_all_ports_and_a_section_is_one_by_name() {
     let all = compiled(with(&[route("shop", "all", json!({ "name": "orders" }), "orders")]));
     for port in ["10.96.0.1:80", "10.96.0.1:8080"] {

@@ -203,6 +203,40 @@ spec:
 }
 
 #[test]
+fn of_listeners_that_a_route_may_not_hang_on_it_is_not_told() {
+    let of = |namespace: &str, gateway: &str| {
+        let compiled = compiled(&format!(
+            "
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {{name: edge, namespace: default}}
+spec:
+  gatewayClassName: pontoon
+  listeners:
+  - {{name: own, port: 80, protocol: HTTP}}
+  - {{name: all, port: 81, protocol: HTTP, allowedRoutes: {{namespaces: {{from: All}}}}}}
+  - {{name: tcp, port: 82, protocol: TCP, allowedRoutes: {{namespaces: {{from: All}}}}}}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {{name: shop, namespace: {namespace}}}
+spec:
+  parentRefs: [{{name: {gateway}, namespace: default, sectionName: nowhere}}]
+  rules: [{{backendRefs: [{{name: shop}}]}}]
+"
+        ));
+        let route = ObjectRef { kind: Kind::HttpRoute, name: ObjectName::new(namespace, "shop") };
+        let said = compiled.statuses.of(&route).iter().find(|condition| !condition.status);
+        said.expect("a condition").message.clone()
+    };
+    let begin = "Gateway default/edge serves no listener with that sectionName and port; it serves";
+    assert_eq!(of("default", "edge"), format!("{begin} own:80, all:81"));
+    assert_eq!(of("other", "edge"), format!("{begin} all:81"));
+    assert_eq!(of("default", "edg"), "there is no Gateway default/edg; did you mean edge?");
+    assert_eq!(of("other", "edg"), "there is no Gateway default/edg");
+}
+
+#[test]
 fn endpoints_that_expect_tls_are_spoken_to_by_a_policy_or_passed_connections() {
     let authority = authority("vault.test");
     let manifest = format!(
