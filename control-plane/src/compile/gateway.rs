@@ -121,11 +121,12 @@ fn add_sets(objects: &Objects, gateways: &mut Gateways, statuses: &mut Statuses)
         for (index, listener) in set.spec.listeners.iter().enumerate() {
             let field = format!("spec.listeners[{index}]");
             // The two types are one in the API.
-            let listener =
+            let converted =
                 serde_json::to_value(listener).and_then(serde_json::from_value::<GatewayListeners>);
-            let Ok(listener) = listener else { continue };
-            let read = listener::read(&listener, &object, field, &parsed.listeners);
-            parsed.listeners.push(read);
+            parsed.listeners.push(match converted {
+                Ok(converted) => listener::read(&converted, &object, field, &parsed.listeners),
+                Err(error) => listener::unread(&listener.name, &object, field, error.to_string()),
+            });
         }
         listener::contest(parsed.listeners.get_mut(first..).unwrap_or_default());
         parsed.sets.insert(name.clone(), Ok(()));

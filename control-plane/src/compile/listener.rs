@@ -269,10 +269,25 @@ pub(super) fn read(
     field: String,
     before: &[Served],
 ) -> Served {
-    let mut served = Served {
+    let mut served = blank(&written.name, parent, field);
+    if let Err((name, reason, message)) = read_into(&mut served, written, before) {
+        served.fault(Aspect::Accepted, name, reason, message);
+    }
+    served
+}
+
+/// One that cannot be read at all, so that it says so.
+pub(super) fn unread(name: &str, parent: &ObjectRef, field: String, message: String) -> Served {
+    let mut served = blank(name, parent, field);
+    served.fault(Aspect::Accepted, "", INVALID, message);
+    served
+}
+
+fn blank(name: &str, parent: &ObjectRef, field: String) -> Served {
+    Served {
         parent: parent.clone(),
         field,
-        name: written.name.clone(),
+        name: name.to_owned(),
         port: 0,
         protocol: Protocol::Http,
         hostname: Hostname::Any,
@@ -282,11 +297,7 @@ pub(super) fn read(
         clients: None,
         is_contested: false,
         faults: Vec::new(),
-    };
-    if let Err((name, reason, message)) = read_into(&mut served, written, before) {
-        served.fault(Aspect::Accepted, name, reason, message);
     }
-    served
 }
 
 type Wrong = (&'static str, &'static str, String);
@@ -421,4 +432,21 @@ fn certificates(served: &mut Served, tls: &GatewayListenersTls) -> Result<(), Wr
         served.certificates.push(Certificate { secret, field, pair: None });
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::compile::standing;
+
+    #[test]
+    fn one_that_cannot_be_read_is_there_and_says_why() {
+        let set = ObjectRef { kind: Kind::ListenerSet, name: ObjectName::new("default", "set") };
+        let served = unread("web", &set, "spec.listeners[0]".to_owned(), "no such mode".to_owned());
+        assert!(!served.is_accepted());
+        let said = standing::listener(&served, 0, None);
+        let accepted = said.conditions.iter().find(|said| said.kind == "Accepted").expect("a condition");
+        assert_eq!((said.name.as_str(), accepted.status), ("web", false));
+        assert_eq!(accepted.message, "spec.listeners[0]: no such mode");
+    }
 }
