@@ -6,17 +6,18 @@ mod away;
 mod connections;
 mod frames;
 mod service;
+mod shares;
 mod status;
 pub mod stream;
 mod views;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tonic::service::Routes;
 
@@ -24,8 +25,10 @@ use crate::pb::envoy::config::core::v3::Node;
 use crate::resource::ResourceType;
 use crate::snapshot::Snapshot;
 
-use away::Away;
+use away::{Away, Left};
+use connections::network;
 pub use connections::{Connection, Limits, Peer, within};
+use shares::Shares;
 pub use status::{Acknowledged, Client, Nack, NodeStatus, Refusal, Standing, TypeStatus};
 use stream::Stream;
 pub use views::StandIn;
@@ -56,7 +59,8 @@ pub struct Options {
     /// of clusters and listeners); a larger one travels alone. Default 256 KiB: gRPC's clients take 4 MiB by default, and
     /// tonic's keep, for as long as a stream lives, a buffer of twice its longest message.
     pub max_response_bytes: usize,
-    /// Streams at once. Above: `RESOURCE_EXHAUSTED`. Default 10,000.
+    /// Streams at once. Above, one from an address (an IPv6 /64) that has fewer than another takes the place of that one's
+    /// newest; else: `RESOURCE_EXHAUSTED`. Default 10,000.
     pub max_streams: usize,
     /// How long listeners and routes wait for a client to answer what it does not have yet of clusters and endpoints, and
     /// removals for its answers to everything, before they are sent all the same. Default 5 s. Each answer to a part of
@@ -119,10 +123,21 @@ struct Shared {
 #[derive(Debug, Default)]
 struct Streams {
     next_id: u64,
-    open: HashMap<u64, Arc<Mutex<Stream>>>,
+    open: HashMap<u64, Open>,
+    shares: Shares<u64>,
     away: Away,
     /// Those who were given up, each with when.
     lost: BTreeMap<Client, Instant>,
+}
+
+/// An open stream.
+#[derive(Debug, Clone)]
+struct Open {
+    id: u64,
+    stream: Arc<Mutex<Stream>>,
+    address: IpAddr,
+    /// Another has its place.
+    replaced: Arc<Notify>,
 }
 
 /// How long one that was given up is named for it. It may have gone for good, without a word.
@@ -321,34 +336,49 @@ impl Server {
     }
 
     fn streams(&self) -> Vec<Arc<Mutex<Stream>>> {
-        lock(&self.shared.streams).open.values().cloned().collect()
+        lock(&self.shared.streams).open.values().map(|open| open.stream.clone()).collect()
     }
 
-    fn open(&self, stream: Stream) -> Option<(u64, Arc<Mutex<Stream>>)> {
+    /// `None`: there is no place for it.
+    fn open(&self, stream: Stream, address: Option<IpAddr>) -> Option<Open> {
+        // Where the transport does not tell, all are one.
+        let address = address.map_or(Ipv4Addr::UNSPECIFIED.into(), network);
         let mut streams = lock(&self.shared.streams);
-        if streams.open.len() >= self.shared.options.max_streams {
-            return None;
-        }
+        let replaced = if streams.open.len() >= self.shared.options.max_streams {
+            Some(streams.shares.make_room(Some(address))?)
+        } else {
+            None
+        };
         let id = streams.next_id;
         streams.next_id += 1;
         let stream = Arc::new(Mutex::new(stream));
-        streams.open.insert(id, stream.clone());
-        Some((id, stream))
+        let open = Open { id, stream, address, replaced: Arc::default() };
+        streams.shares.add(address, id);
+        streams.open.insert(id, open.clone());
+        drop(streams);
+        if let Some(replaced) = replaced {
+            self.close(replaced, false);
+        }
+        Some(open)
     }
 
     /// `left`: the client ended it, and is not expected back.
     fn close(&self, id: u64, left: bool) {
         {
             let mut streams = lock(&self.shared.streams);
-            let stream = streams.open.remove(&id);
-            let end = stream.as_ref().and_then(|stream| lock(stream).end());
+            // Where another has its place that was done then.
+            let Some(Open { stream, address, replaced, .. }) = streams.open.remove(&id) else { return };
+            streams.shares.remove(address, &id);
+            replaced.notify_one();
+            let end = lock(&stream).end();
             if let Some(end) = end {
                 streams.lost.remove(&end.0);
                 if left {
                     streams.away.forget(&end);
                 } else {
                     let Options { max_streams, expected_back, .. } = self.shared.options;
-                    streams.away.expect(end, stream, Instant::now() + expected_back, max_streams);
+                    let until = Instant::now() + expected_back;
+                    streams.away.expect(end, Some(Left { stream, address }), until, max_streams);
                 }
             }
         }
@@ -408,3 +438,36 @@ const MAX_LOCAL_RESETS: usize = 100;
 /// A client that is gone without a word is noticed after interval and timeout.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt as _;
+
+    use super::*;
+    use crate::variant::Variant;
+
+    #[test]
+    fn one_address_does_not_keep_others_from_streams() {
+        let options = Options { max_streams: 10, ..Options::new(|_| Ok("edge".to_owned())) };
+        let server = Server::new(options);
+        let open = |last: u8| {
+            let stream = Stream::new(Variant::Delta, None, &server.shared.options);
+            server.open(stream, Some(IpAddr::from([10, 0, 0, last])))
+        };
+        let many: Vec<Open> = (0..10).filter_map(|_| open(1)).collect();
+        assert_eq!(many.len(), 10, "there is room");
+        assert!(open(1).is_none());
+        let node = Node { id: "edge-1".into(), ..Node::default() };
+        lock(&many[9].stream).identify(&node, "edge");
+        let other = open(2).unwrap();
+        let is_replaced = |one: usize| many[one].replaced.notified().now_or_never().is_some();
+        assert!(is_replaced(9) && !is_replaced(8));
+        assert_eq!(server.known().len(), 1, "it serves what it had, and is expected back");
+        assert_eq!((0..9).filter_map(|_| open(2)).count(), 4, "five and five");
+        // That it ended is told twice; its place is another's.
+        server.close(many[9].id, true);
+        assert_eq!(server.streams().len(), 10);
+        server.close(other.id, true);
+        assert!(open(1).is_some());
+    }
+}

@@ -18,13 +18,18 @@ use tonic::transport::server::Connected;
 
 use super::lock;
 
+/// One in so many of all connections is for addresses that have few. There is no stream for these any more, but in the place
+/// of another.
+const KEPT_FREE: usize = 10;
+/// Few is less than one in so many.
+const FEW: usize = 100;
 /// For file descriptors to become free, where there was none for a new connection.
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// How many connections there may be, and how long one may do nothing.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// Connections at once. Above: closed. Default 12,000: one a stream, and some for those who come back before the server
+    /// Connections at once; the last tenth is for addresses that have less than a hundredth. Above: closed. Default 12,000: one a stream, and some for those who come back before the server
     /// has noticed that they had gone.
     pub connections: usize,
     /// Of one address (an IPv6 /64). Above: closed. Default 4,000: proxies of a whole cluster may come from behind one.
@@ -89,7 +94,10 @@ impl Slot {
         let address = network(address);
         let mut counted = lock(counts);
         let of_address = counted.of.get(&address).copied().unwrap_or_default();
-        if counted.all >= limits.connections || of_address >= limits.of_address {
+        let is_scarce = counted.all >= limits.connections - limits.connections / KEPT_FREE;
+        let few = (limits.connections / FEW).max(1);
+        let most = if is_scarce { limits.of_address.min(few) } else { limits.of_address };
+        if counted.all >= limits.connections || of_address >= most {
             if !std::mem::replace(&mut counted.told, true) {
                 let all = counted.all;
                 tracing::warn!(%address, of_address, all, "too many xDS connections; more are closed");
@@ -98,7 +106,7 @@ impl Slot {
         }
         counted.all += 1;
         *counted.of.entry(address).or_default() += 1;
-        counted.told = false;
+        counted.told &= is_scarce;
         Some(Slot { counts: Arc::clone(counts), address })
     }
 }
@@ -117,7 +125,7 @@ impl Drop for Slot {
 }
 
 /// Who has one address of an IPv6 /64 has them all.
-fn network(address: IpAddr) -> IpAddr {
+pub(super) fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(v6) => Ipv6Addr::from(u128::from(v6) & !u128::from(u64::MAX)).into(),
         v4 => v4,
@@ -219,6 +227,19 @@ impl AsyncWrite for Connection {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_few_addresses_do_not_have_all_connections() {
+        let counts = Arc::default();
+        let limits = Limits { connections: 40, of_address: 20, ..Limits::default() };
+        let take = |last: u8| Slot::take(&counts, IpAddr::from([10, 0, 0, last]), &limits);
+        let _first: Vec<Slot> = (0..30).filter_map(|_| take(1)).collect();
+        let _second: Vec<Slot> = (0..30).filter_map(|_| take(2)).collect();
+        assert_eq!(lock(&counts).all, 36, "the last tenth is for those that have less");
+        assert!(take(1).is_none() && take(2).is_none());
+        let others: Vec<Slot> = (3..10).filter_map(take).collect();
+        assert_eq!(others.len(), 4);
+    }
 
     #[test]
     fn places_are_counted_in_all_and_by_address() {

@@ -12,7 +12,7 @@ use tonic::{Request, Status, Streaming};
 
 use super::frames::{Framed, Outbound};
 use super::stream::{Outcome, Response, Stream, TooMuch, shortened};
-use super::{Caller, Peer, Server, lock};
+use super::{Caller, Open, Peer, Server, lock};
 use crate::pb::envoy::config::core::v3::Node;
 use crate::pb::envoy::service::cluster::v3::cluster_discovery_service_server as cds;
 use crate::pb::envoy::service::discovery::v3::aggregated_discovery_service_server as ads;
@@ -76,17 +76,19 @@ impl Discovery {
         let address = address.map(|address| address.ip().to_canonical());
         let inbound = request.into_inner();
         let stream = Stream::new(P::VARIANT, only, &self.server.shared.options);
-        let (id, stream) = self.server.open(stream).ok_or_else(|| {
-            let max = self.server.shared.options.max_streams;
-            Status::resource_exhausted(format!("this server takes at most {max} xDS streams"))
-        })?;
+        let max = self.server.shared.options.max_streams;
+        let full = move || Status::resource_exhausted(format!("this server takes at most {max} xDS streams"));
+        let Open { id, stream, replaced, .. } = self.server.open(stream, address).ok_or_else(full)?;
         let (sender, receiver) = mpsc::channel(OUTBOUND);
         let server = self.server.clone();
         tokio::spawn(async move {
-            let _in_use = in_use;
             let ended = {
+                let _in_use = in_use;
                 let mut close = CloseStream { server: &server, id, left: false };
-                let ended = run::<P>(&server, &stream, address, inbound, &sender).await;
+                let ended = tokio::select! {
+                    ended = run::<P>(&server, &stream, address, inbound, &sender) => ended,
+                    () = replaced.notified() => Err(full()),
+                };
                 close.left = matches!(ended, Ok(End::Left));
                 ended
             };
