@@ -8,6 +8,7 @@ mod seen;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Debug;
 use std::net::IpAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -134,6 +135,15 @@ impl Provisioner {
         from.all(&relist[2], seen::proxy, News::Pod);
         from.all(&relist[3], Made::account, News::Account);
         from.all(&relist[4], Made::budget, News::Budget);
+        Provisioner::new(client, settings, news, relist)
+    }
+
+    fn new(
+        client: &Client,
+        settings: Settings,
+        news: mpsc::Receiver<Option<News>>,
+        relist: [Relist; 5],
+    ) -> Provisioner {
         Provisioner {
             client: client.clone(),
             settings,
@@ -193,7 +203,7 @@ impl Provisioner {
                 return;
             }
             self.say();
-            tokio::time::sleep(SETTLE).await;
+            self.meanwhile(tokio::time::sleep(SETTLE)).await;
             if *leads.borrow_and_update() {
                 let world = world.borrow_and_update().clone();
                 let of = (world.model.objects.clone(), world.compiled.standings.clone());
@@ -205,6 +215,9 @@ impl Provisioner {
                 if is_late || !is_same || std::mem::take(&mut self.is_due) {
                     self.is_due = false;
                     again = self.make(&world, &leads).await;
+                    if self.is_due {
+                        again = Some(Instant::now());
+                    }
                     made_of = Some(of);
                     self.say();
                 }
@@ -215,6 +228,22 @@ impl Provisioner {
                 self.undone.clear();
                 self.applied.clear();
                 self.problems.clear();
+            }
+        }
+    }
+
+    /// Does something that takes its time. Which pods there are is heard and said all the same: who has the address of one
+    /// that has gone must not be taken for it until hundreds of Gateways are applied, and a new one not be refused.
+    async fn meanwhile<T>(&mut self, work: impl Future<Output = T>) -> T {
+        let mut work = pin!(work);
+        let mut listens = true;
+        loop {
+            tokio::select! {
+                done = &mut work => return done,
+                heard = self.listen(), if listens => {
+                    listens = heard;
+                    self.say();
+                }
             }
         }
     }
@@ -280,7 +309,7 @@ impl Provisioner {
                 objects: provision(gateway, ports, &self.settings, &parameters),
             });
         }
-        let (mut outcomes, mut tried) = (Vec::new(), BTreeMap::new());
+        let mut tried = BTreeMap::new();
         let due: Vec<_> = wanted
             .into_iter()
             .filter_map(|wanted| {
@@ -298,12 +327,10 @@ impl Provisioner {
                 due.then(|| apply(self.client.clone(), leads.clone(), wanted, now.wanted).boxed())
             })
             .collect();
-        let mut applying = stream::iter(due).buffer_unordered(AT_ONCE);
-        while let Some(outcome) = applying.next().await {
-            outcomes.push(outcome);
-        }
-        drop(applying);
-        let is_cleared = !*leads.borrow() || self.clear(objects).await;
+        let applying = stream::iter(due).buffer_unordered(AT_ONCE).collect();
+        let outcomes: Vec<_> = self.meanwhile(applying).await;
+        let clearing = clear(self.client.clone(), self.left(objects));
+        let is_cleared = !*leads.borrow() || self.meanwhile(clearing).await;
         for (gateway, outcome) in outcomes {
             match outcome {
                 Ok(applied) => {
@@ -368,34 +395,38 @@ impl Provisioner {
         }
     }
 
-    /// Takes away what was made for a Gateway that is of another class by now. What belongs to one that is deleted goes
+    /// What was made for Gateways that are of another class by now, with its owner. What belongs to one that is deleted goes
     /// with it.
-    async fn clear(&self, objects: &Objects) -> bool {
+    fn left(&self, objects: &Objects) -> BTreeMap<ObjectName, String> {
         let made = self.seen.deployments.iter().chain(self.seen.services.iter());
         let made = made.filter_map(|(name, made)| Some((name, made.as_ref()?)));
         let left = made.filter(|(name, made)| is_left(objects, name, made));
-        let left: BTreeMap<_, _> = left.map(|(name, made)| (name.clone(), made.owner.as_str())).collect();
-        let mut all_well = true;
-        for (name, owner) in left {
-            for (version, kind) in [
-                ("apps/v1", "Deployment"),
-                ("v1", "Service"),
-                ("policy/v1", "PodDisruptionBudget"),
-                ("v1", "ServiceAccount"),
-            ] {
-                let taking = take_away(&self.client, &name, owner, (version, kind));
-                match tokio::time::timeout(PATIENCE, taking).await {
-                    Ok(Ok(())) => {}
-                    Ok(Err(error)) => {
-                        tracing::warn!(%name, kind, %error, "what no Gateway needs any more cannot be deleted");
-                        all_well = false;
-                    }
-                    Err(_) => all_well = false,
+        left.map(|(name, made)| (name.clone(), made.owner.clone())).collect()
+    }
+}
+
+/// Takes it away; says whether all is gone.
+async fn clear(client: Client, left: BTreeMap<ObjectName, String>) -> bool {
+    let mut all_well = true;
+    for (name, owner) in left {
+        for (version, kind) in [
+            ("apps/v1", "Deployment"),
+            ("v1", "Service"),
+            ("policy/v1", "PodDisruptionBudget"),
+            ("v1", "ServiceAccount"),
+        ] {
+            let taking = take_away(&client, &name, &owner, (version, kind));
+            match tokio::time::timeout(PATIENCE, taking).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => {
+                    tracing::warn!(%name, kind, %error, "what no Gateway needs any more cannot be deleted");
+                    all_well = false;
                 }
+                Err(_) => all_well = false,
             }
         }
-        all_well
     }
+    all_well
 }
 
 /// Whether a Gateway has no use for what was made for it by this name. Of a class that is not there, or cannot be read,
@@ -474,93 +505,4 @@ fn is_by(controller: &Controller, object: &impl ResourceExt) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use k8s_openapi::api::apps::v1::Deployment;
-
-    use super::*;
-    use crate::infrastructure::provision::GATEWAY;
-    use crate::objects::GatewayClass;
-
-    #[tokio::test(start_paused = true)]
-    async fn what_is_undone_each_time_is_left_for_longer_and_longer() {
-        let (mut undone, mut waited) = (None, Vec::new());
-        let mut now = Instant::now();
-        for _ in 0..8 {
-            let next = Undone::after(undone.as_ref(), now);
-            waited.push(next.waited.as_secs());
-            now = next.rests_until + Duration::from_secs(1);
-            undone = Some(next);
-        }
-        assert_eq!(waited, [2, 4, 8, 16, 32, 64, 120, 120]);
-        assert_eq!(Undone::after(undone.as_ref(), now + MAX_RETRY).waited, RETRY, "that was another time");
-    }
-
-    #[test]
-    fn what_was_made_stays_until_the_class_is_known_to_be_anothers() {
-        let of = |class: &str, controller: Option<&str>| {
-            let mut objects = Objects::default();
-            let gateway = serde_json::json!({
-                "metadata": { "name": "edge", "namespace": "shop", "uid": "u-1" },
-                "spec": { "gatewayClassName": class, "listeners": [] },
-            });
-            let gateway: Gateway = serde_json::from_value(gateway).unwrap();
-            objects.gateways.insert(ObjectName::new("shop", "edge"), Arc::new(gateway));
-            if let Some(controller) = controller {
-                let class_object = serde_json::json!({
-                    "metadata": { "name": class }, "spec": { "controllerName": controller },
-                });
-                let class_object: GatewayClass = serde_json::from_value(class_object).unwrap();
-                objects.gateway_classes.insert(ObjectName::new("", class), Arc::new(class_object));
-            }
-            objects
-        };
-        let made = |owner: &str| {
-            let deployment = serde_json::json!({ "metadata": {
-                "name": "edge-fast", "namespace": "shop", "annotations": { GATEWAY: "edge" },
-                "ownerReferences": [{
-                    "apiVersion": "gateway.networking.k8s.io/v1", "kind": "Gateway", "name": "edge", "uid": owner,
-                    "controller": true,
-                }],
-            } });
-            Made::deployment(&serde_json::from_value(deployment).unwrap()).unwrap()
-        };
-        let is_left =
-            |objects: &Objects| is_left(objects, &ObjectName::new("shop", "edge-fast"), &made("u-1"));
-        assert!(!is_left(&of("fast", Some(CONTROLLER))));
-        assert!(!is_left(&of("fast", None)), "the class was deleted, or cannot be read");
-        assert!(is_left(&of("fast", Some("example.com/gateways"))), "it is another's");
-        assert!(is_left(&of("slow", None)), "the Gateway names another class");
-        assert!(!is_left(&Objects::default()), "it goes with its Gateway");
-        let other = made("u-0");
-        let objects = of("fast", Some("example.com/gateways"));
-        assert!(
-            !super::is_left(&objects, &ObjectName::new("shop", "edge-fast"), &other),
-            "not this Gateway's"
-        );
-    }
-
-    #[test]
-    fn what_another_installation_has_made_is_nobodys_here() {
-        let made = |annotations: serde_json::Value| -> Deployment {
-            let metadata = serde_json::json!({ "name": "edge-pontoon", "annotations": annotations });
-            serde_json::from_value(serde_json::json!({ "metadata": metadata })).unwrap()
-        };
-        let (usual, other) = (Controller::default(), "example.com/gateways".parse::<Controller>().unwrap());
-        let unmarked = made(serde_json::json!({}));
-        assert!(is_by(&usual, &unmarked) && !is_by(&other, &unmarked));
-        let marked = made(serde_json::json!({ CONTROLLER_NAME: "example.com/gateways" }));
-        assert!(!is_by(&usual, &marked) && is_by(&other, &marked));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn what_fails_as_it_was_is_tried_less_and_less() {
-        let now = |wanted| Applied { wanted, ..Applied::default() };
-        let mut failed = Failed::after(None, now(1));
-        assert_eq!(failed.again_at.saturating_duration_since(Instant::now()), RETRY);
-        for _ in 0..9 {
-            failed = Failed::after(Some(&failed), now(1));
-        }
-        assert_eq!(failed.again_at.saturating_duration_since(Instant::now()), MAX_RETRY);
-        assert_eq!(Failed::after(Some(&failed), now(2)).waited, RETRY, "another was tried");
-    }
-}
+mod tests;
