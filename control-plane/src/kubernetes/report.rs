@@ -251,9 +251,9 @@ async fn write(
     observation: Arc<Observation>,
     status: Json,
 ) -> bool {
-    // Of many writes the last ones may be another's to make by now.
+    // Of many writes the last ones may be another's to make by now; or this one's anew, where the Lease comes back at once.
     if !*leads.borrow() {
-        return true;
+        return false;
     }
     match tokio::time::timeout(PATIENCE, apply(&writer, &object, &observation, &status)).await {
         Ok(Ok(())) => true,
@@ -298,7 +298,13 @@ async fn apply(
 
 #[cfg(test)]
 mod tests {
+    use std::convert::Infallible;
+
+    use http::{Request, Response};
+    use kube::client::Body;
+
     use super::*;
+    use crate::objects::ObjectName;
 
     #[tokio::test(start_paused = true)]
     async fn what_cannot_be_written_is_tried_less_and_less() {
@@ -310,6 +316,18 @@ mod tests {
             waited.push(before.elapsed().as_secs());
         }
         assert_eq!(waited, [2, 4, 8, 16, 32, 64, 120, 120]);
+    }
+
+    #[tokio::test]
+    async fn what_was_not_written_as_another_led_is_not_written() {
+        let object = ObjectRef { kind: Kind::HttpRoute, name: ObjectName::new("shop", "orders") };
+        let (_leads, leads_out) = watch::channel(false);
+        let server = tower::service_fn(|_: Request<Body>| async {
+            Ok::<_, Infallible>(Response::new(Body::from(b"{}".to_vec())))
+        });
+        let writer = Writer { client: Client::new(server, "default"), manager: "m".to_owned() };
+        let observation = Arc::new(Observation::default());
+        assert!(!write(writer, leads_out, object, observation, json!({})).await, "it is to be tried again");
     }
 
     #[test]
