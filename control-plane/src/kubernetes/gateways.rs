@@ -5,7 +5,7 @@
 mod apply;
 mod seen;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Debug;
 use std::net::IpAddr;
 use std::pin::pin;
@@ -50,7 +50,16 @@ const AT_ONCE: usize = 8;
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Which Gateway each pod serves, by its address.
-pub type Proxies = Arc<ArcSwap<HashMap<IpAddr, ObjectName>>>;
+pub type Proxies = Arc<ArcSwap<HashMap<IpAddr, Having>>>;
+
+/// Who has an address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Having {
+    /// A pod of this Gateway, and nobody else.
+    Own(ObjectName),
+    /// A node, on whose network are pods of these Gateways, and others.
+    Node(BTreeSet<ObjectName>),
+}
 
 /// As who each of the pods comes to the xDS server, and whether it is ready.
 pub type Clients = Arc<BTreeMap<xds::Client, bool>>;

@@ -13,7 +13,7 @@ use serde::Deserialize;
 use tokio::time::Instant;
 
 use crate::compile::is_gateway;
-use crate::kubernetes::gateways::Proxies;
+use crate::kubernetes::gateways::{Having, Proxies};
 use crate::kubernetes::pods::Pods;
 
 /// How long an address beside those of pods may be that of a pod which is not known yet: a kubelet says which one it has
@@ -146,7 +146,7 @@ impl Newcomers {
 impl Visibility {
     /// Whether a client from `address` may be told of a view. A pod that was made for a Gateway is told of that one, and
     /// of nothing else; of a Gateway are told its pods, and whoever a tenant's networks let in. Any other pod is told of its
-    /// own namespace.
+    /// own namespace. On a node's network a Gateway's pod cannot be told from others: there those are told as elsewhere.
     ///
     /// # Errors
     /// With what the client is told.
@@ -154,11 +154,16 @@ impl Visibility {
         // One that listens for both families sees IPv4 written as IPv6.
         let address = address.map(|address| address.to_canonical());
         let Some(pods) = &self.pods else { return self.check_namespace(view, address) };
-        let own = address.and_then(|address| pods.load().get(&address).map(ToString::to_string));
-        match (own, &self.tenants) {
-            (Some(own), _) if own == view && !self.is_of_another_namespace(view, address) => Ok(()),
-            (None, _) if !is_gateway(view) => self.check_namespace(view, address),
-            (None, Some(tenants)) => tenants.check(view, address),
+        let having = address.and_then(|address| pods.load().get(&address).cloned());
+        let (is_its, is_pod) = match having {
+            Some(Having::Own(gateway)) => (gateway.to_string() == view, true),
+            Some(Having::Node(gateways)) => (gateways.iter().any(|one| one.to_string() == view), false),
+            None => (false, false),
+        };
+        match &self.tenants {
+            _ if is_its && !self.is_of_another_namespace(view, address) => Ok(()),
+            _ if !is_pod && !is_gateway(view) => self.check_namespace(view, address),
+            Some(tenants) if !is_pod => tenants.check(view, address),
             _ => Err(format!(
                 "a pod is told of the Gateway that it was made for, and this one is not Gateway {view}'s; a pod that \
                  has just been made may have to ask again"
@@ -247,7 +252,8 @@ tenants:
 
     #[test]
     fn a_pod_is_told_of_its_own_gateway_only() {
-        let pods = HashMap::from([(IpAddr::from([10, 1, 0, 1]), ObjectName::new("shop", "edge"))]);
+        let pods =
+            HashMap::from([(IpAddr::from([10, 1, 0, 1]), Having::Own(ObjectName::new("shop", "edge")))]);
         let pods = || Some(Proxies::new(arc_swap::ArcSwap::from_pointee(pods.clone())));
         let visibility = Visibility { pods: pods(), ..Visibility::default() };
         let check = |visibility: &Visibility, view: &str, address: &str| {
@@ -264,6 +270,23 @@ tenants:
         assert!(check(&visibility, "shop/edge", "10.1.0.2"), "the operator lets its network in");
         assert!(!check(&visibility, "bank/edge", "10.1.0.2"));
         assert!(!check(&visibility, "shop/other", "10.1.0.1"), "a Gateway's pod stays that");
+    }
+
+    #[test]
+    fn gateways_on_one_nodes_network_do_not_shut_out_each_other_nor_others() {
+        let gateways = ["edge", "other"].map(|name| ObjectName::new("shop", name));
+        let node = IpAddr::from([192, 0, 2, 1]);
+        let pods = HashMap::from([(node, Having::Node(gateways.into()))]);
+        let pods = Some(Proxies::new(arc_swap::ArcSwap::from_pointee(pods)));
+        let mut visibility = Visibility { pods, namespaces: Some(Pods::default()), ..Visibility::default() };
+        let check = |visibility: &Visibility, view: &str| visibility.check(view, Some(node)).is_ok();
+        assert!(check(&visibility, "shop/edge") && check(&visibility, "shop/other"));
+        assert!(check(&visibility, "bank"), "what else is on the node's network");
+        assert!(!check(&visibility, "bank/edge"));
+        let file = FILE.replace("10.2.0.0/16", "192.0.2.0/24");
+        visibility.tenants = Some(Tenants::parse(&file).unwrap());
+        assert!(check(&visibility, "bank/edge") && check(&visibility, "shop/edge"));
+        assert!(!check(&visibility, "shop/third"));
     }
 
     #[test]
@@ -295,7 +318,7 @@ tenants:
         assert_eq!(told("bank"), told("nowhere"), "it does not learn which there are");
 
         // The same where Gateways are given pods; theirs are told of their own all the same.
-        let gateways = HashMap::from([(of(4), ObjectName::new("shop", "edge"))]);
+        let gateways = HashMap::from([(of(4), Having::Own(ObjectName::new("shop", "edge")))]);
         visibility.pods = Some(Proxies::new(arc_swap::ArcSwap::from_pointee(gateways)));
         hear(Heard::Applied(ObjectName::new("shop", "edge-1"), vec![of(4)]));
         assert!(check(&visibility, "shop/edge", 4).is_ok());

@@ -1,6 +1,6 @@
 //! What the API server has of the infrastructure of Gateways, of ours only: events in, standings out, no I/O.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 
 use k8s_openapi::api::apps::v1::Deployment;
@@ -12,6 +12,7 @@ use serde::Serialize;
 use tokio::time::Instant;
 use twox_hash::XxHash64;
 
+use super::Having;
 use crate::infrastructure::provision::GATEWAY;
 use crate::infrastructure::{Address, Standing, Standings};
 use crate::kubernetes::mirror::{Change, Heard, Mirror};
@@ -95,6 +96,8 @@ fn addresses(service: &Service) -> Vec<Address> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Proxy {
     ips: Vec<IpAddr>,
+    /// They are its node's.
+    is_on_host: bool,
     gateway: ObjectName,
     /// It serves, and is not about to end.
     is_ready: bool,
@@ -113,7 +116,8 @@ pub(super) fn proxy(pod: &Pod) -> Option<Proxy> {
     let mut conditions = status.conditions.iter().flatten();
     let is_ready = pod.metadata.deletion_timestamp.is_none()
         && conditions.any(|condition| condition.type_ == "Ready" && condition.status == "True");
-    Some(Proxy { ips, gateway: gateway_of(&pod.metadata)?, is_ready })
+    let is_on_host = pod.spec.as_ref().is_some_and(|spec| spec.host_network == Some(true));
+    Some(Proxy { ips, is_on_host, gateway: gateway_of(&pod.metadata)?, is_ready })
 }
 
 /// All of it.
@@ -177,9 +181,26 @@ impl Seen {
     }
 
     /// Which Gateway's each address is.
-    pub(super) fn proxies(&self) -> HashMap<IpAddr, ObjectName> {
-        let pods = self.pods.iter().filter_map(|(_, proxy)| proxy.as_ref());
-        pods.flat_map(|proxy| proxy.ips.iter().map(|ip| (*ip, proxy.gateway.clone()))).collect()
+    pub(super) fn proxies(&self) -> HashMap<IpAddr, Having> {
+        let mut proxies = HashMap::new();
+        for proxy in self.pods.iter().filter_map(|(_, proxy)| proxy.as_ref()) {
+            for ip in &proxy.ips {
+                match proxies.get_mut(ip) {
+                    Some(Having::Node(gateways)) if proxy.is_on_host => {
+                        gateways.insert(proxy.gateway.clone());
+                    }
+                    None if proxy.is_on_host => {
+                        proxies.insert(*ip, Having::Node(BTreeSet::from([proxy.gateway.clone()])));
+                    }
+                    // A pod's own is no node's.
+                    _ if proxy.is_on_host => {}
+                    _ => {
+                        proxies.insert(*ip, Having::Own(proxy.gateway.clone()));
+                    }
+                }
+            }
+        }
+        proxies
     }
 
     /// As who each of the pods comes to the xDS server, and whether it is ready.
@@ -302,7 +323,7 @@ mod tests {
         assert_eq!(pod(json!({}), metadata("edge")), None);
         let of_edge = |ips: &[&str]| {
             let ips = ips.iter().map(|ip| ip.parse().unwrap()).collect();
-            Some(Proxy { ips, gateway: ObjectName::new("shop", "edge"), is_ready: false })
+            Some(Proxy { ips, is_on_host: false, gateway: ObjectName::new("shop", "edge"), is_ready: false })
         };
         assert_eq!(pod(json!({ "podIP": "10.1.0.1" }), metadata("edge")), of_edge(&["10.1.0.1"]));
         let both = json!([{ "ip": "10.1.0.1" }, { "ip": "fd00::1" }]);
@@ -333,11 +354,31 @@ mod tests {
     }
 
     #[test]
+    fn a_nodes_address_is_not_one_gateways() {
+        let (mut seen, now) = (Seen::default(), Instant::now());
+        for (name, address) in [("edge", "192.0.2.1"), ("other", "192.0.2.1"), ("edge", "192.0.2.2")] {
+            let pod = json!({
+                "metadata": metadata(name), "spec": { "hostNetwork": true, "containers": [] },
+                "status": { "podIP": address },
+            });
+            let pod = proxy(&serde_json::from_value(pod).unwrap());
+            let named = ObjectName::new("shop", format!("{name}-{address}"));
+            seen.hear(News::Pod(Heard::Applied(named, pod)), now);
+        }
+        let [edge, other] = ["edge", "other"].map(|name| ObjectName::new("shop", name));
+        let proxies = seen.proxies();
+        let of = |address: [u8; 4]| proxies.get(&IpAddr::from(address)).cloned();
+        assert_eq!(of([192, 0, 2, 1]), Some(Having::Node(BTreeSet::from([edge.clone(), other]))));
+        assert_eq!(of([192, 0, 2, 2]), Some(Having::Node(BTreeSet::from([edge]))));
+    }
+
+    #[test]
     fn a_pod_that_a_list_does_not_have_is_nobody_at_once() {
         let (mut seen, now) = (Seen::default(), Instant::now());
         let name = ObjectName::new("shop", "edge-1");
         let gateway = ObjectName::new("shop", "edge");
-        let of = Proxy { ips: vec![IpAddr::from([10, 1, 0, 1])], gateway, is_ready: true };
+        let ips = vec![IpAddr::from([10, 1, 0, 1])];
+        let of = Proxy { ips, is_on_host: false, gateway, is_ready: true };
         seen.hear(News::Pod(Heard::Applied(name, Some(of))), now);
         assert_eq!(seen.proxies().len(), 1);
         let client = xds::Client { view: "shop/edge".into(), node: "shop/edge-1".into() };
