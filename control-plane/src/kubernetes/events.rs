@@ -20,6 +20,8 @@ use crate::serve::world::World;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// The API server's own limit is 1024 bytes.
 const MESSAGE_BYTES: usize = 1000;
+/// Of an Ingress's name in its Events': with the sum it must not be longer than a name may be.
+const LONGEST_START: usize = 200;
 /// Written at a time. Statuses wait for them.
 const AT_ONCE: usize = 8;
 /// At a time of one object: more is not read by anybody.
@@ -123,8 +125,9 @@ async fn tell_one(client: Client, object: ObjectRef, said: Said, event: Json) ->
 fn event(name: &ObjectName, uid: &str, said: &Said, now: Timestamp) -> Json {
     let sum = XxHash64::oneshot(0, format!("{uid}{}{}", said.reason, said.message).as_bytes());
     let now = Timestamp::from_second(now.as_second()).unwrap_or(now).to_string();
-    // With the sum it must not be longer than a name may be.
-    let start: String = name.name.chars().take(200).collect();
+    let start: String = name.name.chars().take(LONGEST_START).collect();
+    // Each part of a name ends as it begins, with a letter or a digit.
+    let start = start.trim_end_matches(['-', '.']);
     json!({
         "apiVersion": "v1",
         "kind": "Event",
@@ -171,5 +174,12 @@ mod tests {
         assert_ne!(of("1", "a", 0), of("1", "b", 0));
         assert_ne!(of("1", "a", 0), of("2", "a", 0), "of another object of the name");
         assert!(said(&"ä".repeat(4000)).message.len() <= MESSAGE_BYTES);
+        for cut in ["-shop", ".shop", "--.shop"] {
+            let name = ObjectName::new("default", format!("{}{cut}", "a".repeat(LONGEST_START - 1)));
+            let event = event(&name, "1", &said("a"), Timestamp::UNIX_EPOCH);
+            let called = event["metadata"]["name"].as_str().unwrap();
+            let parts = called.split_once('.').unwrap();
+            assert_eq!((parts.0.len(), parts.1.len()), (LONGEST_START - 1, 16), "{called}");
+        }
     }
 }
