@@ -13,7 +13,7 @@ use crate::objects::ObjectName;
 
 /// Who applies, as the API server keeps it.
 const MANAGER: &str = "pontoon-gateway";
-/// Who says how many pods there are at first: not the same, so that it is nobody's to say after that.
+/// Who makes it, and says how many pods there are at first: not the same, so that it is nobody's to say after that.
 const FIRST_MANAGER: &str = "pontoon-gateway-first";
 
 /// Why a Gateway does not have what it should.
@@ -120,29 +120,59 @@ async fn apply_one(client: &Client, wanted: &Wanted, object: &Value) -> Result<D
         name: name.clone(),
         source: Box::new(source),
     };
-    match api.get_opt(&name).await.map_err(refused)? {
+    let there = match api.get_opt(&name).await.map_err(refused)? {
+        Some(there) if !belongs_to(&there, &wanted.uid) => return Err(ApplyError::Taken { kind, name }),
         Some(there) => {
-            if !belongs_to(&there, &wanted.uid) {
-                return Err(ApplyError::Taken { kind, name });
-            }
             if let Some(kept) = replicas_to_keep(&there, object) {
                 let parameters = PatchParams::apply(FIRST_MANAGER).force();
                 api.patch(&name, &parameters, &Patch::Apply(&kept)).await.map_err(refused)?;
             }
+            there
         }
-        None if kind == "Deployment" && object["spec"]["replicas"].is_null() => {
+        // What is applied would become a part of what somebody has made by this name meanwhile.
+        None => {
             let mut first = object.clone();
-            first["spec"]["replicas"] = json!(REPLICAS);
+            if kind == "Deployment" && first["spec"]["replicas"].is_null() {
+                first["spec"]["replicas"] = json!(REPLICAS);
+            }
             let first: DynamicObject =
                 serde_json::from_value(first).map_err(|error| refused(kube::Error::SerdeError(error)))?;
             let parameters =
                 PostParams { field_manager: Some(FIRST_MANAGER.to_owned()), ..PostParams::default() };
-            api.create(&parameters, &first).await.map_err(refused)?;
+            api.create(&parameters, &first).await.map_err(refused)?
         }
-        None => {}
+    };
+    if let Some(rest) = let_go(&there) {
+        let parameters =
+            PatchParams { field_manager: Some(FIRST_MANAGER.to_owned()), ..PatchParams::default() };
+        api.patch(&name, &parameters, &Patch::Merge(&rest)).await.map_err(refused)?;
     }
     let parameters = PatchParams::apply(MANAGER).force();
     api.patch(&name, &parameters, &Patch::Apply(object)).await.map_err(refused)
+}
+
+/// What is left to the first manager of what it has made, which is all of it at first: the API server keeps a field for as
+/// long as anybody has it, also when it is applied no more. Not nothing: what nobody has is taken for another's when it is
+/// applied for the first time.
+fn let_go(there: &DynamicObject) -> Option<Value> {
+    let mut all = there.metadata.managed_fields.clone()?;
+    let mut is_less = false;
+    for entry in &mut all {
+        let has_made = entry.manager.as_deref() == Some(FIRST_MANAGER)
+            && entry.operation.as_deref() == Some("Update")
+            && entry.subresource.is_none();
+        if let Some(fields) = entry.fields_v1.as_mut().filter(|_| has_made) {
+            let mut rest = json!({});
+            for (of, field) in [("f:metadata", "f:ownerReferences"), ("f:spec", "f:replicas")] {
+                if !fields.0[of][field].is_null() {
+                    rest[of][field] = fields.0[of][field].clone();
+                }
+            }
+            is_less |= rest != fields.0;
+            fields.0 = rest;
+        }
+    }
+    is_less.then(|| json!({ "metadata": { "managedFields": all } }))
 }
 
 /// What is to be said in the first manager's name where a user's parameters said how many pods there are and do so no

@@ -13,6 +13,8 @@ use super::*;
 struct Script {
     objects: BTreeMap<String, Value>,
     asked: Vec<(Method, String, Value)>,
+    /// Somebody makes this once it was asked for, and was not there.
+    comes_between: Option<(String, Value)>,
 }
 
 fn server(objects: &[(&str, Value)]) -> (Client, Arc<Mutex<Script>>) {
@@ -30,14 +32,22 @@ fn server(objects: &[(&str, Value)]) -> (Client, Arc<Mutex<Script>>) {
             if parts.method != Method::GET {
                 script.asked.push((parts.method.clone(), parts.uri.to_string(), body.clone()));
             }
+            let made = format!("{path}/{}", body["metadata"]["name"].as_str().unwrap_or_default());
             let object = match parts.method {
-                Method::DELETE => script.objects.remove(&path),
-                Method::GET => script.objects.get(&path).cloned(),
-                _ => Some(body),
+                Method::DELETE => script.objects.remove(&path).ok_or(404),
+                Method::GET => script.objects.get(&path).cloned().ok_or(404),
+                Method::POST if script.objects.contains_key(&made) => Err(409),
+                _ => Ok(body),
             };
-            let missing = json!({ "kind": "Status", "status": "Failure", "code": 404, "reason": "NotFound" });
-            let code = if object.is_some() { 200 } else { 404 };
-            let bytes = object.unwrap_or(missing).to_string().into_bytes();
+            if let Some((path, object)) = script.comes_between.take_if(|_| parts.method == Method::GET) {
+                script.objects.insert(path, object);
+            }
+            let code: u16 = object.as_ref().map_or_else(|code| *code, |_| 200);
+            let failure = |code| {
+                let reason = if code == 404 { "NotFound" } else { "AlreadyExists" };
+                json!({ "kind": "Status", "status": "Failure", "code": code, "reason": reason })
+            };
+            let bytes = object.unwrap_or_else(failure).to_string().into_bytes();
             Ok::<_, Infallible>(Response::builder().status(code).body(Body::from(bytes)).unwrap())
         }
     });
@@ -99,4 +109,49 @@ async fn the_pods_that_there_are_stay_when_nobody_says_any_more_how_many() {
         );
         assert_eq!(script.asked.last().unwrap().2, wanted.objects[0]);
     }
+}
+
+#[tokio::test]
+async fn what_is_not_there_is_made_and_not_taken_over() {
+    let path = "/api/v1/namespaces/shop/serviceaccounts/edge";
+    let wanted = Wanted {
+        gateway: ObjectName::new("shop", "edge"),
+        uid: "gateway-1".to_owned(),
+        objects: vec![object("ServiceAccount", "a-1", "gateway-1")],
+    };
+    let (client, script) = server(&[]);
+    apply_one(&client, &wanted, &wanted.objects[0]).await.unwrap();
+    let asked: Vec<Method> = script.lock().unwrap().asked.iter().map(|(method, ..)| method.clone()).collect();
+    assert_eq!(asked, [Method::POST, Method::PATCH]);
+    let (client, script) = server(&[]);
+    script.lock().unwrap().comes_between =
+        Some((path.to_owned(), object("ServiceAccount", "a-2", "somebody")));
+    let refused = apply_one(&client, &wanted, &wanted.objects[0]).await.unwrap_err();
+    assert!(matches!(refused, ApplyError::Refused { .. }), "{refused}");
+    let taken = apply_one(&client, &wanted, &wanted.objects[0]).await.unwrap_err();
+    assert!(matches!(taken, ApplyError::Taken { .. }), "{taken}");
+    assert_eq!(script.lock().unwrap().asked.len(), 1, "nothing but the attempt to make it");
+}
+
+#[test]
+fn who_makes_it_keeps_no_field_that_is_applied() {
+    let mut there = object("Deployment", "d-1", "gateway-1");
+    let owner = json!({ ".": {}, "k:{\"uid\":\"gateway-1\"}": {} });
+    let made = json!({
+        "f:metadata": { "f:labels": { ".": {}, "f:a": {} }, "f:ownerReferences": owner },
+        "f:spec": { "f:replicas": {}, "f:paused": {} },
+    });
+    let applied = json!({ "f:spec": { "f:paused": {} } });
+    there["metadata"]["managedFields"] = json!([
+        { "manager": MANAGER, "operation": "Apply", "fieldsV1": applied },
+        { "manager": FIRST_MANAGER, "operation": "Update", "fieldsV1": made },
+    ]);
+    let read = |there: &Value| let_go(&serde_json::from_value(there.clone()).unwrap());
+    let less = read(&there).unwrap();
+    let fields = |of: usize| less["metadata"]["managedFields"][of]["fieldsV1"].clone();
+    assert_eq!(fields(0), applied);
+    let rest = json!({ "f:metadata": { "f:ownerReferences": owner }, "f:spec": { "f:replicas": {} } });
+    assert_eq!(fields(1), rest);
+    there["metadata"]["managedFields"] = less["metadata"]["managedFields"].clone();
+    assert_eq!(read(&there), None);
 }
