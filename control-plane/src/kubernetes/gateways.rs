@@ -318,6 +318,7 @@ impl Provisioner {
                 objects: provision(gateway, ports, &self.settings, &parameters),
             });
         }
+        let all: BTreeSet<ObjectName> = wanted.iter().map(|wanted| wanted.gateway.clone()).collect();
         let mut tried = BTreeMap::new();
         let due: Vec<_> = wanted
             .into_iter()
@@ -338,8 +339,6 @@ impl Provisioner {
             .collect();
         let applying = stream::iter(due).buffer_unordered(AT_ONCE).collect();
         let outcomes: Vec<_> = self.meanwhile(applying).await;
-        let clearing = clear(self.client.clone(), self.left(objects));
-        let is_cleared = !*leads.borrow() || self.meanwhile(clearing).await;
         for (gateway, outcome) in outcomes {
             match outcome {
                 Ok(applied) => {
@@ -367,6 +366,11 @@ impl Provisioner {
                 }
             }
         }
+        // What a Gateway's class before has made serves until what is to come in its place is there.
+        let is_applied = |name: &ObjectName| all.contains(name) && !self.failed.contains_key(name);
+        let left = self.left(objects, |gateway| !ours.contains_key(gateway) || is_applied(gateway));
+        let clearing = clear(self.client.clone(), left);
+        let is_cleared = !*leads.borrow() || self.meanwhile(clearing).await;
         let clearing = (!is_cleared).then(|| Instant::now() + RETRY);
         let yielding = self.undone.values().map(|undone| undone.rests_until);
         let yielding = yielding.filter(|until| Instant::now() < *until);
@@ -406,10 +410,10 @@ impl Provisioner {
 
     /// What was made for Gateways that are of another class by now, with its owner. What belongs to one that is deleted goes
     /// with it.
-    fn left(&self, objects: &Objects) -> BTreeMap<ObjectName, String> {
+    fn left(&self, objects: &Objects, may_go: impl Fn(&ObjectName) -> bool) -> BTreeMap<ObjectName, String> {
         let made = self.seen.deployments.iter().chain(self.seen.services.iter());
         let made = made.filter_map(|(name, made)| Some((name, made.as_ref()?)));
-        let left = made.filter(|(name, made)| is_left(objects, name, made));
+        let left = made.filter(|(name, made)| may_go(&made.gateway) && is_left(objects, name, made));
         left.map(|(name, made)| (name.clone(), made.owner.clone())).collect()
     }
 }

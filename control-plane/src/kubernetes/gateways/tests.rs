@@ -1,7 +1,8 @@
 use std::collections::BTreeSet;
 use std::convert::Infallible;
+use std::sync::Mutex;
 
-use http::{Request, Response};
+use http::{Method, Request, Response};
 use k8s_openapi::api::apps::v1::Deployment;
 use kube::client::Body;
 use serde_json::json;
@@ -78,6 +79,52 @@ async fn pods_are_heard_of_while_gateways_are_applied() {
     assert!(proxies.load().is_empty(), "the address may be another's by now");
     assert!(since.elapsed() < PATIENCE, "the API server is still waited for");
     running.abort();
+}
+
+#[tokio::test]
+async fn what_a_class_before_has_made_serves_until_what_is_to_come_is_there() {
+    let owner = json!([{
+        "apiVersion": "gateway.networking.k8s.io/v1", "kind": "Gateway", "name": "edge", "uid": "u-1",
+        "controller": true,
+    }]);
+    let before = json!({
+        "apiVersion": "v1", "kind": "Service",
+        "metadata": {
+            "name": "edge-slow", "namespace": "shop", "annotations": { GATEWAY: "edge" }, "ownerReferences": owner,
+        },
+    });
+    for (refuses, is_deleted) in [(true, false), (false, true)] {
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let (asking, there) = (asked.clone(), before.clone());
+        let server = tower::service_fn(move |request: Request<Body>| {
+            let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+            let status = |code: u16, reason: &str| {
+                let body = json!({ "kind": "Status", "status": "Failure", "code": code, "reason": reason });
+                (code, body)
+            };
+            let (code, body) = match method {
+                Method::GET if !path.ends_with("/edge-slow") => status(404, "NotFound"),
+                Method::POST | Method::PATCH if refuses => status(422, "Invalid"),
+                _ => (200, there.clone()),
+            };
+            asking.lock().unwrap().push((method, path));
+            let answer = Response::builder().status(code).body(Body::from(body.to_string().into_bytes()));
+            std::future::ready(Ok::<_, Infallible>(answer.unwrap()))
+        });
+        let (_hand_on, news) = mpsc::channel(QUEUE);
+        let client = Client::new(server, "default");
+        let mut provisioner = Provisioner::new(&client, settings(), news, Default::default());
+        let made = Made::service(&serde_json::from_value(before.clone()).unwrap());
+        let heard = Heard::Applied(ObjectName::new("shop", "edge-slow"), made);
+        provisioner.seen.hear(News::Service(heard), Instant::now());
+        let (_leads, leads) = watch::channel(true);
+        let again = provisioner.make(&world(), &leads).await;
+        assert_eq!(again.is_some(), refuses);
+        let asked = asked.lock().unwrap();
+        assert!(asked.iter().any(|(_, path)| path.ends_with("/edge-fast")), "{asked:?}");
+        let deleted = asked.iter().filter(|(method, _)| method == Method::DELETE);
+        assert_eq!(deleted.count() > 0, is_deleted, "{asked:?}");
+    }
 }
 
 #[tokio::test(start_paused = true)]
