@@ -22,6 +22,8 @@ use crate::infrastructure::provision::PullPolicy;
 pub const LABEL: &str = "pontoon.dev/inject";
 /// On a pod that has been given a sidecar: the version that did it.
 pub const INJECTED: &str = "pontoon.dev/injected";
+/// On the mirror of a static pod, by its kubelet.
+const MIRROR: &str = "kubernetes.io/config.mirror";
 /// The sidecar.
 pub const SIDECAR: &str = "pontoon-proxy";
 /// What puts the rules of interception in force.
@@ -70,6 +72,9 @@ pub enum Left {
          ReplicationController, Job, CronJob and List are known"
     )]
     UnknownKind,
+    /// What it shows runs as a file on its node says, whatever becomes of it here.
+    #[error("not injected: it is the mirror of a static pod, which its node runs as its file says")]
+    Mirror,
     /// The sidecar is a Linux program.
     #[error("not injected: it is for Windows nodes")]
     Windows,
@@ -115,6 +120,9 @@ fn left(pod: &Value) -> Option<Left> {
     let named = |list: &str| spec[list].as_array().into_iter().flatten().any(|one| one["name"] == SIDECAR);
     if named("initContainers") || named("containers") {
         return Some(Left::Present);
+    }
+    if !pod["metadata"]["annotations"][MIRROR].is_null() {
+        return Some(Left::Mirror);
     }
     if spec["os"]["name"] == "windows" || spec["nodeSelector"]["kubernetes.io/os"] == "windows" {
         return Some(Left::Windows);
