@@ -206,6 +206,11 @@ impl Kind {
         )
     }
 
+    /// Whether what is wrong with its objects is for those to say that refer to them: they have no status.
+    fn is_said_by_others(self) -> bool {
+        matches!(self, Kind::ConfigMap | Kind::Secret)
+    }
+
     /// Whether its objects are in a namespace. The namespace of others is empty.
     pub fn is_namespaced(self) -> bool {
         !matches!(self, Kind::GatewayClass | Kind::IngressClass | Kind::Mesh | Kind::Namespace)
@@ -279,6 +284,9 @@ pub struct Objects {
     /// `Gateway`s of which their status says that they are ours, each with the class that it had then: they stay ours while
     /// there is no such class. A directory has none.
     pub claimed: OrdMap<ObjectName, Arc<str>>,
+    /// `Secret`s and `ConfigMap`s that are there, but as they are now cannot be used, each with the reason. Where an earlier
+    /// version could, that is in force.
+    pub refused: OrdMap<ObjectRef, Arc<str>>,
 }
 
 impl Objects {
@@ -323,6 +331,23 @@ impl Objects {
             Kind::Secret => drop(self.secrets.remove(name)),
             Kind::TcpRoute => drop(self.tcp_routes.remove(name)),
             Kind::TlsRoute => drop(self.tls_routes.remove(name)),
+        }
+    }
+
+    /// Why a `Secret` or `ConfigMap` cannot be used as it is now.
+    pub fn why_refused(&self, kind: Kind, name: &ObjectName) -> Option<&str> {
+        // Nearly always there are none.
+        if self.refused.is_empty() {
+            return None;
+        }
+        self.refused.get(&ObjectRef { kind, name: name.clone() }).map(|why| &**why)
+    }
+
+    /// What is to be said to those that refer to one that is not among these.
+    pub fn why_missing(&self, kind: Kind, name: &ObjectName) -> String {
+        match self.why_refused(kind, name) {
+            Some(why) => format!("{kind} {name} cannot be used: {why}"),
+            None => format!("there is no {kind} {name}"),
         }
     }
 

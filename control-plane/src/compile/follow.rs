@@ -251,12 +251,14 @@ fn is_same_but_routes(before: &Objects, now: &Objects) -> bool {
         services: _,
         controller: _,
         claimed,
+        refused,
     } = before;
     backend_tls_policies.ptr_eq(&now.backend_tls_policies)
         && config_maps.ptr_eq(&now.config_maps)
         && gateways.ptr_eq(&now.gateways)
         && gateway_classes.ptr_eq(&now.gateway_classes)
         && claimed.ptr_eq(&now.claimed)
+        && refused.ptr_eq(&now.refused)
         && grpc_routes.ptr_eq(&now.grpc_routes)
         && ingresses.ptr_eq(&now.ingresses)
         && ingress_classes.ptr_eq(&now.ingress_classes)

@@ -9,7 +9,7 @@ use super::INVALID;
 use super::hostname::Hostname;
 use super::ingress;
 use super::listener::{self, Aspect, Certificate, GATEWAY_CLASS, Parsed, Served};
-use super::reference::{GATEWAY_GROUP, permitted};
+use super::reference::{self, GATEWAY_GROUP, permitted};
 use super::selector::Selector;
 use super::standing::{self, GatewayStanding, Said, Standings};
 use super::status::{ConditionType, Statuses};
@@ -80,7 +80,13 @@ pub(super) fn parse_all(objects: &Objects, in_pods: bool, statuses: &mut Statuse
         for error in &parsed.unresolved {
             statuses.refuse(&object, ConditionType::ResolvedRefs, error.clone());
         }
+        for hint in &parsed.outdated {
+            statuses.refuse(&object, ConditionType::Effective, hint.clone());
+        }
         for served in &parsed.listeners {
+            for hint in &served.outdated {
+                statuses.refuse(&served.parent, ConditionType::Effective, hint.clone());
+            }
             for (aspect, error) in &served.faults {
                 let kind = match aspect {
                     Aspect::Accepted => ConditionType::Accepted,
@@ -166,7 +172,11 @@ fn find_certificates(objects: &Objects, served: &mut Served) {
             continue;
         }
         match pair(objects, &served.parent, certificate, "InvalidCertificateRef") {
-            Ok(pair) => certificate.pair = Some(pair),
+            Ok(pair) => {
+                certificate.pair = Some(pair);
+                let Certificate { secret, field, .. } = certificate;
+                served.outdated.extend(reference::outdated(objects, Kind::Secret, secret, field));
+            }
             Err(error) => served.faults.push((Aspect::ResolvedRefs, error)),
         }
     }
@@ -183,6 +193,9 @@ fn pair(
     let Certificate { secret, field, .. } = certificate;
     permitted(objects, (parent.kind, &parent.name.namespace), ("", "Secret", secret), field)?;
     let found = match objects.secrets.get(secret) {
+        None if objects.why_refused(Kind::Secret, secret).is_some() => {
+            Err(objects.why_missing(Kind::Secret, secret))
+        }
         // In a cluster no others are seen.
         None => Err(format!("there is no Secret {secret} of type {TLS}")),
         Some(secret) if !secret.is_tls() => Err(format!("expected a Secret of type {TLS}")),
@@ -210,6 +223,7 @@ fn backend_certificate(objects: &Objects, gateway: &Gateway, parsed: &mut Parsed
     match pair(objects, &own, &certificate, "InvalidClientCertificateRef") {
         Ok(pair) => {
             certificate.pair = Some(pair);
+            parsed.outdated.extend(reference::outdated(objects, Kind::Secret, &certificate.secret, FIELD));
             parsed.backend_certificate = Some(certificate);
         }
         Err(error) => parsed.unresolved.push(error),
@@ -302,7 +316,8 @@ pub(super) fn stand_one(
         );
     }
     if gateway.and_then(|gateway| gateway.spec.tls.as_ref()).is_some_and(|tls| tls.backend.is_some()) {
-        conditions.push(Said::unless("ResolvedRefs", "ResolvedRefs", &parsed.unresolved));
+        conditions
+            .push(Said::unless("ResolvedRefs", "ResolvedRefs", &parsed.unresolved).but(&parsed.outdated));
     }
     if parsed.listeners.iter().any(|s| s.clients.as_ref().is_some_and(|clients| clients.insecure)) {
         let mut said = Said::yes("InsecureFrontendValidationMode", "ConfigurationChanged");

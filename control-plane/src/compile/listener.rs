@@ -90,6 +90,8 @@ pub(super) struct Served {
     /// not decided there.
     is_contested: bool,
     pub(super) faults: Vec<(Aspect, FieldError)>,
+    /// Served, but of an earlier version than there is of what it refers to.
+    pub(super) outdated: Vec<FieldError>,
 }
 
 /// How clients' certificates are checked.
@@ -164,6 +166,8 @@ pub(super) struct Parsed {
     pub(super) not_made: Vec<FieldError>,
     /// What it refers to as a whole and is not there.
     pub(super) unresolved: Vec<FieldError>,
+    /// As [`Served::outdated`].
+    pub(super) outdated: Vec<FieldError>,
 }
 
 impl Parsed {
@@ -297,6 +301,7 @@ fn blank(name: &str, parent: &ObjectRef, field: String) -> Served {
         clients: None,
         is_contested: false,
         faults: Vec::new(),
+        outdated: Vec::new(),
     }
 }
 

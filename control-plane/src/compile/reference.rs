@@ -133,6 +133,14 @@ pub(super) fn permitted(
     Err(FieldError::new(format!("{field}.namespace"), "RefNotPermitted", message))
 }
 
+/// What is to be said where a field refers to what is in force as it was, if it is refused as it is now.
+pub(super) fn outdated(objects: &Objects, kind: Kind, name: &ObjectName, field: &str) -> Option<FieldError> {
+    let why = objects.why_refused(kind, name)?;
+    let message =
+        format!("{kind} {name} cannot be used as it is now ({why}); the last good version is served");
+    Some(FieldError::new(field, "Outdated", message))
+}
+
 fn in_namespace<'o>(objects: &'o Objects, namespace: &'o str) -> impl Iterator<Item = &'o ReferenceGrant> {
     let first = ObjectName::new(namespace, "");
     let grants = objects.grants.range(first..).take_while(move |(name, _)| *name.namespace == *namespace);

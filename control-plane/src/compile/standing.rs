@@ -128,6 +128,15 @@ impl Said {
     ) -> Self {
         errors.into_iter().next().map_or_else(|| Said::yes(kind, reason), |error| Said::no(kind, error))
     }
+
+    /// Where it is so, with a word on what is not as it is written all the same.
+    pub(super) fn but(mut self, hints: &[FieldError]) -> Self {
+        if self.status && self.message.is_empty() {
+            let said = hints.iter().map(|hint| format!("{}: {}", hint.field, hint.message));
+            self.message = said.collect::<Vec<_>>().join("; ");
+        }
+        self
+    }
 }
 
 /// The standing of all objects.
@@ -240,7 +249,7 @@ pub(super) fn listener(served: &Served, attached: usize, overlapping: Option<&Se
             (None, true) => Said::yes("Programmed", "Programmed"),
             (None, false) => Said { status: false, ..Said::yes("Programmed", "Invalid") },
         },
-        Said::unless("ResolvedRefs", "ResolvedRefs", of(Aspect::ResolvedRefs)),
+        Said::unless("ResolvedRefs", "ResolvedRefs", of(Aspect::ResolvedRefs)).but(&served.outdated),
     ];
     if let Some(other) = overlapping {
         let message = format!(

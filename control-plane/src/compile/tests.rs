@@ -159,6 +159,75 @@ fn a_renewed_certificate_changes_its_secret_and_nothing_else() {
 }
 
 #[test]
+fn a_secret_that_cannot_be_used_is_said_by_those_that_refer_to_it() {
+    let name = ObjectName::new("shop", "edge");
+    let gateway: Gateway = serde_json::from_value(json!({
+        "metadata": { "name": "edge", "namespace": "shop" },
+        "spec": {
+            "gatewayClassName": "pontoon",
+            "listeners": [{
+                "name": "https", "port": 443, "protocol": "HTTPS", "tls": { "certificateRefs": [{ "name": "cert" }] },
+            }],
+            "tls": { "backend": { "clientCertificateRef": { "name": "cert" } } },
+        }
+    }))
+    .expect("a gateway");
+    let secret = ObjectName::new("shop", "cert");
+    let refused = OrdMap::unit(
+        ObjectRef { kind: Kind::Secret, name: secret.clone() },
+        "data: it is no certificate".into(),
+    );
+    let signed = rcgen::generate_simple_self_signed(["shop.test".to_owned()]).expect("a certificate");
+    let good: Secret = serde_json::from_value(json!({
+        "metadata": { "name": "cert", "namespace": "shop" },
+        "type": "kubernetes.io/tls",
+        "stringData": { "tls.crt": signed.cert.pem(), "tls.key": signed.signing_key.serialize_pem() },
+    }))
+    .expect("a secret");
+    let mut compiler = Compiler::default();
+    let mut compiled = |secrets: OrdMap<_, _>, refused: OrdMap<_, _>| {
+        let gateways = OrdMap::unit(name.clone(), Arc::new(gateway.clone()));
+        let objects = Objects { gateways, secrets, refused, ..Objects::default() };
+        let compiled = compiler.compile(&Model { objects: Arc::new(objects), ..Model::default() });
+        let standing = compiled.standings.gateways[&name].clone();
+        let resolved = |conditions: &[standing::Said]| {
+            let said = conditions.iter().find(|said| said.kind == "ResolvedRefs").expect("it is said");
+            (said.status, said.reason, said.message.clone())
+        };
+        let object = ObjectRef { kind: Kind::Gateway, name: name.clone() };
+        let wrong = compiled.statuses.of(&object).iter().filter(|condition| !condition.status);
+        let wrong: Vec<_> = wrong.map(|condition| (condition.kind, condition.reason)).collect();
+        let served = compiled.views["shop/edge"].resources(ResourceType::Secret).len();
+        (served, resolved(&standing.conditions), resolved(&standing.listeners[0].conditions), wrong)
+    };
+    let of_listener = "spec.listeners[0].tls.certificateRefs[0]";
+    let of_gateway = "spec.tls.backend.clientCertificateRef";
+    let secrets = OrdMap::unit(secret, Arc::new(good));
+
+    let none = "there is no Secret shop/cert of type kubernetes.io/tls";
+    let (_, gateway, listener, _) = compiled(OrdMap::new(), OrdMap::new());
+    assert_eq!(gateway, (false, "InvalidClientCertificateRef", format!("{of_gateway}: {none}")));
+    assert_eq!(listener, (false, "InvalidCertificateRef", format!("{of_listener}: {none}")));
+
+    let bad = "Secret shop/cert cannot be used: data: it is no certificate";
+    let (served, gateway, listener, _) = compiled(OrdMap::new(), refused.clone());
+    assert_eq!(served, 0);
+    assert_eq!(gateway, (false, "InvalidClientCertificateRef", format!("{of_gateway}: {bad}")));
+    assert_eq!(listener, (false, "InvalidCertificateRef", format!("{of_listener}: {bad}")));
+
+    let kept = "Secret shop/cert cannot be used as it is now (data: it is no certificate); the last good version is served";
+    let (served, gateway, listener, wrong) = compiled(secrets.clone(), refused);
+    assert_eq!(served, 2);
+    assert_eq!(gateway, (true, "ResolvedRefs", format!("{of_gateway}: {kept}")));
+    assert_eq!(listener, (true, "ResolvedRefs", format!("{of_listener}: {kept}")));
+    assert_eq!(wrong, [(ConditionType::Effective, "Outdated"); 2]);
+
+    let (_, gateway, listener, wrong) = compiled(secrets, OrdMap::new());
+    assert_eq!([gateway, listener], [(); 2].map(|()| (true, "ResolvedRefs", String::new())));
+    assert_eq!(wrong, []);
+}
+
+#[test]
 fn a_change_of_endpoints_changes_these_and_nothing_else() {
     let mut compiler = Compiler::default();
     let before = compiler.compile(&model());

@@ -121,7 +121,7 @@ fn authority<'o>(
     permitted(objects, from, ("", "ConfigMap", &name), field)?;
     let wrong = |message: String| FieldError::new(field, "InvalidCACertificateRef", message);
     let map = objects.config_maps.get(&name);
-    let map = map.ok_or_else(|| wrong(format!("there is no ConfigMap {name}")))?;
+    let map = map.ok_or_else(|| wrong(objects.why_missing(Kind::ConfigMap, &name)))?;
     let text = map.data.get(CA);
     let text = text.ok_or_else(|| wrong(format!("ConfigMap {name} has no {CA}")))?;
     let source = material::Source::Inline(text.as_bytes().into());

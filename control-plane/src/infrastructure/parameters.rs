@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value};
 
 use super::provision::PROXY;
-use crate::objects::{DEFAULT_NAMESPACE, Gateway, GatewayClass, ObjectName, Objects};
+use crate::objects::{DEFAULT_NAMESPACE, Gateway, GatewayClass, Kind, ObjectName, Objects};
 
 /// Parameters that cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -183,7 +183,8 @@ fn named_by(objects: &Objects, kind: (&str, &str), name: &ObjectName) -> Read {
     if kind != ("", "ConfigMap") {
         return Err("expected a ConfigMap".to_owned());
     }
-    let config_map = objects.config_maps.get(name).ok_or_else(|| format!("there is no ConfigMap {name}"))?;
+    let config_map =
+        objects.config_maps.get(name).ok_or_else(|| objects.why_missing(Kind::ConfigMap, name))?;
     let read = Parameters::read(&config_map.data);
     read.map(Some).map_err(|error| format!("ConfigMap {name}: {error}"))
 }

@@ -76,6 +76,20 @@ impl Loaded {
         self.sources.insert(reference, Source { file: file.clone(), tree: tree.clone() });
     }
 
+    /// Takes up what is wrong with an object as it is now. True: those that refer to it have something else to say.
+    pub(super) fn note_refused(&mut self, reference: &ObjectRef, problem: Option<&Problem>) -> bool {
+        let why = problem.filter(|_| reference.kind.is_said_by_others()).map(Problem::why);
+        if self.objects.refused.get(reference).map(|before| &**before) == why.as_deref() {
+            return false;
+        }
+        let refused = &mut Arc::make_mut(&mut self.objects).refused;
+        match why {
+            Some(why) => drop(refused.insert(reference.clone(), why.into())),
+            None => drop(refused.remove(reference)),
+        }
+        true
+    }
+
     /// One object less.
     pub(super) fn take(&mut self, reference: &ObjectRef) {
         if self.sources.remove(reference).is_some() {
@@ -94,6 +108,8 @@ impl Loaded {
 #[derive(Debug, Default)]
 pub(super) struct Catalogue {
     in_force: BTreeMap<ObjectRef, Entry>,
+    /// As [`Objects::refused`].
+    refused: OrdMap<ObjectRef, Arc<str>>,
     /// Documents by file, read again only when the text changes.
     parsed: BTreeMap<Arc<str>, Parsed>,
     last: Loaded,
@@ -113,6 +129,7 @@ impl Catalogue {
     pub(super) fn update(&mut self, files: &BTreeMap<Arc<str>, File>) -> Loaded {
         self.parse(files);
         let mut problems = Vec::new();
+        self.refused = OrdMap::new();
         let mut suspect = BTreeSet::new();
         let mut defined: BTreeMap<ObjectRef, Vec<(Arc<str>, usize)>> = BTreeMap::new();
         for (name, file) in files {
@@ -213,6 +230,9 @@ impl Catalogue {
             }
             Err(found) => {
                 problems.extend(found.iter().cloned());
+                if let Some(first) = found.first().filter(|_| object.kind.is_said_by_others()) {
+                    self.refused.insert(object.clone(), first.why().into());
+                }
                 if self.in_force.contains_key(&object) {
                     let message = "the last good version stays in force".to_owned();
                     let error = FieldError::new("", "kept", message);
@@ -224,7 +244,7 @@ impl Catalogue {
     }
 
     fn loaded(&mut self, problems: Vec<Problem>) -> Loaded {
-        let mut objects = Objects::default();
+        let mut objects = Objects { refused: self.refused.clone(), ..Objects::default() };
         let mut sources = OrdMap::new();
         for (reference, entry) in &self.in_force {
             objects.put(reference.name.clone(), &entry.object);

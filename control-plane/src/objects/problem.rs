@@ -66,6 +66,14 @@ impl fmt::Display for Problem {
 }
 
 impl Problem {
+    /// What is wrong, in a few words, for those that refer to the object.
+    pub(super) fn why(&self) -> String {
+        match self.field.as_str() {
+            "" => self.message.clone(),
+            field => format!("{field}: {}", self.message),
+        }
+    }
+
     /// As it is printed, but for the file and the place in it.
     pub fn words(&self) -> String {
         let object = self.object.as_ref().map(ToString::to_string);

@@ -752,6 +752,25 @@ fn routes_of_a_host_are_served_beside_an_ingress_with_its_certificate() {
 }
 
 #[test]
+fn a_certificate_that_cannot_be_used_is_said_of_its_ingress() {
+    let of = |secret: Option<Arc<crate::objects::Secret>>| {
+        let mut objects = objects(&[with_certificate()]);
+        objects.secrets.extend(secret.map(|secret| (named("shop"), secret)));
+        let object = ObjectRef { kind: Kind::Secret, name: named("shop") };
+        objects.refused.insert(object, "data: it is no certificate".into());
+        let compiled = compile(&Model { objects: Arc::new(objects), ..Model::default() });
+        let said = compiled.statuses.of(&ObjectRef { kind: Kind::Ingress, name: named("shop") });
+        let said = said.iter().filter(|condition| !condition.status);
+        said.map(|said| (said.reason, said.field.clone(), said.message.clone())).collect::<Vec<_>>()
+    };
+    let field = "spec.tls[0].secretName".to_owned();
+    let message = "Secret default/shop cannot be used: data: it is no certificate".to_owned();
+    assert_eq!(of(None), [("InvalidCertificateRef", field.clone(), message)]);
+    let kept = of(Some(secret_of_shop()));
+    assert!(matches!(kept.as_slice(), [("Outdated", at, _)] if *at == field), "{kept:?}");
+}
+
+#[test]
 fn a_host_with_a_certificate_is_for_https() {
     let secret = secret_of_shop();
     let of = |annotations: &[(&str, &str)]| {

@@ -210,3 +210,27 @@ fn a_gateway_or_route_that_no_version_could_serve_keeps_its_last_good_version() 
         assert!(after.problems.iter().any(|p| p.reason == "kept"), "{wrong}");
     }
 }
+
+#[test]
+fn why_a_secret_cannot_be_used_is_known_to_those_that_refer_to_it() {
+    let signed = rcgen::generate_simple_self_signed(["shop.test".to_owned()]).expect("a certificate");
+    let secret = |crt: &str| {
+        let data = serde_json::json!({ "tls.crt": crt, "tls.key": signed.signing_key.serialize_pem() });
+        format!(
+            "apiVersion: v1\nkind: Secret\nmetadata: {{name: cert}}\ntype: kubernetes.io/tls\nstringData: {data}\n"
+        )
+    };
+    let name = ObjectName::new("default", "cert");
+    let why = |loaded: &Loaded| {
+        let objects = &loaded.objects;
+        (objects.secrets.contains_key(&name), objects.why_refused(Kind::Secret, &name).map(str::to_owned))
+    };
+    let mut directory = Directory::default();
+    let refused = (false, Some("data: the certificate chain has no certificate".to_owned()));
+    assert_eq!(why(&directory.write("a.yaml", &secret("no certificate")).look()), refused);
+    assert_eq!(why(&directory.write("a.yaml", &secret(&signed.cert.pem())).look()), (true, None));
+    let kept = directory.write("a.yaml", &secret("no certificate")).look();
+    assert_eq!(why(&kept), (true, refused.1));
+    assert!(Arc::ptr_eq(&kept.objects, &directory.look().objects));
+    assert_eq!(why(&directory.remove("a.yaml").look()), (false, None));
+}

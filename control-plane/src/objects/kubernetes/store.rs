@@ -291,6 +291,7 @@ impl Store {
         }
         self.read.insert(object.clone(), tree.clone());
         let document = read(&tree);
+        let mut refused = None;
         match document.outcome {
             Ok(read) if document.identity == Identity::Known(object.clone()) => {
                 if self.good.get(&object) != Some(&read) {
@@ -301,6 +302,7 @@ impl Store {
             }
             Ok(_) => {}
             Err(found) => {
+                refused = found.first().cloned();
                 problems.extend(
                     found.into_iter().map(|problem| Problem { object: Some(object.clone()), ..problem }),
                 );
@@ -311,6 +313,7 @@ impl Store {
                 }
             }
         }
+        self.loaded_changed |= self.loaded.note_refused(&object, refused.as_ref());
         self.note(object, problems);
     }
 
@@ -375,6 +378,7 @@ impl Store {
         self.loaded_changed |= self.loaded.generations.remove(object).is_some();
         self.observations_changed |= self.observations.remove(object).is_some();
         self.problems_changed |= self.problems.remove(object).is_some();
+        self.loaded_changed |= self.loaded.note_refused(object, None);
         if self.good.remove(object).is_some() {
             self.loaded.take(object);
             self.loaded_changed = true;

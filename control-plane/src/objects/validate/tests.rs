@@ -80,6 +80,24 @@ fn a_migration_that_no_route_uses_is_a_warning() {
 }
 
 #[test]
+fn a_secret_that_cannot_be_used_is_said_where_it_is_and_where_it_is_named() {
+    let gateway = GATEWAY.to_owned()
+        + "  - {name: tls, port: 8443, protocol: HTTPS, tls: {certificateRefs: [{name: cert}]}}\n";
+    let secret = "apiVersion: v1\nkind: Secret\nmetadata: {name: cert}\ntype: kubernetes.io/tls\nstringData: {tls.crt: no, tls.key: no}\n";
+    let report = report(&[("gateway.yaml", &gateway), ("secret.yaml", secret)]);
+    let why = "the private key is not usable PEM: there is none in it";
+    let lines = lines(&report);
+    assert_eq!(lines.len(), 2, "{report}");
+    assert!(lines[0].starts_with("gateway.yaml:8:"), "{report}");
+    assert!(
+        lines[0]
+            .ends_with(&format!("Secret default/cert cannot be used: data: {why} (InvalidCertificateRef)")),
+        "{report}"
+    );
+    assert!(lines[1].ends_with(&format!("Secret default/cert: data: {why} (invalid_value)")), "{report}");
+}
+
+#[test]
 fn a_path_that_is_not_there_is_an_error() {
     assert!(!validate(Path::new("/does/not/exist")).is_ok());
 }

@@ -230,6 +230,40 @@ fn a_gateway_is_claimed_by_our_status_until_it_names_another_class() {
 }
 
 #[test]
+fn why_a_secret_cannot_be_used_is_known_to_those_that_refer_to_it() {
+    let signed = rcgen::generate_simple_self_signed(["shop.test".to_owned()]).expect("a certificate");
+    let secret = |crt: &str, labels: Json| {
+        json!({
+            "apiVersion": "v1", "kind": "Secret",
+            "metadata": { "name": "cert", "namespace": "shop", "labels": labels },
+            "type": "kubernetes.io/tls",
+            "stringData": { "tls.crt": crt, "tls.key": signed.signing_key.serialize_pem() },
+        })
+    };
+    let (good, bad) = (secret(&signed.cert.pem(), json!({})), secret("not a certificate", json!({})));
+    let name = ObjectName::new("shop", "cert");
+    let why = |case: &Case| {
+        let objects = &case.loaded.objects;
+        (objects.secrets.contains_key(&name), objects.why_refused(Kind::Secret, &name).map(str::to_owned))
+    };
+    let mut case = Case::new(std::slice::from_ref(&bad));
+    let refused = (false, Some("data: the certificate chain has no certificate".to_owned()));
+    assert_eq!(why(&case), refused);
+    assert!(!case.apply(secret("not a certificate", json!({ "a": "b" }))), "no news");
+    assert!(case.apply(good.clone()));
+    assert_eq!(why(&case), (true, None));
+    assert!(case.apply(bad.clone()));
+    assert_eq!(why(&case), (true, refused.1));
+    // What says so in its own status is not among these.
+    let objects = case.loaded.objects.clone();
+    case.apply(route(1, json!({ "sorcery": true })));
+    assert!(Arc::ptr_eq(&objects, &case.loaded.objects));
+    case.store.hear(Kind::Secret, Some(Heard::Deleted(name.clone())), Instant::now());
+    assert!(case.take());
+    assert_eq!(why(&case), (false, None));
+}
+
+#[test]
 fn what_nobody_reads_of_a_config_map_is_no_change() {
     let config_map = |version: u64, leader: &str, data: Json| {
         json!({
