@@ -15,6 +15,7 @@ mod attach;
 mod backend;
 mod chain;
 mod cluster;
+mod conflict;
 mod connection;
 mod filter;
 mod follow;
@@ -160,6 +161,7 @@ struct Plan {
     /// Routes hang on Services.
     has_frontends: bool,
     referrers: follow::Referrers,
+    conflicts: conflict::Conflicts,
     views: BTreeMap<Arc<str>, PlannedView>,
     /// Every cluster in use, by name.
     upstreams: BTreeMap<Arc<str>, Used>,
@@ -513,6 +515,7 @@ impl Plan {
         mesh::refuse_parameters(objects, &mut statuses);
 
         let mut views = BTreeMap::new();
+        let mut conflicts = conflict::Conflicts::default();
         for (name, parsed) in &gateways {
             let attachments = attachments.get(name).map_or(&[][..], Vec::as_slice);
             let output = view::build(name, parsed, attachments, &routes);
@@ -530,6 +533,16 @@ impl Plan {
                     }
                 }
             }
+            for port in &output.ports {
+                for (place, route) in follow::places(name, parsed, port, attachments) {
+                    if let Some(compiled) = routes.requests.get(route) {
+                        conflicts.put(&place, route, compiled);
+                    }
+                }
+            }
+            for (place, route, winner) in output.lost {
+                conflicts.lose(place, &route, winner);
+            }
             let view = PlannedView {
                 clusters,
                 with_certificate: parsed.backend_certificate.is_some(),
@@ -540,6 +553,7 @@ impl Plan {
             };
             views.insert(view_name, view);
         }
+        conflicts.say([], &routes, &gateways, &mut statuses, &mut standings);
         Self::settle(objects, &on_the_wire, &mut statuses);
         for (name, wire) in &mut on_the_wire {
             if let Some(service) = sidecar::service_of(objects, name) {
@@ -567,6 +581,7 @@ impl Plan {
             http,
             has_frontends: !of_services.is_empty(),
             referrers,
+            conflicts,
             views,
             upstreams,
             statuses: Arc::new(statuses),

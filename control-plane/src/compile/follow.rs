@@ -9,6 +9,9 @@ use imbl::ordmap::DiffItem;
 use pontoon_xds::{Resource, ResourceType};
 
 use super::attach::Attachment;
+use super::conflict::Place;
+use super::hosts::Hosts;
+use super::listener::Parsed;
 use super::routes::{self, HttpHung};
 use super::standing::Standings;
 use super::status::Statuses;
@@ -121,12 +124,14 @@ impl Plan {
         }
 
         let mut touched = Touched::default();
+        let mut said = BTreeSet::new();
         let mut gateways = BTreeSet::new();
         let (mut statuses, mut standings) =
             (Statuses::clone(&self.statuses), Standings::clone(&self.standings));
         for (name, new) in new {
             let route = ObjectRef { kind: Kind::HttpRoute, name: name.clone() };
             statuses.forget(&route);
+            said.insert(route.clone());
             standings.routes.remove(&route);
             if let Some(old) = self.http.remove(&name) {
                 gateways.extend(old.one.attachments.keys().cloned());
@@ -142,6 +147,7 @@ impl Plan {
                 self.http.insert(name, new);
             }
         }
+        self.conflicts.say(said, &self.routes, &self.gateways, &mut statuses, &mut standings);
         for name in gateways {
             let Some(parsed) = self.gateways.get(&name) else { continue };
             gateway::stand_one(now, (&name, parsed), &self.attached, &mut standings);
@@ -167,6 +173,9 @@ impl Plan {
             let Some((_, view)) = view_of(&mut self.views, gateway) else { continue };
             for port in &mut view.ports {
                 attachments.iter().for_each(|attachment| port.put(attachment, parsed));
+                for (place, route) in places(gateway, parsed, port, attachments) {
+                    self.conflicts.put(&place, route, &hung.compiled);
+                }
             }
             for _ in 0..tables(view, attachments) {
                 for (cluster, upstream) in &hung.compiled.upstreams {
@@ -192,6 +201,9 @@ impl Plan {
             let Some((_, view)) = view_of(&mut self.views, gateway) else { continue };
             for port in &mut view.ports {
                 attachments.iter().for_each(|attachment| port.take(attachment, parsed));
+                for (place, route) in places(gateway, parsed, port, attachments) {
+                    self.conflicts.take(&place, route, &hung.compiled);
+                }
             }
             for _ in 0..tables(view, attachments) {
                 for cluster in hung.compiled.upstreams.keys() {
@@ -212,6 +224,22 @@ impl Plan {
         }
         touched.clusters.extend(hung.compiled.upstreams.keys().cloned());
     }
+}
+
+/// The places that a route has on a port.
+pub(super) fn places<'a>(
+    gateway: &'a ObjectName,
+    parsed: &'a Parsed,
+    port: &'a Hosts,
+    attachments: impl IntoIterator<Item = &'a Attachment>,
+) -> impl Iterator<Item = (Place, &'a ObjectRef)> {
+    attachments.into_iter().flat_map(move |attachment| {
+        let Attachment { route, listener, hostnames } = attachment;
+        let hosts = hostnames.iter().filter(|host| port.serves(*listener, host, parsed));
+        hosts.map(move |host| {
+            (Place { gateway: gateway.clone(), listener: *listener, host: host.clone() }, route)
+        })
+    })
 }
 
 fn view_of<'v>(

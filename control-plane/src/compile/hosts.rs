@@ -162,9 +162,18 @@ impl Hosts {
     }
 
     fn has(&self, attachment: &Attachment, parsed: &Parsed) -> bool {
-        let served = parsed.listeners.get(attachment.listener);
-        self.is_here(attachment.listener)
+        self.is_of_requests(attachment.listener, parsed)
+    }
+
+    fn is_of_requests(&self, listener: usize, parsed: &Parsed) -> bool {
+        let served = parsed.listeners.get(listener);
+        self.is_here(listener)
             && served.is_some_and(|served| matches!(served.protocol, Protocol::Http | Protocol::Https))
+    }
+
+    /// Whether requests for a host come to the routes of a listener.
+    pub(super) fn serves(&self, listener: usize, host: &Hostname, parsed: &Parsed) -> bool {
+        self.is_of_requests(listener, parsed) && self.owner(host) == Some(listener)
     }
 
     /// The route configurations in which something changed.

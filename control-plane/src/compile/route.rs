@@ -21,6 +21,7 @@ use envoy_types::util::pack_any;
 
 use super::backend::{self, Arm, Destination, Splits};
 use super::chain::CORS;
+use super::conflict;
 use super::filter::{self, Filters, Headers, RewritePath};
 use super::matching::{self, Matched, PathMatch, Rank};
 use super::migration::Split;
@@ -54,16 +55,20 @@ pub(super) struct Compiled {
 pub(super) struct Entry {
     pub(super) order: Order,
     pub(super) routes: Vec<Route>,
+    /// Of its match; `None`: it is for what nobody else takes.
+    pub(super) sum: Option<conflict::Sum>,
+    /// Where an Ingress has it; empty for other kinds, of which rule and match say it.
+    pub(super) field: Box<str>,
 }
 
 /// First the rank, then the Gateway API's tie-breaks: the older route, the name, the place in the route.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Order {
     pub(super) rank: Rank,
-    created: jiff::Timestamp,
+    pub(super) created: jiff::Timestamp,
     name: ObjectName,
     pub(super) rule: usize,
-    matched: usize,
+    pub(super) matched: usize,
 }
 
 /// Compiles an `HTTPRoute`.
@@ -138,15 +143,16 @@ fn compile(
                 matched: number,
             };
             let at = format!("{field}.matches[{number}]");
-            match routes(kind, &route_name, &matched, &action) {
-                Ok(routes) => compiled.entries.push(Entry { order, routes }),
+            let routes = match routes(kind, &route_name, &matched, &action) {
+                Ok(routes) => routes,
                 Err(message) => {
                     let error = FieldError::new(at, "UnsupportedValue", message);
                     compiled.errors.push((ConditionType::Accepted, error));
-                    let routes = vec![named(&route_name, matched.route_match(), unavailable(kind))];
-                    compiled.entries.push(Entry { order, routes });
+                    vec![named(&route_name, matched.route_match(), unavailable(kind))]
                 }
-            }
+            };
+            let sum = Some(conflict::sum(matched.route_match()));
+            compiled.entries.push(Entry { order, routes, sum, field: "".into() });
         }
     }
     compiled

@@ -67,6 +67,16 @@ impl Statuses {
         self.0.remove(object);
     }
 
+    /// Takes back what was said of an object for a reason.
+    pub(super) fn retract(&mut self, object: &ObjectRef, reason: &str) {
+        let is_it = |condition: &Condition| condition.reason == reason;
+        if self.of(object).iter().any(is_it)
+            && let Some(conditions) = self.0.get_mut(object)
+        {
+            Arc::make_mut(conditions).retain(|condition| !is_it(condition));
+        }
+    }
+
     /// Notes that something is not as written.
     pub(super) fn refuse(&mut self, object: &ObjectRef, kind: ConditionType, error: FieldError) {
         let FieldError { field, reason, message } = error;

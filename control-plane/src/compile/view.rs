@@ -10,6 +10,7 @@ use pontoon_xds::Resource;
 
 use super::attach::Attachment;
 use super::chain;
+use super::conflict::{Place, Winner};
 use super::connection;
 use super::hostname::Hostname;
 use super::hosts::Hosts;
@@ -30,6 +31,8 @@ pub(super) struct Output {
     pub(super) ports: Vec<Hosts>,
     /// By route configuration, or by listener where there is none: the routes in it.
     pub(super) members: BTreeMap<String, BTreeSet<ObjectRef>>,
+    /// Routes of connections that get none somewhere.
+    pub(super) lost: Vec<(Place, ObjectRef, Winner)>,
 }
 
 /// All routes, compiled.
@@ -166,17 +169,26 @@ impl Port<'_> {
         all: &Hosts,
         output: &mut Output,
     ) -> Vec<FilterChain> {
-        let mut hosts: BTreeMap<Hostname, (&connection::Compiled, &ObjectRef)> = BTreeMap::new();
+        let mut hosts: BTreeMap<Hostname, BTreeMap<_, (&connection::Compiled, &ObjectRef)>> = BTreeMap::new();
         for attachment in self.attached(index) {
             let Some(compiled) = self.routes.connections.get(&attachment.route) else { continue };
             for host in attachment.hostnames.iter().filter(|host| all.owner(host) == Some(index)) {
-                let entry = hosts.entry(host.clone()).or_insert((compiled, &attachment.route));
-                if compiled.order < entry.0.order {
-                    *entry = (compiled, &attachment.route);
-                }
+                let claims = hosts.entry(host.clone()).or_default();
+                claims.insert(&compiled.order, (compiled, &attachment.route));
             }
         }
         let Some(served) = self.parsed.listeners.get(index) else { return Vec::new() };
+        for (host, claims) in &hosts {
+            for ((before, (_, winner)), (order, (_, route))) in claims.iter().zip(claims.iter().skip(1)) {
+                let why = if before.0 < order.0 { "is older" } else { "is the first by name" };
+                let winner = Winner { object: (*winner).clone(), why };
+                let place = Place { gateway: self.gateway.clone(), listener: index, host: host.clone() };
+                output.lost.push((place, (*route).clone(), winner));
+            }
+        }
+        let first = |(host, claims): (Hostname, BTreeMap<_, _>)| Some((host, claims.into_values().next()?));
+        let hosts: BTreeMap<Hostname, (&connection::Compiled, &ObjectRef)> =
+            hosts.into_iter().filter_map(first).collect();
         let used = hosts.values().map(|(_, route)| (*route).clone());
         output.members.entry(resource.to_owned()).or_default().extend(used);
         let chains = hosts.iter().filter_map(|(host, (compiled, _))| {

@@ -117,10 +117,15 @@ impl Step {
                         "requestMirror": { "backendRef": { "name": service(mirror), "port": 80 } },
                     }])
                 });
+                // The younger the number, but for those that do not say it.
+                let mut metadata = json!({ "name": format!("r{number}") });
+                if number % 3 != 0 {
+                    metadata["creationTimestamp"] = json!(format!("2026-01-0{}T00:00:00Z", 9 - number));
+                }
                 let mut route = json!({
-                    "metadata": { "name": format!("r{number}") },
+                    "metadata": metadata,
                     "spec": { "parentRefs": [parent, { "name": "edge" }], "hostnames": hosts, "rules": [{
-                        "matches": [{ "path": { "value": format!("/{of}") } }],
+                        "matches": [{ "path": { "value": format!("/{of}") } }, { "path": { "value": "/0" } }],
                         "filters": mirror.unwrap_or_else(|| json!([])),
                         "backendRefs": [{ "name": service(*of), "port": 80 }],
                     }] }

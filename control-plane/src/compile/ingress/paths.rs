@@ -20,6 +20,7 @@ use super::{namespace_of, rate};
 use crate::compile::INVALID;
 use crate::compile::backend::Splits;
 use crate::compile::chain::{BUFFER, EXT_AUTHZ, RATE_LIMIT, RBAC, SESSION};
+use crate::compile::conflict;
 use crate::compile::policy;
 use crate::compile::route::{self, Compiled};
 use crate::compile::status::ConditionType;
@@ -199,6 +200,10 @@ impl<'i> Host<'i> {
                     route.typed_per_filter_config.insert(EXT_AUTHZ.to_owned(), said);
                 }
             }
+            // A default backend is for what others leave.
+            let last = entry.routes.last().filter(|_| rule.path != Path::Everything);
+            entry.sum = last.and_then(|route| route.r#match.clone()).map(conflict::sum);
+            entry.field = rule.field.as_str().into();
         }
         if let Some(asked) = asked {
             compiled.upstreams.insert(asked.name.clone(), asked);

@@ -771,6 +771,34 @@ fn a_certificate_that_cannot_be_used_is_said_of_its_ingress() {
 }
 
 #[test]
+fn the_younger_of_two_ingresses_with_one_path_is_told_of_the_other() {
+    let of = |name: &str, year: u32, written: &str| {
+        let path = |path: &str| json!({ "pathType": "Prefix", "path": path, "backend": backend(name) });
+        json!({
+            "metadata": { "name": name, "creationTimestamp": format!("{year}-01-01T00:00:00Z") },
+            "spec": {
+                "defaultBackend": backend(name),
+                "rules": [{ "host": "shop.example.com", "http": { "paths": [path("/"), path(written)] } }],
+            },
+        })
+    };
+    let compiled = compiled(&[of("young", 2025, "/shop"), of("old", 2024, "/shop/")]);
+    let said = |name: &str| {
+        let said = compiled.statuses.of(&ObjectRef { kind: Kind::Ingress, name: named(name) });
+        let said = said.iter().filter(|condition| condition.reason == "NeverTaken");
+        said.map(|said| format!("{}: {}", said.field, said.message)).collect::<Vec<_>>()
+    };
+    assert_eq!(said("old"), [""; 0]);
+    let young = said("young");
+    assert_eq!(young.len(), 2, "{young:?}");
+    assert!(
+        young[1].starts_with("spec.rules[0].http.paths[1]: no requests for shop.example.com on"),
+        "{young:?}"
+    );
+    assert!(young[1].contains("Ingress default/old has the same match and is older"), "{young:?}");
+}
+
+#[test]
 fn a_host_with_a_certificate_is_for_https() {
     let secret = secret_of_shop();
     let of = |annotations: &[(&str, &str)]| {
