@@ -247,6 +247,7 @@ fn obeys(kind: &str, of: &DynamicMessage, value: &Value, field: &FieldDescriptor
     let is_empty = match value {
         Value::String(text) => text.is_empty(),
         Value::List(items) => items.is_empty(),
+        Value::U32(number) => *number == 0,
         _ => false,
     };
     if is_empty && is_true(of, "ignore_empty") {
@@ -446,6 +447,7 @@ mod tests {
         "string.well_known_regex",
         "uint32.gt",
         "uint32.gte",
+        "uint32.ignore_empty",
         "uint32.lt",
         "uint32.lte",
         "uint64.gt",
