@@ -32,6 +32,9 @@ fn the_page_of_attacks_names_tests_that_exist() {
         let mut text = String::new();
         if folder.is_dir() {
             sources(&folder, &mut text);
+            if !name.contains(": ") {
+                sources(&here.join("../xds/src"), &mut text);
+            }
         } else if let Some((file, _)) = name.split_once(": ") {
             for tests in ["../control-plane/tests", "../xds/tests"] {
                 let folder = here.join(tests).join(file);
