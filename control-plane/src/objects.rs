@@ -289,6 +289,15 @@ pub struct Objects {
     pub refused: OrdMap<ObjectRef, Arc<str>>,
 }
 
+/// Those of one namespace, without a look at the others.
+pub(crate) fn in_namespace<'o, T: Clone>(
+    all: &'o OrdMap<ObjectName, T>,
+    namespace: &str,
+) -> impl Iterator<Item = (&'o ObjectName, &'o T)> {
+    let first = ObjectName::new(namespace, "");
+    all.range(first..).take_while(move |(name, _)| *name.namespace == *namespace)
+}
+
 impl Objects {
     fn put(&mut self, name: ObjectName, object: &Object) {
         match object {
@@ -332,6 +341,11 @@ impl Objects {
             Kind::TcpRoute => drop(self.tcp_routes.remove(name)),
             Kind::TlsRoute => drop(self.tls_routes.remove(name)),
         }
+    }
+
+    /// Whether there is a `GatewayClass` of this name, whoever's it is.
+    pub fn has_class(&self, name: &str) -> bool {
+        self.gateway_classes.contains_key(&ObjectName::new("", name))
     }
 
     /// Why a `Secret` or `ConfigMap` cannot be used as it is now.

@@ -14,7 +14,7 @@ use super::reference::{Backend, permitted};
 use crate::model::upstream::Upstream;
 use crate::objects::pool::EurekaSource;
 use crate::objects::problem::{FieldError, did_you_mean};
-use crate::objects::{Kind, ObjectName, ObjectRef, Objects};
+use crate::objects::{Kind, ObjectName, ObjectRef, Objects, in_namespace};
 
 /// The Gateway API's own limit.
 const MAX_WEIGHT: u32 = 1_000_000;
@@ -191,9 +191,7 @@ fn one<'s>(
                     FieldError::new(format!("{field}.{}", error.field), reason, error.message)
                 })?
             } else if !splits.may_be_registered(backend.name) {
-                let from = ObjectName::new(namespace, "");
-                let known = objects.services.range(from..).map(|(name, _)| name);
-                let known = known.take_while(|name| *name.namespace == *namespace).map(|name| &*name.name);
+                let known = in_namespace(&objects.services, namespace).map(|(name, _)| &*name.name);
                 return Err(not_found("Service", did_you_mean(backend.name, known)));
             } else {
                 let source = EurekaSource { application: backend.name.to_owned(), selector: BTreeMap::new() };
@@ -201,7 +199,7 @@ fn one<'s>(
             }
         }
         "Pool" => {
-            let known = || objects.pools.keys().filter(|k| &*k.namespace == namespace).map(|k| &*k.name);
+            let known = || in_namespace(&objects.pools, namespace).map(|(name, _)| &*name.name);
             let pool = objects
                 .pools
                 .get(&name)

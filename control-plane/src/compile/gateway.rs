@@ -37,11 +37,7 @@ pub fn is_ours(objects: &Objects, class: &str) -> bool {
 /// another of a newer kind, does not mean that what goes through its gateways now is to end.
 fn is_our_gateway(objects: &Objects, name: &ObjectName, class: &str) -> bool {
     let was_ours = || objects.claimed.get(name).is_some_and(|at| **at == *class);
-    is_ours(objects, class) || !is_there(objects, class) && was_ours()
-}
-
-fn is_there(objects: &Objects, class: &str) -> bool {
-    objects.gateway_classes.contains_key(&ObjectName::new("", class))
+    is_ours(objects, class) || !objects.has_class(class) && was_ours()
 }
 
 /// Reads all gateways.

@@ -12,7 +12,7 @@ use super::status::{ConditionType, Statuses};
 use super::trust::{self, Authority};
 use crate::model::upstream::{EndpointName, Tls, Upstream};
 use crate::objects::problem::FieldError;
-use crate::objects::{BackendTlsPolicy, Kind, ObjectName, ObjectRef, Objects};
+use crate::objects::{BackendTlsPolicy, Kind, ObjectName, ObjectRef, Objects, in_namespace};
 
 /// The endpoints expect TLS, and no policy says how it is spoken.
 pub(super) const NO_POLICY: &str = "UnsupportedProtocol";
@@ -119,10 +119,8 @@ fn in_force<'o>(
     target: &ObjectName,
     section: Option<&str>,
 ) -> Option<(&'o ObjectName, &'o Arc<BackendTlsPolicy>)> {
-    let first = ObjectName::new(target.namespace.clone(), "");
-    let policies = objects.backend_tls_policies.range(first..);
-    let policies = policies.take_while(|(name, _)| name.namespace == target.namespace);
     // What it is for is of its own namespace.
+    let policies = in_namespace(&objects.backend_tls_policies, &target.namespace);
     let meant = policies.filter(|(_, policy)| {
         policy.spec.target_refs.iter().any(|of| {
             of.group == group

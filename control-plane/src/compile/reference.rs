@@ -6,7 +6,7 @@ use gateway_api::{grpcroutes, tlsroutes};
 use serde::Serialize;
 
 use crate::objects::problem::FieldError;
-use crate::objects::{Kind, ObjectName, Objects, ReferenceGrant};
+use crate::objects::{Kind, ObjectName, Objects, ReferenceGrant, in_namespace};
 
 /// The group of the Gateway API.
 pub const GATEWAY_GROUP: &str = "gateway.networking.k8s.io";
@@ -122,7 +122,8 @@ pub(super) fn permitted(
             to.group == group && to.kind == target_kind && named
         })
     };
-    if *target.namespace == *namespace || in_namespace(objects, &target.namespace).any(is_granted) {
+    let mut grants = in_namespace(&objects.grants, &target.namespace);
+    if *target.namespace == *namespace || grants.any(|(_, grant)| is_granted(grant)) {
         return Ok(());
     }
     let a = if kind == Kind::Ingress { "an" } else { "a" };
@@ -139,10 +140,4 @@ pub(super) fn outdated(objects: &Objects, kind: Kind, name: &ObjectName, field: 
     let message =
         format!("{kind} {name} cannot be used as it is now ({why}); the last good version is served");
     Some(FieldError::new(field, "Outdated", message))
-}
-
-fn in_namespace<'o>(objects: &'o Objects, namespace: &'o str) -> impl Iterator<Item = &'o ReferenceGrant> {
-    let first = ObjectName::new(namespace, "");
-    let grants = objects.grants.range(first..).take_while(move |(name, _)| *name.namespace == *namespace);
-    grants.map(|(_, grant)| &**grant)
 }

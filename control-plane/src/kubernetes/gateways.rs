@@ -448,9 +448,8 @@ fn is_left(objects: &Objects, name: &ObjectName, made: &Made) -> bool {
     let Some(gateway) = objects.gateways.get(&made.gateway) else { return false };
     let class = gateway.spec.gateway_class_name.as_str();
     let is_its = gateway.metadata.uid.as_deref() == Some(made.owner.as_str());
-    let is_known = objects.gateway_classes.contains_key(&ObjectName::new("", class));
-    let is_kept =
-        *name.name == *name_of(&made.gateway.name, class) && (is_our_class(objects, class) || !is_known);
+    let is_maybe_ours = is_our_class(objects, class) || !objects.has_class(class);
+    let is_kept = *name.name == *name_of(&made.gateway.name, class) && is_maybe_ours;
     is_its && !is_kept
 }
 

@@ -324,7 +324,11 @@ impl Store {
             let is_known = || claimed.get(name).is_some_and(|at| **at == **class);
             observation.has_our_status && (observation.is_said_of_all() || is_known())
         });
-        if claimed.get(name).map(|at| &**at) == class {
+        self.claim(name, class);
+    }
+
+    fn claim(&mut self, name: &ObjectName, class: Option<&str>) {
+        if self.loaded.objects.claimed.get(name).map(|at| &**at) == class {
             return;
         }
         let claimed = &mut Arc::make_mut(&mut self.loaded.objects).claimed;
@@ -386,9 +390,8 @@ impl Store {
         if object.kind == Kind::Migration {
             self.loaded_changed |= self.states.remove(&object.name).is_some();
         }
-        if object.kind == Kind::Gateway && self.loaded.objects.claimed.contains_key(&object.name) {
-            Arc::make_mut(&mut self.loaded.objects).claimed.remove(&object.name);
-            self.loaded_changed = true;
+        if object.kind == Kind::Gateway {
+            self.claim(&object.name, None);
         }
     }
 
