@@ -251,8 +251,7 @@ impl Place {
 
 /// Of a route that is accepted, but for some matches or in part.
 fn say_to_parents(route: &ObjectRef, hints: &[FieldError], standings: &mut Standings) {
-    let words = hints.iter().map(|hint| format!("{}: {}", hint.field, hint.message));
-    let mut words: Vec<String> = words.take(NAMED).collect();
+    let mut words: Vec<String> = hints.iter().map(FieldError::words).take(NAMED).collect();
     words.extend((hints.len() > NAMED).then(|| format!("and {} more", hints.len() - NAMED)));
     let message = words.join("; ");
     let is_accepted = |said: &Said| said.kind == "Accepted" && said.status;

@@ -257,7 +257,7 @@ fn standing(outcome: &Outcome, rules: usize, errors: &Errors, there: &Errors) ->
     ];
     if is_partial && outcome.result.is_ok() {
         let numbers: Vec<String> = dropped.iter().map(ToString::to_string).collect();
-        let words = of(ConditionType::Accepted).map(|error| format!("{}: {}", error.field, error.message));
+        let words = of(ConditionType::Accepted).map(FieldError::words);
         conditions.push(Said {
             kind: "PartiallyInvalid",
             status: true,

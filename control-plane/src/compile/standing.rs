@@ -116,8 +116,7 @@ impl Said {
     pub(super) fn no(kind: &'static str, error: &FieldError) -> Self {
         // What an API server would not have let in is, for the Gateway API, a value that is not supported.
         let reason = if error.reason == INVALID { "UnsupportedValue" } else { error.reason };
-        let at = if error.field.is_empty() { String::new() } else { format!("{}: ", error.field) };
-        Said { kind, status: false, reason, message: format!("{at}{}", error.message) }
+        Said { kind, status: false, reason, message: error.words() }
     }
 
     /// It is so unless there was an error; the first counts.
@@ -132,8 +131,7 @@ impl Said {
     /// Where it is so, with a word on what is not as it is written all the same.
     pub(super) fn but(mut self, hints: &[FieldError]) -> Self {
         if self.status && self.message.is_empty() {
-            let said = hints.iter().map(|hint| format!("{}: {}", hint.field, hint.message));
-            self.message = said.collect::<Vec<_>>().join("; ");
+            self.message = hints.iter().map(FieldError::words).collect::<Vec<_>>().join("; ");
         }
         self
     }

@@ -13,7 +13,7 @@ use crate::compile::status::{Condition, ConditionType};
 use crate::compile::{GATEWAY_GROUP, is_our_class, standing};
 use crate::infrastructure::provision::asked;
 use crate::infrastructure::{Address, Standing, Standings};
-use crate::objects::problem::{Problem, Severity};
+use crate::objects::problem::{Problem, Severity, at_field};
 use crate::objects::{Controller, Kind, ObjectName, ObjectRef, Observation};
 use crate::serve::api::types::Progress;
 use crate::serve::world::{Proxies, World, refused};
@@ -137,12 +137,12 @@ impl About<'_> {
         if kind == ConditionType::Accepted {
             for problem in self.problems {
                 reason.get_or_insert(problem.reason);
-                messages.push(text(&problem.field, &problem.message));
+                messages.push(problem.why());
             }
         }
         for condition in self.conditions.iter().filter(|c| c.kind == kind && !c.status && of(c)) {
             reason.get_or_insert(condition.reason);
-            messages.push(text(&condition.field, &condition.message));
+            messages.push(at_field(&condition.field, &condition.message));
         }
         let (status, reason) = (reason.is_none(), reason.unwrap_or(name).to_owned());
         Said { kind: name, status, reason, message: messages.join("; ") }
@@ -238,7 +238,7 @@ impl About<'_> {
                 kind: "Accepted",
                 status: false,
                 reason: problem.reason.to_owned(),
-                message: text(&problem.field, &problem.message),
+                message: problem.why(),
             },
             _ => Said {
                 kind: said.kind,
@@ -254,7 +254,7 @@ impl About<'_> {
     /// object is whose it is.
     fn refused(&self) -> Option<Said> {
         let problem = self.problems.first()?;
-        let (reason, message) = (problem.reason.to_owned(), text(&problem.field, &problem.message));
+        let (reason, message) = (problem.reason.to_owned(), problem.why());
         Some(Said { kind: "Accepted", status: false, reason, message })
     }
 
@@ -409,13 +409,6 @@ fn programmed(mut wanted: Wanted, look: impl FnOnce() -> Result<(), Fault>) -> W
 fn not_programmed(accepted: Said) -> Vec<Said> {
     let programmed = Said { kind: "Programmed", reason: "Invalid".to_owned(), ..accepted.clone() };
     vec![accepted, programmed]
-}
-
-fn text(field: &str, message: &str) -> String {
-    match field {
-        "" => message.to_owned(),
-        field => format!("{field}: {message}"),
-    }
 }
 
 /// The fields of the status to apply; `None`: it says all that already, or is of a newer version of the object than was

@@ -67,11 +67,8 @@ impl fmt::Display for Problem {
 
 impl Problem {
     /// What is wrong, in a few words, for those that refer to the object.
-    pub(super) fn why(&self) -> String {
-        match self.field.as_str() {
-            "" => self.message.clone(),
-            field => format!("{field}: {}", self.message),
-        }
+    pub(crate) fn why(&self) -> String {
+        at_field(&self.field, &self.message)
     }
 
     /// As it is printed, but for the file and the place in it.
@@ -102,6 +99,19 @@ impl FieldError {
     /// An error at a field.
     pub fn new(field: impl Into<String>, reason: &'static str, message: impl Into<String>) -> Self {
         Self { field: field.into(), reason, message: message.into() }
+    }
+
+    /// The field and the message, as others say it.
+    pub(crate) fn words(&self) -> String {
+        at_field(&self.field, &self.message)
+    }
+}
+
+/// What is said of a field; an empty one is the whole.
+pub(crate) fn at_field(field: &str, message: &str) -> String {
+    match field {
+        "" => message.to_owned(),
+        field => format!("{field}: {message}"),
     }
 }
 
