@@ -7,6 +7,7 @@ use std::time::Duration;
 use http::header::{AUTHORIZATION, CONTENT_LENGTH, EXPECT, HOST, LOCATION, SERVER, WWW_AUTHENTICATE};
 use http::uri::PathAndQuery;
 use http::{HeaderName, HeaderValue, Method, StatusCode, Uri};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::HeaderMutation;
 use super::filters::ByFilter;
@@ -154,7 +155,7 @@ impl Nginx {
                     _ => host.to_owned(),
                 },
                 "request_uri" => path.to_owned(),
-                "escaped_request_uri" => escaped(path),
+                "escaped_request_uri" => utf8_percent_encode(path, RESERVED).to_string(),
                 _ => return None,
             };
             Some(value)
@@ -181,21 +182,8 @@ fn fill(text: &str, value: impl Fn(&str) -> Option<String>) -> Option<String> {
     Some(filled)
 }
 
-/// As a value in a query (RFC 3986, 2.3).
-fn escaped(text: &str) -> String {
-    const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
-    let mut escaped = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
-            escaped.push(byte.into());
-        } else {
-            let digits = [byte >> 4, byte & 15].map(|digit| char::from(DIGITS[usize::from(digit)]));
-            escaped.push('%');
-            escaped.extend(digits);
-        }
-    }
-    escaped
-}
+/// What is escaped in a value of a query: all but what is unreserved (RFC 3986, 2.3).
+const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// Whether a header of the answer can go anywhere: not what frames or addresses a message, or says who answers.
 pub(crate) fn is_passed_on(name: &HeaderName) -> bool {
